@@ -58,6 +58,15 @@ def _text(field: str, value: Any) -> str:
     return text
 
 
+def names(given: Any) -> tuple[str, ...]:
+    """The names of several VMs. Raises UsageError."""
+    if isinstance(given, str | bytes | os.PathLike) or not hasattr(given, "__iter__"):
+        raise UsageError(
+            f"names is {given!r}, and takes several", hint=f"put it in a list: [{given!r}]"
+        )
+    return tuple(_text("names", one) for one in given)
+
+
 def whole(field: str, value: Any, least: int | None = None, most: int | None = None) -> int:
     """A whole number within bounds. Raises UsageError."""
     if not isinstance(value, int) or isinstance(value, bool):

@@ -105,6 +105,8 @@ class Sets:
         """One step as its own command does it, with a runtime of its own: no lock stays behind."""
         spends = step.action.value in ("stop", "remove")
         with self._calls.opened(writable=True, spends=spends) as runtime:
+            runtime.enter()
+            commands.vm_apply.refuse_another(step, runtime.lock, runtime.read)
             _DEEDS[step.kind, step.action.value](runtime, request, step)
 
 

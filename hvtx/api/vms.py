@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Unpack
 
 from hvtx import commands
 from hvtx.api.calls import Calls, again_when_full
@@ -106,9 +105,7 @@ class Vms:
         sentence what is waited for. Raises NotFound, Conflict, PartialFailure (what was kept is
         named), Busy.
         """
-        from hvtx.api import given as check
-
-        patience = check.seconds("timeout", timeout)
+        patience = _seconds(timeout)
         with self._calls.opened(writable=True, spends=True) as runtime:
             done = commands.vm_stop.stop_vm(runtime, name, timeout=patience, force=force, tell=tell)
             return commands.show.shown_vm(runtime, done)
@@ -117,9 +114,7 @@ class Vms:
         self, name: str, *, timeout: float = 30.0, force: bool = False, tell: Tell | None = None
     ) -> ShownVm:
         """Stop a VM and start it again; one that is not running is started."""
-        from hvtx.api import given as check
-
-        patience = check.seconds("timeout", timeout)
+        patience = _seconds(timeout)
         with self._calls.opened(writable=True) as runtime:
             done = commands.vm_start.restart_vm(
                 runtime, name, timeout=patience, force=force, tell=tell
@@ -153,8 +148,9 @@ class Vms:
 
     def start_each(self, names: Iterable[str], *, progress: Progress | None = None) -> Each:
         """Start VMs. Raises only what keeps all of them from it: Refused, StoreError."""
+        every = _names(names)
         with self._calls.opened(writable=True) as runtime:
-            came = commands.vm_start_many.start_each(runtime, names, progress=progress or _silently)
+            came = commands.vm_start_many.start_each(runtime, every, progress=progress or _silently)
             return _shown(runtime, came)
 
     @again_when_full
@@ -168,9 +164,10 @@ class Vms:
         progress: Progress | None = None,
     ) -> Each:
         """Stop VMs; their guests have ``timeout`` seconds at one time. Raises as start_each."""
+        every, patience = _names(names), _seconds(timeout)
         with self._calls.opened(writable=True, spends=True) as runtime:
             came = commands.vm_stop_many.stop_each(
-                runtime, names, timeout=timeout, force=force, tell=tell,
+                runtime, every, timeout=patience, force=force, tell=tell,
                 progress=progress or _silently,
             )  # fmt: skip
             return _shown(runtime, came)
@@ -180,9 +177,10 @@ class Vms:
         self, names: Iterable[str], *, force: bool = False, progress: Progress | None = None
     ) -> Each:
         """Forget VMs; ``force`` stops them first. Raises as start_each."""
+        every = _names(names)
         with self._calls.opened(writable=True, spends=True) as runtime:
             came = commands.vm_stop_many.remove_each(
-                runtime, names, force=force, progress=progress or _silently
+                runtime, every, force=force, progress=progress or _silently
             )
             return Each(dict.fromkeys(came.done), came.failed)
 
@@ -234,6 +232,18 @@ class Vms:
 def _shown(runtime: Any, came: Several) -> Each:
     shown = {n: commands.show.shown_vm(runtime, scope) for n, scope in came.done.items()}
     return Each(shown, came.failed)
+
+
+def _names(names: object) -> tuple[str, ...]:
+    from hvtx.api import given as check
+
+    return check.names(names)
+
+
+def _seconds(timeout: object) -> float:
+    from hvtx.api import given as check
+
+    return check.seconds("timeout", timeout)
 
 
 def _silently(done: int, total: int, what: str) -> None:

@@ -64,10 +64,11 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _answer(head: list[str]) -> int:
     """Run a command line; click is loaded where it is to read it."""
-    if f"_{PROGRAM.upper()}_COMPLETE" in os.environ:
+    completes = f"_{PROGRAM.upper()}_COMPLETE" in os.environ
+    if completes:
         import_module("hvtx.cli.completion").register()
     _refuse_bytes(head)
-    command = quick.command(head)
+    command = None if completes else quick.command(head)
     if command is None:
         from hvtx.cli.by_click import answer
 

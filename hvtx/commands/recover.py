@@ -7,6 +7,7 @@ killed `recover` goes on where it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from hvtx.commands.vm_start_many import is_heavy, start_slice
 from hvtx.engine import autostart, network_service
@@ -208,5 +209,5 @@ def _start_slice(runtime: Runtime, vms: Sequence[Vm]) -> Several:
             alone = HostRefused(words, hint=f"hvtx vm start {vm.name} tries again")
             tally.fail(vm.name, problem if len(names) == 1 else alone)
     for name in tally.left(names):
-        tally.done[name] = shown_scope(runtime, name)
+        tally.attempt(name, partial(shown_scope, runtime, name))  # it may have been removed by now
     return tally.several()

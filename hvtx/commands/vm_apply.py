@@ -16,6 +16,7 @@ from hvtx.engine.runtime import Runtime
 from hvtx.errors import Conflict, HvtxError, PartialFailure, Refused, StalePlan, StoreError
 from hvtx.model.described import (
     NETWORK,
+    VM,
     Action,
     Allowed,
     Described,
@@ -25,6 +26,7 @@ from hvtx.model.described import (
 from hvtx.model.typed import Any, NamedTuple
 from hvtx.planner.described import plan
 from hvtx.planner.described_order import acting
+from hvtx.store import records
 
 LOCK = "apply"  # held by whoever carries one out: the second plans when the first is done
 
@@ -135,6 +137,23 @@ def carry_out(report: Report, do: Callable[[Step], None], tell: Callable[[Done],
         items.append(done)
         tell(done)
     return report._replace(items=items, applied=True)
+
+
+def refuse_another(step: Step, lock: Callable[[str, str], None], read: Callable[..., Any]) -> None:
+    """Raise Conflict where somebody has removed what was planned of, and made it anew meanwhile.
+
+    A VM's lock is held from here on, as the step itself holds it. Raises Busy.
+    """
+    if step.known is None:
+        return
+    if step.kind == VM:
+        lock("vm", step.name)
+    found = read(records.find_network if step.kind == NETWORK else records.find_vm, step.name)
+    if found is not None and found.id != step.known.id:
+        raise Conflict(
+            f"{step.kind} {step.name} is another by now than the plan was made of",
+            hint="hvtx vm apply -f FILE --plan shows what it would take now",
+        )
 
 
 def _do(step: Step, do: Callable[[Step], None]) -> Done:

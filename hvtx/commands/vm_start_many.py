@@ -30,7 +30,7 @@ from hvtx.engine.peer_ports import holding_ports
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import after, networks_now
 from hvtx.engine.together import SLICE, Several, Tally, begin_each, close_idle, held, slices
-from hvtx.errors import CommitUnknown, HvtxError
+from hvtx.errors import CommitUnknown, Conflict, HvtxError
 from hvtx.host import descriptors
 from hvtx.hypervisors import base as hypervisors
 from hvtx.model.typed import NamedTuple
@@ -139,8 +139,10 @@ def _start(runtime: Runtime, ready: Sequence[_Ready], tally: Tally, stack: ExitS
         try:
             own_addresses.refuse_vm(vm, own)
             begun.append((one, stack.enter_context(holding_ports(runtime, ports, families))))
-        except (HvtxError, OSError) as problem:
+        except Conflict as problem:
             tally.fail(vm.name, problem)
+        except (HvtxError, OSError):
+            continue  # perhaps for the sockets that the others hold by now: alone, it shows
     if not begun:
         return
     _refuse_diverted([one for one, _ in begun], networks)

@@ -287,3 +287,5 @@ def _remove(runtime: Runtime, scopes: Sequence[VmScope], tally: Tally, *, force:
     for name in names:
         remove_log(runtime.settings.state_directory, down.done[name].vm)
     end_each(operations)
+    for operation in operations:  # Ctrl-C that came while they were being written: no more of it
+        operation.raise_pending_interrupt()

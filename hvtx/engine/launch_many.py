@@ -90,10 +90,15 @@ class Launch:
             self.seen |= with_holder(self.rows, self.seen)
 
     def take_back(self, problem: BaseException) -> None:
-        """Undo it from its rows; the problem is told what could not be undone."""
-        for one in (self._gate, self._holder):
-            if one is not None:
-                one.cancel()
+        """Undo it from its rows; the problem is told what could not be undone.
+
+        A holder that was told to stay is its rows': it ends with these, and not if they are to
+        stay, since Ctrl-C came after the commit, or nobody knows if there was one.
+        """
+        if self._gate is not None:
+            self._gate.cancel()
+        if self._holder is not None and self._holder.passing:
+            self._holder.cancel()
         identity = None if self._gate is None else self._gate.identity
         operation, vm, rows = self.operation, self.vm, self.rows
         roll_back(operation, vm, rows, self.means, identity, problem, new=False)
@@ -162,7 +167,11 @@ def _observe(runtime: Runtime, launches: Sequence[Launch]) -> None:
 
 
 def _commit(runtime: Runtime, up: Sequence[Launch]) -> None:
-    """The rows of all of them become committed, and their operations end, in one transaction."""
+    """The rows of all of them become committed, and their operations end, in one transaction.
+
+    Ctrl-C that comes meanwhile is raised when they are: nothing is to be begun any more.
+    """
+    late: BaseException | None = None
     try:
         with runtime.store.transaction() as sql:
             for launch in up:
@@ -176,13 +185,17 @@ def _commit(runtime: Runtime, up: Sequence[Launch]) -> None:
                     )
                 operation.history(sql, [*map(lines.made, launch.rows)])
                 operation.close(sql, "done")
-    except (CommitUnknown, KeyboardInterrupt):
+    except (CommitUnknown, KeyboardInterrupt) as problem:
         if not was_committed(up[0].operation, up[0].rows):  # all of them, or none
             raise
-    for launch in up:
+        late = problem if isinstance(problem, KeyboardInterrupt) else None
+    for launch in up:  # before all else: from here on nothing may be taken back
         launch.operation.committed = True
+    for launch in up:
         launch.rows = committed(launch.rows, launch.seen)
     up[0].operation.verify()
     failpoint.reach("committed")
     for launch in up:
         launch.operation.unlock()
+    if late is not None:
+        raise late

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 
 def each(works: Sequence[Callable[[], None]]) -> list[Exception | None]:
     """Do all of these at once; what each raised, in their order.
 
     For work that waits for others: it must use nothing that belongs to one thread. Ctrl-C ends the
-    waiting here and not the work, whose threads are left behind: they end with the process.
+    waiting here and not the work, whose threads are left behind: they end with the process. Where
+    the system gives no more threads (memory, a limit of tasks) the rest is done here, in turn.
     """
     found: list[Exception | None] = [None] * len(works)
 
@@ -20,12 +22,15 @@ def each(works: Sequence[Callable[[], None]]) -> list[Exception | None]:
         except Exception as problem:  # noqa: BLE001 - whose caller raises it
             found[number] = problem
 
-    if len(works) == 1:
-        do(0)
-        return found
-    threads = [threading.Thread(target=do, args=(n,), daemon=True) for n in range(len(works))]
-    for thread in threads:
-        thread.start()
+    threads: list[threading.Thread] = []
+    if len(works) > 1:
+        with suppress(RuntimeError, MemoryError):
+            for number in range(len(works)):
+                thread = threading.Thread(target=do, args=(number,), daemon=True)
+                thread.start()
+                threads.append(thread)
+    for number in range(len(threads), len(works)):
+        do(number)
     for thread in threads:
         thread.join()
     return found

@@ -18,11 +18,15 @@ def acting(steps: Iterable[Step]) -> list[Step]:
 def ordered(steps: Iterable[Step]) -> list[Step]:
     """The steps as they are to be done: networks, what frees, what takes, starts; the rest last.
 
-    A VM that asks for an address is created before one that takes any. Of those that are changed
-    one that takes another's port comes after it. Raises Conflict where each waits for the other.
+    A network that takes what another gives up is made when all that go are gone. A VM that asks for
+    an address is created before one that takes any. Of those that are changed one that takes
+    another's port comes after it. Raises Conflict where each waits for the other.
     """
     every = list(steps)
-    networks = [s for s in every if s.kind == NETWORK and _acts(s)]
+    networks = sorted(
+        (s for s in every if s.kind == NETWORK and _acts(s)),
+        key=lambda s: s.action is not Action.REMOVE,
+    )
     own = [s for s in every if s.kind == VM and _acts(s)]
     freeing = [s for s in own if s.action in (Action.STOP, Action.REMOVE)]
     changing = in_turn([s for s in own if s.action is Action.CHANGE])

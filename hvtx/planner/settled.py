@@ -3,10 +3,11 @@
 What is said of such a VM follows from the record alone: each row is left alone (``vm-alive``). The
 conditions are strict and errors are on the safe side: whatever is not settled is judged row by row.
 
-A VM is settled if each of its rows is committed in this life, and no operation runs on it, ran or
-was begun when the host was looked at; no row is part of a change or has flows left; its devices and
-elements are there with their marks, names and values, each once, and nothing else carries one of
-those marks; no other row claims what is theirs; its files carry their marks, and its process lives.
+A VM is settled if each of its rows is committed in this life (a lease outlives the lives of the
+host, and is judged by its VM alone), and no operation runs on it, ran or was begun when the host
+was looked at; no row is part of a change or has flows left; its devices and elements are there with
+their marks, names and values, each once, and nothing else carries one of those marks; no other row
+claims what is theirs; its files carry their marks, and its process lives.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def undisturbed(
             continue
         if (
             state != _COMMITTED
-            or born != life
+            or (born != life and kind != LEASE)
             or kind not in _KINDS
             or operation in running
             or _FLOWS in observed

@@ -6,13 +6,17 @@ import json
 import os
 import socket
 import sqlite3
+import subprocess
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
+from hvtx import Host
 from hvtx.engine import together
+from hvtx.store.database import Store
 from integration import lab
 from integration.commands.test_gc_foreign import hold
 from integration.lab.program import Program
@@ -271,4 +275,82 @@ def test_ctrl_c_in_the_middle_takes_back_what_was_begun(hvtx: Program) -> None:
     ended(run, 18)
     assert run.returncode == 130
     assert states(hvtx, *NAMES) == ["defined"] * 3
+    assert hvtx.is_clean()
+
+
+def test_ctrl_c_after_the_commit_comes_too_late(hvtx: Program) -> None:
+    """All of them run as if it had not come, and each still holds its published port."""
+    made(hvtx, *NAMES)
+    run = stopped(hvtx, "committed", "vm", "start", *NAMES)
+    run.send_signal(2)
+    ended(run, 18)
+    assert states(hvtx, *NAMES) == ["running"] * 3
+    assert hvtx("repair", "--json").json()["repaired"] == [], "nobody's port was let go of"
+    assert hvtx.is_clean()
+
+
+def test_ctrl_c_while_a_removal_is_written_ends_the_run(
+    hvtx: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written is done, and what comes after it is not begun."""
+    made(hvtx, *NAMES)
+    monkeypatch.setattr(together, "SLICE", 2)
+    write = Store.transaction
+
+    @contextmanager
+    def interrupted(store: Store) -> Iterator[sqlite3.Connection]:
+        with write(store) as sql:
+            yield sql
+            verb = sql.execute("SELECT verb FROM operation WHERE ended IS NULL").fetchone()
+        if verb == ("rm",):
+            monkeypatch.setattr(Store, "transaction", write)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Store, "transaction", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Host().vm.rm_each(NAMES)
+    assert [vm["name"] for vm in hvtx("vm", "ls", "--json").json()["vms"]] == ["c"]
+    assert hvtx("intents", "--json").json()["operations"] == []
+    assert hvtx.is_clean()
+
+
+def test_ctrl_c_while_starts_are_committed_begins_no_more(
+    hvtx: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that were committed run, with their ports; those of later slices are not begun."""
+    made(hvtx, *NAMES)
+    monkeypatch.setattr(together, "SLICE", 2)
+    write = Store.transaction
+
+    @contextmanager
+    def interrupted(store: Store) -> Iterator[sqlite3.Connection]:
+        with write(store) as sql:
+            yield sql
+            ended_now = sql.execute(
+                "SELECT count(*) FROM operation WHERE verb = 'start' AND ended IS NOT NULL"
+            ).fetchone()
+        if ended_now == (2,):
+            monkeypatch.setattr(Store, "transaction", write)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Store, "transaction", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Host().vm.start_each(NAMES)
+    assert states(hvtx, *NAMES) == ["running", "running", "defined"]
+    assert hvtx("repair", "--json").json()["repaired"] == []
+    assert hvtx.is_clean()
+
+
+def test_ports_that_only_each_alone_can_hold(hvtx: Program) -> None:
+    """The sockets of all would be too many for one process: one after the other they start."""
+    network(hvtx)
+    for number, name in enumerate(NAMES):
+        first = 8000 + 100 * number
+        ports = [word for n in range(first, first + 30) for word in ("-p", f"{n}:{n}")]
+        create(hvtx, name, *ports)
+    argv = ["prlimit", "--nofile=160:160", sys.executable, "-m", "hvtx", "vm", "start"]
+    for names in (NAMES[:1], NAMES[1:]):
+        ran = subprocess.run([*argv, *names], capture_output=True, text=True, check=False)
+        assert (ran.returncode, ran.stderr) == (0, ""), names
+    assert hvtx("repair", "--json").json()["repaired"] == []
     assert hvtx.is_clean()

@@ -14,6 +14,9 @@ from typing import Any
 
 import pytest
 
+from hvtx import Host
+from hvtx.cli.described import read
+from hvtx.cli.described import request as request_of
 from integration import lab
 from integration.lab import witness
 from integration.lab.program import Program, Ran
@@ -314,6 +317,15 @@ def test_a_network_is_replaced_only_without_vms(described: Set) -> None:
     described.settled()
 
 
+def test_networks_may_change_places(described: Set) -> None:
+    """What one gives up another takes: all go before the first is made anew."""
+    described.write('networks.a.subnet = "10.77.0.0/24"\nnetworks.b.subnet = "10.78.0.0/24"\n')
+    described("--yes")
+    described.write('networks.a.subnet = "10.78.0.0/24"\nnetworks.b.subnet = "10.77.0.0/24"\n')
+    described("--yes", "--replace")
+    described.settled()
+
+
 def test_isolation_waits_until_no_vm_is_up(described: Set) -> None:
     described.write(LAB, DB)
     described("--yes")
@@ -372,6 +384,28 @@ def test_a_saved_plan_of_another_state_is_stale(described: Set, tmp_path: Path) 
     described("--plan", "--out", saved)
     hvtx("vm", "stop", "web")
     conflict(hvtx, "vm", "apply", saved, code=8)
+
+
+def test_another_vm_of_the_name_is_not_what_was_planned(described: Set) -> None:
+    """Somebody else replaced it after the plan was made: nobody agreed that this one goes."""
+    described.write(LAB, WEB, DB)
+    described("--yes")
+    host = Host()
+
+    def meanwhile(done: Any) -> None:
+        if (done.step.action, done.step.name) == ("remove", "web"):
+            host.vm.rm("db", force=True)
+            host.vm.run("db", networks=["lab"], command=["sleep", "601"])
+
+    described.write(LAB, WEB, 'mac = "02:11:22:33:44:01"\n', DB.replace(":55", ":66"))
+    request = request_of(read([str(described.path)]))
+    report = host.sets.apply(request, replace=True, tell=meanwhile)
+    outcomes = [(i.step.action, i.outcome) for i in report.items if i.step.name == "db"]
+    assert outcomes == [
+        ("stop", "failed"), ("remove", "skipped"), ("create", "skipped"), ("start", "skipped"),
+    ]  # fmt: skip
+    assert described.hvtx.vm("db")["command"] == ["sleep", "601"]
+    assert state(described.hvtx, "db") == "running"
 
 
 def test_plans_that_are_none(described: Set, tmp_path: Path) -> None:

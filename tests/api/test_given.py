@@ -51,6 +51,12 @@ def test_a_time() -> None:
     [
         lambda host: host.vm.stop("web", timeout=-1),
         lambda host: host.vm.restart("web", timeout=float("nan")),
+        lambda host: host.vm.stop_each(["web"], timeout="5"),
+        lambda host: host.vm.stop_each(["web"], timeout=-1),
+        lambda host: host.vm.start_each("web"),
+        lambda host: host.vm.stop_each(b"web"),
+        lambda host: host.vm.rm_each(["web", 5]),
+        lambda host: host.vm.rm_each(None),
         lambda host: host.vm.attach("web", 0),
         lambda host: host.vm.attach("web", 1 << 40),
         lambda host: host.vm.create_from_log("web", operation=1 << 70),

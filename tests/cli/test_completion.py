@@ -37,8 +37,8 @@ def kinds(words: str, tmp_path: Path, shell: str) -> set[str]:
     return set(lines[::3]) if shell == "zsh" else {line.partition(",")[0] for line in lines}
 
 
-def answer(words: str, tmp_path: Path, shell: str) -> str:
-    """What the program tells a shell's completion script."""
+def answer(words: str, tmp_path: Path, shell: str, line: tuple[str, ...] = ()) -> str:
+    """What the program tells a shell's completion script, which may hand it the whole line, too."""
     environment = {
         **os.environ,
         "HVTX_STATE_DIR": str(tmp_path / "state"),
@@ -49,10 +49,20 @@ def answer(words: str, tmp_path: Path, shell: str) -> str:
         "COMP_CWORD": words.rpartition(" ")[2] if shell == "fish" else str(words.count(" ")),
     }
     done = subprocess.run(
-        [sys.executable, "-m", "hvtx"], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "hvtx", *line],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
+
+
+def test_a_line_that_is_completed_is_not_run(tmp_path: Path) -> None:
+    """Nor is one that scripts say a thousand times."""
+    assert answer("hvtx vm l", tmp_path, "bash", ("vm", "ls", "--json")) == "plain,logs\nplain,ls\n"
+    assert not (tmp_path / "state").exists()
 
 
 def test_commands_options_and_names(tmp_path: Path) -> None:

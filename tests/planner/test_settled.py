@@ -69,6 +69,15 @@ def test_a_plan_says_the_same_of_settled_vms() -> None:
         assert found.items == wanted.items
 
 
+def test_a_plan_says_the_same_of_leases_of_an_earlier_life() -> None:
+    scene = scene_of("web", "db")
+    scene.rows = [r._replace(life=EARLIER) if r.kind == Kind.LEASE else r for r in scene.rows]
+    whole = scene.snapshot()
+    found, wanted = plan_gc(without(whole, "web", "db")), plan_gc(whole)
+    assert list(found.items) == list(wanted.items)
+    assert {item.reason for item in wanted.items if item.vm == "web"} == {Reason.VM_ALIVE}
+
+
 def test_settled_vms_keep_what_their_networks_need() -> None:
     """A row of the network whose thing is gone is told as lost only while a VM uses the network."""
     scene = scene_of("web")
@@ -109,7 +118,6 @@ def test_a_vm_on_which_nobody_works_is_undisturbed(rows: list[Resource]) -> None
     [
         {"state": State.INTENDED.value},
         {"state": State.RELEASING.value},
-        {"life": EARLIER},
         {"kind": Kind.SYSCTL.value},
         {"observed": {"flows": []}},
         {"observed": {"exchange": "made"}},
@@ -123,6 +131,15 @@ def test_one_row_that_is_otherwise_disturbs_it(
     own = [raw(row) for row in rows]
     own[place] = raw(rows[place], **changed)
     assert undisturbed(own, NOW.id, {77}, ()) == {}
+
+
+def test_of_an_earlier_life_are_leases_alone(rows: list[Resource]) -> None:
+    """They are made with the VM: after a boot no VM would be undisturbed any more."""
+    for number, row in enumerate(rows):
+        own = list(map(raw, rows))
+        own[number] = raw(row, life=EARLIER)
+        found = undisturbed(own, NOW.id, (), ())
+        assert found.keys() == ({"id-web"} if row.kind == Kind.LEASE else set()), row.kind
 
 
 def test_an_operation_on_it_disturbs_it(rows: list[Resource]) -> None:

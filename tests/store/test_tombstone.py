@@ -70,6 +70,8 @@ def test_a_buried_row_is_the_same_row(shelf: Shelf, kind: str, vm: str | None) -
             assert records.resources_by_id(sql, [before.id]) == {before.id: before}
             assert records.tombstones(sql, [before.mark]) == {before.mark: before}
             assert records.tombstone_count(sql) == 1
+            whereabouts = {before.id: (before.state, before.operation, before.observed)}
+            assert records.whereabouts(sql, [before.id]) == whereabouts, "it has not moved"
 
 
 def test_a_mark_of_another_nonce_is_not_its_mark(shelf: Shelf) -> None:

@@ -203,4 +203,7 @@ def whereabouts(
                 part,
             )
         )
+    missing = [identity for identity in wanted if identity not in found]
+    for row in tombstone.by_id(sql, missing).values() if missing else ():
+        found[row.id] = (row.state, row.operation, dict(row.observed))
     return found
