@@ -12,7 +12,7 @@ from hvtx.api.vms import requested
 from hvtx.commands.vm_apply import Done, Report, refused
 from hvtx.engine import described
 from hvtx.engine.described import Asked, Request
-from hvtx.engine.files import SET_MOST, read_set, unwritten, write_out
+from hvtx.engine.files import SET_MOST, is_no_file, read_set, unwritten, write_out
 from hvtx.engine.saved_set import load
 from hvtx.errors import UsageError, placed
 from hvtx.model.described import VM, Allowed, Described, Step
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     Make = Callable[[Described, Allowed], Report]
 
 __all__ = (
-    "SET_MOST", "Asked", "Done", "Report", "Request", "Sets", "asked_network", "asked_vm", "load",
-    "raise_problem", "read_set", "refused", "save",
+    "SET_MOST", "Asked", "Done", "Report", "Request", "Sets", "asked_network", "asked_vm",
+    "is_no_file", "load", "raise_problem", "read_set", "refused", "save",
 )  # fmt: skip
 
 

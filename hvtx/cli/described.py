@@ -16,7 +16,7 @@ from functools import cache
 import click
 
 from hvtx.api import sets
-from hvtx.api.sets import SET_MOST, Asked, Request, read_set
+from hvtx.api.sets import SET_MOST, Asked, Request, is_no_file, read_set
 from hvtx.cli import network
 from hvtx.cli.common import File, Number
 from hvtx.cli.usage import usage_error
@@ -67,7 +67,7 @@ def _kinds() -> tuple[Kind, Kind]:
 
 
 def read(files: Sequence[str]) -> list[Source]:
-    """The files that were named, each once. Raises NotFound, NotPermitted, UsageError."""
+    """The files that were named, each once. Raises NotFound, NotPermitted, UsageError, OSError."""
     if len(set(files)) != len(files):
         twice = next(name for name in files if files.count(name) > 1)
         raise UsageError(f"-f {twice} is given twice", hint="name each file once")
@@ -83,9 +83,9 @@ def _read(name: str) -> Source:
         raise NotFound(
             f"there is no file {name}", hint=f"write the set into it: {_EXAMPLE}"
         ) from problem
-    except HvtxError:
-        raise
     except OSError as problem:
+        if not is_no_file(problem):
+            raise
         raise UsageError(
             f"{name} cannot be read: {problem.strerror}",
             hint="give a file, or - for standard input",

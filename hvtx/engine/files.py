@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from hvtx.errors import HvtxError, NotPermitted
 from hvtx.host import paths
 
@@ -10,6 +12,10 @@ PLAN_MOST = 1 << 28  # bytes: a plan of 10,000 VMs has some ten million
 SET_MOST = 1 << 24  # bytes of a described set: 5,000 VMs have some million
 PRIVATE = 0o600
 FOR_ALL = 0o644
+# What is named is too large, or no regular file (EINVAL for a pipe or a device), and stays so.
+_NO_FILE = frozenset(
+    (errno.EFBIG, errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR)
+)
 
 
 def read_configuration(path: str) -> bytes:
@@ -43,6 +49,11 @@ def read_set(path: str) -> bytes:
 def read_believed_plan(path: str) -> str:
     """A saved plan of one, likewise. Raises NotPermitted, OSError, ValueError."""
     return _believed(path, PLAN_MOST, "or make a plan of your own from").decode()
+
+
+def is_no_file(problem: OSError) -> bool:
+    """Whether it is what was named that cannot be read, ever, and not the system that refuses."""
+    return problem.errno in _NO_FILE
 
 
 def _believed(path: str, most: int, otherwise: str) -> bytes:

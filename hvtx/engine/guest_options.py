@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
+from hvtx.engine.files import is_no_file
 from hvtx.errors import NotFound, NotPermitted, UsageError
 from hvtx.host import paths
 from hvtx.host.seed_image import read_user_data
@@ -158,6 +159,8 @@ def _readable(option: str, path: str, read: Callable[[str], bytes]) -> bytes:
             hint="run hvtx as a user who may, or give another file",
         ) from problem
     except OSError as problem:
+        if not is_no_file(problem):
+            raise
         raise UsageError(
             f"{option}: {path} cannot be used: {problem.strerror}", hint="name a file"
         ) from problem

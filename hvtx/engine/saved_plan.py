@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from hvtx.engine.files import PRIVATE, read_plan, unwritten, write_out
+from hvtx.engine.files import PRIVATE, is_no_file, read_plan, unwritten, write_out
 from hvtx.errors import NotFound, StalePlan, UsageError
 from hvtx.model.plan import Action, Plan
 from hvtx.model.typed import Any
@@ -82,6 +82,8 @@ def load_plan(path: str, *, heuristic: bool = False) -> list[Identity]:
     except FileNotFoundError as problem:
         raise NotFound(f"there is no plan file {path}", hint=made) from problem
     except (OSError, ValueError, RecursionError) as problem:
+        if isinstance(problem, OSError) and not is_no_file(problem):
+            raise
         why = problem.strerror if isinstance(problem, OSError) else problem
         raise UsageError(f"{path} is not a plan: {why}", hint=made) from problem
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:

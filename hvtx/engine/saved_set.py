@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from hvtx.engine.files import read_believed_plan
+from hvtx.engine.files import is_no_file, read_believed_plan
 from hvtx.errors import NotFound, NotPermitted, UsageError
 from hvtx.model.typed import Any, NamedTuple
 
@@ -34,6 +34,8 @@ def load(path: str, schema: str) -> Saved:
     except NotPermitted:
         raise
     except (OSError, ValueError, RecursionError) as problem:
+        if isinstance(problem, OSError) and not is_no_file(problem):
+            raise
         why = problem.strerror if isinstance(problem, OSError) else problem
         raise UsageError(f"{path} is not a plan: {why}", hint=_MADE) from problem
     if not isinstance(document, dict) or document.get("schema") != schema:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
+from hvtx.cli import described
+from hvtx.engine import saved_plan, saved_set
 from hvtx.engine.guest_options import (
     GuestOptions,
     check_guest,
@@ -124,6 +127,27 @@ def test_files_that_are_none(tmp_path: Path, what: str) -> None:
             else:
                 check_user_data(f"{tmp_path}/{path}")
         assert type(caught.value) is error
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO])
+def test_what_the_system_refuses_is_no_matter_of_usage(
+    code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of any file that is named: the same file will do as soon as there are descriptors again."""
+
+    def fail(*_: object, **__: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("hvtx.host.paths.os.open", fail)
+    for read in (
+        lambda: read_keys(["k"]),
+        lambda: check_user_data("u"),
+        lambda: described.read(["/s.toml"]),
+        lambda: saved_plan.load_plan("/p.json"),
+        lambda: saved_set.load("/p.json", "x"),
+    ):
+        with pytest.raises(OSError, match=os.strerror(code)):
+            read()
 
 
 def test_relative_paths_are_of_this_directory(
