@@ -80,7 +80,7 @@ def exchange(
 
     The caller holds its lock. Raises Conflict (what carries another mark is in the way, the record
     moved), HostRefused, NotPermitted (all is as it was), PartialFailure (it is changed, and what
-    flowed by what is gone is not proven to have ended).
+    flowed by what is gone, or past what is new, is not proven to have ended).
     """
     gone, wanted = change.difference
     with begin(runtime, "set", vm=vm, network=network) as (sql, operation):
@@ -179,6 +179,7 @@ def _carry_through(
     left = egress_flows.end_refused(operation.runtime, [*gone, *made]) or _end(operation, gone)
     observed |= _holders(operation, made, observed)
     committed = [_committed(row, observed) for row in made]
+    owed = left.message if left is not None else flows.owed(committed)
     why = {row.id: left for row in gone} if left is not None else {}
 
     def close(sql: Any) -> None:
@@ -192,12 +193,12 @@ def _carry_through(
         {row.id: row.observed for row in committed},
         events=[*events, *_removals(operation, gone, why)],
         then=close,
-        result=result if left is None else "partial",
+        result=result if owed is None else "partial",
     )
-    if left is not None and result == "done":
+    if owed is not None and result == "done":
         raise PartialFailure(
-            f"it is changed, but not all of it has ended: {left.message}",
-            hint="hvtx gc --apply tries again; until then what was taken away stays on record",
+            f"it is changed, but not all of it has ended: {owed}",
+            hint="hvtx gc --apply tries again; until then what has not ended stays on record",
         )
     return committed
 

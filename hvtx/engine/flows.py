@@ -88,6 +88,12 @@ def end_past_new(
     return {row: {**observed.get(row, {}), FLOWS: True} for row in doors}
 
 
+def owed(rows: Sequence[Resource]) -> str | None:
+    """What is noted of these rows as not ended; None if nothing is."""
+    doors = _doors([row for row in rows if FLOWS in row.observed])
+    return _bypassed(doors.values()) if doors else None
+
+
 def end_past(operation: RunningOperation, rows: Sequence[Resource]) -> Outcome:
     """The same for ports that are published already; whether it is still due is noted."""
     from hvtx.model.reason import Reason
@@ -160,9 +166,13 @@ def _close_doors(doors: Iterable[tuple[Publish, tuple[str, ...]]]) -> str | None
 
         flows.flush_ports(flows.Door(*door) for door in wanted)
     except (HvtxError, OSError) as problem:
-        ports = ", ".join(f"{port.host_port}/{port.protocol}" for port, _ in wanted)
-        return f"flows that existed before may bypass the VM at port {ports}: {_said(problem)}"
+        return f"{_bypassed(wanted)}: {_said(problem)}"
     return None
+
+
+def _bypassed(doors: Iterable[tuple[Publish, tuple[str, ...]]]) -> str:
+    ports = ", ".join(f"{port.host_port}/{port.protocol}" for port, _ in doors)
+    return f"flows that existed before may bypass the VM at port {ports}"
 
 
 def _said(problem: Exception) -> str:

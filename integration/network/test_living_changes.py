@@ -369,6 +369,19 @@ def test_flows_that_may_go_on_are_told_and_ended_later(hvtx: Program) -> None:
     assert hvtx.is_clean()
 
 
+def test_flows_past_a_port_that_came_are_told_and_ended_later(hvtx: Program) -> None:
+    """The port is published, and 0 would say that all leads to it."""
+    hvtx("vm", "run", "web", "--network", "net", *SLEEP)
+    change = ("vm", "set", "web", "-p", "5353:53/udp")
+    ran = hvtx(*change, code=9, HVTX_FAILPOINT="flushing:ports:error")
+    assert "may bypass the VM at port 5353/udp" in ran.err
+    assert "publish 5353/udp" in marks(hvtx)
+    assert ("delete", "flows-remain") in hvtx.plan()
+    hvtx("gc", "--apply")
+    assert "publish 5353/udp" in marks(hvtx)
+    assert hvtx.is_clean()
+
+
 def test_of_a_vm_that_something_else_starts(hvtx: Program) -> None:
     """Its network is up before its process is known."""
     hvtx("vm", "create", "web", "--network", "net", "--hypervisor", "external", "-p", "8080:80")
