@@ -94,12 +94,14 @@ class Calls:
         except (HvtxError, BrokenPipeError):
             raise
         except (OSError, MemoryError) as problem:
-            raise _with_notes(unexpected(problem), problem) from problem
+            raise with_notes(unexpected(problem), problem) from problem
         except UnicodeEncodeError as problem:
             raise UsageError(
                 "an argument is not valid UTF-8", hint="give names and paths in UTF-8"
             ) from problem
         except Exception as problem:
+            if lacks_frame(problem):
+                raise with_notes(unexpected(MemoryError()), problem) from problem
             from hvtx.engine.late_store_errors import explain
 
             told = explain(problem)
@@ -172,6 +174,11 @@ _EXHAUSTED = frozenset(
 )
 
 
+def lacks_frame(problem: Exception) -> bool:
+    """Whether there was no memory for the frame of a call, of which CPython 3.11 says no more."""
+    return type(problem) is SystemError and str(problem) == "error return without exception set"
+
+
 def unexpected(problem: OSError | MemoryError) -> HvtxError:
     """What an error of the system means to people, where nobody expected it."""
     if isinstance(problem, MemoryError):
@@ -198,7 +205,8 @@ def unexpected(problem: OSError | MemoryError) -> HvtxError:
     return HvtxError(f"the system refused: {problem}", hint="`hvtx doctor` checks this host")
 
 
-def _with_notes(told: HvtxError, problem: BaseException) -> HvtxError:
+def with_notes(told: HvtxError, problem: BaseException) -> HvtxError:
+    """The same, with what was noted of ``problem`` meanwhile."""
     for note in getattr(problem, "__notes__", ()):
         told.add_note(note)
     return told

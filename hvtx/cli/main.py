@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from hvtx.api.calls import unexpected
+from hvtx.api.calls import lacks_frame, unexpected, with_notes
 from hvtx.cli import quick
 from hvtx.cli.interrupts import interruptible
 from hvtx.cli.names import PROGRAM
@@ -52,11 +52,11 @@ def _run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except (OSError, MemoryError) as problem:
-        told = unexpected(problem)
-        for note in getattr(problem, "__notes__", ()):
-            told.add_note(note)
-        return _tell(told, as_json=as_json, debug=debug)
+        return _tell(with_notes(unexpected(problem), problem), as_json=as_json, debug=debug)
     except Exception as problem:  # noqa: BLE001 - a mistake of ours is one line too, unless asked
+        if lacks_frame(problem):
+            told = with_notes(unexpected(MemoryError()), problem)
+            return _tell(told, as_json=as_json, debug=debug)
         words = f"unexpected {type(problem).__name__}: {problem}"
         bug = HvtxError(words, hint="this is a bug in hvtx; --debug shows where", code="bug")
         return _tell(bug, as_json=as_json, debug=debug)

@@ -6,6 +6,8 @@ import asyncio
 import errno
 import logging
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,22 @@ import pytest
 from hvtx import Host, HostRefused, HvtxError, NotFound, NotPermitted, StoreError, UsageError
 from hvtx.api.calls import Calls, again_when_full, unexpected
 from hvtx.engine import notice
+
+# Calls a function in itself until the interpreter has no room for one more.
+NO_FRAME = """
+import resource
+def deep(left):
+    return deep(left - 1) if left else 0
+for _ in range(9):
+    deep(20)  # the call is specialised
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
+try:
+    deep(900)
+except (SystemError, MemoryError) as problem:
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    print(f"{type(problem).__name__}: {problem}")
+"""
 
 
 @pytest.fixture
@@ -136,6 +154,20 @@ def test_what_is_the_callers_or_a_mistake_of_ours_stays_what_it_is(
 
 def test_each_unexpected_error_has_a_hint() -> None:
     assert all(unexpected(OSError(number, "x")).hint for number in errno.errorcode)
+
+
+def test_a_call_without_memory_for_its_frame_is_out_of_memory(calls: Calls) -> None:
+    """The words are CPython's own: no errno and no class tells it from a bug."""
+    ran = subprocess.run(
+        [sys.executable, "-c", NO_FRAME], capture_output=True, text=True, check=True
+    )
+    kind, _, words = ran.stdout.strip().partition(": ")
+    raised = {"SystemError": SystemError, "MemoryError": MemoryError}[kind](words)
+    with pytest.raises(HvtxError, match="out of memory") as told, calls.speaking():
+        raise raised
+    assert told.value.code == "memory"
+    with pytest.raises(SystemError), calls.speaking():
+        raise SystemError("bad argument to internal function")
 
 
 def test_what_ends_something_is_tried_again_once_when_the_disk_was_full() -> None:
