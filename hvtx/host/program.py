@@ -136,7 +136,8 @@ def capture(argv: Sequence[str], seconds: float) -> Captured:
             (os.POSIX_SPAWN_DUP2, output, 1),
             (os.POSIX_SPAWN_DUP2, errors, 2),
         ]
-        pid = os.posix_spawn(argv[0], list(argv), dict(os.environ), file_actions=actions)
+        with children.spawning:
+            pid = os.posix_spawn(argv[0], list(argv), dict(os.environ), file_actions=actions)
         status = _wait(pid, seconds)
         return Captured(status, *(os.pread(fd, os.fstat(fd).st_size, 0) for fd in (output, errors)))
     finally:
