@@ -19,6 +19,7 @@ _AT = {
     **dict.fromkeys(("Vms", "VmLog", "Each"), "hvtx.api.vms"),
     "Networks": "hvtx.api.networks",
     "Plans": "hvtx.api.plans",
+    "Sets": "hvtx.api.sets",
     "Stores": "hvtx.api.stores",
     **dict.fromkeys(("Units", "Printed"), "hvtx.api.units"),
     **dict.fromkeys(
@@ -98,6 +99,7 @@ __all__ = [
     "Resource",
     "Restored",
     "Result",
+    "Sets",
     "ShownInterface",
     "ShownNetwork",
     "ShownOperation",

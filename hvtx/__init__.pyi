@@ -4,6 +4,7 @@ from hvtx.api import Diagnosis, Host
 from hvtx.api.networks import Networks
 from hvtx.api.options import NetworkChanges, NetworkOptions, VmChanges, VmOptions
 from hvtx.api.plans import Plans
+from hvtx.api.sets import Sets
 from hvtx.api.stores import Stores
 from hvtx.api.units import Printed, Units
 from hvtx.api.vms import Each, VmLog, Vms
@@ -86,6 +87,7 @@ __all__ = [
     "Resource",
     "Restored",
     "Result",
+    "Sets",
     "ShownInterface",
     "ShownNetwork",
     "ShownOperation",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from hvtx import commands
@@ -40,6 +40,27 @@ class Sets:
     def __init__(self, calls: Calls) -> None:
         """Made by :attr:`hvtx.Host.sets`."""
         self._calls = calls
+
+    @staticmethod
+    def described(
+        *,
+        networks: Mapping[str, Mapping[str, Any]] | None = None,
+        vms: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> Request:
+        """A set of networks and VMs by name, each with its options as `create` takes them.
+
+        A VM with ``start=False`` is created only. Raises UsageError, NotFound, NotPermitted.
+        """
+        asked = {}
+        for name, options in (vms or {}).items():
+            given = dict(options)
+            start = given.pop("start", True)
+            asked[name] = Asked(asked_vm(name, given), f"VM {name}", start=bool(start))
+        made = {
+            name: Asked(asked_network(name, options), f"network {name}")
+            for name, options in (networks or {}).items()
+        }
+        return Request(made, asked)
 
     def plan(
         self, request: Request, *, restart: bool = False, replace: bool = False, start: bool = True

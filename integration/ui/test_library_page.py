@@ -73,4 +73,5 @@ def test_the_example_starts_and_stops_them_all(netns: None) -> None:
     assert "networks started: 24 in" in done.stdout
     opened = re.search(r"open files: (\d+) before, (\d+) at the end", done.stdout)
     assert opened, done.stdout
-    assert opened[1] == opened[2]
+    # the checksum program of the TAPs, which the kernel verified once, stays loaded
+    assert int(opened[2]) - int(opened[1]) == 1
