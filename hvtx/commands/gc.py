@@ -32,7 +32,7 @@ def collect(
         as_saved(report.plan, saved or ())
         return report._replace(applied=True)
     runtime.enter()
-    trust.check_pages(runtime.store, past=False)
+    trust.check_pages(runtime.store)
     runtime.lock("all", "gc")
     report = make_plan(runtime)
     if report.refused is not None:

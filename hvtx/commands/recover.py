@@ -62,7 +62,7 @@ def recover(
     if runtime.store.missing:
         return Recovery((), (), (), ())
     runtime.enter(accept_rollback=accept_rollback, new_namespace=new_namespace)
-    trust.check_pages(runtime.store, past=False)
+    trust.check_pages(runtime.store)
     runtime.lock("all", "gc")
     done = _resolve(runtime)
     failpoint.reach("resolved")

@@ -88,14 +88,11 @@ def _write_place(sql: sqlite3.Connection, path: str) -> None:
     )
 
 
-def check_pages(store: Store, *, past: bool = True) -> None:
-    """Let SQLite look at every page; raises Refused("store-untrusted").
-
-    Without the ``past`` all but the history's, by which nothing is decided.
-    """
+def check_pages(store: Store) -> None:
+    """Let SQLite look at every page; raises Refused("store-untrusted")."""
     with translated(), store.reading() as sql:
-        words = _first_fault(sql, past=past)
-    if words is None:
+        words = str(sql.execute("PRAGMA quick_check(1)").fetchone()[0])
+    if words == "ok":
         return
     # a page that could not be read says nothing of what is on it
     code = int(words.rpartition("error code=")[2].split()[0]) if "error code=" in words else 0
@@ -106,18 +103,3 @@ def check_pages(store: Store, *, past: bool = True) -> None:
             f"{store.path}: its pages could not be read: {words}", hint="look at the disk"
         )
     raise untrusted(store.path, words)
-
-
-def _first_fault(sql: sqlite3.Connection, *, past: bool) -> str | None:
-    """What SQLite finds first, in its words."""
-    if past:
-        checks = ["PRAGMA quick_check(1)"]
-    else:
-        tables = sql.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
-        wanted = sorted({name for (name,) in tables} - {"history"})
-        checks = [f'PRAGMA quick_check("{name}")' for name in wanted]
-    for check in checks:
-        words = str(sql.execute(check).fetchone()[0])
-        if words != "ok":
-            return words
-    return None

@@ -189,8 +189,18 @@ def test_a_store_of_the_first_schema_is_read_and_then_brought_up_to_date(
     with closing(sqlite3.connect(path)) as old, old:
         old.execute("ALTER TABLE history DROP COLUMN detail")
         old.execute("ALTER TABLE history DROP COLUMN packed")
-        for index in ("resource_live", "resource_released", "vm_operation", "network_operation"):
+        for index in (
+            "resource_live",
+            "port_interface",
+            "resource_released",
+            "resource_operation",
+            "vm_operation",
+            "network_operation",
+        ):
             old.execute(f"DROP INDEX {index}")
+        for text in m0001_initial.STATEMENTS:
+            if "CREATE INDEX resource_operation" in text:
+                old.execute(text)
         for later in ("tombstone", "shape"):
             old.execute(f"DROP TABLE {later}")
         old.execute("ALTER TABLE network DROP COLUMN settings")

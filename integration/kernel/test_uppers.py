@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hvtx.drivers.tap import devices_above, standing_on
+from hvtx.drivers.tap.standing import devices_above, standing_on
 from hvtx.host import capabilities, uppers
 from hvtx.host.links import Links
 from hvtx.model.resource import Link

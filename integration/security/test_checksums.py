@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import pytest
 
+from hvtx.host import checksum_filter
 from integration import lab
 from integration.lab.firewall_contract import (
     arp,
@@ -326,7 +327,8 @@ def test_where_the_kernel_has_none_a_start_goes_on(
 
     hvtx("network", "create", "net", "--subnet", "10.77.0.0/24")
     hvtx("vm", "create", "one", "--network", "net", "--hypervisor", "external")
-    with monkeypatch.context() as without:
+    with checksum_filter.program(), monkeypatch.context() as without:
+        without.setattr(checksum_filter, "_kept", [])  # children inherit what this process keeps
         without.setattr("hvtx.host.bpf._SYSCALLS", {})  # a machine whose number is not known
         hvtx("vm", "start", "one")
         device = hvtx.vm("one")["interfaces"][0]["device"]

@@ -303,7 +303,7 @@ def test_wrong_combinations(
     ("gc", "--apply", "--out", "x"), ("gc", "--apply", "--detailed-exitcode"), ("log", "-n", "0"),
     ("log", "-n", "x"), ("vm", "stop", "web", "--timeout", "x"), ("vm", "stop", "web", "--timeout=-1"),
     ("vm", "stop", "web", "--timeout=nan"), ("vm", "attach", "web"), ("vm", "attach", "web", "--pid", "0"),
-    ("vm", "attach", "web", "--pid", "x"), ("vm", "frobnicate"), ("vm", "start"), ("vm", "start", "a", "b"),
+    ("vm", "attach", "web", "--pid", "x"), ("vm", "frobnicate"), ("vm", "start"), ("vm", "restart", "a", "b"),
     ("recover", "x"),
 ], ids=" ".join)  # fmt: skip
 def test_usage_errors(hvtx: Program, argv: tuple[str, ...]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -20,17 +21,26 @@ def test_a_program_that_does_not_end_is_killed_when_its_output_is_captured() -> 
     assert program.capture(("/bin/sh", "-c", "exec sleep 60"), 0.05).status is None
 
 
-def test_no_other_thread_prepares_a_child_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For a moment sockets of ports are inheritable, and limits those of a service."""
-    spawn, alone = os.posix_spawn, []
+@pytest.mark.parametrize("runs", [program.run, program.capture])
+def test_it_has_nothing_that_another_thread_hands_to_its_own_child(
+    runs: Callable[[tuple[str, ...], float], program.Ended | program.Captured],
+) -> None:
+    theirs, held, about_to = os.memfd_create("theirs"), threading.Event(), threading.Event()
 
-    def watched(*words: Any, **more: Any) -> int:
-        alone.append(children.spawning._is_owned())
-        return spawn(*words, **more)
+    def hand_over() -> None:
+        with children.spawning:
+            os.set_inheritable(theirs, True)
+            held.set()
+            about_to.wait(10)
+            os.set_inheritable(theirs, False)
 
-    monkeypatch.setattr(os, "posix_spawn", watched)
-    argv = ("/bin/sh", "-c", "exit 0")
-    assert program.run(argv, 10).status == 0
-    assert program.run(argv, 10, enough=lambda said: False).status == 0
-    assert program.capture(argv, 10).status == 0
-    assert alone == [True, True, True]
+    other = threading.Thread(target=hand_over)
+    other.start()
+    held.wait(10)
+    threading.Timer(0.05, about_to.set).start()
+    try:
+        done = runs(("/bin/sh", "-c", f"test ! -e /proc/self/fd/{theirs}"), 30)
+    finally:
+        other.join()
+        os.close(theirs)
+    assert done.status == 0
