@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 
 from hvtx import commands, documents
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from hvtx.engine.gc_plan import Report
     from hvtx.model.plan import Item
 
+    Path = str | os.PathLike[str]
     Progress = Callable[[int, int, str], None]  # how many are done, of how many, what is next
 
 PRIVATE = 0o600  # permissions of a plan's file
@@ -43,7 +45,7 @@ class Plans:
     @again_when_full
     def apply(
         self,
-        reviewed: Report | str | None = None,
+        reviewed: Report | Path | None = None,
         *,
         unrecorded: bool = False,
         progress: Progress | None = None,
@@ -70,7 +72,7 @@ class Plans:
             return commands.gc_heuristic.make_plan(runtime)
 
     @again_when_full
-    def apply_heuristic(self, reviewed: Report | str | None = None) -> Report:
+    def apply_heuristic(self, reviewed: Report | Path | None = None) -> Report:
         """``gc --heuristic --apply --yes``: remove what is guessed. Raises as :meth:`apply`."""
         saved = _identities(reviewed, heuristic=True)
         with self._calls.opened(writable=True, spends=True) as runtime:
@@ -122,15 +124,19 @@ def _silently(done: int, total: int, what: str) -> None:
 
 
 def _identities(
-    reviewed: Report | str | None, *, heuristic: bool
+    reviewed: Report | Path | None, *, heuristic: bool
 ) -> Sequence[tuple[Any, ...]] | None:
     """What a reviewed plan would do; None: none was reviewed. Raises NotFound, UsageError."""
     if reviewed is None:
         return None
-    if isinstance(reviewed, str):
+    if isinstance(reviewed, str | os.PathLike):
         from hvtx.engine.saved_plan import load_plan
 
-        return load_plan(reviewed, heuristic=heuristic)
+        return load_plan(os.fspath(reviewed), heuristic=heuristic)
+    if not hasattr(reviewed, "refused"):
+        raise UsageError(
+            f"the plan is {reviewed!r}", hint="give what plan() returned, or the path of a file"
+        )
     if reviewed.refused is not None:
         raise reviewed.refused
     if reviewed.heuristic is not heuristic:

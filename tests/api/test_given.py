@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hvtx import Host, UsageError
+from hvtx import Host, NotFound, UsageError
 from hvtx.api import given
 
 
@@ -64,6 +64,8 @@ def test_a_time() -> None:
         lambda host: host.log(limit=-1),
         lambda host: host.log(operation=1 << 70),
         lambda host: host.adopt("tap0", vm="web", pid=-3),
+        lambda host: host.gc.apply(5),
+        lambda host: host.gc.apply_heuristic(b"plan.json"),
         lambda host: host.network.create("lab", "10.0.0.0/24"),
         lambda host: host.vm.create("web", memory="256"),
         lambda host: host.vm.show("we\udc80"),
@@ -75,3 +77,9 @@ def test_a_verb_refuses_it_and_makes_no_store(call: Any, tmp_path: Path) -> None
         call(host)
     assert caught.value.exit_code == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_saved_plan_is_named_as_any_file_is(tmp_path: Path) -> None:
+    for path in (tmp_path / "plan.json", str(tmp_path / "plan.json")):
+        with pytest.raises(NotFound):
+            Host(config="/dev/null").gc.apply(path)
