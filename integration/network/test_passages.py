@@ -246,9 +246,9 @@ def test_accepts_come_and_go_with_what_is_set(host: Host, variant: str) -> None:
     host.hvtx("network", "set", "net", "--passage")
     until(lambda: host.passing() == ALL, "some of it does not pass")
     before = accepted()
-    assert not [line for line in before if "67" in line]
+    assert not [line for line in before if "--dport 67" in line]
     host.hvtx("network", "set", "net", "--dhcp")
-    assert [line for line in accepted() if "67" in line]
+    assert [line for line in accepted() if "--dport 67" in line]
     host.hvtx("network", "set", "net", "--no-dhcp", "--uplink", "uplink")
     assert len(accepted()) == len(before)
     until(lambda: host.passing() == ALL, "some of it does not pass")
