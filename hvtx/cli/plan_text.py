@@ -30,7 +30,7 @@ def show_plan(
     ``by`` is the command that carries it out.
     """
     groups: dict[str, list[Any]] = {}
-    for item in plan.items:
+    for item in plan.judged() if done else plan.items:
         if item.outcome is not None or not done:
             groups.setdefault(_heading(item), []).append(item)
     unremarkable = []
@@ -214,15 +214,15 @@ def _count(number: int, what: str) -> str:
 
 
 def _show_counts(plan: Any, *, done: bool, evidence: bool, by: str) -> None:
-    left = sum(1 for item in plan.items if item.action.value == "skip")
+    acting = plan.acting()
+    left = len(plan.items) - len(acting)
     if done:
-        outcomes = [item.outcome for item in plan.items if item.outcome]
+        outcomes = [item.outcome for item in plan.judged() if item.outcome]
         words = ", ".join(f"{outcomes.count(o)} {o}" for o in ("done", "failed", "skipped"))
     else:
-        actions = [item.action.value for item in plan.items]
+        actions = [item.action.value for item in acting]
         words = ", ".join(f"{actions.count(a)} to {a}" for a in ("delete", "commit", "forget"))
     render.say(f"{words}; {left} left alone", "bold")
-    acting = bool(plan.acting())
     if not acting:
         render.say("nothing to do")
     if done:

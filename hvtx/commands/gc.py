@@ -39,7 +39,7 @@ def collect(
         return report
     plan = report.plan
     if unrecorded:
-        plan = Plan(tuple(_on_operators_word(item) for item in plan.items))
+        plan = plan.with_judged([_on_operators_word(item) for item in plan.judged()])
     newer = 0
     if saved is not None:
         reviewed = as_saved(plan, saved)
@@ -62,7 +62,9 @@ _WORTH_TELLING = frozenset(Reason) - {
 def _tell_skipped(runtime: Runtime, plan: Plan) -> None:
     """Put into the history what a person may ask after, once while it stays so."""
     skipped = [
-        item for item in plan.items if item.action is Action.SKIP and item.reason in _WORTH_TELLING
+        item
+        for item in plan.judged()
+        if item.action is Action.SKIP and item.reason in _WORTH_TELLING
     ]
     if not skipped:
         return

@@ -109,7 +109,7 @@ def failed_items(plan: Plan) -> list[Item]:
     """
     return [
         item
-        for item in plan.items
+        for item in plan.judged()
         if item.outcome is Result.FAILED or item.reason is Reason.OBSERVE_FAILED
     ]
 

@@ -20,16 +20,14 @@ def as_saved(plan: Plan, saved: Sequence[Identity]) -> Plan:
     """Only what was reviewed; raises StalePlan naming the first item that changed, and how."""
     refuse_stale(plan, saved)
     wanted = set(saved)
-    return Plan(
-        tuple(
-            item for item in plan.items if item.action is Action.SKIP or item.identity() in wanted
-        )
+    return plan.with_judged(
+        [i for i in plan.judged() if i.action is Action.SKIP or i.identity() in wanted]
     )
 
 
 def refuse_stale(plan: Plan, saved: Sequence[Identity], *, heuristic: bool = False) -> None:
     """Raise StalePlan if something that was reviewed is not planned now."""
-    planned = {item.identity() for item in plan.items}
+    planned = {item.identity() for item in plan.judged()}
     changed = [identity for identity in saved if identity not in planned]
     if changed:
         _, _, kind, key = changed[0][:4]

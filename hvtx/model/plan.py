@@ -308,8 +308,13 @@ class Plan(NamedTuple):
     def with_results(self, results: Sequence[ItemResult]) -> Plan:
         """The plan that was carried out: one result for each acting item, in their order."""
         left = iter(results)
-        judged = tuple(
-            item if item.action is Action.SKIP else item.with_result(next(left))
-            for item in self.judged()
+        return self.with_judged(
+            tuple(
+                item if item.action is Action.SKIP else item.with_result(next(left))
+                for item in self.judged()
+            )
         )
+
+    def with_judged(self, judged: Sequence[Item]) -> Plan:
+        """The same with other items in the place of those that :meth:`judged` gives."""
         return Plan(self.items.replaced(judged) if isinstance(self.items, Items) else judged)
