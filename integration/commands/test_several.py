@@ -289,24 +289,29 @@ def test_ctrl_c_after_the_commit_comes_too_late(hvtx: Program) -> None:
     assert hvtx.is_clean()
 
 
-def test_ctrl_c_while_a_removal_is_written_ends_the_run(
-    hvtx: Program, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What was written is done, and what comes after it is not begun."""
-    made(hvtx, *NAMES)
-    monkeypatch.setattr(together, "SLICE", 2)
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, query: str, found: tuple[object, ...]) -> None:
+    """Ctrl-C, once, right after the transaction in which ``query`` gives this row."""
     write = Store.transaction
 
     @contextmanager
     def interrupted(store: Store) -> Iterator[sqlite3.Connection]:
         with write(store) as sql:
             yield sql
-            verb = sql.execute("SELECT verb FROM operation WHERE ended IS NULL").fetchone()
-        if verb == ("rm",):
+            row = sql.execute(query).fetchone()
+        if row == found:
             monkeypatch.setattr(Store, "transaction", write)
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Store, "transaction", interrupted)
+
+
+def test_ctrl_c_while_a_removal_is_written_ends_the_run(
+    hvtx: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written is done, and what comes after it is not begun."""
+    made(hvtx, *NAMES)
+    monkeypatch.setattr(together, "SLICE", 2)
+    interrupt_after(monkeypatch, "SELECT verb FROM operation WHERE ended IS NULL", ("rm",))
     with pytest.raises(KeyboardInterrupt):
         Host().vm.rm_each(NAMES)
     assert [vm["name"] for vm in hvtx("vm", "ls", "--json").json()["vms"]] == ["c"]
@@ -320,20 +325,8 @@ def test_ctrl_c_while_starts_are_committed_begins_no_more(
     """Those that were committed run, with their ports; those of later slices are not begun."""
     made(hvtx, *NAMES)
     monkeypatch.setattr(together, "SLICE", 2)
-    write = Store.transaction
-
-    @contextmanager
-    def interrupted(store: Store) -> Iterator[sqlite3.Connection]:
-        with write(store) as sql:
-            yield sql
-            ended_now = sql.execute(
-                "SELECT count(*) FROM operation WHERE verb = 'start' AND ended IS NOT NULL"
-            ).fetchone()
-        if ended_now == (2,):
-            monkeypatch.setattr(Store, "transaction", write)
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Store, "transaction", interrupted)
+    ended_starts = "SELECT count(*) FROM operation WHERE verb = 'start' AND ended IS NOT NULL"
+    interrupt_after(monkeypatch, ended_starts, (2,))
     with pytest.raises(KeyboardInterrupt):
         Host().vm.start_each(NAMES)
     assert states(hvtx, *NAMES) == ["running", "running", "defined"]
