@@ -27,7 +27,7 @@ SURFACE = Path(__file__).with_name("surface.txt")
 INTERNAL = {
     "GcReport": {"snapshot"},
     "Item": {"entry", "more", "link", "alone", "rule"},
-    "Plan": {"with_results"},
+    "Plan": {"with_results", "with_judged"},
     "Vm": {"number", "interfaces", "limits", "policy"},
     "Resource": {
         *("id", "spec", "observed", "operation", "life", "ifindex", "backend", "role", "bridge"),
