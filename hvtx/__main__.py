@@ -19,6 +19,9 @@ def main() -> NoReturn:
     apart would add 10 ms to each, and do nothing that the kernel does not.
     """
     gc.set_threshold(_ALLOCATIONS)
+    from hvtx.cli import loader
+
+    loader.install()  # before the two hundred modules that follow
     from hvtx.cli.main import run
 
     code = run(sys.argv[1:])

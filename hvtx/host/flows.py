@@ -9,7 +9,7 @@ _SHARE, _LEAST, _UNASKED = 16, 4096, 16384
 def flow_limit() -> int:
     """A sixteenth of the kernel's own limit, but not so few that an honest guest meets it."""
     try:
-        with open(_MOST, encoding="ascii") as file:
+        with open(_MOST, encoding="utf-8") as file:
             most = int(file.read())
     except (OSError, ValueError):  # before the first rule that tracks
         return _UNASKED

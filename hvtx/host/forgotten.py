@@ -17,7 +17,7 @@ MOST = 1 << 16  # bytes: then dnsmasq is started again at the next occasion, who
 def read(path: str) -> str:
     """All lines; empty where there is no file."""
     try:
-        with open(path, encoding="ascii", errors="replace") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             return file.read()
     except FileNotFoundError:
         return ""

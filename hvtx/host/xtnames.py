@@ -41,7 +41,7 @@ def legacy_tables() -> bool:
     for path in NAMES.values():
         name = path.rpartition("/")[2]
         try:
-            with open(path, encoding="ascii") as listed:
+            with open(path, encoding="utf-8") as listed:
                 if listed.read(1):
                     return True
         except FileNotFoundError:

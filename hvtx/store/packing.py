@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Mapping
 
 from hvtx.model.typed import Any
@@ -33,6 +32,8 @@ COMMON = (
 
 def pack(detail: Mapping[str, Any]) -> bytes:
     """An object of JSON, made small."""
+    import zlib  # no start packs anything
+
     packer = zlib.compressobj(4, wbits=-12, memLevel=4, zdict=COMMON)
     text = json.dumps(detail, separators=(",", ":")).encode()
     return packer.compress(text) + packer.flush()
@@ -40,6 +41,8 @@ def pack(detail: Mapping[str, Any]) -> bytes:
 
 def unpack(packed: bytes) -> dict[str, Any]:
     """What :func:`pack` was given. Raises sqlite3.DatabaseError for other bytes."""
+    import zlib
+
     with legible():
         try:
             text = zlib.decompressobj(wbits=-12, zdict=COMMON).decompress(packed)

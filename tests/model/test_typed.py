@@ -69,8 +69,23 @@ def test_values_are_those_of_typing(words: tuple[Any, ...], given: dict[str, Any
     assert isinstance(ours._replace(first=1), Ours)
 
 
+@pytest.mark.parametrize(("words", "given"), CALLS)
+def test_the_first_and_the_hundredth_value_are_made_alike(
+    words: tuple[Any, ...], given: dict[str, Any]
+) -> None:
+    class Fresh(typed.NamedTuple):
+        first: int
+        second: int = 2
+        word: str = "w"
+
+    general = Fresh.__new__
+    for _ in range(100):
+        assert Fresh(*words, **given) == Theirs(*words, **given)
+    assert Fresh.__new__ is not general  # by then it has a function of its own
+
+
 @pytest.mark.parametrize(("words", "given"), WRONG)
-@pytest.mark.parametrize("made", [0, 10])
+@pytest.mark.parametrize("made", [0, 40])
 def test_what_cannot_be_is_refused_at_the_first_value_and_later(
     made: int, words: tuple[Any, ...], given: dict[str, Any]
 ) -> None:
