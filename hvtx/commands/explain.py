@@ -26,7 +26,8 @@ from hvtx.model.ruleset import Difference
 from hvtx.model.typed import Any
 from hvtx.model.vm import Liveness, Publish
 from hvtx.planner.gc import plan_gc
-from hvtx.planner.identify import identify
+from hvtx.planner.identify import asks_for_rules, identify
+from hvtx.planner.settled import without_settled
 from hvtx.planner.subjects import ExplainFacts, Subject
 from hvtx.store import history, records
 
@@ -39,28 +40,40 @@ _LINES = 5  # of the history
 
 
 def explain(runtime: Runtime, text: str) -> Explanation:
-    """Whose a thing is; raises NotFound for what neither host nor record has."""
+    """Whose a thing is; raises NotFound for what neither host nor record has.
+
+    VMs that run as recorded and are not asked for are not judged; nor is every element compared
+    with the record, unless a rule is asked for (docs/adr/0061).
+    """
+    if runtime.refused is None:
+        sight = look(runtime, of=text)
+        if not asks_for_rules(sight, text):
+            return answer(runtime, sight, text)
     return answer(runtime, look(runtime), text)
 
 
-def look(runtime: Runtime) -> ExplainFacts:
+def look(runtime: Runtime, of: str | None = None) -> ExplainFacts:
     """All that answers are made from, gathered once; raises Refused in another namespace.
 
-    An older or a copied store still tells what it knows; what it does not know is unrecorded.
+    With ``of`` it is enough for answers about what has this name, but for tables and rules. An
+    older or a copied store still tells what it knows; what it does not know is unrecorded.
     """
     if runtime.refused is not None and runtime.refused.code not in _STILL_TOLD:
         raise runtime.refused
     snapshot, (vms, networks) = look_at(
-        runtime, lambda sql: (records.vms(sql), records.networks(sql))
+        runtime,
+        lambda sql: (records.vms(sql), records.networks(sql)),
+        settle=of is not None,
+        of=of,
     )
     rules, places, unread = _firewall(runtime)
     differences: tuple[Difference, ...] = ()
-    if not unread and runtime.refused is None:
+    if not unread and runtime.refused is None and of is None:
         differences = tuple(ownrules.look(runtime))
     sockets, deaf = listening()
     return ExplainFacts(
         snapshot=snapshot,
-        plan=plan_gc(snapshot, everything=True),
+        plan=plan_gc(without_settled(snapshot), everything=True),
         vms=tuple(vms),
         networks=tuple(networks),
         rules=rules,

@@ -62,19 +62,26 @@ def take_snapshot(runtime: Runtime, *, settle: bool = False) -> Snapshot:
     return look(runtime, lambda _: None, settle=settle)[0]
 
 
-def look(runtime: Runtime, ask: Callable[[Any], T], *, settle: bool = False) -> tuple[Snapshot, T]:
-    """A snapshot, and what ``ask`` reads from the store in the same moment. Raises Refused."""
+def look(
+    runtime: Runtime, ask: Callable[[Any], T], *, settle: bool = False, of: str | None = None
+) -> tuple[Snapshot, T]:
+    """A snapshot, and what ``ask`` reads from the store in the same moment. Raises Refused.
+
+    VMs that the name ``of`` can be about are not settled (:mod:`hvtx.planner.asked`).
+    """
     before = _before(runtime)
     with SeenHost(runtime, bulk=settle) as host:
         failpoint.reach("dumped")
         record, answer = _record(runtime, host, ask)
         failpoint.reach("read")
-        return _judged(runtime, before, host, record), answer
+        return _judged(runtime, before, host, record, of), answer
 
 
-def _judged(runtime: Runtime, before: Before, host: SeenHost, record: Record) -> Snapshot:
+def _judged(
+    runtime: Runtime, before: Before, host: SeenHost, record: Record, of: str | None
+) -> Snapshot:
     """What follows from the first looks at host and record, and from further ones."""
-    settling = _settling(before, host, record)
+    settling = _settling(before, host, record, of)
     if host.unread is not None and any(r.backend == "iptables" for r in record.rows):
         raise Refused("cannot-observe", host.unread.message, hint=host.unread.hint)
     underway = {o.id for o in record.operations if before.runs(o.id) and runtime.is_running(o.id)}
@@ -118,13 +125,17 @@ def _judged(runtime: Runtime, before: Before, host: SeenHost, record: Record) ->
 # -- what needs no judging -------------------------------------------------------------------------
 
 
-def _settling(before: Before, host: SeenHost, record: Record) -> Settling:
+def _settling(before: Before, host: SeenHost, record: Record, of: str | None) -> Settling:
     """The VMs whose things are all as recorded; the record keeps the rows of the others."""
     settling = Settling(host.elements)
     if host.elements is None:
         return settling
     names = {operation.vm for operation in record.operations}
     busy = {vm for vm, name, _, _ in record.vms if name in names}
+    if of is not None:
+        from hvtx.planner.asked import concerned
+
+        busy |= concerned(of, record.raw, record.vms, host.links)
     running = {number for number in {row[7] for row in record.raw} if before.runs(number)}
     own = undisturbed(record.raw, record.life, running, busy)
     marks = host.elements.marks()

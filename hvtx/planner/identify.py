@@ -24,19 +24,7 @@ _ASKED_OTHERWISE = (Kind.TAP, Kind.BRIDGE, Kind.LEASE, Kind.PUBLISH, Kind.PROCES
 
 def identify(sight: ExplainFacts, text: str) -> list[Subject]:
     """What ``text`` may mean, the likeliest first; empty if nothing here is called so."""
-    found: list[Subject] = []
-    for finder in (
-        _marks,
-        by_device,
-        by_mac,
-        by_subnet,
-        by_address,
-        by_port,
-        _owners,
-        _keys,
-        by_place,
-    ):
-        found += finder(sight, text)
+    found = [*_called(sight, text), *by_place(sight, text)]
     if not found:
         found += by_rule(sight, text)
     seen: set[tuple[str, str, int, Item | None]] = set()  # a copy is judged by itself
@@ -48,6 +36,17 @@ def identify(sight: ExplainFacts, text: str) -> list[Subject]:
             seen.add(thing)
             unique.append(subject)
     return unique
+
+
+def asks_for_rules(sight: ExplainFacts, text: str) -> bool:
+    """Whether a table, a chain or a rule is asked for: by its name, or nothing else fits."""
+    return next(by_place(sight, text), None) is not None or not _called(sight, text)
+
+
+def _called(sight: ExplainFacts, text: str) -> list[Subject]:
+    """What is called ``text``, but for tables and chains."""
+    finders = (_marks, by_device, by_mac, by_subnet, by_address, by_port, _owners, _keys)
+    return [subject for finder in finders for subject in finder(sight, text)]
 
 
 # -- marks and devices -----------------------------------------------------------------------------

@@ -15,12 +15,12 @@ from hvtx.planner.identify_devices import device_subject
 from hvtx.planner.known_software import looks_like
 from hvtx.planner.subjects import ExplainFacts, Subject, of_row, rules_with
 
-_MAC = re.compile(r"[0-9a-fA-F]{2}(?:[:-][0-9a-fA-F]{2}){5}")
+MAC = re.compile(r"[0-9a-fA-F]{2}(?:[:-][0-9a-fA-F]{2}){5}")
 
 
 def by_mac(sight: ExplainFacts, text: str) -> Iterator[Subject]:
     """Devices and leases with a MAC address."""
-    if not _MAC.fullmatch(text):
+    if not MAC.fullmatch(text):
         return
     mac = text.lower().replace("-", ":")
     for vm in sight.vms:

@@ -14,13 +14,13 @@ from hvtx.planner import address_notes
 from hvtx.planner.known_software import looks_like
 from hvtx.planner.subjects import MENTIONS, ExplainFacts, Subject, of_row
 
-_PORT = re.compile(r"(?:(.+):)?([0-9]{1,5})(?:/(tcp|udp))?")
+PORT = re.compile(r"(?:(.+):)?([0-9]{1,5})(?:/(tcp|udp))?")
 _ANY = ("0.0.0.0", "::")  # noqa: S104 - what a program listens on
 
 
 def by_port(sight: ExplainFacts, text: str) -> Iterator[Subject]:
     """Published ports and others with that number."""
-    found = _PORT.fullmatch(text)
+    found = PORT.fullmatch(text)
     if not found or not 1 <= int(found[2]) <= 65535:
         return
     try:

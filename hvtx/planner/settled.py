@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 
-from hvtx.model.plan import Settled, SettledRow
+from hvtx.model.plan import Settled, SettledRow, Snapshot
 from hvtx.model.resource import EXCHANGE, FIREWALL_KINDS, FLOWS, Kind, Link, RawResource, State
 from hvtx.model.typed import NamedTuple
 
@@ -103,3 +103,8 @@ def settled(rows: Iterable[RawResource], links: Mapping[int, Link], backend: str
     marks = frozenset([row[3] for own in vms.values() for row in own])
     backends = frozenset((network, backend) for network in filtered)
     return Settled(vms, marks, links, frozenset(networks), backends)
+
+
+def without_settled(snapshot: Snapshot) -> Snapshot:
+    """A snapshot whose plan has no items of settled VMs; that they are there is not forgotten."""
+    return snapshot._replace(settled=snapshot.settled._replace(vms={}))

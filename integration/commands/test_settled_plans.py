@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from hvtx.commands import explain
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.engine.snapshot import take_snapshot
 from integration import lab
@@ -145,6 +146,32 @@ def test_a_plan_says_what_it_says_row_by_row(hvtx: Program, damage: str) -> None
     one, other = items(hvtx), items(hvtx, "--all")
     assert one == other
     assert {item["vm"] for item in one} >= {*VMS}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_explain_says_of_one_thing_what_it_says_row_by_row(hvtx: Program, damage: str) -> None:
+    """Of each thing on record, and of what others put there."""
+    DAMAGES[damage][0](hvtx)
+    texts = {"tap-foo", "net", bridge(), "8081", "8082/tcp", "10.77.0.3", "10.77.0.9", "fd00:77::3"}
+    told = [item for item in items(hvtx, "--all") if item["vm"] != "db"]
+    texts |= {word for item in told for word in (item["key"], item["mark"]) if word}
+    for name in ("api", "web"):
+        one = hvtx.vm(name)
+        texts |= {name, one["id"], one["interfaces"][0]["mac"]}
+        link = lab.run("ip", "-j", "link", "show", "dev", device(hvtx, name), check=False)
+        texts |= {str(each["address"]) for each in json.loads(link or "[]")}
+    runtime = Runtime(
+        Settings(os.environ["HVTX_STATE_DIR"], os.environ["HVTX_RUN_DIR"], "auto"), writable=False
+    )
+    try:
+        sight = explain.look(runtime)
+        for text in sorted(texts):
+            if explain.explain(runtime, text) != explain.answer(runtime, sight, text):
+                sight = explain.look(runtime)  # a process that was killed is reaped only now
+            assert explain.explain(runtime, text) == explain.answer(runtime, sight, text), text
+    finally:
+        runtime.nftables().close()
+        runtime.close()
 
 
 def test_two_rows_that_claim_one_element_are_both_judged(hvtx: Program) -> None:
