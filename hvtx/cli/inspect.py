@@ -7,7 +7,7 @@ import json
 import click
 
 from hvtx import documents
-from hvtx.cli import render
+from hvtx.cli import render, verbs
 from hvtx.cli.common import (
     LINES_MOST,
     ROW_MOST,
@@ -23,7 +23,7 @@ from hvtx.model.typed import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hvtx import Explanation, HistoryLine, OnRecord
+    from hvtx import HistoryLine
 
 
 @click.command()
@@ -150,39 +150,4 @@ def explain(ctx: click.Context, words: tuple[str, ...], json_: bool) -> None:
     a table or chain, a rule or a part of one (-- iptables -t nat -A …), a VM or a network; ours or
     anybody's.
     """
-    told = host_of(ctx).explain(" ".join(words))
-    if json_:
-        render.emit_json(documents.explain.document(told))
-    else:
-        _show_explanation(told)
-
-
-def _show_explanation(told: Explanation) -> None:
-    render.say(render.wrapped(render.plain(told.message), ""), "bold")
-    pairs = [("owner", told.owner), ("kind", told.kind)]
-    if told.key != told.object:
-        pairs.append(("name", told.key))
-    pairs += [(name, word) for name, word in (("vm", told.vm), ("network", told.network)) if word]
-    if told.since:
-        pairs.append(("since", render.moment(told.since)))
-    if told.record:
-        row = told.record
-        pairs.append(("record", f"row {row.id}, {row.state}, mark {row.mark}"))
-        pairs.append(("operation", _operation(row)))
-    pairs += [("evidence", line) for line in told.evidence]
-    pairs.append(("gc", f"{told.action} ({told.reason}): {told.why}"))
-    pairs += [("history", _event(line)) for line in told.history]
-    pairs += [("also", f"{other.kind} {other.key}: {other.message}") for other in told.also]
-    render.paragraphs(pairs)
-
-
-def _operation(record: OnRecord) -> str:
-    words = f"{record.operation} ({record.verb})"
-    words += f", begun {render.moment(record.since)}" if record.since else ""
-    return words + (f", {record.result}" if record.result else ", not ended")
-
-
-def _event(line: HistoryLine) -> str:
-    when = render.moment(line.time)
-    words = f"{when} {line.event} by operation {line.operation} ({line.verb})"
-    return words + (f": {line.reason}" if line.reason else "")
+    verbs.explain(ctx.find_root().obj, " ".join(words), json_=json_)

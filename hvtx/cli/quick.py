@@ -1,6 +1,6 @@
 """The command lines that scripts say a thousand times, read without click.
 
-Only lines that leave nothing to be read: a verb, the name of a VM, flags without values. Each other
+Only lines that leave nothing to be read: a verb, one name, flags without values. Each other
 line, and whatever click has a word to say about (``--help``, completion, global options, errors of
 usage), goes to click. So does nothing here refuse anything. See docs/adr/0052.
 """
@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from hvtx.model.typed import Any
 
 _JSON = {"--json": "json_"}
-# words -> a function in hvtx/cli/verbs.py, how many VMs it is told, its flags
-_KNOWN = {
+# words -> a function in hvtx/cli/verbs.py, how many names it is told, its flags
+_KNOWN: dict[tuple[str, ...], tuple[str, int, dict[str, str]]] = {
+    ("explain",): ("explain", 1, _JSON),
     ("vm", "start"): ("start", 1, _JSON),
     ("vm", "stop"): ("stop", 1, {"--force": "force", **_JSON}),
     ("vm", "rm"): ("remove", 1, {"--force": "force", **_JSON}),
@@ -29,11 +30,11 @@ def command(words: Sequence[str]) -> Callable[[], Any] | None:
 
     It returns the exit code, or None for 0.
     """
-    found = _KNOWN.get((words[0], words[1])) if len(words) > 1 else None
-    if found is None:
+    said = next((n for n in (2, 1) if len(words) > 1 and tuple(words[:n]) in _KNOWN), 0)
+    if not said:
         return None
-    verb, named, flags = found
-    names = [word for word in words[2:] if word not in flags]
+    verb, named, flags = _KNOWN[tuple(words[:said])]
+    names = [word for word in words[said:] if word not in flags]
     if len(names) != named or any(not name or name.startswith("-") for name in names):
         return None
     chosen: dict[str, Any] = {flag: word in words for word, flag in flags.items()}

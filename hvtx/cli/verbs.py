@@ -59,6 +59,17 @@ def show(options: Options, name: str, *, json_: bool) -> None:
         render.say(f"note: {note}")
 
 
+def explain(options: Options, name: str, *, json_: bool) -> None:
+    """`explain`."""
+    told = host_of(options).explain(name)
+    if json_:
+        render.emit_json(documents.explain.document(told))
+        return
+    from hvtx.cli.explain_text import show_explanation
+
+    show_explanation(told)
+
+
 def list_vms(options: Options, *, json_: bool) -> None:
     """`vm ls`."""
     with host_of(options).reading() as source:

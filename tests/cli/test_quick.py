@@ -13,6 +13,7 @@ from hvtx.errors import HvtxError
 WORDS = (
     "vm",
     "gc",
+    "explain",
     "start",
     "stop",
     "rm",
@@ -26,7 +27,7 @@ WORDS = (
     "",
     "--",
 )
-VERBS = ("start", "stop", "remove", "show", "list_vms", "plan")
+VERBS = ("start", "stop", "remove", "show", "list_vms", "plan", "explain")
 
 
 @pytest.fixture(name="calls")
@@ -90,6 +91,7 @@ def test_each_line_that_is_read_without_click_means_the_same_to_click(
         "", "vm", "gc", "vm start", "vm start a b", "vm start --help", "vm start -h a", "vm start -- a",
         "--state-dir d vm start a", "vm --help", "gc --plan --out f", "gc --apply", "vm stop a --timeout 3",
         "vm start a --force", "vm ls a", "vm stat a", "gc --plan --plan", "--version",
+        "explain", "explain a b", "explain --help", "explain -- a", "explain -t nat",
     ],
 )  # fmt: skip
 def test_what_leaves_something_to_be_read_is_clicks(line: str) -> None:
