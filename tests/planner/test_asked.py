@@ -121,3 +121,17 @@ def test_a_device_is_about_its_vm_by_whatever_name_it_has(scene: Scene) -> None:
 def test_others_and_networks_are_about_no_vm(scene: Scene, text: str) -> None:
     scene.links.append(link(900, "tap9"))
     assert _names(scene, text) == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "asks"),
+    [
+        ("nft ip nat", True), ("DOCKER", True), ("tcp dport 22", True), ("nowhere", True),
+        ("calm1", False), ("10.77.0.21", False), ("8081", False),
+    ],
+)  # fmt: skip
+def test_a_rule_is_asked_for_by_its_place_or_where_nothing_else_fits(
+    scene: Scene, text: str, asks: bool
+) -> None:
+    """Only then are the elements of our own tables compared with the record."""
+    assert asks_for_rules(sight(scene.snapshot()), text) is asks
