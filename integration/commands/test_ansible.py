@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from integration import lab
+from tests.fleet_page import text
 
 TOP = Path(__file__).resolve().parents[2]
 SOURCE = TOP / "scripts/ansible/hvtx/host"
@@ -413,8 +414,14 @@ def test_every_example_is_accepted(collections: Path, fleet: Fleet) -> None:
         (fleet.place / f"{name}.yml").write_text(
             "- hosts: all\n  tasks:\n" + textwrap.indent(words["examples"], "    ")
         )
+    (fleet.place / "page.yml").write_text(text("hosts.yml"))
+    (fleet.place / "inventory").write_text(text("inventory.yml"))
+    inventory = json.loads(
+        program("ansible-inventory", "-i", str(fleet.place / "inventory"), "--list", **here)
+    )
+    assert inventory["hypervisors"]["hosts"] == list(HOSTS)
     books = [str(path) for path in sorted(fleet.place.glob("*.yml"))]
-    assert len(books) == 1 + len(MODULES)
+    assert len(books) == 2 + len(MODULES)
     program("ansible-playbook", "--syntax-check", *books, **here)
 
 
