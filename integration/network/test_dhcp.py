@@ -494,6 +494,19 @@ def test_without_dnsmasq(one: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     assert finding["level"] == "warning"
 
 
+def test_a_dnsmasq_that_somebody_stopped(one: Program) -> None:
+    """It lives and answers nobody: doctor says so, and the command that it names helps."""
+    network(one)
+    [pid] = services()
+    os.kill(pid, signal.SIGSTOP)
+    [finding] = findings(one, "dhcp")
+    assert finding["level"] == "error"
+    assert finding["message"].startswith("dnsmasq net is stopped")
+    lab.run(*finding["hint"].split())
+    [finding] = findings(one, "dhcp")
+    assert finding["level"] == "ok"
+
+
 @pytest.mark.parametrize(("kind", "port"), [("udp", 53), ("tcp", 53), ("udp", 67)])
 def test_a_port_that_another_program_has_everywhere(one: Program, kind: str, port: int) -> None:
     with socket.socket(
