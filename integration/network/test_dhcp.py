@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -430,6 +431,61 @@ def test_in_a_units_sandbox_it_is_systemd_that_starts_it_again(
     failed = shut_in("repair", "--json", code=9).json()["failed"]
     assert [one["key"] for one in failed] == ["dnsmasq net"]
     assert not services()
+
+
+def test_in_a_units_sandbox_it_is_systemd_that_ends_it(
+    one: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gc's unit has no CAP_KILL, and dnsmasq is another user's: with a stand-in for systemd-run."""
+    stand_in = tmp_path / "systemd-run"
+    stand_in.write_text("#!/bin/sh\nexit 1\n")
+    stand_in.chmod(0o755)
+    path = os.environ["PATH"]
+    monkeypatch.setenv("PATH", f"{tmp_path}:{path}")
+    network(one)
+    [pid] = services()
+    one("network", "rm", "net", code=None, HVTX_FAILPOINT="releasing:kill")
+    assert services() == [pid]
+    argv = (
+        "setpriv",
+        "--bounding-set=-kill",
+        "--",
+        sys.executable,
+        "-m",
+        "hvtx",
+        "gc",
+        "--apply",
+        "--json",
+    )
+
+    def collected(**more: str) -> tuple[int, list[dict[str, Any]]]:
+        done = subprocess.run(
+            argv, capture_output=True, text=True, check=False, env={**os.environ, **more}
+        )
+        items = json.loads(done.stdout)["items"]
+        return done.returncode, [item for item in items if item["kind"] == "process"]
+
+    code, [item] = collected()
+    assert (code, item["outcome"]) == (9, "failed")
+    assert "cannot be ended" in item["message"]
+    code, [item] = collected(HVTX_AUTOSTART="systemd-run")
+    assert (code, item["outcome"]) == (9, "failed")
+    assert item["message"].endswith("systemd did not start it (journalctl -u hvtx-collect)")
+    assert services() == [pid]
+    asked, answered = tmp_path / "asked", tmp_path / "answered"
+    os.mkfifo(asked)
+    os.mkfifo(answered)
+    stand_in.write_text(
+        '#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done; shift\n'
+        f'echo "$@" >{asked}; read code <{answered}; exit $code\n'
+    )
+    outside = f"read words <{asked}; $words >/dev/null; echo $? >{answered}"
+    with subprocess.Popen(["sh", "-c", outside]) as systemd:  # who has all capabilities
+        code, [item] = collected(HVTX_AUTOSTART="systemd-run")
+        assert systemd.wait(20) == 0
+    assert (code, item["outcome"]) == (0, "done")
+    assert services() == []
+    assert one.is_clean()
 
 
 def test_a_dnsmasq_that_does_not_start_keeps_no_vm_from_it(
