@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,6 +61,15 @@ def test_each_program_finds_the_plugin_where_it_is_installed() -> None:
     name = json.loads(text(CONFLIST))["name"]
     assert podman["default_network"] == name
     assert f"--network {name} " in PAGE
+
+
+def test_the_collection_has_the_version_of_the_package() -> None:
+    top = Path(__file__).resolve().parents[1]
+    wanted = tomllib.loads((top / "pyproject.toml").read_text())["tool"]["setuptools_scm"]
+    version = wanted["fallback_version"]
+    galaxy = (top / "scripts/ansible/hvtx/host/galaxy.yml").read_text()
+    assert re.findall(r"(?m)^version: (\S+)", galaxy) == [version]
+    assert re.findall(r"hvtx-host-(\S+)\.tar\.gz", PAGE) == [version]
 
 
 def test_nomad_names_the_network() -> None:
