@@ -32,6 +32,10 @@ _AT = {
     **dict.fromkeys(
         ("StoreError", "StalePlan", "PartialFailure", "Busy", "Refused"), "hvtx.errors"
     ),
+    "SetReport": "hvtx.commands.vm_apply:Report",
+    "SetItem": "hvtx.commands.vm_apply:Done",
+    "SetStep": "hvtx.model.described:Step",
+    "SetDifference": "hvtx.model.described:Difference",
     **dict.fromkeys(("ShownVm", "ShownInterface"), "hvtx.commands.show"),
     "ShownNetwork": "hvtx.commands.show_networks",
     "ShownOperation": "hvtx.commands.show_history",
@@ -99,6 +103,10 @@ __all__ = [
     "Resource",
     "Restored",
     "Result",
+    "SetDifference",
+    "SetItem",
+    "SetReport",
+    "SetStep",
     "Sets",
     "ShownInterface",
     "ShownNetwork",

@@ -16,6 +16,8 @@ from hvtx.commands.show_history import ShownOperation
 from hvtx.commands.show_networks import ShownNetwork
 from hvtx.commands.store_backup import Copied, Restored
 from hvtx.commands.systemd import Outcome as UnitsOutcome
+from hvtx.commands.vm_apply import Done as SetItem
+from hvtx.commands.vm_apply import Report as SetReport
 from hvtx.engine.explained import Explanation, OnRecord
 from hvtx.engine.finding import Finding
 from hvtx.engine.gc_plan import Report as GcReport
@@ -35,6 +37,8 @@ from hvtx.errors import (
     StoreError,
     UsageError,
 )
+from hvtx.model.described import Difference as SetDifference
+from hvtx.model.described import Step as SetStep
 from hvtx.model.guest import Guest
 from hvtx.model.history import Line as HistoryLine
 from hvtx.model.plan import Action, Item, Plan, Result
@@ -87,6 +91,10 @@ __all__ = [
     "Resource",
     "Restored",
     "Result",
+    "SetDifference",
+    "SetItem",
+    "SetReport",
+    "SetStep",
     "Sets",
     "ShownInterface",
     "ShownNetwork",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hvtx.engine.apply import apply_plan
+from hvtx.engine.collect_outside import collect_outside
 from hvtx.engine.executor import Progress
 from hvtx.engine.gc_plan import Report, make_plan
 from hvtx.engine.runtime import Runtime
@@ -12,7 +13,7 @@ from hvtx.engine.saved_plan import as_saved
 from hvtx.model.plan import Action, Item, Plan
 from hvtx.model.reason import Reason
 from hvtx.model.typed import Any
-from hvtx.store import history, trust
+from hvtx.store import history, records, trust
 from hvtx.store.history import Event
 
 
@@ -47,6 +48,10 @@ def collect(
         plan = reviewed
     done = apply_plan(runtime, plan, verb="gc", progress=progress)
     _tell_skipped(runtime, done)
+    runtime.unlock("all", "gc")
+    done = collect_outside(
+        done, runtime.settings, lambda ids: runtime.read(records.resources_by_id, ids)
+    )
     return report._replace(plan=done, applied=True, newer=newer)
 
 

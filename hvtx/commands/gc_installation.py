@@ -35,6 +35,7 @@ from hvtx.model.typed import Any, NamedTuple
 from hvtx.planner.execution import result_of
 from hvtx.planner.lost import (
     Remains,
+    Service,
     devices_of,
     installations,
     is_table,
@@ -83,7 +84,8 @@ def _look(runtime: Runtime, installation: str) -> Remains:
         if backend == "nftables" or legacy_tables():
             entries += _driver(runtime, installation, backend).observe()
     devices = devices_of(links, installation)
-    if not devices and installation not in installations((), entries):
+    services = _services(installation)
+    if not devices and not services and installation not in installations((), entries):
         known = installations(links, entries) - {runtime.installation}
         raise NotFound(
             f"nothing on this host carries a mark of installation {installation}",
@@ -96,7 +98,13 @@ def _look(runtime: Runtime, installation: str) -> Remains:
     objections = list(word.objections)
     # who holds a device unseen is met by attaching to it
     objections += [f"{', '.join(who)} has {name} open" for name, who in held.items()]
-    return Remains(installation, links, addresses, filtered, entries, held, tuple(objections))
+    return Remains(
+        installation, links, addresses, filtered, entries, held, tuple(objections), services
+    )
+
+
+def _services(installation: str) -> list[Service]:
+    return [Service(*found) for found in dnsmasq.of_installation(installation)]
 
 
 def _links() -> tuple[list[Link], list[Any], frozenset[int]]:
@@ -153,10 +161,14 @@ def _traces(runtime: Runtime, installation: str) -> dict[str, str]:
     trace = runtime.nftables().traces().get(installation)
     if trace is not None:
         found["its table"] = trace
-    for directory in {runtime.settings.run_directory, _WELL_KNOWN[1]}:
+    usual = {runtime.settings.run_directory, _WELL_KNOWN[1]}
+    # where a process says that it is; anybody may say so of a directory of his own
+    told = {service.run_directory for service in _services(installation)} - usual
+    for directory in (*usual, *told):
         path = os.path.join(directory, installation, "marker")
-        with suppress(FileNotFoundError):
-            lines = paths.read_regular(path, _MARKER_MOST).decode(errors="replace").splitlines()
+        read = paths.read_regular if directory in usual else paths.read_believed
+        with suppress(FileNotFoundError, paths.UnsafeError):
+            lines = read(path, _MARKER_MOST).decode(errors="replace").splitlines()
             if len(lines) > 1:  # an older hvtx wrote one
                 found[path] = lines[1]
     return found
@@ -221,22 +233,8 @@ def apply(runtime: Runtime, installation: str) -> Report:
     with begin(runtime, "gc") as (sql, operation):
         words = f"installation {installation}, whose store is gone: {len(acting)} things to remove"
         operation.history(sql, [Event("began", words, reason=Reason.OTHER_INSTALLATION.value)])
-    _end_services(operation, installation)
     done = execute(operation, report.plan, LostRemover(runtime, installation, acting))
     return report._replace(plan=done, applied=True)
-
-
-def _end_services(operation: Operation, installation: str) -> None:
-    """End the dnsmasq of its networks, which serve nobody once their bridges are gone."""
-    for identity in dnsmasq.of_installation(installation):
-        gone = dnsmasq.end(identity)
-        words = f"dnsmasq, pid {identity.pid}" + ("" if gone else ", does not end")
-        event = Event(
-            "removed" if gone else "kept", words, Kind.PROCESS, f"pid {identity.pid}",
-            Reason.OTHER_INSTALLATION.value,
-        )  # fmt: skip
-        with operation.runtime.store.transaction() as sql:
-            operation.history(sql, [event])
 
 
 def refuse_living(runtime: Runtime, installation: str, plan: Plan) -> None:
@@ -287,9 +285,24 @@ class LostRemover:
     def _remove(self, item: Item) -> Outcome:
         if self._late:
             return Outcome(False, "contended", self._late[0])
+        if item.kind == Kind.PROCESS:
+            return self._end_service(item)
         if item.link is not None:
             return self._remove_device(item, item.link)
         return self._remove_rules(item)
+
+    def _end_service(self, item: Item) -> Outcome:
+        """As its own installation would, if it still reads its files."""
+        for service in _services(self.installation):
+            if service.key != item.key:
+                continue
+            try:
+                if not dnsmasq.end(service.identity):
+                    return Outcome(False, "host-refused", "it does not end, not even by SIGKILL")
+            except OSError as problem:
+                words = f"it cannot be ended: {problem.strerror or problem}"
+                return Outcome(False, "observe-failed", words)
+        return GONE
 
     def _remove_device(self, item: Item, link: Link) -> Outcome:
         """By the drivers of the kind, which look again: a TAP goes by attaching to it."""

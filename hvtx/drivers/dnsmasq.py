@@ -156,8 +156,8 @@ def end(identity: Identity) -> bool:
     return False
 
 
-def of_installation(installation: str) -> list[Identity]:
-    """The dnsmasq processes of an installation whose store is lost, by the files that they read.
+def of_installation(installation: str) -> list[tuple[Identity, str]]:
+    """The dnsmasq processes of an installation whose store is lost, each with the file it reads.
 
     Only who looks into hvtx's own run directory for its configuration is one.
     """
@@ -169,7 +169,7 @@ def of_installation(installation: str) -> list[Identity]:
             parts = path.split("/")
             named = words[1].startswith("--conf-file=") if words[1:] else False
             if named and parts[-4:-2] == [installation, "networks"]:
-                found.append(procfs.identify(pid))
+                found.append((procfs.identify(pid), path))
         except OSError:
             continue
     return found

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from hvtx.engine.runtime import Settings
 from hvtx.engine.shut_in import AUTOSTART
-from hvtx.engine.transient_units import serve_call, start_call, start_unit
+from hvtx.engine.transient_units import collect_call, serve_call, start_call, start_unit
 from hvtx.errors import HostRefused
 
 _EACH_SECONDS = 15.0  # more for each VM: READY_SECONDS, and to spare
@@ -47,6 +47,13 @@ def serve(settings: Settings) -> None:
     call = serve_call(program_path(sys.argv[0]), _flags(settings), _passed())
     words = "networks have no DHCP and DNS"
     _run(settings, call, words, "(journalctl -u hvtx-serve)", "hvtx repair")
+
+
+def collect(settings: Settings) -> None:
+    """Let systemd run `hvtx gc --apply`, and wait for it. Raises HostRefused."""
+    call = collect_call(program_path(sys.argv[0]), _flags(settings), _passed())
+    words = "what is left of networks' services stays"
+    _run(settings, call, words, "(journalctl -u hvtx-collect)", "hvtx gc --apply")
 
 
 def _flags(settings: Settings) -> tuple[str, ...]:

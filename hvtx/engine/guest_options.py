@@ -50,8 +50,12 @@ def check_queues(queues: int) -> None:
 
 
 def checked_user(user: str | None) -> str | None:
-    """A user's name or number as it is kept; raises UsageError for what can be neither."""
-    if user is None or (user and user.isprintable() and not set(user) & set(" :/,")):
+    """A user's name or number as it is kept; raises UsageError for what can be neither.
+
+    No name begins with a hyphen (useradd(8)), so that -1 is a number that no user has.
+    """
+    spoilt = set(" :/,")
+    if user is None or (user and user.isprintable() and user[0] != "-" and not set(user) & spoilt):
         return user
     raise UsageError(
         f"--user {user!r} is neither a name nor a number", hint="for instance --user vmrunner"

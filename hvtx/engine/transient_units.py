@@ -34,6 +34,14 @@ def serve_call(
     return _outside("serve", "DHCP and DNS of networks", program, words, environment)
 
 
+def collect_call(
+    program: Sequence[str], arguments: Sequence[str], environment: Mapping[str, str]
+) -> tuple[str, ...]:
+    """The same of what ends networks' dnsmasq, for which the sandbox has no capability."""
+    words = (*arguments, "gc", "--apply")
+    return _outside("collect", "what the sandbox of gc forbids", program, words, environment)
+
+
 def _outside(
     name: str, what: str, program: Sequence[str], words: Sequence[str], given: Mapping[str, str]
 ) -> tuple[str, ...]:

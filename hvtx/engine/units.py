@@ -202,7 +202,7 @@ def _collect(place: Place) -> str:
         "# Busy: another operation was at work; the next turn comes.",
         "SuccessExitStatus=75",
         "Nice=10",
-        *_service(place, place.environment, COLLECT),
+        *_service(place, _apart(place), COLLECT),
     )
 
 

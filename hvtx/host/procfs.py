@@ -249,11 +249,19 @@ def is_waiting(pid: int) -> bool:
 
     False too where it cannot be told.
     """
+    return _state(pid) == b"S"
+
+
+def is_stopped(identity: Identity) -> bool:
+    """Whether a signal or a debugger holds that very process (states T and t); False: who knows."""
+    return _state(identity.pid) in (b"T", b"t") and same(identity, look(identity.pid))
+
+
+def _state(pid: int) -> bytes:
     try:
-        stat = read_whole(f"/proc/{pid}/stat")
+        return read_whole(f"/proc/{pid}/stat").rpartition(b")")[2][1:2]
     except OSError:
-        return False
-    return stat.rpartition(b")")[2].startswith(b" S ")
+        return b""
 
 
 def _facts(pid: int, descriptor: int) -> ProcessFacts:

@@ -16,8 +16,26 @@ from hvtx.model.plan import Action, Item, Plan
 from hvtx.model.reason import Reason
 from hvtx.model.resource import Address, Entry, Kind, Link, filters_on, put_by_others
 from hvtx.model.typed import NamedTuple
+from hvtx.model.vm import Identity
 
 _WORDS = "marked by an installation whose store is gone"
+
+
+class Service(NamedTuple):
+    """A dnsmasq of one of its networks, known by the configuration that it reads."""
+
+    identity: Identity
+    configuration: str  # a path in the installation's run directory
+
+    @property
+    def key(self) -> str:
+        """How plans name it."""
+        return f"dnsmasq, pid {self.identity.pid}"
+
+    @property
+    def run_directory(self) -> str:
+        """Where its installation's directory is: ``RUN/INSTALLATION/networks/NETWORK/FILE``."""
+        return self.configuration.rsplit("/", 4)[0]
 
 
 class Remains(NamedTuple):
@@ -30,6 +48,7 @@ class Remains(NamedTuple):
     entries: Sequence[Entry]  # as its own drivers see them
     holders: Mapping[str, Sequence[str]]  # device -> who has it open
     objections: Sequence[str]  # why nothing may go
+    services: Sequence[Service] = ()
 
 
 def belongs(mark: str | None, installation: str) -> bool:
@@ -52,14 +71,15 @@ def installations(links: Iterable[Link], entries: Iterable[Entry]) -> set[str]:
 
 
 def plan_lost(remains: Remains) -> Plan:
-    """Every thing of the installation: to be deleted, or why not. Elements first, tables last."""
+    """Every thing of the installation: to be deleted, or why not. Processes first, tables last."""
+    services = [_service(remains, service) for service in remains.services]
     devices = devices_of(remains.links, remains.installation)
     taps = [_device(remains, link, Kind.TAP) for link in devices if link.kind == "tun"]
     bridges = [_device(remains, link, Kind.BRIDGE) for link in devices if link.kind == "bridge"]
     rules = _rules(remains)
     tables = sorted((item for item in rules if _is_table(item)), key=_tells)
     others = [item for item in rules if not _is_table(item)]
-    rest = [*others, *taps, *bridges]
+    rest = [*services, *others, *taps, *bridges]
     if any(item.action is Action.SKIP for item in rest):
         tables = [_kept_to_the_last(item) for item in tables]
     return Plan((*rest, *tables))
@@ -91,6 +111,16 @@ def is_table(entry: Entry) -> bool:
     return entry.backend == "nftables" and entry.place.is_table
 
 
+def _service(remains: Remains, service: Service) -> Item:
+    """It serves nobody once its bridge is gone, and would hold its ports."""
+    start = service.identity.start
+    evidence = (f"it reads {service.configuration}", f"it started at tick {start}")
+    item = _judged(remains, Kind.PROCESS, service.key, None, evidence)
+    if item.action is Action.SKIP:
+        return item
+    return item._replace(message="it serves a network of an installation whose store is gone")
+
+
 def _rules(remains: Remains) -> list[Item]:
     by_mark: dict[str, list[Entry]] = {}
     for entry in remains.entries:
@@ -120,7 +150,9 @@ def _device(remains: Remains, link: Link, kind: Kind) -> Item:
     return item
 
 
-def _judged(remains: Remains, kind: Kind, key: str, mark: str, evidence: tuple[str, ...]) -> Item:
+def _judged(
+    remains: Remains, kind: Kind, key: str, mark: str | None, evidence: tuple[str, ...]
+) -> Item:
     stays = bool(remains.objections)
     return Item.for_object(
         kind,

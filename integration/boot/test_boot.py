@@ -379,6 +379,30 @@ def test_autostarted_vms_live_apart_from_the_unit(host: Host) -> None:
     assert {name: vm(host, name)["pid"] for name in pids} == pids
 
 
+def test_the_collecting_unit_may_ask_systemd(host: Host) -> None:
+    """Its sandbox has no CAP_KILL, and lets it have systemd do what takes it, outside.
+
+    What that ends is shown in integration/network/test_dhcp.py: this host has no dnsmasq.
+    """
+    host.run("hvtx", "systemd", "install", *NUMBERS)
+    host.run("hvtx", "network", "create", "passing", "--subnet", "10.94.0.0/24")
+    assert "HVTX_AUTOSTART=systemd-run" in host.run("systemctl", "cat", "hvtx-gc.service")
+    drop_in, told = "/run/systemd/system/hvtx-gc.service.d/ask.conf", "/run/hvtx-told"
+    look = f"grep CapEff /proc/self/status >>{told}"
+    asks = "systemd-run --quiet --collect --unit=hvtx-collect --property=Type=oneshot"
+    lines = f"[Service]\nExecStart=\nExecStart=sh -c '{look}; exec {asks} -- sh -c \"{look}\"'"
+    host.run("mkdir", "-p", str(Path(drop_in).parent))
+    host.run("sh", "-c", f'echo "$1" >{drop_in}', "sh", lines)
+    host.run("systemctl", "daemon-reload")
+    host.run("systemctl", "start", "hvtx-gc.service")
+    inside, outside = (int(line.split()[1], 16) for line in host.run("cat", told).splitlines())
+    assert (inside >> 5 & 1, outside >> 5 & 1) == (0, 1)
+    host.run("rm", "-r", str(Path(drop_in).parent), told)
+    host.run("systemctl", "daemon-reload")
+    host.run("systemctl", "start", "hvtx-gc.service")
+    host.run("hvtx", "network", "rm", "passing")
+
+
 def test_the_sandbox_lets_legacy_tables_be_rebuilt(host: Host) -> None:
     host.run(
         "hvtx", "--firewall", "iptables", "network", "create", "old", "--subnet", "10.92.0.0/24"

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from integration import lab
 from integration.crash.test_failpoints import BACKENDS, SLEEP, host
 from integration.lab.program import Forked, Program, preload
+from integration.lab.services import services
 
 IDS = ("--subnet", "10.77.0.0/24", "--subnet", "fd77::/64")
 
@@ -98,6 +100,52 @@ def test_remains_of_a_lost_store_go(both: Two) -> None:
     assert len(log) == len(done["items"])
     assert both.two.is_clean()
     both.two("gc", "--plan", "--installation", lost, code=3)
+
+
+def test_the_dnsmasq_of_a_lost_store_is_listed_and_goes(
+    nft: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shown before, told afterwards; another installation's serves on."""
+    monkeypatch.setenv("HVTX_DHCP", "auto")
+    lost = nft.peopled()
+    [theirs] = services()
+    nft.two("network", "create", "mine", "--subnet", "10.78.0.0/24")
+    lab.end(nft.one.vm("web")["pid"])
+    nft.lose()
+
+    def listed() -> list[tuple[str, str]]:
+        plan = nft.two("gc", "--plan", "--installation", lost, "--json").json()
+        return [(i["key"], i["action"]) for i in plan["items"] if i["kind"] == "process"]
+
+    assert listed() == [(f"dnsmasq, pid {theirs}", "delete")]
+    assert theirs in services(), "a plan ends nothing"
+    os.kill(theirs, signal.SIGSTOP)  # one that hears of nothing goes as well
+    done = nft.two("gc", "--apply", "--installation", lost, "--yes", "--json").json()
+    assert {item["outcome"] for item in done["items"]} == {"done"}
+    [mine] = services()
+    assert mine != theirs
+    nft.two("gc", "--plan", "--installation", lost, code=3)
+    gone = nft.two("log", "--event", "removed", "--json").json()["entries"]
+    assert [e["key"] for e in gone if e["kind"] == "process"] == [f"dnsmasq, pid {theirs}"]
+    nft.two("network", "rm", "mine")
+    assert services() == []
+
+
+def test_a_dnsmasq_alone_tells_whose_it_is(nft: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else is left: its run directory tells where the store is, and so whether it lives."""
+    monkeypatch.setenv("HVTX_DHCP", "auto")
+    lost = nft.peopled()
+    lab.end(nft.one.vm("web")["pid"])
+    for link in lab.dump()["links"]:  # type: ignore[attr-defined]
+        if link["ifname"].startswith("hv"):
+            lab.run("ip", "link", "del", link["ifname"])
+    lab.run("nft", "flush", "ruleset")
+    [pid] = services()
+    refused(nft, lost, "its store is")
+    assert services() == [pid]
+    nft.lose()
+    nft.two("gc", "--apply", "--installation", lost, "--yes")
+    assert services() == []
 
 
 def test_an_installation_that_lives_stays(both: Two) -> None:

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -432,6 +433,61 @@ def test_in_a_units_sandbox_it_is_systemd_that_starts_it_again(
     assert not services()
 
 
+def test_in_a_units_sandbox_it_is_systemd_that_ends_it(
+    one: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gc's unit has no CAP_KILL, and dnsmasq is another user's: with a stand-in for systemd-run."""
+    stand_in = tmp_path / "systemd-run"
+    stand_in.write_text("#!/bin/sh\nexit 1\n")
+    stand_in.chmod(0o755)
+    path = os.environ["PATH"]
+    monkeypatch.setenv("PATH", f"{tmp_path}:{path}")
+    network(one)
+    [pid] = services()
+    one("network", "rm", "net", code=None, HVTX_FAILPOINT="releasing:kill")
+    assert services() == [pid]
+    argv = (
+        "setpriv",
+        "--bounding-set=-kill",
+        "--",
+        sys.executable,
+        "-m",
+        "hvtx",
+        "gc",
+        "--apply",
+        "--json",
+    )
+
+    def collected(**more: str) -> tuple[int, list[dict[str, Any]]]:
+        done = subprocess.run(
+            argv, capture_output=True, text=True, check=False, env={**os.environ, **more}
+        )
+        items = json.loads(done.stdout)["items"]
+        return done.returncode, [item for item in items if item["kind"] == "process"]
+
+    code, [item] = collected()
+    assert (code, item["outcome"]) == (9, "failed")
+    assert "cannot be ended" in item["message"]
+    code, [item] = collected(HVTX_AUTOSTART="systemd-run")
+    assert (code, item["outcome"]) == (9, "failed")
+    assert item["message"].endswith("systemd did not start it (journalctl -u hvtx-collect)")
+    assert services() == [pid]
+    asked, answered = tmp_path / "asked", tmp_path / "answered"
+    os.mkfifo(asked)
+    os.mkfifo(answered)
+    stand_in.write_text(
+        '#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done; shift\n'
+        f'echo "$@" >{asked}; read code <{answered}; exit $code\n'
+    )
+    outside = f"read words <{asked}; $words >/dev/null; echo $? >{answered}"
+    with subprocess.Popen(["sh", "-c", outside]) as systemd:  # who has all capabilities
+        code, [item] = collected(HVTX_AUTOSTART="systemd-run")
+        assert systemd.wait(20) == 0
+    assert (code, item["outcome"]) == (0, "done")
+    assert services() == []
+    assert one.is_clean()
+
+
 def test_a_dnsmasq_that_does_not_start_keeps_no_vm_from_it(
     one: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -492,6 +548,19 @@ def test_without_dnsmasq(one: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     one("network", "show", "two", code=3)
     [finding] = findings(one, "dhcp")
     assert finding["level"] == "warning"
+
+
+def test_a_dnsmasq_that_somebody_stopped(one: Program) -> None:
+    """It lives and answers nobody: doctor says so, and the command that it names helps."""
+    network(one)
+    [pid] = services()
+    os.kill(pid, signal.SIGSTOP)
+    [finding] = findings(one, "dhcp")
+    assert finding["level"] == "error"
+    assert finding["message"].startswith("dnsmasq net is stopped")
+    lab.run(*finding["hint"].split())
+    [finding] = findings(one, "dhcp")
+    assert finding["level"] == "ok"
 
 
 @pytest.mark.parametrize(("kind", "port"), [("udp", 53), ("tcp", 53), ("udp", 67)])

@@ -28,6 +28,7 @@ INTERNAL = {
     "GcReport": {"snapshot"},
     "Item": {"entry", "more", "link", "alone", "rule"},
     "Plan": {"with_results", "with_judged"},
+    "SetStep": {"wanted", "known", "identity"},
     "Vm": {"number", "interfaces", "limits", "policy"},
     "Resource": {
         *("id", "spec", "observed", "operation", "life", "ifindex", "backend", "role", "bridge"),

@@ -40,7 +40,7 @@ def test_queues_are_1_to_256(queues: int) -> None:
     assert parse_guest(queues=256).queues == 256
 
 
-@pytest.mark.parametrize("user", ["", "a b", "a:b", "x\ny", "a/b"])
+@pytest.mark.parametrize("user", ["", "a b", "a:b", "x\ny", "a/b", "-1", "-web"])
 def test_what_can_be_no_user(user: str) -> None:
     with pytest.raises(UsageError, match="--user"):
         parse_guest(user=user)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hvtx.engine.transient_units import serve_call, start_call, start_unit
+from hvtx.engine.transient_units import collect_call, serve_call, start_call, start_unit
 
 
 def test_systemd_starts_a_vm_apart_from_the_unit() -> None:
@@ -35,3 +35,10 @@ def test_what_starts_networks_dnsmasq_is_outside_of_the_sandbox_too() -> None:
     assert "--property=KillMode=process" in call
     assert "--unit=hvtx-serve" in call
     assert "--setenv=A=1" in call
+
+
+def test_what_ends_networks_dnsmasq_is_outside_of_the_sandbox_too() -> None:
+    call = collect_call(("/usr/bin/hvtx",), ("--state-dir", "/s"), {"A": "1"})
+    assert call[call.index("--") :] == ("--", "/usr/bin/hvtx", "--state-dir", "/s", "gc", "--apply")
+    assert "--unit=hvtx-collect" in call
+    assert "--property=KillMode=process" in call

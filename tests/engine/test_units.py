@@ -175,10 +175,11 @@ def test_directories_in_tmp_are_not_hidden_from_the_services() -> None:
         assert value("hvtx-recover.service", "PrivateTmp", place) == "no"
 
 
-def test_who_may_start_something_lets_systemd_do_it() -> None:
-    for name in ("hvtx-recover.service", "hvtx-repair.service", "hvtx-repair@.service"):
-        assert "HVTX_AUTOSTART=systemd-run" in texts()[name]
-    assert "HVTX_AUTOSTART" not in texts()["hvtx-gc.service"]
+def test_who_may_start_or_end_something_lets_systemd_do_it() -> None:
+    names = ("recover", "repair", "repair@", "gc")
+    for name in names:
+        assert "HVTX_AUTOSTART=systemd-run" in texts()[f"hvtx-{name}.service"]
+    assert "HVTX_AUTOSTART" not in texts()["hvtx-gc.timer"]
 
 
 def test_a_control_character_is_refused() -> None:

@@ -121,8 +121,11 @@ def test_a_process_whose_leader_thread_has_exited_lives():
 
 def test_a_stopped_process_lives(sleeper):
     me = procfs.identify(sleeper.pid)
+    assert not procfs.is_stopped(me)
     assert procfs.signal(me, signal.SIGSTOP)
     until(lambda: state(sleeper.pid) == "T", "stopped")
+    assert procfs.is_stopped(me)
+    assert not procfs.is_stopped(me._replace(start=me.start - 1)), "it is another process"
     assert procfs.look(sleeper.pid) == ProcessFacts(True, me.start, me.inode)
     assert procfs.wait_gone(me, 0) is False
 

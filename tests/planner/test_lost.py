@@ -10,7 +10,8 @@ from hvtx.model.place import parse_place
 from hvtx.model.plan import Action
 from hvtx.model.reason import Reason
 from hvtx.model.resource import Address, Entry
-from hvtx.planner.lost import Remains, installations, own_addresses, plan_lost
+from hvtx.model.vm import Identity
+from hvtx.planner.lost import Remains, Service, installations, own_addresses, plan_lost
 from tests.planner.scene import OURS, THEIRS, link, mark
 
 TAP, BRIDGE, BASE, OWN = (mark(n, installation=THEIRS) for n in (1, 2, 3, 4))
@@ -54,6 +55,21 @@ def test_all_of_it_and_nothing_else_in_order() -> None:
     assert [item.key for item in plan.items] == [element, "hvtap", "hvbrx", table]
     assert set(verdicts(remains()).values()) == {DELETE}
     assert [len(item.more) for item in plan.items] == [0, 0, 0, 1]
+
+
+def test_a_dnsmasq_of_it_goes_first() -> None:
+    """It is listed, by what it reads; what speaks for the installation keeps it too."""
+    path = f"/run/hvtx/{THEIRS}/networks/n/dnsmasq.conf"
+    serving = (Service(Identity("boot", 77, 1234), path),)
+    assert serving[0].run_directory == "/run/hvtx"
+    plan = plan_lost(remains(services=serving))
+    assert [item.key for item in plan.items][:2] == ["dnsmasq, pid 77", plan.items[1].key]
+    first = plan.items[0]
+    assert (first.kind, first.action, first.reason, first.mark) == ("process", *DELETE, None)
+    assert first.evidence == (f"it reads {path}", "it started at tick 1234")
+    kept = plan_lost(remains(services=serving, objections=("its store is /x/hvtx.db",)))
+    assert kept.items[0].action is Action.SKIP
+    assert kept.items[0].message == "it stays: its store is /x/hvtx.db"
 
 
 def test_one_objection_keeps_all() -> None:

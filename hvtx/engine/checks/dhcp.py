@@ -8,9 +8,11 @@ from hvtx.engine import network_service
 from hvtx.engine.finding import Finding
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import networks_now
-from hvtx.host import dnsmasq
+from hvtx.host import dnsmasq, procfs
+from hvtx.model.resource import identity_in, process_observed
 from hvtx.planner import service
 from hvtx.planner.remedy import REPAIR
+from hvtx.planner.scope import NetworkScope
 from hvtx.store import records
 
 _ANY = ("0.0.0.0/0",)  # what a network that is asked for later has, most likely
@@ -34,6 +36,8 @@ def check_dhcp(runtime: Runtime) -> Iterator[Finding]:
         return
     missing = [network.name for network in service.unserved(scope)]
     taken = dnsmasq.taken([subnet for network in served for subnet in network.subnets] or _ANY)
+    held = list(_held(scope))
+    yield from held
     if taken:
         problem = network_service.in_the_way(taken)
         level = "error" if missing else "warning"
@@ -42,7 +46,17 @@ def check_dhcp(runtime: Runtime) -> Iterator[Finding]:
     elif missing:
         words = f"guests of {', '.join(missing)} get no addresses and names by DHCP"
         yield Finding("dhcp", "error", words, ("no process of theirs is on record",), REPAIR)
-    elif served:
+    elif served and not held:
         yield Finding("dhcp", "ok", "every network with DHCP and DNS has its dnsmasq on record")
-    else:
+    elif not served:
         yield Finding("dhcp", "ok", "dnsmasq is installed, and no network has it")
+
+
+def _held(scope: NetworkScope) -> Iterator[Finding]:
+    """Services that live and do not answer, since somebody has stopped them."""
+    for row in scope.services():
+        identity = identity_in(process_observed(row))
+        if identity is not None and procfs.is_stopped(identity):
+            words = f"{row.key} is stopped: guests get no addresses and names by DHCP"
+            proof = (f"pid {identity.pid} was stopped by a signal or a debugger (state T)",)
+            yield Finding("dhcp", "error", words, proof, f"kill -CONT {identity.pid}")

@@ -1,0 +1,178 @@
+"""docs/fleet.md: routes between two hosts by BIRD as the page has it; FRR and containerd read theirs.
+
+The daemons come from Debian's packages, taken apart in .cache/packages: nothing is installed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from integration import lab
+from integration.lab.firewall_contract import reach
+from integration.lab.program import Program
+from integration.lab.traffic import Place
+from tests.fleet_page import text
+
+TOP = Path(__file__).resolve().parents[2]
+GUEST = str(TOP / "integration/lab/guest.py")
+WHERE = f"/usr/lib/{os.uname().machine}-linux-gnu"
+
+
+def taken_apart(*names: str) -> Path:
+    """The root of some packages of Debian 12; skips the test where they cannot be had."""
+    place = TOP / ".cache/packages" / "-".join(names)
+    if not place.exists():
+        work = place.with_name(f"{place.name}.{os.getpid()}")
+        work.mkdir(parents=True)
+        got = subprocess.run(
+            ["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", *names],
+            cwd=work, capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+        if got.returncode:
+            shutil.rmtree(work)
+            pytest.skip(f"apt-get download {' '.join(names)}: {got.stderr.strip()[:200]}")
+        for archive in work.glob("*.deb"):
+            lab.run("dpkg", "-x", str(archive), str(work / "root"))
+        (work / "root").rename(place)
+        shutil.rmtree(work)
+    return place
+
+
+@pytest.fixture(scope="module")
+def bird() -> Path:
+    """BIRD 2."""
+    return taken_apart("bird2", "libssh-gcrypt-4")
+
+
+@pytest.fixture(scope="module")
+def vtysh() -> Path:
+    """FRR's shell."""
+    return taken_apart("frr", "libyang2")
+
+
+@pytest.fixture(scope="module")
+def containerd() -> Path:
+    """containerd 1.6."""
+    return taken_apart("containerd")
+
+
+def libraries(root: Path) -> dict[str, str]:
+    """The environment in which programs of a root find its libraries."""
+    return {**os.environ, "LD_LIBRARY_PATH": f"{root}{WHERE}:{root}{WHERE}/frr"}
+
+
+class There:
+    """hvtx on the other host."""
+
+    def __init__(self, host: lab.Namespace, place: Path) -> None:
+        self.host = host
+        self.settings = [f"HVTX_STATE_DIR={place}/state", f"HVTX_RUN_DIR={place}/run"]
+
+    def __call__(self, *words: str) -> str:
+        """Run it; what it prints."""
+        return self.host.run("env", *self.settings, sys.executable, "-m", "hvtx", *words)
+
+
+@pytest.fixture
+def bird_at(bird: Path, tmp_path: Path) -> Iterator[object]:
+    """Starts BIRD with a configuration, here or in a namespace."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start(name: str, configuration: str, enter: list[str]) -> None:
+        file = tmp_path / f"{name}.conf"
+        file.write_text(
+            "log stderr all;\ndebug protocols { states, routes, events };\n" + configuration
+        )
+        sockets = ["-s", str(tmp_path / f"{name}.ctl"), "-P", str(tmp_path / f"{name}.pid")]
+        argv = [*enter, str(bird / "usr/sbin/bird"), "-f", "-c", str(file), *sockets]
+        with (tmp_path / f"{name}.log").open("wb") as log:
+            running.append(subprocess.Popen(argv, env=libraries(bird), stdout=log, stderr=log))
+
+    yield start
+    for process in running:
+        process.terminate()
+        process.wait(20)
+
+
+def until(look: str, shown: str, *, there: bool = True, run: object = lab.run) -> None:
+    """Wait until a command shows something, or does no more."""
+    end = time.monotonic() + 30
+    while (shown in run(*look.split(), check=False)) is not there:  # type: ignore[operator]
+        assert time.monotonic() < end, (look, shown)
+        time.sleep(0.1)
+
+
+def test_guests_of_two_hosts_reach_each_other(
+    world: lab.Namespace, bird_at: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each host announces its own networks; one that goes is withdrawn, and no route of it stays."""
+    monkeypatch.setenv("HVTX_VM_USER", "root")  # /dev/net/tun is not everybody's everywhere
+    other = There(world, tmp_path / "south")
+    here = Program()
+    before, there_before = lab.run("ip", "route"), world.run("ip", "route")
+    configuration = text("/etc/bird/bird.conf")
+    mirrored = (
+        configuration.replace(lab.HOST4, "HERE").replace(lab.WORLD4, lab.HOST4)
+        .replace("HERE", lab.WORLD4)
+    )  # fmt: skip
+    bird_at("north", configuration, [])  # type: ignore[operator]
+    bird_at("south", mirrored, world.argv())  # type: ignore[operator]
+    here("network", "create", "lab", "--subnet", "10.81.1.0/24", "--no-nat")
+    other("network", "create", "lab", "--subnet", "10.81.2.0/24", "--no-nat")
+    guest = ("--", sys.executable, GUEST)
+    web = here("vm", "run", "web", "--network", "lab", "--json", *guest).json()["pid"]
+    db = json.loads(other("vm", "run", "db", "--network", "lab", "--json", *guest))["pid"]
+    until("ip route", f"10.81.2.0/24 via {lab.WORLD4} dev uplink proto bird")
+    until("ip route", f"10.81.1.0/24 via {lab.HOST4} dev eth0 proto bird", run=world.run)
+    for near, far, to, seen in (
+        (web, db, "10.81.2.2", "10.81.1.2"),
+        (db, web, "10.81.1.2", "10.81.2.2"),
+    ):
+        assert reach(Place(near), Place(far), "tcp", to, 7, 7) == seen
+        assert reach(Place(near), Place(far), "udp", to, 7, 7) == seen
+    other("vm", "rm", "db", "--force")
+    other("network", "rm", "lab")
+    until("ip route", "10.81.2.0/24", there=False)
+    here("vm", "rm", "web", "--force")
+    here("network", "rm", "lab")
+    until("ip route", "10.81.1.0/24", there=False, run=world.run)
+    assert (lab.run("ip", "route"), world.run("ip", "route")) == (before, there_before)
+
+
+def test_bird_reads_routes_to_blocks(bird: Path, tmp_path: Path) -> None:
+    """The page's configuration parses, and a broken one does not."""
+    program, environment = str(bird / "usr/sbin/bird"), libraries(bird)
+    file = tmp_path / "bird.conf"
+    for words, good in (("", True), ("protocol directt {}\n", False)):
+        file.write_text(text("/etc/bird/bird.conf") + words)
+        argv = [program, "-p", "-c", str(file)]
+        done = subprocess.run(argv, env=environment, capture_output=True, check=False)
+        assert (done.returncode == 0) is good, done
+
+
+def test_frr_reads_its_configuration(vtysh: Path, tmp_path: Path) -> None:
+    """vtysh takes every line, and refuses one that is none."""
+    file = tmp_path / "frr.conf"
+    for words, code in (("", 0), ("ipp route 10.81.2.0/24 203.0.113.2\n", 2)):
+        file.write_text(text("/etc/frr/frr.conf") + words)
+        argv = [str(vtysh / "usr/bin/vtysh"), "-C", "-f", str(file), "--vty_socket", str(tmp_path)]
+        done = subprocess.run(argv, env=libraries(vtysh), capture_output=True, check=False)
+        assert done.returncode == code, done
+
+
+def test_containerd_reads_its_configuration(containerd: Path, tmp_path: Path) -> None:
+    """What it would run with has the page's words."""
+    file = tmp_path / "config.toml"
+    file.write_text(text("/etc/containerd/config.toml"))
+    told = lab.run(str(containerd / "usr/bin/containerd"), "-c", str(file), "config", "dump")
+    assert 'conf_template = "/etc/cni/hvtx.template"' in told
+    assert 'runtime_type = "io.containerd.kata.v2"' in told

@@ -1,0 +1,117 @@
+#!/usr/bin/python
+"""What dead VMs and interrupted operations of hvtx left on a host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: gc
+short_description: Collect what dead VMs and interrupted operations of hvtx left
+version_added: 0.2.0
+description:
+  - Makes the plan of C(hvtx gc), and with O(apply=true) carries it out.
+  - Only what is on record, carries its mark and belongs to a VM that is proven dead is removed; each item is verified
+    again right before.
+options:
+  apply:
+    description: Carry the plan out. Without it, and in check mode, it is returned and shown as a diff.
+    type: bool
+    default: false
+  unrecorded:
+    description: With O(apply=true), remove as well what is marked by this installation but not on record.
+    type: bool
+    default: false
+extends_documentation_fragment: [hvtx.host.host]
+author: [hvtx maintainers (@hvtx)]
+"""
+
+EXAMPLES = r"""
+- name: What would go?
+  hvtx.host.gc:
+  register: collected
+
+- name: Let it go
+  hvtx.host.gc:
+    apply: true
+"""
+
+RETURN = r"""
+items:
+  description: What the plan does, and what became of it.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    action: {description: "V(delete), V(commit) or V(forget).", type: str, returned: always}
+    reason: {description: Why., type: str, returned: always}
+    kind: {description: Kind of the resource., type: str, returned: always}
+    key: {description: Its key., type: str, returned: always}
+    vm: {description: Its VM., type: str, returned: always}
+    message: {description: A sentence., type: str, returned: always}
+    outcome: {description: "V(done), V(failed), V(skipped); none of a plan that was only made.", type: str, returned: always}
+left:
+  description: How many items are left as they are, by reason.
+  returned: always
+  type: dict
+  sample: {"vm-alive": 7}
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.hvtx.host.plugins.module_utils import host as common
+
+FIELDS = ("action", "reason", "kind", "key", "outcome")
+
+
+def told(item):
+    """What of an item is returned."""
+    words = {
+        name: None if (found := getattr(item, name)) is None else str(found) for name in FIELDS
+    }
+    return {**words, "vm": item.vm, "message": item.message}
+
+
+def line(item):
+    """An item in a diff."""
+    return f"{item.action} {item.kind} {item.key} ({item.reason})\n"
+
+
+def main():
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            **common.SETTINGS,
+            "apply": {"type": "bool", "default": False},
+            "unrecorded": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    given = module.params
+    with common.opened(module) as host:
+        do = given["apply"] and not module.check_mode
+        report = host.gc.apply(unrecorded=given["unrecorded"]) if do else host.gc.plan()
+        if report.refused is not None:
+            raise report.refused
+    acting = report.plan.acting()
+    if given["apply"] and given["unrecorded"] and not do:
+        acting += [item for item in report.plan.judged() if item.reason == "unrecorded"]
+    counts = report.plan.counts()
+    items = [told(item) for item in acting]
+    result = {
+        "changed": bool(acting) if given["apply"] and module.check_mode else False,
+        "items": items,
+        "left": {reason: n for (action, reason), n in counts.items() if action == "skip"},
+        "diff": {"before": "".join(map(line, acting)), "after": ""},
+    }
+    if do:
+        result["changed"] = any(item["outcome"] == "done" for item in items)
+        kept = [item for item in acting if str(item.outcome) != "done"]
+        result["diff"]["after"] = "".join(map(line, kept))
+        failed = [item for item in items if item["outcome"] == "failed"]
+        if failed:
+            words = "; ".join(item["message"] for item in failed[:3])
+            told_ = f"{len(failed)} of {len(items)} items failed, the others are done: {words}"
+            common.stop(module, told_, "hvtx gc --plan", code="partial", exit_code=9, **result)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
