@@ -4,6 +4,12 @@ from hvtx.commands import (
     adopt as adopt,
 )
 from hvtx.commands import (
+    cni_add as cni_add,
+)
+from hvtx.commands import (
+    cni_del as cni_del,
+)
+from hvtx.commands import (
     doctor as doctor,
 )
 from hvtx.commands import (
