@@ -10,7 +10,7 @@ from hvtx.errors import Conflict, NotFound
 from hvtx.model.address import family_of
 from hvtx.model.attachment import Attached, AttachedAddress, AttachmentKey, AttachmentRequest
 from hvtx.model.container import veth_spec
-from hvtx.model.resource import Kind, Resource
+from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.vm import Network, Vm
 from hvtx.planner import addressing
 from hvtx.planner.attaching import name_of
@@ -47,6 +47,18 @@ def told(vm: Vm, rows: Iterable[Resource], networks: Mapping[str, Network]) -> A
         mtu=spec["mtu"],
         addresses=tuple(AttachedAddress(*one) for one in spec["peer_addresses"]),
     )
+
+
+def show(runtime: Runtime, key: AttachmentKey) -> Attached | None:
+    """An attachment as ADD told it; None where there is none that was committed."""
+    with runtime.reading() as sql:
+        vm = records.find_vm(sql, name_of(key))
+        if vm is None:
+            return None
+        rows = [row for row in records.resources_of_vm(sql, vm.id) if row.state == State.COMMITTED]
+        networks = {network.id: network for network in records.networks(sql)}
+    has = any(row.kind == Kind.VETH for row in rows)
+    return told(vm, rows, networks) if has else None
 
 
 def take(runtime: Runtime, request: AttachmentRequest) -> Network:
