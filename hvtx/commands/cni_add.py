@@ -42,7 +42,7 @@ def add(runtime: Runtime, request: AttachmentRequest) -> Attached:
     _release_dead(runtime, name, request)
     known = netns.known_id(request.netns)
     nsid = namespace_id(os.urandom(4)) if known is None else known
-    container = Container(request.netns, nsid, request.key.ifname)
+    container = Container(request.netns, nsid, request.key.ifname, request.tap)
     network = attachments.take(runtime, request)
     wanted = _as_vm(name, request, network)
     families = check_request(runtime, wanted, starts=True)

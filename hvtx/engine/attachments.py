@@ -46,6 +46,7 @@ def told(vm: Vm, rows: Iterable[Resource], networks: Mapping[str, Network]) -> A
         mac=spec["peer_mac"],
         mtu=spec["mtu"],
         addresses=tuple(AttachedAddress(*one) for one in spec["peer_addresses"]),
+        tap=spec["tap"]["name"] if "tap" in spec else None,
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from hvtx import Conflict, Host, HostRefused, NotFound
-from hvtx.model.attachment import Attached, AttachmentKey, AttachmentRequest, PodLabels
+from hvtx.model.attachment import Attached, AttachmentKey, AttachmentRequest, PodLabels, TapRequest
 from hvtx.model.policy import Limits
 from hvtx.model.vm import Publish
 from integration import lab
@@ -335,3 +335,44 @@ def test_explain_knows_a_container_and_its_pod(host: Host, box: lab.Namespace, a
     assert (told.owner, told.vm) == ("hvtx", made.vm)
     assert "eth0 of container c0ffee (pod default/web-0)" in str(told)
     assert host.explain(made.host_device).vm == made.vm
+
+
+FRAMES = r"""
+import fcntl, os, struct, sys, time
+tap = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(tap, 0x400454CA, struct.pack("16sH22x", sys.argv[1].encode(), 0x5002))
+mac, own, gateway = bytes.fromhex(sys.argv[2]), *(bytes(map(int, a.split("."))) for a in sys.argv[3:])
+arp = struct.pack("!HHBBH", 1, 0x800, 6, 4, 1) + mac + own + bytes(6) + gateway
+os.write(tap, bytes(10) + b"\xff" * 6 + mac + b"\x08\x06" + arp)
+end = time.monotonic() + 5
+while time.monotonic() < end:
+    frame = os.read(tap, 2000)[10:]
+    if frame[12:14] == b"\x08\x06" and frame[20:22] == b"\0\2" and frame[28:32] == gateway:
+        print(frame[22:28].hex(":"))
+        break
+"""
+
+
+def test_a_tap_beside_the_interface_is_the_same_wire(host: Host, box: lab.Namespace) -> None:
+    """A VM in the namespace has the container's MAC and address, by the TAP that ADD tells."""
+    made = add(host, box, tap=TapRequest("tap0", 4711, 4712))
+    assert made.tap == "tap0"
+    tap = json.loads(box.run("ip", "-d", "-j", "link", "show", "tap0"))[0]
+    assert (tap["linkinfo"]["info_data"]["user"], tap["mtu"]) == (4711, 1500)
+    assert tap["linkinfo"]["info_data"]["group"] == 4712
+    address = made.addresses[0].address.partition("/")[0]
+    asked = (sys.executable, "-c", FRAMES, "tap0", made.mac.replace(":", ""), address, "10.88.0.1")
+    assert box.run(*asked).strip() == made.bridge_mac
+    stranger = (*asked[:5], "10.88.0.9", "10.88.0.1")
+    assert box.run("timeout", "2", *stranger, check=False).strip() == ""
+    host.attachments.delete(KEY)
+    again = add(host, box, tap=TapRequest("tap0"))  # what the first left is made anew
+    assert again.tap == "tap0"
+    assert box.run(*asked[:4], again.mac.replace(":", ""), address, "10.88.0.1").strip()
+    host.attachments.delete(KEY)
+    box.run("ip", "link", "set", "tap0", "alias", "another's")
+    inside = links(box)
+    with pytest.raises(Conflict, match="has an interface tap0 already"):
+        add(host, box, tap=TapRequest("tap0"))
+    assert links(box) == inside
+    assert add(host, box, tap=TapRequest()).tap in links(box)
