@@ -13,6 +13,7 @@ _MODULES = (
     "m0004_networks_for_guests",
     "m0005_ports_by_interface",
     "m0006_bounded_past",
+    "m0007_attachments",
 )
 SCHEMA = len(_MODULES)
 MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...]

@@ -17,6 +17,8 @@ from hvtx.model.typed import TYPE_CHECKING, NamedTuple, Self
 if TYPE_CHECKING:
     import os
 
+    from hvtx.api.attachments import Attachments
+    from hvtx.api.cni_plugin import CniPlugin
     from hvtx.api.networks import Networks
     from hvtx.api.plans import Plans
     from hvtx.api.sets import Sets
@@ -119,6 +121,13 @@ class Host:
         return Networks(self._calls)
 
     @property
+    def attachments(self) -> Attachments:
+        """Interfaces of containers, by the verbs of CNI."""
+        from hvtx.api.attachments import Attachments
+
+        return Attachments(self._calls)
+
+    @property
     def gc(self) -> Plans:
         """``hvtx gc``."""
         from hvtx.api.plans import Plans
@@ -145,6 +154,13 @@ class Host:
         from hvtx.api.units import Units
 
         return Units(self._calls)
+
+    @property
+    def cni_plugin(self) -> CniPlugin:
+        """``hvtx cni``."""
+        from hvtx.api.cni_plugin import CniPlugin
+
+        return CniPlugin(self._calls)
 
     # -- reading -------------------------------------------------------------------------------
 

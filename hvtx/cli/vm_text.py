@@ -42,6 +42,7 @@ def sentences(shown: ShownVm, verb: str) -> list[str]:
     return told + ([f"accelerator {accelerator}"] if accelerator else [])
 
 
+_SHORT = 12  # digits of a container's id, as runtimes show it
 HEADERS = ("name", "state", "guest", "pid", "address", "network", "ports")
 
 
@@ -50,12 +51,18 @@ def line_of(shown: ShownVm) -> tuple[object, ...]:
     return (
         shown.vm.name,
         shown.state,
-        shown.guest,
+        _inside(shown),
         shown.pid,
         " ".join(address for i in shown.interfaces for address in addresses_of(i)),
         " ".join(i.network for i in shown.interfaces),
         " ".join(short_ports(i.publish) for i in shown.interfaces if i.publish),
     )
+
+
+def _inside(shown: ShownVm) -> object:
+    """What runs in it: a guest as its hypervisor says, or a pod, or a container."""
+    own = shown.vm.attachment
+    return shown.guest if own is None else own.pod_name or own.container[:_SHORT]
 
 
 def accelerator_of(shown: ShownVm) -> str | None:
@@ -94,6 +101,7 @@ def fields_of(shown: ShownVm) -> list[tuple[str, object]]:
         ("state", shown.state),
         ("guest", shown.guest),
         ("hypervisor", shown.vm.hypervisor),
+        *attached_to(shown),
         *((("accelerator", accelerator),) if accelerator else ()),
         *((("vhost", "yes"),) if shown.vhost else ()),
         ("pid", shown.pid),
@@ -103,6 +111,19 @@ def fields_of(shown: ShownVm) -> list[tuple[str, object]]:
         *((("queues", shown.vm.queues),) if shown.vm.queues > 1 else ()),
         ("autostart", "yes" if shown.vm.autostart else "no"),
         *boots_with(shown),
+    ]
+
+
+def attached_to(shown: ShownVm) -> list[tuple[str, object]]:
+    """Which interface of which container a VM stands for; nothing of others."""
+    own = shown.vm.attachment
+    if own is None:
+        return []
+    pod = [("pod", own.pod_name)]
+    return [
+        ("container", f"{own.container} {own.ifname}, network {own.network}"),
+        *(pod if own.pod else []),
+        ("namespace", own.netns),
     ]
 
 

@@ -39,6 +39,36 @@ class ProcessFacts(NamedTuple):
     elsewhere: bool = False  # that error: its pid is of another pid namespace than ours
 
 
+LAUNCHED_BY_OTHERS = frozenset({"external", "cni"})  # hypervisors of which hvtx starts none
+
+
+class Attachment(NamedTuple):
+    """Which interface of which container a VM of the hypervisor ``cni`` stands for.
+
+    ``network``, ``container`` and ``ifname`` are told by a runtime with each of its requests
+    (:mod:`hvtx.model.attachment`), and are together nobody else's in the store.
+    """
+
+    network: str  # the name of the network configuration
+    container: str
+    ifname: str
+    netns: str  # as it was asked for: only words for people, never evidence
+    pod: str = ""
+    pod_namespace: str = ""
+    pod_uid: str = ""
+
+    @property
+    def pod_name(self) -> str:
+        """The pod with its namespace, as people write it; empty where a runtime told none."""
+        return f"{self.pod_namespace}/{self.pod}" if self.pod_namespace else self.pod
+
+    @property
+    def words(self) -> str:
+        """Which interface of whom it is, for people."""
+        pod = f" (pod {self.pod_name})" if self.pod else ""
+        return f"{self.ifname} of container {self.container}{pod}"
+
+
 class Publish(NamedTuple):
     """A published port."""
 
@@ -99,6 +129,7 @@ class Vm(NamedTuple):
     user_data: str | None = None  # a file for cloud-init
     ssh_keys: tuple[str, ...] = ()  # lines of authorized_keys, for cloud-init
     user: str | None = None  # whom its process runs as; None: as the setting `vm_user` says
+    attachment: Attachment | None = None  # a container's, of the hypervisor ``cni``
 
     @property
     def has_seed(self) -> bool:

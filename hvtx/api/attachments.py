@@ -1,0 +1,77 @@
+"""``host.attachments``: interfaces of containers, as a runtime asks for them by CNI."""
+
+from __future__ import annotations
+
+from hvtx import commands
+from hvtx.api.calls import Calls, again_when_full
+from hvtx.model.typed import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from hvtx.model.attachment import (
+        Attached,
+        AttachmentKey,
+        AttachmentRequest,
+        Collected,
+        Missing,
+    )
+
+
+class Attachments:
+    """Verbs of attachments, in the words of the CNI specification."""
+
+    def __init__(self, calls: Calls) -> None:
+        """Made by :attr:`hvtx.Host.attachments`."""
+        self._calls = calls
+
+    def add(self, request: AttachmentRequest) -> Attached:
+        """Attach a container's namespace to a network, whole or not at all.
+
+        Raises Conflict (it is attached and lives; what is taken), NotFound (its namespace, the
+        network), UsageError, HostRefused (undone), Busy.
+        """
+        with self._calls.opened(writable=True) as runtime:
+            return commands.cni_add.add(runtime, request)
+
+    @again_when_full
+    def delete(self, key: AttachmentKey) -> None:
+        """End an attachment, whether its namespace lives or not; one that is not there is done.
+
+        Raises PartialFailure (gc does the rest), Busy.
+        """
+        with self._calls.opened(writable=True, create=False, spends=True) as runtime:
+            commands.cni_del.delete(runtime, key)
+
+    def check(self, request: AttachmentRequest) -> tuple[Missing, ...]:
+        """What of an attachment is missing or was changed, each with the command that mends it.
+
+        Raises NotFound (the namespace), NotPermitted, Refused.
+        """
+        with self._calls.opened(writable=False) as runtime:
+            return commands.cni_check.check(runtime, request)
+
+    @again_when_full
+    def collect(self, network: str, valid: Collection[tuple[str, str]]) -> Collected:
+        """Release what a configuration's attachments have that are not listed and proven dead.
+
+        ``valid``: container and interface of each. Raises Busy, Refused.
+        """
+        with self._calls.opened(writable=True, create=False, spends=True) as runtime:
+            return commands.cni_gc.collect(runtime, network, valid)
+
+    def status(self, bridge_network: str) -> None:
+        """Raise what an ADD in a network would meet.
+
+        Refused, NotPermitted, HostRefused, Conflict (no address is left); HostRefused with the code
+        ``network-damaged`` where what is attached already suffers, too.
+        """
+        with self._calls.opened(writable=False) as runtime:
+            commands.cni_status.check_status(runtime, bridge_network)
+
+    def show(self, key: AttachmentKey) -> Attached | None:
+        """An attachment as ADD told it; None where there is none that was committed."""
+        from hvtx.engine import attachments
+
+        with self._calls.opened(writable=False) as runtime:
+            return attachments.show(runtime, key)

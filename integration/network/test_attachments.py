@@ -1,0 +1,401 @@
+"""Attachments: interfaces of containers, made and removed on the real kernel."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from hvtx import Conflict, Host, HostRefused, NotFound
+from hvtx.model.attachment import Attached, AttachmentKey, AttachmentRequest, PodLabels, TapRequest
+from hvtx.model.policy import Limits
+from hvtx.model.vm import Publish
+from integration import lab
+from integration.lab.program import Program
+
+SUBNETS = ("10.88.0.0/24", "fd88::/64")
+KEY = AttachmentKey("podnet", "c0ffee", "eth0")
+POD = PodLabels("web-0", "default", "uid-1")
+
+BOTH = pytest.mark.parametrize("host", ["nftables", "iptables"], indirect=True)
+
+
+@pytest.fixture
+def host(request: pytest.FixtureRequest, netns: None) -> Iterator[Host]:
+    """The library on a backend."""
+    with Host(firewall=getattr(request, "param", "nftables"), lock_timeout=30) as made:
+        yield made
+
+
+@pytest.fixture
+def box(netns: None) -> Iterator[lab.Namespace]:
+    """A container's network namespace."""
+    made = lab.Namespace()
+    yield made
+    made.close()
+
+
+def path_of(box: lab.Namespace) -> str:
+    return f"/proc/{box.pid}/ns/net"
+
+
+def request_for(box: lab.Namespace, key: AttachmentKey = KEY, **more: Any) -> AttachmentRequest:
+    wanted = AttachmentRequest(key, "pods", path_of(box), subnets=SUBNETS, pod=POD)
+    return wanted._replace(**more)
+
+
+def add(host: Host, box: lab.Namespace, key: AttachmentKey = KEY, **more: Any) -> Attached:
+    return host.attachments.add(request_for(box, key, **more))
+
+
+def links(box: lab.Namespace | None = None) -> dict[str, dict[str, Any]]:
+    told = box.run("ip", "-j", "addr") if box else lab.run("ip", "-j", "-d", "addr")
+    return {link["ifname"]: link for link in json.loads(told)}
+
+
+def addresses(link: dict[str, Any]) -> set[str]:
+    return {f"{a['local']}/{a['prefixlen']}" for a in link["addr_info"] if a["scope"] == "global"}
+
+
+def gone(box: lab.Namespace, host_device: str) -> None:
+    """End a namespace, and wait until the kernel has."""
+    box.close()
+    deadline = time.monotonic() + 10
+    while host_device in links() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert host_device not in links()
+
+
+SENT = 1 << 20
+# refused by nobody but the host itself: it was reached
+ASK = """
+import socket, sys
+try:
+    socket.create_connection((sys.argv[1], 9), 5)
+except ConnectionRefusedError:
+    print("reached")
+"""
+SERVE = """
+import socket, sys
+with socket.create_server(("", int(sys.argv[1]))) as server:
+    print("ready", flush=True)
+    with server.accept()[0] as client:
+        client.sendall(bytes(int(sys.argv[2])))
+"""
+
+
+def reaches(box: lab.Namespace, address: str) -> bool:
+    return box.run(sys.executable, "-c", ASK, address, check=False).strip() == "reached"
+
+
+def served(box: lab.Namespace, address: str, port: int, inside: int) -> int:
+    """How many bytes of a server in a container come through a host port: whole segments of TSO."""
+    argv = box.argv(sys.executable, "-c", SERVE, str(inside), str(SENT))
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as server:
+        try:
+            assert server.stdout is not None
+            assert server.stdout.readline() == b"ready\n"
+            with socket.create_connection((address, port), 10) as client:
+                client.settimeout(10)
+                return sum(map(len, iter(lambda: client.recv(1 << 16), b"")))
+        finally:
+            server.kill()
+
+
+def vms(host: Host) -> list[str]:
+    return [shown.vm.name for shown in host.vm.ls()]
+
+
+@BOTH
+def test_what_is_added_is_deleted_and_nothing_else(host: Host, box: lab.Namespace) -> None:
+    """ADD makes the interface as it tells it; DEL leaves host and namespace as they were."""
+    host.network.create("pods", SUBNETS)
+    before, inside = lab.dump(), links(box)
+    made = add(host, box, publish=(Publish("tcp", None, 8080, 80),), limits=Limits())
+    peer = links(box)["eth0"]
+    assert peer["address"] == made.mac
+    assert peer["mtu"] == made.mtu == 1500
+    assert addresses(peer) == {a.address for a in made.addresses}
+    assert {a.gateway for a in made.addresses} == {"10.88.0.1", "fd88::1"}
+    end = links()[made.host_device]
+    assert (end["address"], end["master"], end["group"]) == (
+        made.host_mac,
+        made.bridge,
+        "1752593528",
+    )
+    assert end["linkinfo"]["info_kind"] == "veth"
+    alias = json.loads(lab.run("ip", "-j", "link", "show", made.host_device))[0]["ifalias"]
+    assert json.loads(box.run("ip", "-j", "link", "show", "eth0"))[0]["ifalias"] == alias
+    assert reaches(box, "10.88.0.1")
+    assert reaches(box, "fd88::1")
+    assert served(box, "127.0.0.1", 8080, 80) == SENT
+    [shown] = host.vm.ls()
+    assert (shown.vm.name, shown.state, shown.vm.hypervisor) == (made.vm, "running", "cni")
+    assert host.gc.plan().plan.acting() == []
+    host.attachments.delete(KEY)
+    assert vms(host) == []
+    assert links(box).keys() == inside.keys()
+    assert not lab.difference(before, lab.dump())
+    host.attachments.delete(KEY)
+    assert not lab.difference(before, lab.dump())
+
+
+def test_the_first_add_makes_the_network(host: Host, box: lab.Namespace) -> None:
+    with pytest.raises(NotFound) as refused:
+        add(host, box, subnets=())
+    assert "hvtx network create pods" in (refused.value.hint or "")
+    made = add(host, box)
+    assert [a.address for a in made.addresses] == ["10.88.0.2/24", "fd88::2/64"]
+    with pytest.raises(Conflict, match="declares"):
+        add(host, box, AttachmentKey("podnet", "other", "eth1"), subnets=("10.89.0.0/24",))
+    host.attachments.delete(KEY)
+    assert host.network.names() == ["pods"]
+
+
+def test_a_second_add_of_a_living_attachment_is_refused(host: Host, box: lab.Namespace) -> None:
+    made = add(host, box)
+    before = lab.dump()
+    with pytest.raises(Conflict) as refused:
+        add(host, box)
+    assert f"hvtx vm rm {made.vm} --force" in (refused.value.hint or "")
+    assert not lab.difference(before, lab.dump())
+
+
+def test_a_second_add_of_a_dead_one_releases_it(host: Host, box: lab.Namespace) -> None:
+    made = add(host, box)
+    gone(box, made.host_device)
+    other = lab.Namespace()
+    try:
+        again = add(host, other)
+        assert again.addresses == made.addresses
+        assert again.vm == made.vm
+        assert host.gc.plan().plan.acting() == []
+    finally:
+        other.close()
+
+
+def test_a_namespace_that_has_gone_proves_death(host: Host, box: lab.Namespace) -> None:
+    """gc takes what is left of it, leases and all; while anything holds the namespace, nothing."""
+    host.network.create("pods", SUBNETS)
+    before = lab.dump()
+    made = add(host, box, publish=(Publish("tcp", None, 8080, 80),))
+    held = os.open(path_of(box), os.O_RDONLY)
+    box.close()
+    time.sleep(0.05)
+    assert host.gc.plan().plan.acting() == []
+    assert host.vm.show(made.vm).state == "running"
+    os.close(held)
+    gone(box, made.host_device)
+    assert host.vm.show(made.vm).state == "crashed"
+    items = host.gc.plan().plan.acting()
+    assert {item.reason.value for item in items} <= {"vm-dead", "already-gone"}
+    assert {item.kind for item in items} >= {"netns", "veth", "filter", "lease", "publish"}
+    host.gc.apply()
+    assert vms(host) == []
+    assert host.gc.plan().plan.acting() == []
+    assert not lab.difference(before, lab.dump())
+
+
+def test_an_add_that_the_host_refuses_leaves_nothing(host: Host, box: lab.Namespace) -> None:
+    host.network.create("pods", SUBNETS)
+    box.run("ip", "link", "add", "eth0", "type", "bridge")
+    before, inside = lab.dump(), links(box)
+    with pytest.raises(Conflict, match="has an interface eth0 already"):
+        add(host, box)
+    assert not lab.difference(before, lab.dump())
+    assert links(box) == inside
+    assert vms(host) == []
+
+
+@pytest.mark.parametrize(
+    "path", ["/nowhere", "/etc/passwd", "/dev/null", "/proc/self/ns/pid", "/tmp"]
+)
+def test_what_is_no_network_namespace_is_refused(host: Host, box: lab.Namespace, path: str) -> None:
+    host.network.create("pods", SUBNETS)
+    before = lab.dump()
+    with pytest.raises(NotFound, match="network namespace"):
+        add(host, box, netns=path)
+    assert not lab.difference(before, lab.dump())
+    assert vms(host) == []
+
+
+def test_the_calling_thread_stays_where_it_is(host: Host, box: lab.Namespace) -> None:
+    here = os.stat("/proc/thread-self/ns/net").st_ino
+    add(host, box)
+    assert os.stat("/proc/thread-self/ns/net").st_ino == here
+    with contextlib.suppress(NotFound):
+        host.attachments.delete(KEY)
+
+
+def test_check_names_what_is_missing_and_the_command(host: Host, box: lab.Namespace) -> None:
+    request = request_for(box)
+    assert [m.what for m in host.attachments.check(request)] == [
+        "interface eth0 of container c0ffee is not attached"
+    ]
+    made = add(host, box)
+    assert host.attachments.check(request) == ()
+    assert host.attachments.show(KEY) == made
+    box.run("ip", "addr", "del", "10.88.0.2/24", "dev", "eth0")
+    lab.run("ip", "link", "set", made.host_device, "nomaster")
+    lab.run("nft", "flush", "ruleset")
+    found = dict(host.attachments.check(request))
+    told = " ".join(found)
+    assert f"eth0 in {request.netns} has lost 10.88.0.2/24" in found
+    assert f"veth {made.host_device}: it was not a port of" in told
+    assert f"filter {made.host_device}: it was gone" in told
+    assert set(found.values()) == {
+        "hvtx repair",
+        f"hvtx vm rm {made.vm} --force; then the runtime has to ADD it again",
+    }
+    box.run("ip", "addr", "add", "10.88.0.2/24", "dev", "eth0")
+    host.repair()
+    assert host.attachments.check(request) == ()
+    other = lab.Namespace()
+    try:
+        [missing] = host.attachments.check(request_for(other))
+        assert "another network namespace" in missing.what
+    finally:
+        other.close()
+
+
+def test_gc_takes_what_is_unlisted_and_dead(host: Host, box: lab.Namespace) -> None:
+    """Whatever list arrives: a living namespace keeps its interface, a listed one waits for DEL."""
+    boxes = [lab.Namespace() for _ in range(3)]
+    keys = [AttachmentKey("podnet", f"c{number}", "eth0") for number in range(3)]
+    living = add(host, box)
+    made = [add(host, *pair) for pair in zip(boxes, keys, strict=True)]
+    foreign = AttachmentKey("othernet", "c3", "eth0")
+    fourth = lab.Namespace()
+    made.append(add(host, fourth, foreign))
+    for one, attached in zip([*boxes, fourth], made, strict=True):
+        gone(one, attached.host_device)
+    done = host.attachments.collect("podnet", [("c0", "eth0"), ("c1", "eth1")])
+    assert set(done.removed) == {keys[1], keys[2]}
+    assert [(kept.key, kept.reason) for kept in done.kept] == [(KEY, "vm-alive")]
+    assert set(vms(host)) == {living.vm, made[0].vm, made[3].vm}
+    assert living.host_device in links()
+    again = host.attachments.collect("podnet", [])
+    assert again.removed == (keys[0],)
+    assert [kept.key for kept in again.kept] == [KEY]
+    host.attachments.delete(foreign)
+    assert vms(host) == [living.vm]
+
+
+def test_status_tells_what_an_add_would_meet(host: Host, box: lab.Namespace) -> None:
+    host.attachments.status("pods")
+    host.network.create("pods", ["10.88.0.0/30"])
+    host.attachments.status("pods")
+    add(host, box, subnets=())
+    with pytest.raises(Conflict, match="no free address left"):
+        host.attachments.status("pods")
+    host.attachments.delete(KEY)
+    lab.run("nft", "flush", "ruleset")
+    with pytest.raises(HostRefused) as refused:
+        host.attachments.status("pods")
+    assert (refused.value.code, refused.value.hint) == (
+        "network-damaged", "hvtx repair puts it back",
+    )  # fmt: skip
+    host.repair()
+    host.attachments.status("pods")
+
+
+def test_a_person_changes_an_attachment_by_its_end_alone(host: Host, box: lab.Namespace) -> None:
+    made = add(host, box)
+    before = lab.dump()
+    for call in (
+        lambda: host.vm.start(made.vm),
+        lambda: host.vm.stop(made.vm),
+        lambda: host.vm.stop(made.vm, force=True),
+        lambda: host.vm.restart(made.vm),
+        lambda: host.vm.set(made.vm, memory=64),
+        lambda: host.vm.attach(made.vm, box.pid),
+    ):
+        with pytest.raises(Conflict) as refused:
+            call()
+        assert f"hvtx vm rm {made.vm} --force" in (refused.value.hint or "")
+    assert list(host.vm.stop_each([made.vm, made.vm]).failed) == [made.vm]
+    assert not lab.difference(before, lab.dump())
+    host.vm.rm(made.vm, force=True)
+    assert vms(host) == []
+    assert made.host_device not in links()
+    assert "eth0" not in links(box)
+
+
+@pytest.mark.parametrize("asked", ["c0ffee", "web-0", "default/web-0", "uid-1"])
+def test_explain_knows_a_container_and_its_pod(host: Host, box: lab.Namespace, asked: str) -> None:
+    made = add(host, box)
+    told = host.explain(asked)
+    assert (told.owner, told.vm) == ("hvtx", made.vm)
+    assert "eth0 of container c0ffee (pod default/web-0)" in str(told)
+    assert host.explain(made.host_device).vm == made.vm
+
+
+FRAMES = r"""
+import fcntl, os, struct, sys, time
+tap = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(tap, 0x400454CA, struct.pack("16sH22x", sys.argv[1].encode(), 0x5002))
+mac, own, gateway = bytes.fromhex(sys.argv[2]), *(bytes(map(int, a.split("."))) for a in sys.argv[3:])
+arp = struct.pack("!HHBBH", 1, 0x800, 6, 4, 1) + mac + own + bytes(6) + gateway
+os.write(tap, bytes(10) + b"\xff" * 6 + mac + b"\x08\x06" + arp)
+end = time.monotonic() + 5
+while time.monotonic() < end:
+    frame = os.read(tap, 2000)[10:]
+    if frame[12:14] == b"\x08\x06" and frame[20:22] == b"\0\2" and frame[28:32] == gateway:
+        print(frame[22:28].hex(":"))
+        break
+"""
+
+
+def test_a_tap_beside_the_interface_is_the_same_wire(host: Host, box: lab.Namespace) -> None:
+    """A VM in the namespace has the container's MAC and address, by the TAP that ADD tells."""
+    made = add(host, box, tap=TapRequest("tap0", 4711, 4712))
+    assert made.tap == "tap0"
+    tap = json.loads(box.run("ip", "-d", "-j", "link", "show", "tap0"))[0]
+    assert (tap["linkinfo"]["info_data"]["user"], tap["mtu"]) == (4711, 1500)
+    assert tap["linkinfo"]["info_data"]["group"] == 4712
+    address = made.addresses[0].address.partition("/")[0]
+    asked = (sys.executable, "-c", FRAMES, "tap0", made.mac.replace(":", ""), address, "10.88.0.1")
+    assert box.run(*asked).strip() == made.bridge_mac
+    stranger = (*asked[:5], "10.88.0.9", "10.88.0.1")
+    assert box.run("timeout", "2", *stranger, check=False).strip() == ""
+    host.attachments.delete(KEY)
+    again = add(host, box, tap=TapRequest("tap0"))  # what the first left is made anew
+    assert again.tap == "tap0"
+    assert box.run(*asked[:4], again.mac.replace(":", ""), address, "10.88.0.1").strip()
+    host.attachments.delete(KEY)
+    box.run("ip", "link", "set", "tap0", "alias", "another's")
+    inside = links(box)
+    with pytest.raises(Conflict, match="has an interface tap0 already"):
+        add(host, box, tap=TapRequest("tap0"))
+    assert links(box) == inside
+    assert add(host, box, tap=TapRequest()).tap in links(box)
+
+
+def test_people_are_told_of_containers_and_pods(host: Host, box: lab.Namespace) -> None:
+    """By what reading verbs, the history and the metrics say."""
+    made = add(host, box)
+    words = "eth0 of container c0ffee (pod default/web-0)"
+    began = [line.message for line in host.log(event="began")]
+    assert f"VM {made.vm} for {words}" in began
+    [gauge] = [one for one in host.metrics() if one.name == "hvtx_attachment_info"]
+    assert list(gauge.values) == [(made.vm, "podnet", "c0ffee", "eth0", "default", "web-0")]
+    program = Program()
+    shown = program("vm", "show", made.vm).out
+    assert "c0ffee eth0, network podnet" in shown
+    assert "default/web-0" in shown
+    assert "default/web-0" in program("vm", "ls").out
+    assert program.vm(made.vm)["attachment"] == {
+        "network": "podnet", "container": "c0ffee", "ifname": "eth0", "netns": path_of(box),
+        "pod": "web-0", "pod_namespace": "default", "pod_uid": "uid-1",
+    }  # fmt: skip
+    host.attachments.delete(KEY)
+    assert f"VM {made.vm}, {words}" in [line.message for line in host.log(event="removed")]
+    assert not [one for one in host.metrics() if one.name == "hvtx_attachment_info"]
