@@ -1,6 +1,7 @@
 # The public names, for type checkers: `__init__.py` imports each when it is first asked for.
 
 from hvtx.api import Diagnosis, Host
+from hvtx.api.clusters import Clusters
 from hvtx.api.networks import Networks
 from hvtx.api.options import NetworkChanges, NetworkOptions, VmChanges, VmOptions
 from hvtx.api.plans import Plans
@@ -8,6 +9,8 @@ from hvtx.api.sets import Sets
 from hvtx.api.stores import Stores
 from hvtx.api.units import Printed, Units
 from hvtx.api.vms import Each, VmLog, Vms
+from hvtx.commands.cluster_forget import Forgotten
+from hvtx.commands.cluster_status import ClusterStatus, ShownRoute
 from hvtx.commands.metrics import Gauge
 from hvtx.commands.published_view import AsOf
 from hvtx.commands.recover import Recovery
@@ -35,6 +38,7 @@ from hvtx.errors import (
     StoreError,
     UsageError,
 )
+from hvtx.model.block import Block, Held, Member
 from hvtx.model.guest import Guest
 from hvtx.model.history import Line as HistoryLine
 from hvtx.model.plan import Action, Item, Plan, Result
@@ -48,7 +52,10 @@ __all__ = [
     "Action",
     "Adopted",
     "AsOf",
+    "Block",
     "Busy",
+    "ClusterStatus",
+    "Clusters",
     "Conflict",
     "Copied",
     "Diagnosis",
@@ -57,9 +64,11 @@ __all__ = [
     "EgressRule",
     "Explanation",
     "Finding",
+    "Forgotten",
     "Gauge",
     "GcReport",
     "Guest",
+    "Held",
     "HistoryLine",
     "Host",
     "HostRefused",
@@ -68,6 +77,7 @@ __all__ = [
     "ImportedThing",
     "ImportedVm",
     "Item",
+    "Member",
     "NetworkChanges",
     "NetworkOptions",
     "Networks",
@@ -91,6 +101,7 @@ __all__ = [
     "ShownInterface",
     "ShownNetwork",
     "ShownOperation",
+    "ShownRoute",
     "ShownVm",
     "StalePlan",
     "StoreError",

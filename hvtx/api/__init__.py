@@ -17,6 +17,7 @@ from hvtx.model.typed import TYPE_CHECKING, NamedTuple, Self
 if TYPE_CHECKING:
     import os
 
+    from hvtx.api.clusters import Clusters
     from hvtx.api.networks import Networks
     from hvtx.api.plans import Plans
     from hvtx.api.sets import Sets
@@ -131,6 +132,13 @@ class Host:
         from hvtx.api.sets import Sets
 
         return Sets(self._calls)
+
+    @property
+    def cluster(self) -> Clusters:
+        """``hvtx cluster``."""
+        from hvtx.api.clusters import Clusters
+
+        return Clusters(self._calls)
 
     @property
     def store(self) -> Stores:

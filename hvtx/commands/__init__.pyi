@@ -4,6 +4,12 @@ from hvtx.commands import (
     adopt as adopt,
 )
 from hvtx.commands import (
+    cluster_forget as cluster_forget,
+)
+from hvtx.commands import (
+    cluster_status as cluster_status,
+)
+from hvtx.commands import (
     doctor as doctor,
 )
 from hvtx.commands import (

@@ -12,6 +12,7 @@ VERBS = (
     *("create", "run", "start", "stop", "set", "rm", "attach"),
     *("network-create", "network-rm", "rebuild"),
     *("gc", "heuristic", "recover", "resolve", "repair", "import", "adopt", "restore"),
+    *("claim", "release", "cluster-forget"),  # of blocks of a cluster
 )
 EVENTS = (
     *(
