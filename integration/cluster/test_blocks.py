@@ -62,6 +62,9 @@ def test_two_hosts_never_have_one_address(two: Lab) -> None:
         for cidr, who in holders.items()
         if who == two.status("h2")["installation"]
     }
+    theirs = next(address for n, address in enumerate(got) if n % 2)
+    told = two.hvtx("h1", "explain", theirs, "--json").json()["evidence"]
+    assert any("at 192.0.2.5, installation" in line for line in told), told
     frr = two.hvtx("h2", "network", "routes", "--format", "frr").out.splitlines()
     assert len(frr) == 2
     for line in frr:  # what FRR would set the kernel takes, and the network stands with it

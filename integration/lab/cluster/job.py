@@ -134,6 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--claims", type=int, default=100_000)
     parser.add_argument("--partitions", type=int, default=100)
+    parser.add_argument("--between", type=float, default=8, help="seconds between partitions")
     parser.add_argument("--seconds", type=float, default=3600, help="of this run")
     asked = parser.parse_args()
     found = program()
@@ -155,7 +156,7 @@ def main() -> None:
                 time.sleep(0.5)
                 for _ in range(ROUNDS):
                     job.partition()
-                    time.sleep(job.chance.uniform(0.5, 2))
+                    time.sleep(asked.between)  # whole claims, between what goes wrong
                 job.compare()
                 total = before + job.figures
                 file.write_text(json.dumps(total))

@@ -24,11 +24,12 @@ SUBNET = "10.64.0.0/10"
 class Lab:
     """Made by :func:`cluster_lab`, in a network namespace that is the switch."""
 
-    def __init__(self, base: Path, program: Path, timeout: float) -> None:
+    def __init__(self, base: Path, program: Path, timeout: float, *, fsync: bool = False) -> None:
         self.base = base
         self.members: dict[str, subprocess.Popen[bytes]] = {}
         self.spaces = {name: lab.Namespace() for name in NAMES}
         self._program = program
+        self._more = () if fsync else ("--unsafe-no-fsync",)
         lab.run("ip", "link", "add", "sw", "type", "bridge")
         lab.run("ip", "link", "set", "sw", "up")
         for name, space in self.spaces.items():
@@ -56,7 +57,7 @@ class Lab:
             "--listen-peer-urls", f"http://{own}:2380",
             "--initial-advertise-peer-urls", f"http://{own}:2380",
             "--initial-cluster", every, "--initial-cluster-state", "new",
-            "--unsafe-no-fsync",
+            *self._more,
         ]  # fmt: skip
         with (self.base / f"{name}.log").open("ab") as log:
             self.members[name] = subprocess.Popen(
