@@ -24,7 +24,7 @@ from hvtx.errors import Busy
 from hvtx.model.block import Block, BlockState, Pool
 from hvtx.store import blocks as rows
 
-MOST = 60  # blocks of a host
+MOST = 30  # blocks of a host
 POOL = Pool("lab", "10.64.0.0/12", 26)
 
 
@@ -48,6 +48,7 @@ class Worker:
         self._held, self._host = base / "held", host
         self._runtime, self._blocks = runtime, blocks
         self._chance = random.Random(seed)
+        self._said: set[int] = set()
         self._counts = {
             what: (base / f"{what}.{host}.{os.getpid()}").open("ab", buffering=0)
             for what in ("claims", "busy", "returns")
@@ -64,8 +65,10 @@ class Worker:
             self._blocks.ask_again()
             known = [b for b in self._runtime.read(rows.blocks) if b.cidr is not None]
             mine = [b for b in known if b.state is BlockState.COMMITTED]
+            self._said &= {block.id for block in mine}
             for block in mine:
-                self._say(block)
+                if block.id not in self._said:  # of one that was killed before it could say so
+                    self._say(block)
             for block in known:
                 if block.state is BlockState.RELEASING:
                     self._return(block)
@@ -74,7 +77,8 @@ class Worker:
                 self.count("claims")
             else:
                 block = self._chance.choice(mine)
-                (self._held / block.cidr.replace("/", "_")).unlink()  # type: ignore[union-attr]
+                assert block.cidr is not None
+                (self._held / block.cidr.replace("/", "_")).unlink(missing_ok=True)
                 with self._runtime.store.transaction() as sql:
                     going = rows.release(sql, [block])
                 self._return(going[0])
@@ -90,6 +94,7 @@ class Worker:
 
     def _say(self, block: Block) -> None:
         assert block.cidr is not None
+        self._said.add(block.id)
         path = self._held / block.cidr.replace("/", "_")
         try:
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
@@ -99,7 +104,8 @@ class Worker:
             if said not in ("", self._host):
                 (self._held.parent / "violation").write_text(f"{block.cidr}: {said}, {self._host}")
                 raise SystemExit(f"{block.cidr} is {said}'s and {self._host}'s") from None
-            path.write_text(self._host)
+            if not said:
+                path.write_text(self._host)
             return
         os.write(descriptor, self._host.encode())
         os.close(descriptor)
