@@ -1,6 +1,7 @@
 # The public names, for type checkers: `__init__.py` imports each when it is first asked for.
 
 from hvtx.api import Diagnosis, Host
+from hvtx.api.clusters import Clusters
 from hvtx.api.cni_plugin import CniPlugin, PrintedPlugin
 from hvtx.api.networks import Networks
 from hvtx.api.options import NetworkChanges, NetworkOptions, VmChanges, VmOptions
@@ -9,6 +10,8 @@ from hvtx.api.sets import Sets
 from hvtx.api.stores import Stores
 from hvtx.api.units import Printed, Units
 from hvtx.api.vms import Each, VmLog, Vms
+from hvtx.commands.cluster_forget import Forgotten
+from hvtx.commands.cluster_status import ClusterStatus, ShownRoute
 from hvtx.commands.cni_install import Outcome as PluginOutcome
 from hvtx.commands.metrics import Gauge
 from hvtx.commands.published_view import AsOf
@@ -39,6 +42,7 @@ from hvtx.errors import (
     StoreError,
     UsageError,
 )
+from hvtx.model.block import Block, Held, Member
 from hvtx.model.described import Difference as SetDifference
 from hvtx.model.described import Step as SetStep
 from hvtx.model.guest import Guest
@@ -54,7 +58,10 @@ __all__ = [
     "Action",
     "Adopted",
     "AsOf",
+    "Block",
     "Busy",
+    "ClusterStatus",
+    "Clusters",
     "CniPlugin",
     "Conflict",
     "Copied",
@@ -64,9 +71,11 @@ __all__ = [
     "EgressRule",
     "Explanation",
     "Finding",
+    "Forgotten",
     "Gauge",
     "GcReport",
     "Guest",
+    "Held",
     "HistoryLine",
     "Host",
     "HostRefused",
@@ -75,6 +84,7 @@ __all__ = [
     "ImportedThing",
     "ImportedVm",
     "Item",
+    "Member",
     "NetworkChanges",
     "NetworkOptions",
     "Networks",
@@ -104,6 +114,7 @@ __all__ = [
     "ShownInterface",
     "ShownNetwork",
     "ShownOperation",
+    "ShownRoute",
     "ShownVm",
     "StalePlan",
     "StoreError",

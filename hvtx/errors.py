@@ -105,6 +105,12 @@ class Conflict(HvtxError):
     default_hint = "`hvtx vm ls`, `hvtx network ls` and `hvtx explain OBJECT` show what has it"
 
 
+class NoRoom(Conflict):
+    """All addresses are had."""
+
+    code = "no-room"
+
+
 class NotPermitted(HvtxError):
     """A capability is missing, or a file cannot be read."""
 

@@ -14,6 +14,7 @@ _MODULES = (
     "m0005_ports_by_interface",
     "m0006_bounded_past",
     "m0007_attachments",
+    "m0008_blocks",
 )
 SCHEMA = len(_MODULES)
 MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import os
 
     from hvtx.api.attachments import Attachments
+    from hvtx.api.clusters import Clusters
     from hvtx.api.cni_plugin import CniPlugin
     from hvtx.api.networks import Networks
     from hvtx.api.plans import Plans
@@ -140,6 +141,13 @@ class Host:
         from hvtx.api.sets import Sets
 
         return Sets(self._calls)
+
+    @property
+    def cluster(self) -> Clusters:
+        """``hvtx cluster``."""
+        from hvtx.api.clusters import Clusters
+
+        return Clusters(self._calls)
 
     @property
     def store(self) -> Stores:

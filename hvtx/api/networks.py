@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from hvtx.api.options import NetworkChanges, NetworkOptions
+    from hvtx.commands.cluster_status import ShownRoute
     from hvtx.commands.show_networks import ShownNetwork
     from hvtx.engine.new_network import NetworkRequest
 
@@ -60,6 +61,14 @@ class Networks:
         """All networks, by name."""
         with self._calls.reading() as source:
             return source.list_networks()
+
+    def routes(self, name: str | None = None) -> Sequence[ShownRoute]:
+        """A route for each block of the cluster that a network, or any, has.
+
+        Raises NotFound, Busy (the cluster does not answer), UsageError (none is configured).
+        """
+        with self._calls.opened(writable=False) as runtime:
+            return commands.cluster_status.routes(runtime, name)
 
     def names(self) -> Sequence[str]:
         """The names of all, without looking at the host."""

@@ -71,6 +71,7 @@ class NetworkOptions(TypedDict, total=False):
     sources: Sequence[str]
     passage: bool
     dhcp: bool | None
+    block_size: str | None  # prefix length of the cluster's blocks that guests lease from: "26"
     egress: str | None
     allow: Sequence[str]
     deny: Sequence[str]

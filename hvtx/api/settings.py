@@ -49,6 +49,7 @@ def settings(options: Mapping[str, Any]) -> Any:
         firewall=value("firewall", "auto"),
         egress=value("egress", "") or None,
         lock_timeout=float(value("lock_timeout", "10")),
+        cluster=known.get("cluster"),
     )
 
 
@@ -79,7 +80,7 @@ def _short(text: str) -> str:
 
 _KEYS = {
     *("state_dir", "run_dir", "firewall", "lock_timeout", "history_lines"),
-    *("group", "tap_user", "vm_user", "egress", "dhcp"),
+    *("group", "tap_user", "vm_user", "egress", "dhcp", "cluster"),
 }
 _NUMBERS = {"lock_timeout", "history_lines"}
 
@@ -125,6 +126,21 @@ def _from_file(path: str, *, explicit: bool) -> dict[str, Any]:
             f"the configuration {path} has unknown keys: {', '.join(unknown)}",
             hint=f"known: {', '.join(sorted(_KEYS))}",
         )
+    cluster = _cluster(found.pop("cluster", None), path)
+    return {**_checked_texts(found, path), **cluster}
+
+
+def _cluster(table: object, path: str) -> dict[str, Any]:
+    """The table ``[cluster]``, checked, where there is one."""
+    if table is None:
+        return {}
+    from hvtx.api.cluster_settings import parse
+
+    return {"cluster": parse(table, path)}
+
+
+def _checked_texts(found: dict[str, Any], path: str) -> dict[str, Any]:
+    """The settings that are texts and numbers. Raises UsageError."""
     for name, entry in found.items():
         number = isinstance(entry, int | float) and not isinstance(entry, bool)
         if not (number if name in _NUMBERS else isinstance(entry, str) and entry):

@@ -14,6 +14,7 @@ from hvtx.cli.egress_options import (
 )
 from hvtx.cli.egress_text import egress_lines
 from hvtx.cli.root import Group
+from hvtx.cli.routes_text import FORMATS, lines_of
 from hvtx.model.typed import Any
 
 
@@ -63,6 +64,11 @@ def network() -> None:
     "--dhcp/--no-dhcp",
     default=None,
     help="Addresses, routes and names for guests, by dnsmasq [default: where it is installed].",
+)
+@click.option(
+    "--block-size",
+    metavar="LENGTH",
+    help="Guests lease from blocks of this prefix length that the cluster gives [default: none].",
 )
 @as_json
 @click.pass_context
@@ -126,6 +132,7 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
             *((("uplink", shown.uplink),) if shown.uplink else ()),
             *((("source", " ".join(shown.sources)),) if shown.sources else ()),
             ("dhcp", "yes" if shown.dhcp else "no"),
+            *((("blocks", f"/{shown.block_size}"),) if shown.block_size else ()),
             ("mtu", shown.mtu),
             ("firewall", shown.firewall),
             ("passage", "yes" if shown.passage else "no"),
@@ -134,6 +141,41 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
         ]
     )
     render.resources(shown.resources)
+
+
+@network.command()
+@click.argument("name", required=False, shell_complete=complete_network)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    default="text",
+    help="A table, or static routes for FRR or BIRD.",
+)
+@as_json
+@click.pass_context
+def routes(ctx: click.Context, name: str | None, form: str, json_: bool) -> None:
+    """Show a route for each block of addresses that a cluster gave to a host."""
+    found = host_of(ctx).network.routes(name)
+    if json_:
+        render.emit_json(documents.routes.document(found))
+    elif form != "text":
+        for line in lines_of(found, form):
+            render.say(line)
+    else:
+        render.table(
+            ("network", "block", "via", "host"),
+            [
+                (
+                    one.network,
+                    one.cidr,
+                    "this host" if one.local else one.via or "-",
+                    one.host or "-",
+                )
+                for one in found
+            ],
+            empty="no blocks",
+        )
 
 
 @network.command("set")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "network": ("hvtx.cli.network", "Create, list, show and remove networks."),
     "vm": ("hvtx.cli.vm", "Create, run, stop, show and remove VMs."),
+    "cluster": ("hvtx.cli.cluster", "Show and free blocks of addresses that a cluster gives."),
     "gc": ("hvtx.cli.gc", "Show or remove what dead VMs and interrupted operations left."),
     "recover": ("hvtx.cli.gc", "Resolve interrupted operations; after a reboot, rebuild."),
     "repair": ("hvtx.cli.gc", "Put back what was flushed under running VMs and networks."),

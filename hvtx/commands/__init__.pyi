@@ -4,6 +4,12 @@ from hvtx.commands import (
     adopt as adopt,
 )
 from hvtx.commands import (
+    cluster_forget as cluster_forget,
+)
+from hvtx.commands import (
+    cluster_status as cluster_status,
+)
+from hvtx.commands import (
     cni_add as cni_add,
 )
 from hvtx.commands import (

@@ -8,6 +8,7 @@ from contextlib import closing
 from hvtx.engine.checks import (
     changes,
     checksums,
+    cluster,
     dhcp,
     egress,
     exits,
@@ -72,10 +73,11 @@ CHECKS: dict[str, Check] = {
     "addresses": traffic.check_addresses,
     "ports": traffic.check_ports,
     "dhcp": dhcp.check_dhcp,
+    "cluster": cluster.check_cluster,
     "damage": changes.check_damage,
     "units": own.check_units,
 }
 _OF_RECORDS = frozenset(
     {"store", "operations", "processes", "egress", "routes", "addresses", "ports", "dhcp"}
-    | {"damage"}
+    | {"damage", "cluster"}
 )

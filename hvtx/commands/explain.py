@@ -97,6 +97,11 @@ def answer(runtime: Runtime, sight: ExplainFacts, text: str) -> Explanation:
             " 53/udp), a mark, a table, a chain, a part of a rule, a VM or a network",
         )
     told = tell(runtime, text, found, _of_port(sight, found[0]))
+    if any(network.block_size is not None for network in sight.networks):
+        from hvtx.engine.other_hosts import whose
+
+        more = whose(runtime, text, sight.networks)
+        told = told._replace(evidence=(*told.evidence, *more))
     if sight.unread:
         told = told._replace(evidence=(*told.evidence, sight.unread))
     if told.owner == "other-installation":

@@ -48,11 +48,26 @@ def collect(
         plan = reviewed
     done = apply_plan(runtime, plan, verb="gc", progress=progress)
     _tell_skipped(runtime, done)
+    if saved is None:  # a plan that was looked at is carried out, and nothing beside it
+        _blocks(runtime)
     runtime.unlock("all", "gc")
     done = collect_outside(
         done, runtime.settings, lambda ids: runtime.read(records.resources_by_id, ids)
     )
     return report._replace(plan=done, applied=True, newer=newer)
+
+
+def _blocks(runtime: Runtime) -> None:
+    """Give spare blocks back to the cluster; a plan of the host's resources has none of them."""
+    if runtime.settings.cluster is None:
+        return
+    from hvtx.engine import blocks, notice
+
+    found = blocks.settle(runtime)
+    for words in found.done:
+        notice.note(words)
+    for what, why in found.failed:
+        notice.warning(f"{what}: {why}")
 
 
 _WORTH_TELLING = frozenset(Reason) - {

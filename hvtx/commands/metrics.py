@@ -14,12 +14,13 @@ from hvtx.engine.guests import Judged
 from hvtx.engine.guests import states as guest_states
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.vm_state import read_moment, states_of
+from hvtx.model.block import Block, BlockState
 from hvtx.model.firewall import firewall_spec
 from hvtx.model.guest import Guest
 from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Network, Vm
 from hvtx.planner.states import VmState
-from hvtx.store import history, leases, records
+from hvtx.store import blocks, history, leases, records
 
 _STATES = ("intended", "committed", "releasing")
 
@@ -56,6 +57,7 @@ def _records(runtime: Runtime) -> Iterable[Gauge]:
         vms, moment = records.vms(sql), read_moment(sql)
         rows, underway = records.raw_resources(sql), records.operations(sql)
         networks, leased = records.networks(sql), leases.counts(sql)
+        known = blocks.blocks(sql)
     states_now = states_of(runtime, vms, moment)
     judged = [Judged(vm, state) for vm, (state, _, _) in zip(vms, states_now, strict=True)]
     states = Counter(state.value for _, state in judged)
@@ -78,6 +80,7 @@ def _records(runtime: Runtime) -> Iterable[Gauge]:
               {(): float(runtime.life.recovered)}),
         *_addresses(networks, leased),
         *_attachments(vms),
+        *_blocks(known),
     ]  # fmt: skip
 
 
@@ -110,6 +113,24 @@ def _addresses(
         Gauge("hvtx_leases", "Addresses that VMs have.", ("network", "family"), used),
         Gauge("hvtx_addresses", "Addresses that VMs can have.", ("network", "family"), sizes),
     ]
+
+
+def _blocks(known: Iterable[Block]) -> Iterable[Gauge]:
+    """Blocks of a cluster; no one asks it for a number."""
+    own = list(known)
+    counts = Counter((block.pool.network, block.state.value) for block in own)
+    free: Counter[tuple[str, ...]] = Counter()
+    for block in own:
+        if block.state is BlockState.COMMITTED:
+            free[(block.pool.network,)] += block.addresses - block.used
+    if not own:
+        return []
+    return [
+        Gauge("hvtx_blocks", "Blocks of addresses that are this host's.", ("network", "state"),
+              {pair: float(number) for pair, number in sorted(counts.items())}),
+        Gauge("hvtx_blocks_free_addresses", "Addresses that are leased without asking the cluster.",
+              ("network",), dict(free)),
+    ]  # fmt: skip
 
 
 def _plan(runtime: Runtime) -> Iterable[Gauge]:

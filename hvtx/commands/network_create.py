@@ -34,6 +34,7 @@ def parse_request(  # noqa: PLR0913 - it mirrors the options of `network create`
     passage: bool = True,
     policy: Policy = NO_POLICY,
     dhcp: bool | None = None,
+    block_size: str | None = None,
 ) -> NetworkRequest:
     """Check what was written; raises UsageError."""
     from hvtx.planner import addressing
@@ -64,7 +65,19 @@ def parse_request(  # noqa: PLR0913 - it mirrors the options of `network create`
         )
     exits = parse_exits(uplink, sources, families=families, nat=nat)
     ordered = tuple(sorted(parsed, key=family_of))
-    return NetworkRequest(name, ordered, bridge, mtu, nat, isolate, passage, policy, dhcp, exits)
+    size = _block_size(block_size, ordered)
+    return NetworkRequest(
+        name, ordered, bridge, mtu, nat, isolate, passage, policy, dhcp, exits, size
+    )
+
+
+def _block_size(text: str | None, subnets: Sequence[str]) -> int | None:
+    """What was written after ``--block-size``. Raises UsageError."""
+    if text is None:
+        return None
+    from hvtx.planner.blocks import parse_block_size
+
+    return parse_block_size(text, subnets)
 
 
 def create_default(runtime: Runtime) -> Network:

@@ -71,6 +71,8 @@ def remove_network(runtime: Runtime, name: str) -> None:
         reason="network-rm",
         gone=lambda sql: records.remove_network(sql, network.id),
     )
+    if network.block_size is not None and not kept:
+        _give_back(runtime)
     if kept:
         from hvtx.engine import leftovers
 
@@ -79,6 +81,14 @@ def remove_network(runtime: Runtime, name: str) -> None:
             f"network {name!r} was removed only in part: {'; '.join(left)}",
             hint=leftovers.hint(runtime, kept, again=f"hvtx network rm {name}"),
         )
+
+
+def _give_back(runtime: Runtime) -> None:
+    """Give the network's blocks back to the cluster; what cannot be now goes back by `recover`."""
+    from hvtx.engine import blocks, notice
+
+    for what, why in blocks.settle(runtime).failed:
+        notice.warning(f"{what}: {why}; blocks of the network go back with hvtx recover")
 
 
 def _away(runtime: Runtime, name: str) -> str:

@@ -81,11 +81,24 @@ def recover(
             records.set_recovered(sql, runtime.life.id, history.now())
         runtime.life = runtime.life._replace(recovered=True)
         scope = all_networks(runtime)  # read again: networks were rebuilt
-    problems = _serve(runtime, scope)
+    problems = _blocks(runtime, accept_rollback=accept_rollback)
+    problems += _serve(runtime, scope)
     failed += problems
     tell(Recovery(failed=tuple(problems)))
     settle_accepts(runtime, scope)
     return Recovery(tuple(done.items), tuple(rebuilt), tuple(started), tuple(failed))
+
+
+def _blocks(runtime: Runtime, *, accept_rollback: bool) -> list[tuple[str, str]]:
+    """Bring claims of blocks to their end; what could not be."""
+    if runtime.settings.cluster is None:
+        return []
+    from hvtx.engine import blocks, notice
+
+    found = blocks.settle(runtime, accept_rollback=accept_rollback)
+    for words in found.done:
+        notice.note(words)
+    return list(found.failed)
 
 
 def _serve(runtime: Runtime, scope: NetworkScope) -> list[tuple[str, str]]:

@@ -30,6 +30,7 @@ class ShownNetwork(NamedTuple):
     resources: tuple[Resource, ...]
     uplink: str | None = None
     sources: tuple[str, ...] = ()
+    block_size: int | None = None
 
 
 def shown_network(runtime: Runtime, network: Network) -> ShownNetwork:
@@ -54,6 +55,7 @@ def shown_network(runtime: Runtime, network: Network) -> ShownNetwork:
         resources=tuple(rows),
         uplink=network.uplink,
         sources=network.sources,
+        block_size=network.block_size,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from hvtx.engine import notice, own_addresses
 from hvtx.engine.guest_options import GuestOptions, check_user_data
@@ -95,7 +96,10 @@ def create_vm(runtime: Runtime, request: VmRequest) -> Vm:
     networks = take_networks(runtime, request)
     _refuse_lost(runtime, networks, request.ips)
     own = own_addresses.in_subnets(networks)
-    with begin(runtime, "create", vm=request.name) as (sql, operation):
+    with (
+        with_room(runtime, networks, own),
+        begin(runtime, "create", vm=request.name) as (sql, operation),
+    ):
         vm, rows = record_vm(operation, sql, request, networks, committed=True, taken=own)
     operation.end(
         "done",
@@ -104,6 +108,20 @@ def create_vm(runtime: Runtime, request: VmRequest) -> Vm:
     )
     del rows
     return vm
+
+
+def with_room(
+    runtime: Runtime, networks: Sequence[Network], taken: Collection[str]
+) -> AbstractContextManager[None]:
+    """Inside, networks that lease from a cluster's blocks have a free address in one of this host.
+
+    Raises NoRoom, Busy (the cluster is asked, and does not answer), Conflict, Refused.
+    """
+    if all(network.block_size is None for network in networks):
+        return nullcontext()
+    from hvtx.engine import blocks
+
+    return blocks.room(runtime, networks, taken)
 
 
 def _refuse_lost(runtime: Runtime, networks: Sequence[Network], ips: Sequence[str]) -> None:

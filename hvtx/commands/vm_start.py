@@ -101,7 +101,10 @@ def run_vm(runtime: Runtime, request: VmRequest) -> VmScope:
         networks = ensure_networks(runtime, networks_now(runtime, taken))
         networks = egress_base.ensure(runtime, request.policy, networks)
         own = own_addresses.in_subnets(taken)
-        with begin(runtime, "run", vm=request.name) as (sql, operation):
+        with (
+            vm_create.with_room(runtime, taken, own),
+            begin(runtime, "run", vm=request.name) as (sql, operation),
+        ):
             vm, leases = vm_create.record_vm(
                 operation, sql, request, taken, committed=False, taken=own
             )

@@ -24,6 +24,7 @@ def document(shown: ShownNetwork, view: AsOf | None = None) -> dict[str, Any]:
         "uplink": shown.uplink,
         "source": list(shown.sources),
         "dhcp": shown.dhcp,
+        "block_size": shown.block_size,
         "mtu": shown.mtu,
         "firewall": shown.firewall,
         "passage": shown.passage,

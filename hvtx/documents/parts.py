@@ -10,6 +10,7 @@ from hvtx.model.typed import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hvtx.commands.published_view import AsOf
     from hvtx.engine.imported import ImportedThing
+    from hvtx.model.block import Held
     from hvtx.model.resource import Resource
 
 
@@ -38,4 +39,15 @@ def taken(item: ImportedThing) -> dict[str, Any]:
         "reason": item.reason,
         "message": item.message,
         "evidence": list(item.evidence),
+    }
+
+
+def held_block(one: Held) -> dict[str, Any]:
+    """A block of a cluster, and whose it is."""
+    return {
+        "network": one.network,
+        "cidr": one.cidr,
+        "installation": one.installation,
+        "host": one.host,
+        "address": one.address,
     }

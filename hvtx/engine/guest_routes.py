@@ -82,6 +82,8 @@ def refuse_lost_subnet(network: Network, bridge: Resource, requested: Sequence[s
 
     for subnet, gateway in network.ranges:
         mine = [ip for ip in requested if routing.within(ip, subnet)]
+        if network.block_size is not None and not mine:
+            continue  # routes to other hosts' blocks are to be there
         asked = mine or [routing.sample(subnet, gateway), routing.last(subnet, gateway)]
         if all(strays(network, bridge, [guest], first=True) for guest in asked):
             refuse_diverted(network, bridge, asked[:1])
@@ -103,6 +105,8 @@ def samples(network: Network) -> list[str]:
     """An address in each subnet that a guest could have: for a network without guests."""
     from hvtx.planner import routing
 
+    if network.block_size is not None:
+        return []  # which blocks are this host's is known with its guests
     return [routing.sample(subnet, gateway) for subnet, gateway in network.ranges]
 
 

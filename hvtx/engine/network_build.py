@@ -76,8 +76,12 @@ def host_prefixes(own: int = 0) -> list[str]:
     ]
 
 
-def refuse_taken_subnet(subnets: Iterable[str], bridge: int = 0) -> None:
+def refuse_taken_subnet(
+    subnets: Iterable[str], bridge: int = 0, block_size: int | None = None
+) -> None:
     """Raise Conflict if the host has a route to part of a subnet, but for one to ``bridge``.
+
+    And but for routes to blocks of other hosts: those of ``block_size``, or longer.
 
     Asked before a network is made and once more after: no lock spans two installations (or hvtx and
     Docker), and of two that take one subnet at once at least one takes it back.
@@ -86,6 +90,8 @@ def refuse_taken_subnet(subnets: Iterable[str], bridge: int = 0) -> None:
 
     prefixes = host_prefixes(bridge)
     for subnet in subnets:
+        if block_size is not None:
+            prefixes = addressing.without_parts(subnet, prefixes, block_size)
         taken = addressing.overlap(subnet, prefixes)
         if taken:
             raise Conflict(
@@ -154,7 +160,7 @@ def build_network(
         bridge = next(row for row in rows if row.kind == Kind.BRIDGE)
         observed = effects.create(operation, [row for row in rows if row.kind != Kind.SYSCTL])
         # routes once more, now that the bridge has its own: see refuse_taken_subnet
-        refuse_taken_subnet(network.subnets, bridge.ifindex)
+        refuse_taken_subnet(network.subnets, bridge.ifindex, network.block_size)
         refuse_diverted(network, bridge, samples(network))
         # last, since settings stay on
         observed |= effects.create(operation, [row for row in rows if row.kind == Kind.SYSCTL])
@@ -298,7 +304,8 @@ def _rebuild_missing(
         if missing:
             _close_earlier_lives(runtime, scope.of_earlier_lives(missing))
         for network in missing:
-            refuse_taken_subnet(network.subnets)  # others may have been quicker after a boot
+            # others may have been quicker after a boot
+            refuse_taken_subnet(network.subnets, block_size=network.block_size)
             rows = build_network(runtime, network, scope, verb, new=False)
             scope = scope.with_rows(rows)
         return scope

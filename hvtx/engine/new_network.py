@@ -47,6 +47,7 @@ class NetworkRequest(NamedTuple):
     policy: Policy = NO_POLICY  # without a mode: that of the settings
     dhcp: bool | None = None  # None: as the setting says
     exits: Exits = NO_EXITS
+    block_size: int | None = None  # prefix length of the cluster's blocks that guests lease from
 
 
 def make_network(runtime: Runtime, request: NetworkRequest, scope: NetworkScope) -> Network:
@@ -54,6 +55,11 @@ def make_network(runtime: Runtime, request: NetworkRequest, scope: NetworkScope)
     _check_free(scope, request)
     _warn_of_public(request.subnets)
     network = _describe(runtime, request)._replace(dhcp=_serves(runtime, request))
+    if network.block_size is not None:
+        from hvtx.engine import blocks
+
+        with blocks.opened(runtime) as cluster:
+            cluster.define(network)
     try:
         rows = build_network(runtime, network, scope, "network-create", new=True)
     except ServiceRefused as problem:
@@ -179,7 +185,7 @@ def _check_free(scope: NetworkScope, request: NetworkRequest) -> None:
         taken = addressing.overlap(subnet, known)
         if taken:
             raise Conflict(f"{subnet} overlaps {taken} of another network", hint="hvtx network ls")
-    refuse_taken_subnet(request.subnets)
+    refuse_taken_subnet(request.subnets, block_size=request.block_size)
     exits.refuse_exits(request.exits, scope.networks.values())
     if request.bridge is not None:
         links = Links()
@@ -218,6 +224,7 @@ def _describe(runtime: Runtime, request: NetworkRequest) -> Network:
         sources=request.exits.sources,
         passage=request.passage,
         policy=_policy(runtime, request.policy),
+        block_size=request.block_size,
     )
 
 

@@ -24,7 +24,7 @@ from hvtx.errors import NotPermitted, Refused
 from hvtx.host import capabilities, descriptors, procfs, store_location
 from hvtx.host.locks import LockFile, name_offset
 from hvtx.model.resource import Kind, Resource
-from hvtx.model.typed import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from hvtx.model.typed import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 from hvtx.model.user import AUTO
 from hvtx.model.vm import Epoch, Identity, Liveness, Operation
 from hvtx.planner.epoch import EpochRelation, judge_epoch
@@ -32,6 +32,9 @@ from hvtx.planner.states import judge_vm
 from hvtx.store import history, records, trust
 from hvtx.store.database import Store
 from hvtx.store.opening import open_store
+
+if TYPE_CHECKING:
+    from hvtx.model.block import Cluster
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -53,6 +56,7 @@ class Settings(NamedTuple):
     dhcp: str = "off"  # whether new networks have a service: auto, on or off (the program's: auto)
     history_lines: int = 100_000  # how many the history keeps, about
     egress: str | None = None  # what guests of a new network may reach; None: as without it
+    cluster: Cluster | None = None  # where blocks of addresses come from; None: nowhere
 
 
 class Runtime:

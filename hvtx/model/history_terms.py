@@ -13,6 +13,7 @@ VERBS = (
     *("network-create", "network-rm", "rebuild"),
     *("cni-add", "cni-del", "cni-gc"),
     *("gc", "heuristic", "recover", "resolve", "repair", "import", "adopt", "restore"),
+    *("claim", "release", "cluster-forget"),  # of blocks of a cluster
 )
 EVENTS = (
     *(

@@ -156,6 +156,7 @@ class Network(NamedTuple):
     uplink: str | None = None  # the only device by which its guests leave the host; None: any
     sources: tuple[str, ...] = ()  # whom its guests are outside, at most one a family; NAT only
     passage: bool = True  # others' filters that drop what it needs get an accept rule of ours
+    block_size: int | None = None  # guests get addresses of a cluster's blocks of this length
 
     @property
     def families(self) -> tuple[int, ...]:

@@ -295,6 +295,17 @@ def overlap(subnet: str, others: Iterable[str]) -> str | None:
     return None
 
 
+def without_parts(subnet: str, prefixes: Iterable[str], size: int) -> list[str]:
+    """``prefixes`` without those that are a part of the subnet of at most a /``size``."""
+    whole = ipaddress.ip_network(subnet)
+
+    def is_part(text: str) -> bool:
+        one = ipaddress.ip_network(text, strict=False)
+        return one.version == whole.version and one.prefixlen >= size and one.overlaps(whole)
+
+    return [prefix for prefix in prefixes if not is_part(prefix)]
+
+
 def private_subnets() -> Iterator[str]:
     """Candidates for the network that nobody described, in the order in which they are tried."""
     for second in (*range(77, 128), *range(16, 77), *range(128, 256)):

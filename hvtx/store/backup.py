@@ -18,7 +18,7 @@ from hvtx.errors import NotPermitted, Refused
 from hvtx.host import failpoint, paths
 from hvtx.host.locks import LockFile
 from hvtx.model.typed import NamedTuple
-from hvtx.store import creating, history
+from hvtx.store import blocks, creating, history
 from hvtx.store.connection import check_header, connect_plainly, is_older, uri
 from hvtx.store.database import FILE, PAGE, QUEUE_BYTE, Store
 from hvtx.store.errors import translated, untrusted
@@ -104,6 +104,7 @@ def draft_of(path: str, draft: str) -> Facts:
                 creating.migrate(sql)
             words = f"the store was restored from {path}"
             history.add(sql, [history.Event("restored", words)], operation=None, verb="restore")
+            blocks.doubt(sql)  # others may have them by now
             found = facts_of(sql)
             sql.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         _sync(draft)

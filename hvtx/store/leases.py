@@ -10,7 +10,7 @@ import ipaddress
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
 
-from hvtx.errors import Conflict, UsageError
+from hvtx.errors import Conflict, NoRoom, UsageError
 from hvtx.model.address import family_of
 from hvtx.model.resource import FLOWS
 from hvtx.model.typed import NamedTuple
@@ -117,6 +117,8 @@ def _lease(
     family = family_of(cidr)
     subnet = ipaddress.ip_network(cidr)
     base = int(subnet.network_address)
+    if network.block_size is not None:
+        return _lease_of_block(sql, interface, network, ends, given, position)
     if given is None:
         offset = _lowest_free(sql, network, family, ends.offsets())
         last = subnet.num_addresses - (2 if family == 4 else 1)
@@ -130,14 +132,68 @@ def _lease(
         address = given
         offset = int(ipaddress.ip_address(given)) - base
         refuse_taken_address(sql, address)
+    _insert(sql, interface, network, address, offset, position)
+    return address
+
+
+def _insert(
+    sql: sqlite3.Connection,
+    interface: int,
+    network: Network,
+    address: str,
+    offset: int,
+    position: int,
+) -> None:
     sql.execute(
         "INSERT INTO lease (address, interface, network, family, offset, position)"
         " VALUES (?,?,?,?,?,?)",
         (
-            address, interface, network.id, family,
+            address, interface, network.id, family_of(address),
             offset if offset < _LARGEST_OFFSET else None, position,
         ),
     )  # fmt: skip
+
+
+def free_in_blocks(sql: sqlite3.Connection, network: Network, taken: Collection[str]) -> int | None:
+    """The lowest free offset in this host's blocks of a network; None: they are full."""
+    from hvtx.store import blocks
+
+    cidr, gateway = network.ranges[0]
+    ends = [0, *_Ends(cidr, gateway, taken).offsets()]
+    if family_of(cidr) == 4:
+        ends.append(ipaddress.ip_network(cidr).num_addresses - 1)
+    return blocks.lowest_free(sql, network.id, network.name, ends)
+
+
+def _lease_of_block(
+    sql: sqlite3.Connection,
+    interface: int,
+    network: Network,
+    ends: _Ends,
+    given: str | None,
+    position: int,
+) -> str:
+    """Lease an address of a block that is this host's. Raises NoRoom, Conflict."""
+    from hvtx.store import blocks
+
+    base = ipaddress.ip_network(ends.cidr).network_address
+    if given is None:
+        offset = free_in_blocks(sql, network, ends.taken)
+        if offset is None:
+            raise NoRoom(
+                f"network {network.name!r} has no free address left in this host's blocks",
+                hint="try again: a block is claimed first; hvtx cluster status shows them",
+            )
+        address = str(base + offset)
+    else:
+        address, offset = given, int(ipaddress.ip_address(given)) - int(base)
+        refuse_taken_address(sql, address)
+        if not blocks.holds(sql, network.name, offset):
+            raise Conflict(
+                f"{address} is in no block of network {network.name!r} that this host has",
+                hint="hvtx cluster status tells the blocks; without --ip a free address is chosen",
+            )
+    _insert(sql, interface, network, address, offset, position)
     return address
 
 

@@ -19,6 +19,7 @@ def of_network(network: Network) -> dict[str, Any]:
         "policy": _from_policy(network.policy),
         "uplink": network.uplink,
         "sources": list(network.sources),
+        "block_size": network.block_size,
     }
     kept = {key: value for key, value in found.items() if value}
     return kept if network.passage else {**kept, "passage": False}
@@ -32,6 +33,7 @@ def network_fields(settings: dict[str, Any]) -> dict[str, Any]:
         "uplink": settings.get("uplink"),
         "sources": tuple(settings.get("sources", ())),
         "passage": settings.get("passage", True),
+        "block_size": settings.get("block_size"),
     }
 
 

@@ -54,8 +54,11 @@ def _refuse_copy(here: str, known: str, identity: tuple[int, int]) -> None:
 
 def accept_rollback(store: Store) -> None:
     """Take the store as it is now for the truth, whatever was committed after it."""
+    from hvtx.store import blocks
+
     with store.transaction() as sql:
         _write_place(sql, store.path)
+        blocks.doubt(sql)
     with store.reading() as sql:
         seq = sql.execute("SELECT seq FROM meta").fetchone()[0]
     try:

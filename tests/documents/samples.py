@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from hvtx.commands import cni_install
+from hvtx.commands.cluster_forget import Forgotten
+from hvtx.commands.cluster_status import ClusterStatus, ShownRoute
 from hvtx.commands.metrics import Gauge
 from hvtx.commands.recover import Recovery
 from hvtx.commands.show import Surroundings
@@ -23,6 +25,7 @@ from hvtx.engine.runtime import Runtime, Settings
 from hvtx.engine.state_files import Unread
 from hvtx.engine.units import Unit
 from hvtx.errors import Conflict
+from hvtx.model.block import Block, BlockState, Held, Member, Pool
 from hvtx.model.described import Action as Change
 from hvtx.model.described import Difference, Step
 from hvtx.model.described import Reason as Because
@@ -55,6 +58,27 @@ SET = [
     ),
     Done(Step(Change.SKIP, Because.AS_DESCRIBED, "vm", "db", "VM db is as described")),
 ]  # fmt: skip
+_POOL = Pool("lab", "10.64.0.0/10", 26)
+_HELD = Held("lab", "10.64.1.0/26", "bbbbbbbbbb", "000000000001.aa", "two", "192.0.2.2")
+CLUSTER = ClusterStatus(
+    source="etcd",
+    installation="aaaaaaaaaa",
+    endpoints={"https://192.0.2.11:2379": None, "https://192.0.2.12:2379": "timed out"},
+    problem=None,
+    doubted=False,
+    blocks=(
+        Block(1, "aa", _POOL, "10.64.0.0/26", BlockState.COMMITTED, NOW, used=3),
+        Block(2, "bb", _POOL, None, BlockState.INTENDED, NOW),
+    ),
+    unrecorded=(_HELD._replace(installation="aaaaaaaaaa", cidr="10.64.7.0/26", host="one"),),
+    holders=(_HELD,),
+    hosts=(Member("bbbbbbbbbb", forgotten=False, host="two", address="192.0.2.2"),),
+)
+FORGOTTEN = Forgotten("bbbbbbbbbb", "two", (_HELD,))
+ROUTES = [
+    ShownRoute("lab", "10.64.0.0/26", "aaaaaaaaaa", "one", None, local=True),
+    ShownRoute("lab", "10.64.1.0/26", "bbbbbbbbbb", "two", "192.0.2.2", local=False),
+]
 STARTED = {
     "boot_id": "boot-a", "pid": 4242, "start": 99, "inode": 0, "pidns": 0, "user": 71001,
     "accelerator": "tcg", "accelerator_reason": "/dev/kvm is missing", "vhost": False,

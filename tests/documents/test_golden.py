@@ -86,6 +86,12 @@ VALUES: Mapping[str, Callable[[], Any]] = {
         [{"file": "vms.toml", "directory": "/srv", "tables": {"vms": {"web": {"memory": 512}}}}],
         {"restart": True, "replace": False, "start": True},
     ),
+    "cluster": lambda: documents.cluster.document(samples.CLUSTER),
+    "cluster-unreached": lambda: documents.cluster.document(
+        samples.CLUSTER._replace(problem="no etcd answers", hosts=(), holders=(), unrecorded=())
+    ),
+    "cluster-forget": lambda: documents.forgotten.document(samples.FORGOTTEN),
+    "routes": lambda: documents.routes.document(samples.ROUTES),
     "adopt": lambda: documents.adopt.document(samples.ADOPTED),
 }
 

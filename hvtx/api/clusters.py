@@ -1,0 +1,36 @@
+"""``host.cluster``: the verbs of `hvtx cluster`."""
+
+from __future__ import annotations
+
+from hvtx import commands
+from hvtx.api.calls import Calls
+from hvtx.model.typed import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hvtx.commands.cluster_forget import Forgotten
+    from hvtx.commands.cluster_status import ClusterStatus
+
+
+class Clusters:
+    """Verbs of a cluster, of which this host has blocks of addresses."""
+
+    def __init__(self, calls: Calls) -> None:
+        """Made by :attr:`hvtx.Host.cluster`."""
+        self._calls = calls
+
+    def status(self) -> ClusterStatus:
+        """Whether the cluster answers, which blocks this host has, and which others have.
+
+        Raises UsageError where the configuration has no ``[cluster]``.
+        """
+        with self._calls.opened(writable=False) as runtime:
+            return commands.cluster_status.status(runtime)
+
+    def forget(self, what: str) -> Forgotten:
+        """Free the blocks of a host that is gone for good, or one block that is not on record.
+
+        It is the caller's word that no guest uses an address of them. Raises NotFound, Conflict,
+        Busy, Refused.
+        """
+        with self._calls.opened(writable=True) as runtime:
+            return commands.cluster_forget.forget(runtime, what)

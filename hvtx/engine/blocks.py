@@ -1,0 +1,281 @@
+"""Blocks of addresses are claimed, leased from, and given back; each claim is on record first.
+
+A claim is a row before anybody is asked, and the row's token is what is asked with. So an answer
+that did not come is asked for again, by whoever comes next, with the same token. One run of a host
+asks at a time (the lock ``all blocks``): a row that is ``intended`` while nobody holds it was
+interrupted. Claims are asked in the order of their numbers: the cluster grants none behind a later.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+
+from hvtx.engine.etcd_blocks import EtcdBlocks, held
+from hvtx.engine.runtime import Runtime
+from hvtx.engine.static_blocks import StaticBlocks
+from hvtx.errors import Busy, Conflict, HvtxError, NoRoom, UsageError
+from hvtx.host import failpoint, machine
+from hvtx.host.etcd import Reply
+from hvtx.model.block import Block, BlockState, Pool, Who
+from hvtx.model.typed import NamedTuple
+from hvtx.model.vm import Network
+from hvtx.planner import blocks as decide
+from hvtx.planner.blocks import Difference
+from hvtx.store import blocks as rows
+from hvtx.store import history, leases, records
+from hvtx.store.history import Event
+
+Source = EtcdBlocks | StaticBlocks
+
+
+class Settled(NamedTuple):
+    """What was brought to its end, in words, and what could not be: of what, and why."""
+
+    done: tuple[str, ...] = ()
+    failed: tuple[tuple[str, str], ...] = ()
+
+
+def pool_of(network: Network) -> Pool | None:
+    """What other hosts know a network by; None: it has no blocks."""
+    if network.block_size is None:
+        return None
+    return Pool(network.name, network.subnets[0], network.block_size)
+
+
+@contextmanager
+def room(
+    runtime: Runtime, networks: Iterable[Network], taken: Iterable[str] = ()
+) -> Iterator[None]:
+    """Inside, each network has a free address in a block of this host.
+
+    Only where it has none the cluster is asked. ``taken``: addresses that guests cannot have.
+    Raises NoRoom (all blocks are held), Busy (the cluster does not answer), Conflict, Refused.
+    """
+    wanted = [network for network in networks if network.block_size is not None]
+    runtime.lock("all", "blocks")
+    try:
+        own = tuple(taken)
+        missing = [n for n in wanted if runtime.read(leases.free_in_blocks, n, own) is None]
+        if missing:
+            with opened(runtime) as blocks:
+                for network in missing:
+                    blocks.make_room(network, own)
+        yield
+    finally:
+        runtime.unlock("all", "blocks")
+
+
+@contextmanager
+def opened(runtime: Runtime) -> Iterator[Blocks]:
+    """The blocks of this host, with their source. Raises UsageError without ``[cluster]``."""
+    blocks = Blocks(runtime)
+    with closing(blocks.source):
+        yield blocks
+
+
+def unconfigured(what: str) -> UsageError:
+    """The error of what needs a cluster, where the configuration names none."""
+    return UsageError(
+        f"{what}, and the configuration has no [cluster]",
+        hint='say where blocks come from: [cluster] with source = "etcd" and endpoints ='
+        ' ["https://HOST:2379"] in /etc/hvtx/config.toml (docs/cluster.md)',
+    )
+
+
+class Blocks:
+    """What is done about blocks; whoever changes them holds the lock ``all blocks``."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        """Raises UsageError where the configuration names no source."""
+        self._runtime = runtime
+        cluster = runtime.settings.cluster
+        if cluster is None:
+            raise unconfigured("blocks come from a cluster")
+        self._seen = runtime.read(rows.seen)
+        self._address = cluster.address
+        self.source: Source = (
+            StaticBlocks(cluster, self._on_record)
+            if cluster.source == "static"
+            else EtcdBlocks(cluster, self._who, self._saw)
+        )
+
+    def _on_record(self) -> list[Block]:
+        return self._runtime.read(rows.blocks)
+
+    def _who(self) -> Who:
+        name = machine.host_name()
+        return Who(self._runtime.installation, machine.machine(), name, self._address)
+
+    def _saw(self, reply: Reply) -> None:
+        """Refuse an etcd that is not the one that this host's blocks are from, or went back."""
+        identity, revision = self._seen
+        if identity is not None and (identity != reply.identity or reply.revision < revision):
+            what = "is another one" if identity != reply.identity else "went back"
+            raise Conflict(
+                f"etcd {what}: cluster {reply.identity} at revision {reply.revision}, where this"
+                f" host has seen {identity} at {revision}; what it grants may be had already",
+                hint="hvtx cluster status; put back the etcd that has the blocks of all hosts",
+            )
+        self._seen = reply.identity, max(revision, reply.revision)
+
+    # -- claiming --------------------------------------------------------------------------------
+
+    def define(self, network: Network) -> None:
+        """Agree with the other hosts on what a network is. Raises Conflict, Busy."""
+        pool = pool_of(network)
+        assert pool is not None
+        self.source.define(pool)
+
+    def make_room(self, network: Network, taken: Iterable[str] = ()) -> None:
+        """Claim a block, and another one if all of the first cannot be leased."""
+        pool = pool_of(network)
+        assert pool is not None
+        if self._runtime.read(rows.is_doubted):
+            self._compare()
+        self.ask_again()
+        for _ in range(3):
+            if self._runtime.read(leases.free_in_blocks, network, tuple(taken)) is not None:
+                return
+            self.take(pool)
+
+    def take(self, pool: Pool) -> Block:
+        """One block more, once no claim is open. Raises NoRoom, Busy, Conflict, Refused."""
+        with self._runtime.store.transaction() as sql:
+            block = rows.intend(sql, pool, os.urandom(8).hex())
+        failpoint.reach("intended:block")
+        got = self._ask(block)
+        if got is None:
+            raise NoRoom(
+                f"network {pool.network!r} has no block of /{pool.size} left in {pool.subnet}",
+                hint="hvtx cluster status tells who has them; remove VMs there, or make a network"
+                " with a larger subnet",
+            )
+        return got
+
+    def ask_again(self) -> list[str]:
+        """Ask for the answers of interrupted claims; in words. Raises Busy (still unknown)."""
+        told = []
+        known = sorted(self._on_record())
+        for block in [block for block in known if block.state is BlockState.INTENDED]:
+            try:
+                got = self._ask(block)
+            except Conflict as problem:
+                if problem.code != "network-differs" or self.source.end(block.token):
+                    raise
+                with self._runtime.store.transaction() as sql:
+                    rows.forget(sql, block)
+                told.append(problem.message)
+                continue
+            answer = f"block {got.cidr}" if got else "none left"
+            told.append(f"network {block.pool.network}: an interrupted claim had {answer}")
+        return told
+
+    def _ask(self, block: Block) -> Block | None:
+        """The answer to a claim on record; None: there is none left. Raises Busy (unknown)."""
+        try:
+            cidr = self.source.claim(block.pool, block.token)
+        except Busy as problem:
+            raise Busy(
+                f"network {block.pool.network!r} needs a block of the cluster, and"
+                f" {problem.message}",
+                hint=f"{problem.hint}; VMs on record go on and start",
+                code=problem.code,
+            ) from problem
+        failpoint.reach("claimed:block")
+        with self._runtime.store.transaction() as sql:
+            if cidr is None:
+                rows.forget(sql, block)
+            else:
+                rows.commit(sql, block, cidr)
+                words = f"block {cidr} of network {block.pool.network}"
+                history.add(sql, [Event("made", words)], operation=None, verb="claim")
+            self._remember(sql)
+        return None if cidr is None else block._replace(cidr=cidr, state=BlockState.COMMITTED)
+
+    def _remember(self, sql: object) -> None:
+        identity, revision = self._seen
+        if identity is not None:
+            rows.see(sql, identity, revision)  # type: ignore[arg-type]
+
+    # -- giving back -----------------------------------------------------------------------------
+
+    def settle(self) -> Settled:
+        """Ask again what was interrupted, give back what is empty; goes on past errors."""
+        done: list[str] = []
+        failed: list[tuple[str, str]] = []
+        try:
+            if self._runtime.read(rows.is_doubted):
+                done += self._compare_in_words()
+            done += self.ask_again()
+            with self._runtime.store.transaction() as sql:
+                networks = {n.name for n in records.networks(sql) if n.block_size is not None}
+                rows.release(sql, decide.to_return(rows.blocks(sql), networks))
+            failpoint.reach("releasing:block")
+            gone = {block.pool.network for block in self._on_record()} - networks
+            for block in self._on_record():
+                if block.state is BlockState.RELEASING:
+                    self._give_back(block)
+                    done.append(f"network {block.pool.network}: block {block.cidr} given back")
+            left = {block.pool.network for block in self._on_record()} | networks
+            for network in gone - left:
+                self.source.undefine(network)
+        except HvtxError as problem:
+            failed.append(("cluster", problem.message))
+        return Settled(tuple(done), tuple(failed))
+
+    def _give_back(self, block: Block) -> None:
+        self.source.release(held(block, self._runtime.installation))
+        failpoint.reach("released:block")
+        with self._runtime.store.transaction() as sql:
+            rows.forget(sql, block)
+            words = f"block {block.cidr} of network {block.pool.network} was given back"
+            history.add(sql, [Event("removed", words)], operation=None, verb="release")
+            self._remember(sql)
+
+    # -- an older store --------------------------------------------------------------------------
+
+    def _compare(self) -> Difference:
+        """Ask the cluster which blocks are this host's, after the store was put back from a copy.
+
+        Those that it has for others are not leased from any more, and neither are those that are
+        this host's and not on record: VMs that the store does not know may have addresses of them.
+        So they may of those that are on record: these do not go back but by a person's word.
+        """
+        last = self.source.last_claim()
+        mine = self.source.mine()
+        known = self._on_record()
+        found = decide.difference(known, mine)
+        with self._runtime.store.transaction() as sql:
+            rows.lose(sql, found.lost)
+            rows.keep(sql, kept=True, which=known)
+            for block in decide.never_granted(known, mine, last):
+                rows.forget(sql, block)
+            rows.skip_to(sql, last)
+            rows.doubt(sql, doubted=False)
+            self._remember(sql)
+        return found
+
+    def _compare_in_words(self) -> list[str]:
+        found = self._compare()
+        lost = [f"block {block.cidr} is not this host's any more" for block in found.lost]
+        return lost + [f"block {one.cidr} is not on record: not used" for one in found.unrecorded]
+
+
+def settle(runtime: Runtime, *, accept_rollback: bool = False) -> Settled:
+    """What ``recover`` and ``gc --apply`` do about blocks; nothing where there never were any."""
+    if accept_rollback:
+        with runtime.store.transaction() as sql:
+            rows.doubt(sql)
+    known, doubted = runtime.read(rows.blocks), runtime.read(rows.is_doubted)
+    if runtime.settings.cluster is None or not (known or doubted):
+        return Settled()
+    runtime.lock("all", "blocks")
+    try:
+        with opened(runtime) as blocks:
+            return blocks.settle()
+    except HvtxError as problem:
+        return Settled(failed=(("cluster", problem.message),))
+    finally:
+        runtime.unlock("all", "blocks")

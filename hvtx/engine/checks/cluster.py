@@ -1,0 +1,61 @@
+"""The check of the cluster that blocks of addresses come from. No clock matters to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hvtx.engine import blocks as engine
+from hvtx.engine.finding import Finding
+from hvtx.engine.runtime import Runtime
+from hvtx.errors import Busy, HvtxError
+from hvtx.model.block import Block, BlockState
+from hvtx.planner import blocks as decide
+from hvtx.store import blocks as rows
+
+_RECOVER = "hvtx recover, when the cluster answers"
+
+
+def check_cluster(runtime: Runtime) -> Iterator[Finding]:
+    """Whether it answers, and says of this host's blocks what the store says."""
+    known = runtime.read(rows.blocks)
+    if runtime.settings.cluster is None:
+        if known:
+            words = f"{len(known)} blocks are on record, and the configuration has no [cluster]"
+            yield Finding("cluster", "error", words, (), "put [cluster] back: docs/cluster.md")
+        return
+    with engine.opened(runtime) as blocks:
+        try:
+            blocks.source.last_claim()
+            found = decide.difference(known, blocks.source.mine())
+        except Busy as problem:
+            words = "VMs go on, and are made while blocks of this host have free addresses"
+            evidence = (f"{_free(known)} free addresses", problem.message)
+            hint = "hvtx cluster status tells which endpoints answer"
+            yield Finding("cluster", "warning", f"no etcd answers: {words}", evidence, hint)
+            return
+        except HvtxError as problem:
+            yield Finding("cluster", "error", problem.message, (), problem.hint)
+            return
+    yield from _apart(found)
+    late = [block for block in known if block.state in (BlockState.INTENDED, BlockState.RELEASING)]
+    if late:
+        words = f"{len(late)} claims or returns of blocks were interrupted"
+        yield Finding("cluster", "warning", words, (), _RECOVER)
+    if not (late or found.lost or found.unrecorded):
+        yield Finding("cluster", "ok", f"it answers; {len(known)} blocks are this host's")
+
+
+def _apart(found: decide.Difference) -> Iterator[Finding]:
+    for block in found.lost:
+        words = f"block {block.cidr} of network {block.pool.network} is not this host's any more"
+        evidence = (f"{block.used} VMs have addresses of it, which others may have too",)
+        yield Finding("cluster", "error", words, evidence, "hvtx vm ls; stop and remove these VMs")
+    for held in found.unrecorded:
+        words = f"block {held.cidr} of network {held.network} is this host's, and not on record"
+        hint = f"if no VM has an address of it: hvtx cluster forget {held.cidr} --yes"
+        yield Finding("cluster", "warning", words, (), hint)
+
+
+def _free(known: list[Block]) -> int:
+    own = [block for block in known if block.state is BlockState.COMMITTED]
+    return sum(block.addresses - block.used for block in own)

@@ -1,0 +1,214 @@
+"""Blocks from etcd: each question is one transaction, which comes to the same when asked twice.
+
+Keys, below the prefix of the configuration:
+
+``networks/NAME``            the subnet and the size of a block, the same for every host
+``hosts/INSTALLATION/…``     ``machine``: whose the installation is (CAS, never overwritten but by
+                             ``forgotten``); ``last``: its newest claim; ``about``: name, address
+``blocks/NAME/CIDR``         whose a block is: installation and token (CAS)
+``claims/INSTALLATION/TOKEN``  the block that a claim got: the same token is answered the same
+
+No key has a lease of etcd's: time frees nothing.
+"""
+
+from __future__ import annotations
+
+from hvtx.engine.etcd_hosts import NUMBER, EtcdHosts, first, members_of
+from hvtx.errors import Busy, Conflict, Refused
+from hvtx.host import etcd
+from hvtx.model.block import Block, Held, Pool
+from hvtx.planner.blocks import FORGOTTEN, Answer, Verdict, candidates, free_block, verdict
+
+_TURNS = 64  # answers that change under us: others are as quick
+
+
+class EtcdBlocks(EtcdHosts):
+    """The source ``etcd``. Its calls raise Busy where nobody answers (unknown: ask again)."""
+
+    name = "etcd"
+
+    def claim(self, pool: Pool, token: str) -> str | None:
+        """A block for this token: the same one each time. None: all are held.
+
+        Raises Busy (unknown), Conflict, Refused.
+        """
+        listed = False
+        tries = iter(candidates(pool, token))
+        cidr = next(tries)
+        for _ in range(_TURNS):
+            answer, won = self._try(pool, token, cidr)
+            if won:
+                return cidr
+            found = self._judge(answer, pool, token)
+            if found is Verdict.OURS:
+                assert answer.claimed is not None
+                return answer.claimed
+            if found is Verdict.UNREGISTERED:
+                self._register()
+            elif found is Verdict.UNDEFINED:
+                self.define(pool)
+            elif found is Verdict.TAKEN:
+                following = None if listed else next(tries, None)
+                if following is None:
+                    listed = True
+                    following = free_block(pool, self._held(pool.network), token)
+                if following is None:
+                    return self.end(token)
+                cidr = following
+        raise Busy("too many hosts claim blocks at once", hint="try again")
+
+    def end(self, token: str) -> str | None:
+        """End a claim that nothing is left for; its block after all, if it had one.
+
+        A question of it that is still under way could be granted a block later, which nobody would
+        know: the number counts as used from here on.
+        """
+        who, number = self.who, token[:NUMBER]
+        last = self._key("hosts", who.installation, "last")
+        claimed = self._claim_key(who.installation, token)
+        reply = self._txn(
+            [etcd.absent(claimed), etcd.less(last, number)],
+            [etcd.put(last, number)],
+            [etcd.get(claimed)],
+        )
+        known = None if reply.succeeded else first(reply.found[0])
+        return known.partition(" ")[2] if known else None
+
+    def mine(self) -> list[Held]:
+        """What this host has."""
+        who = self.who
+        reply = self._read(etcd.below(self._key("claims", who.installation, "")))
+        found = []
+        for kv in reply.found[0]:
+            network, _, cidr = kv.value.partition(" ")
+            token = kv.key.rpartition("/")[2]
+            found.append(Held(network, cidr, who.installation, token, who.host, who.address))
+        return found
+
+    def release(self, block: Held) -> None:
+        """Give a block back, if it is still that claim's. Raises Busy (unknown)."""
+        key = self._block_key(block.network, block.cidr)
+        self._txn(
+            [etcd.equal(key, _value(block.installation, block.token))],
+            [etcd.delete(key), etcd.delete(self._claim_key(block.installation, block.token))],
+        )
+
+    def holders(self, network: str | None = None) -> list[Held]:
+        """Who has which block, of a network or of all."""
+        prefix = self._key("blocks", *((network, "") if network else ("",)))
+        reply = self._read(etcd.below(prefix), etcd.below(self._key("hosts", "")))
+        hosts = {one.installation: one for one in members_of(reply.found[1])}
+        found = []
+        for kv in reply.found[0]:
+            installation, _, token = kv.value.partition(" ")
+            *_, name, cidr = kv.key.split("/")
+            host = hosts.get(installation)
+            about = (host.host, host.address) if host else ("", None)
+            found.append(Held(name, cidr.replace("_", "/"), installation, token, *about))
+        return found
+
+    def forget(self, installation: str) -> list[Held]:
+        """Free the blocks of a host that somebody says is gone; which they were.
+
+        It is fenced first: from there on none of its claims is granted. Raises Busy (ask again).
+        """
+        self._txn([], [etcd.put(self._key("hosts", installation, "machine"), FORGOTTEN)])
+        gone = [one for one in self.holders() if one.installation == installation]
+        for one in gone:
+            self.release(one)
+        self._txn([], [etcd.delete(self._key("hosts", installation, "last"))])
+        return gone
+
+    def define(self, pool: Pool) -> None:
+        """Say what a network is, or learn that it is another. Raises Conflict, Busy."""
+        key, wanted = self._key("networks", pool.network), _definition(pool)
+        reply = self._txn([etcd.absent(key)], [etcd.put(key, wanted)], [etcd.get(key)])
+        if not reply.succeeded and first(reply.found[0]) not in (wanted, None):
+            raise _another(pool, first(reply.found[0]) or "")
+
+    def undefine(self, network: str) -> None:
+        """Forget what a network is, if no host has a block of it."""
+        blocks = etcd.none_below(self._key("blocks", network, ""))
+        self._txn([blocks], [etcd.delete(self._key("networks", network))])
+
+    def _try(self, pool: Pool, token: str, cidr: str) -> tuple[Answer, bool]:
+        who, number = self.who, token[:NUMBER]
+        place = "hosts", who.installation
+        machine, last = self._key(*place, "machine"), self._key(*place, "last")
+        claimed, block = (
+            self._claim_key(who.installation, token),
+            self._block_key(pool.network, cidr),
+        )
+        network = self._key("networks", pool.network)
+        reply = self._txn(
+            [
+                etcd.absent(claimed),
+                etcd.equal(machine, who.machine),
+                etcd.less(last, number),
+                etcd.equal(network, _definition(pool)),
+                etcd.absent(block),
+            ],
+            [
+                etcd.put(block, _value(who.installation, token)),
+                etcd.put(claimed, f"{pool.network} {cidr}"),
+                etcd.put(last, number),
+            ],
+            [etcd.get(key) for key in (claimed, machine, last, network, block)],
+        )
+        if reply.succeeded:
+            return Answer(None, None, None, None, None), True
+        answer = Answer(*(first(found) for found in reply.found))
+        known = answer.claimed and answer.claimed.partition(" ")[2]
+        return answer._replace(claimed=known), False
+
+    def _judge(self, answer: Answer, pool: Pool, token: str) -> Verdict:
+        """What a refused claim means; raises what ends it."""
+        wanted = _definition(pool)
+        found = verdict(answer, number=token[:NUMBER], machine=self.who.machine, definition=wanted)
+        if found is Verdict.OTHER_NETWORK:
+            raise _another(pool, answer.definition or "")
+        if found in (Verdict.CLONED, Verdict.FORGOTTEN):
+            raise self._not_this_host(answer.machine or "")
+        if found is Verdict.SPENT:
+            raise Refused(
+                "store-rolled-back",
+                f"the cluster has claim {int(answer.last or 0)} of this installation, and the store"
+                f" is only at {int(token[:NUMBER])}: it is an older copy, or is used twice",
+                hint="hvtx recover --accept-rollback",
+            )
+        return found
+
+    def _held(self, network: str) -> list[str]:
+        reply = self._read(etcd.below(self._key("blocks", network, ""), keys_only=True))
+        return [kv.key.rpartition("/")[2].replace("_", "/") for kv in reply.found[0]]
+
+    def _block_key(self, network: str, cidr: str) -> str:
+        return self._key("blocks", network, cidr.replace("/", "_"))
+
+    def _claim_key(self, installation: str, token: str) -> str:
+        return self._key("claims", installation, token)
+
+
+def held(block: Block, installation: str) -> Held:
+    """A block of the store as the source knows it."""
+    assert block.cidr is not None
+    return Held(block.pool.network, block.cidr, installation, block.token)
+
+
+def _value(installation: str, token: str) -> str:
+    return f"{installation} {token}"
+
+
+def _definition(pool: Pool) -> str:
+    return f"{pool.subnet} {pool.size}"
+
+
+def _another(pool: Pool, there: str) -> Conflict:
+    subnet, _, size = there.partition(" ")
+    return Conflict(
+        f"network {pool.network!r} is {subnet} in blocks of /{size} on other hosts, not"
+        f" {pool.subnet} in blocks of /{pool.size}",
+        hint=f"hvtx network create {pool.network} --subnet {subnet} --block-size {size}, or another"
+        " name",
+        code="network-differs",
+    )

@@ -1,0 +1,163 @@
+"""Hosts that are registered in etcd: each installation by one machine, once.
+
+Each question is one transaction, which comes to the same when asked twice. No key has a lease of
+etcd's: time frees nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+
+from hvtx.errors import Busy, Refused
+from hvtx.host import etcd
+from hvtx.host.etcd import Etcd, Kv, Reply, Unanswered
+from hvtx.model.block import Cluster, Member, Who
+from hvtx.model.typed import Any
+from hvtx.planner.blocks import FORGOTTEN
+
+NUMBER = 12  # digits of a claim's number
+
+
+class EtcdHosts:
+    """An etcd, and this host in it. Its calls raise Busy where nobody answers (unknown)."""
+
+    def __init__(
+        self, cluster: Cluster, who: Callable[[], Who], saw: Callable[[Reply], None]
+    ) -> None:
+        """``saw`` is told each answer, and raises for one that is not to be believed."""
+        self._cluster = cluster
+        self._etcd = Etcd(
+            cluster.endpoints,
+            timeout=cluster.timeout,
+            ca=cluster.ca,
+            cert=cluster.cert,
+            key=cluster.key,
+        )
+        self._find_who = who
+        self._who: Who | None = None
+        self._saw = saw
+
+    @property
+    def who(self) -> Who:
+        """The host itself, as it registers. Raises HostRefused."""
+        if self._who is None:
+            self._who = self._find_who()
+        return self._who
+
+    def announce(self) -> None:
+        """Register this host, or say anew what it is called and where it is reached.
+
+        Raises Refused, Busy.
+        """
+        self._register()
+
+    def last_claim(self) -> int:
+        """The number of this installation's newest claim; Refused if it is not this host's."""
+        place = "hosts", self.who.installation
+        reply = self._read(
+            etcd.get(self._key(*place, "machine")), etcd.get(self._key(*place, "last"))
+        )
+        machine, last = first(reply.found[0]), first(reply.found[1])
+        if machine not in (None, self.who.machine):
+            raise self._not_this_host(machine)
+        return int(last or 0)
+
+    def members(self) -> list[Member]:
+        """Every host that registered."""
+        return members_of(self._read(etcd.below(self._key("hosts", ""))).found[0])
+
+    def reached(self) -> dict[str, str | None]:
+        """Each endpoint: None if it answers, or why it does not."""
+        found: dict[str, str | None] = {}
+        for endpoint in self._cluster.endpoints:
+            try:
+                self._etcd.status(endpoint)
+                found[endpoint] = None
+            except Unanswered as problem:
+                found[endpoint] = str(problem)
+        return found
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._etcd.close()
+
+    def _register(self) -> None:
+        who = self.who
+        place = "hosts", who.installation
+        machine, about = self._key(*place, "machine"), self._key(*place, "about")
+        words = json.dumps({"host": who.host, "address": who.address})
+        reply = self._txn(
+            [etcd.absent(machine)],
+            [
+                etcd.put(machine, who.machine),
+                etcd.put(self._key(*place, "last"), "0" * NUMBER),
+                etcd.put(about, words),
+            ],
+            [etcd.get(machine), etcd.get(about)],
+        )
+        if reply.succeeded:
+            return
+        known = first(reply.found[0])
+        if known is not None and known != who.machine:
+            raise self._not_this_host(known)
+        if first(reply.found[1]) != words:
+            self._txn([etcd.equal(machine, who.machine)], [etcd.put(about, words)])
+
+    def _not_this_host(self, machine: str) -> Refused:
+        installation = self.who.installation
+        if machine == FORGOTTEN:
+            return Refused(
+                "store-cloned",
+                f"installation {installation} was given up: a person said that this host is gone,"
+                " and its blocks are others' by now",
+                hint="hvtx cluster status; its VMs have to go, and a new store takes its place",
+            )
+        return Refused(
+            "store-cloned",
+            f"installation {installation} is registered by another machine: this host is a copy",
+            hint="give this host a store of its own: --state-dir DIR, or remove its VMs and its"
+            " store",
+        )
+
+    def _read(self, *parts: Any) -> Reply:
+        return self._txn([], parts)
+
+    def _txn(
+        self, compare: Sequence[Any], success: Sequence[Any], failure: Sequence[Any] = ()
+    ) -> Reply:
+        try:
+            reply = self._etcd.txn(compare, success, failure)
+        except Unanswered as problem:
+            raise Busy(
+                f"no etcd answers ({problem})",
+                hint="hvtx cluster status tells which are reached",
+                code="cluster-unreachable",
+            ) from problem
+        self._saw(reply)
+        return reply
+
+    def _key(self, *parts: str) -> str:
+        return "/".join((self._cluster.prefix, *parts))
+
+
+def first(found: Sequence[Kv]) -> str | None:
+    """The value of a key that was read; None: it is not there."""
+    return found[0].value if found else None
+
+
+def members_of(found: Sequence[Kv]) -> list[Member]:
+    """The hosts of all keys below ``hosts``."""
+    hosts: dict[str, dict[str, str]] = {}
+    for kv in found:
+        *_, installation, what = kv.key.split("/")
+        hosts.setdefault(installation, {})[what] = kv.value
+    members = []
+    for installation, known in hosts.items():
+        try:
+            about = json.loads(known.get("about", "{}"))
+        except ValueError:
+            about = {}
+        member = Member(installation, known.get("machine") == FORGOTTEN)
+        members.append(member._replace(host=about.get("host", ""), address=about.get("address")))
+    return members

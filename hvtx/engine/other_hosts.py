@@ -1,0 +1,40 @@
+"""Whose an address of a cluster is, if it is another host's."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+
+from hvtx.engine import blocks as engine
+from hvtx.engine.runtime import Runtime
+from hvtx.errors import HvtxError
+from hvtx.model.vm import Network
+from hvtx.planner.blocks import block_of
+
+
+def whose(runtime: Runtime, text: str, networks: Sequence[Network]) -> list[str]:
+    """Evidence of an address or prefix in a network of blocks; nothing of any other thing."""
+    try:
+        address = ipaddress.ip_network(text, strict=False).network_address
+    except ValueError:
+        return []
+    inside = [
+        network
+        for network in networks
+        if network.block_size is not None and block_of(str(address), network.subnets)
+    ]
+    if not inside or runtime.settings.cluster is None:
+        return []
+    try:
+        with engine.opened(runtime) as blocks:
+            held = {one.cidr: one for one in blocks.source.holders(inside[0].name)}
+    except HvtxError as problem:
+        return [f"which host has its block is not known: {problem.message}"]
+    cidr = block_of(str(address), held)
+    if cidr is None:
+        return ["no host has its block"]
+    one = held[cidr]
+    if one.installation in ("", runtime.installation):
+        return [f"its block {cidr} is this host's"]
+    where = f" at {one.address}" if one.address else ""
+    return [f"its block {cidr} is host {one.host!r}'s{where}, installation {one.installation}"]

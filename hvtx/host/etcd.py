@@ -1,0 +1,249 @@
+"""etcd's v3 key-value interface over its JSON gateway.
+
+Source: etcd.io/docs/v3.4/dev-guide/api_grpc_gateway.
+
+Keys and values are base64 there, numbers texts. Every question is linearizable: it is answered by a
+member that a quorum follows. A question that may have been heard and has no answer is asked of the
+next endpoint: so what is asked must come to the same when it is asked twice.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+import time
+from base64 import b64decode, b64encode
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+from hvtx.errors import HostRefused
+from hvtx.model.typed import Any, NamedTuple
+
+_ANSWER_MOST = 1 << 28  # bytes
+_UNDECIDED = frozenset((1, 4, 8, 10, 14))  # gRPC: cancelled, deadline, exhausted, aborted, away
+
+
+class Unanswered(Exception):
+    """No endpoint answered in time; what was asked may have been done or not."""
+
+
+class Kv(NamedTuple):
+    """A key and its value."""
+
+    key: str
+    value: str
+
+
+class Reply(NamedTuple):
+    """The answer of a transaction."""
+
+    succeeded: bool
+    found: tuple[tuple[Kv, ...], ...]  # by its operations, in their order; of a put nothing
+    identity: str  # of the cluster
+    revision: int  # of its key space
+
+
+class Etcd:
+    """Some endpoints of one etcd; they are tried in their order, the one that answered last first.
+
+    ``timeout`` is in seconds, for one question to all of them together.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        *,
+        timeout: float,
+        ca: str | None = None,
+        cert: str | None = None,
+        key: str | None = None,
+    ) -> None:
+        """Nothing is connected yet."""
+        self._endpoints = list(endpoints)
+        self._timeout = timeout
+        self._files = ca, cert, key
+        self._tls: ssl.SSLContext | None = None
+        self._open: dict[str, http.client.HTTPConnection] = {}
+        self.failures: dict[str, str] = {}  # by endpoint: why it did not answer last time
+
+    def close(self) -> None:
+        """Close the connections."""
+        for connection in self._open.values():
+            connection.close()
+        self._open.clear()
+
+    def txn(
+        self,
+        compare: Sequence[Mapping[str, Any]],
+        success: Sequence[Mapping[str, Any]],
+        failure: Sequence[Mapping[str, Any]] = (),
+    ) -> Reply:
+        """One transaction. Raises Unanswered, HostRefused (an answer that is no answer)."""
+        asked = {"compare": list(compare), "success": list(success), "failure": list(failure)}
+        said = self._ask("/v3/kv/txn", asked)
+        found = tuple(_range_of(part) for part in said.get("responses", ()))
+        return Reply(bool(said.get("succeeded")), found, *_header(said))
+
+    def status(self, endpoint: str) -> str:
+        """The version of one endpoint's etcd. Raises Unanswered, HostRefused."""
+        said = self._one(endpoint, "/v3/maintenance/status", {}, time.monotonic() + self._timeout)
+        return str(said.get("version", ""))
+
+    def _ask(self, path: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+        end = time.monotonic() + self._timeout
+        self.failures = {}
+        for turn, endpoint in enumerate(list(self._endpoints)):
+            left = end - time.monotonic()
+            if left <= 0:
+                break
+            share = time.monotonic() + left / (len(self._endpoints) - turn)
+            try:
+                said = self._one(endpoint, path, asked, share)
+            except Unanswered as problem:
+                self.failures[endpoint] = str(problem)
+                continue
+            self._endpoints.remove(endpoint)
+            self._endpoints.insert(0, endpoint)
+            return said
+        raise Unanswered("; ".join(f"{where}: {why}" for where, why in self.failures.items()))
+
+    def _one(
+        self, endpoint: str, path: str, asked: Mapping[str, Any], end: float
+    ) -> dict[str, Any]:
+        body = json.dumps(asked).encode()
+        headers = {"Content-Type": "application/json"}
+        connection = self._connection(endpoint)
+        try:
+            connection.timeout = max(end - time.monotonic(), 0.05)
+            if connection.sock is None:
+                connection.connect()
+            connection.sock.settimeout(max(end - time.monotonic(), 0.05))
+            connection.request("POST", path, body, headers)
+            response = connection.getresponse()
+            text = response.read(_ANSWER_MOST)
+            status = response.status
+        except (OSError, http.client.HTTPException) as problem:
+            self._drop(endpoint)
+            raise Unanswered(str(problem) or type(problem).__name__) from problem
+        if response.will_close:
+            self._drop(endpoint)
+        return _said(endpoint, status, text)
+
+    def _connection(self, endpoint: str) -> http.client.HTTPConnection:
+        if endpoint not in self._open:
+            place = urlsplit(endpoint)
+            host, port = place.hostname or "", place.port or 2379
+            self._open[endpoint] = (
+                http.client.HTTPSConnection(host, port, context=self._context())
+                if place.scheme == "https"
+                else http.client.HTTPConnection(host, port)
+            )
+        return self._open[endpoint]
+
+    def _context(self) -> ssl.SSLContext:
+        """How endpoints are believed. Raises HostRefused for files that cannot be used."""
+        if self._tls is None:
+            ca, cert, key = self._files
+            try:
+                context = ssl.create_default_context(cafile=ca)
+                if cert is not None:
+                    context.load_cert_chain(cert, key)
+            except (OSError, ssl.SSLError) as problem:
+                raise HostRefused(
+                    f"the certificates of [cluster] cannot be used: {problem}",
+                    hint="ca, cert and key of [cluster] name files in PEM",
+                ) from problem
+            self._tls = context
+        return self._tls
+
+    def _drop(self, endpoint: str) -> None:
+        with suppress(KeyError):
+            self._open.pop(endpoint).close()
+
+
+def _said(endpoint: str, status: int, text: bytes) -> dict[str, Any]:
+    """The object of an answer. Raises Unanswered where etcd could not tell, HostRefused."""
+    try:
+        said = dict(json.loads(text))
+    except (ValueError, TypeError, RecursionError) as problem:
+        if status >= 500:
+            raise Unanswered(f"HTTP {status}") from problem
+        raise HostRefused(
+            f"{endpoint} answers, and not as etcd does: HTTP {status}",
+            hint="endpoints of [cluster] are those of etcd's clients, with its JSON gateway",
+        ) from problem
+    if status == 200 and "error" not in said:
+        return said
+    words = str(said.get("message") or said.get("error") or f"HTTP {status}")
+    if status >= 500 or said.get("code") in _UNDECIDED:
+        raise Unanswered(words)
+    raise HostRefused(f"etcd at {endpoint} refuses: {words}", hint="look at etcd's own log")
+
+
+def _header(said: Mapping[str, Any]) -> tuple[str, int]:
+    header = said.get("header", {})
+    return str(header.get("cluster_id", "")), int(header.get("revision", 0))
+
+
+def _range_of(part: Mapping[str, Any]) -> tuple[Kv, ...]:
+    found = (part.get("response_range") or {}).get("kvs", ())
+    return tuple(Kv(_text(kv["key"]), _text(kv.get("value", ""))) for kv in found)
+
+
+# -- parts of a transaction ------------------------------------------------------------------------
+
+
+def absent(key: str) -> dict[str, Any]:
+    """Holds if there is no such key."""
+    return {"key": _base64(key), "target": "CREATE", "result": "EQUAL", "create_revision": "0"}
+
+
+def none_below(prefix: str) -> dict[str, Any]:
+    """Holds if there is no key that begins so."""
+    return {**absent(prefix), "range_end": _base64(_after(prefix))}
+
+
+def equal(key: str, value: str) -> dict[str, Any]:
+    """Holds if the key is there and has this value."""
+    return {"key": _base64(key), "target": "VALUE", "result": "EQUAL", "value": _base64(value)}
+
+
+def less(key: str, value: str) -> dict[str, Any]:
+    """Holds if the key is there and its value sorts before this one."""
+    return {"key": _base64(key), "target": "VALUE", "result": "LESS", "value": _base64(value)}
+
+
+def put(key: str, value: str) -> dict[str, Any]:
+    """Set a key."""
+    return {"request_put": {"key": _base64(key), "value": _base64(value)}}
+
+
+def delete(key: str) -> dict[str, Any]:
+    """Remove a key."""
+    return {"request_delete_range": {"key": _base64(key)}}
+
+
+def get(key: str) -> dict[str, Any]:
+    """Read a key."""
+    return {"request_range": {"key": _base64(key)}}
+
+
+def below(prefix: str, *, keys_only: bool = False) -> dict[str, Any]:
+    """Read all keys that begin so."""
+    end = _base64(_after(prefix))
+    return {"request_range": {"key": _base64(prefix), "range_end": end, "keys_only": keys_only}}
+
+
+def _after(prefix: str) -> str:
+    """The first key after all that begin with an ASCII prefix."""
+    return prefix[:-1] + chr(ord(prefix[-1]) + 1)
+
+
+def _base64(text: str) -> str:
+    return b64encode(text.encode()).decode()
+
+
+def _text(base64: str) -> str:
+    return b64decode(base64).decode(errors="replace")

@@ -1,0 +1,271 @@
+"""Two hosts lease from blocks of a real etcd of three members: cut off, killed, copied, put back."""
+
+from __future__ import annotations
+
+import ipaddress
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from integration import lab
+from integration.lab.cluster.lab import ADDRESS, HOSTS, MEMBERS, SUBNET, Lab, cluster_lab
+from integration.lab.cluster.package import program
+
+
+@pytest.fixture
+def two(netns: None, tmp_path: Path) -> Iterator[Lab]:
+    found = program()
+    if found is None:
+        pytest.skip("Debian's package etcd-server cannot be had")
+    with cluster_lab(tmp_path, found) as made:
+        for host in HOSTS:
+            made.hvtx(host, "network", "create", "lab", "--subnet", SUBNET, "--block-size", "30")
+        yield made
+
+
+def create(two: Lab, host: str, name: str, *more: str, code: int = 0, **environment: str) -> str:
+    """The address of a VM that is made."""
+    ran = two.hvtx(
+        host, "vm", "create", name, "--network", "lab", "--hypervisor", "external", *more, "--json",
+        code=code, **environment,
+    )  # fmt: skip
+    return ran.json()["interfaces"][0]["ipv4"] if code == 0 else ran.err
+
+
+def agree(two: Lab) -> dict[str, str]:
+    """Hosts and cluster say the same; block -> installation."""
+    seen = {host: two.status(host) for host in HOSTS}
+    holders = {one["cidr"]: one["installation"] for one in seen["h1"]["holders"]}
+    assert holders == {one["cidr"]: one["installation"] for one in seen["h2"]["holders"]}
+    for known in seen.values():
+        own = {b["cidr"] for b in known["blocks"] if b["state"] == "committed"}
+        assert own == {cidr for cidr, who in holders.items() if who == known["installation"]}
+        assert known["unrecorded"] == []
+    return holders
+
+
+def test_two_hosts_never_have_one_address(two: Lab) -> None:
+    got = [create(two, host, f"{host}-{n}") for n in range(6) for host in HOSTS]
+    assert len(set(got)) == 12
+    holders = agree(two)
+    assert len(holders) == 4  # two blocks of four addresses each
+    for address in got:
+        assert any(ipaddress.ip_address(address) in ipaddress.ip_network(c) for c in holders)
+
+    found = two.hvtx("h1", "network", "routes", "lab", "--json").json()["routes"]
+    assert {(one["cidr"], one["via"]) for one in found if not one["local"]} == {
+        (cidr, ADDRESS["h2"])
+        for cidr, who in holders.items()
+        if who == two.status("h2")["installation"]
+    }
+    theirs = next(address for n, address in enumerate(got) if n % 2)
+    told = two.hvtx("h1", "explain", theirs, "--json").json()["evidence"]
+    assert any("at 192.0.2.5, installation" in line for line in told), told
+    frr = two.hvtx("h2", "network", "routes", "--format", "frr").out.splitlines()
+    assert len(frr) == 2
+    for line in frr:  # what FRR would set the kernel takes, and the network stands with it
+        _, _, cidr, via = line.split()
+        two.spaces["h2"].run("ip", "route", "add", cidr, "via", via)
+    create(two, "h2", "beside-routes")
+    two.hvtx("h2", "vm", "start", "beside-routes")
+
+    for n in range(6):
+        two.hvtx("h1", "vm", "rm", f"h1-{n}")
+    assert len(agree(two)) == 4
+    assert "given back" in two.hvtx("h1", "gc", "--apply").err  # the spare one
+    assert len(agree(two)) == 3
+    two.hvtx("h1", "network", "rm", "lab")
+    assert len(agree(two)) == 2
+
+
+def test_a_host_that_is_cut_off_goes_on_from_its_blocks(two: Lab) -> None:
+    create(two, "h1", "one")
+    two.isolate("h1")
+    began = time.monotonic()
+    create(two, "h1", "two")
+    two.hvtx("h1", "vm", "start", "two")  # no waiting for anybody
+    assert "Busy" not in two.hvtx("h1", "vm", "show", "two").out
+    assert time.monotonic() - began < 20
+    while "error" not in (said := create_or_error(two, "h1")):
+        pass
+    assert "no etcd answers" in said
+    assert "hint: hvtx cluster status" in said
+    status = two.status("h1")
+    assert "no etcd answers" in status["problem"]
+    assert [b["state"] for b in status["blocks"]] == ["committed", "intended"]
+    told = two.hvtx("h1", "doctor", "--json", code=None).json()["findings"]
+    assert [f["level"] for f in told if f["check"] == "cluster"] == ["warning"]
+    create(two, "h2", "other")  # the rest of the cluster goes on
+    two.heal()
+    two.await_quorum("h1")
+    create(two, "h1", "three")
+    agree(two)
+    assert two.hvtx("h1", "recover").code == 0
+
+
+def create_or_error(two: Lab, host: str) -> str:
+    """What is said; exit 0 or 75."""
+    create_or_error.number += 1  # type: ignore[attr-defined]
+    ran = two.hvtx(host, "vm", "create", f"more-{create_or_error.number}", "--network", "lab",  # type: ignore[attr-defined]
+                   "--hypervisor", "external", code=None)  # fmt: skip
+    assert ran.code in (0, 75), ran.err
+    return ran.err
+
+
+create_or_error.number = 0  # type: ignore[attr-defined]
+
+
+def test_answers_that_are_lost_are_asked_for_again(two: Lab) -> None:
+    """One direction only: what the host asks arrives, what is answered does not."""
+    two.cut((MEMBERS, ["h1"]))
+    # a SYN is not answered either: the request has to be under way on an open connection
+    create(two, "h1", "one", code=75)
+    two.heal()
+    two.await_quorum("h1")
+    create(two, "h1", "one")
+    assert len(agree(two)) == 1
+
+
+def test_a_claim_that_landed_and_was_not_heard_of(two: Lab) -> None:
+    """Killed between the call and the commit; the next one has the answer of the same token."""
+    create(two, "h1", "one", code=-9, HVTX_FAILPOINT="claimed:block:kill")
+    status = two.status("h1")
+    assert [b["state"] for b in status["blocks"]] == ["intended"]
+    assert len(status["holders"]) == 1
+    assert status["unrecorded"] == []
+    address = create(two, "h1", "one")
+    holders = agree(two)
+    assert ipaddress.ip_address(address) in ipaddress.ip_network(next(iter(holders)))
+    assert len(holders) == 1
+
+
+@pytest.mark.parametrize("point", ["intended:block", "releasing:block", "released:block"])
+def test_what_was_interrupted_recover_ends(two: Lab, point: str) -> None:
+    if point == "intended:block":
+        create(two, "h1", "one", code=-9, HVTX_FAILPOINT=f"{point}:kill")
+    else:
+        create(two, "h1", "one")
+        two.hvtx("h1", "vm", "rm", "one")
+        two.hvtx("h1", "network", "rm", "lab", code=-9, HVTX_FAILPOINT=f"{point}:kill")
+    two.hvtx("h1", "recover")
+    status = two.status("h1")
+    assert [b["state"] for b in status["blocks"] if b["state"] != "committed"] == []
+    assert len(agree(two)) == (1 if point == "intended:block" else 0)
+    create(two, "h2", "other")
+    agree(two)
+
+
+def test_a_copy_of_a_host_does_not_pass_for_it(two: Lab) -> None:
+    """Rule 4: the whole state directory, on another machine."""
+    create(two, "h1", "one")
+    shutil.copytree(two.base / "h1.state", two.base / "twin.state", symlinks=True)
+    other = two.base / "machine-id"
+    other.write_text("0123456789abcdef0123456789abcdef\n")
+    env = two.environment("h1", "twin")
+    env["HVTX_RUN_DIR"] = str(two.base / "twin.run")
+    moved = two.base / "h1.state.away"
+    (two.base / "h1.state").rename(moved)  # the twin's machine has no other
+    try:
+        argv = ["unshare", "-m", "sh", "-c",
+                f'mount --bind {other} /etc/machine-id && exec "$@"', "sh"]  # fmt: skip
+        words = "import sys; from hvtx.cli.main import run; sys.exit(run(sys.argv[1:]))"
+        said = ""
+        for number in range(5):
+            done = subprocess.run(
+                two.spaces["h1"].argv(*argv, _python(), "-c", words, "vm", "create", f"t{number}",
+                                      "--network", "lab", "--hypervisor", "external"),
+                capture_output=True, text=True, check=False, timeout=60, env={**_environ(), **env},
+            )  # fmt: skip
+            said += done.stderr
+            if done.returncode:
+                break
+    finally:
+        moved.rename(two.base / "h1.state")
+    assert done.returncode == 7, said
+    assert "registered by another machine" in said
+
+
+def _python() -> str:
+    import sys
+
+    return sys.executable
+
+
+def _environ() -> dict[str, str]:
+    import os
+
+    return dict(os.environ)
+
+
+def test_a_store_that_was_put_back(two: Lab) -> None:
+    """Rule 5: blocks that it does not know are not used; those that it knows do not go back."""
+    create(two, "h1", "one")
+    two.hvtx("h1", "store", "backup", str(two.base / "copy"))
+    for n in range(4):  # into a second block
+        create(two, "h1", f"later-{n}")
+    assert len(agree(two)) == 2
+    for n in range(4):
+        two.hvtx("h1", "vm", "rm", f"later-{n}")
+    two.hvtx("h1", "store", "restore", str(two.base / "copy"))
+    two.isolate("h1")
+    two.hvtx("h1", "recover", "--accept-rollback", code=9)
+    assert two.status("h1")["doubted"]
+    create(two, "h1", "in-doubt", code=75)
+    two.heal()
+    two.await_quorum("h1")
+    two.hvtx("h1", "recover")
+    status = two.status("h1")
+    assert not status["doubted"]
+    assert [b["kept"] for b in status["blocks"]] == [True]
+    (apart,) = status["unrecorded"]
+    got = [create(two, "h1", f"new-{n}") for n in range(4)]
+    block = ipaddress.ip_network(apart["cidr"])
+    assert not any(ipaddress.ip_address(address) in block for address in got)
+    two.hvtx("h1", "cluster", "forget", apart["cidr"], code=2)
+    two.hvtx("h1", "cluster", "forget", apart["cidr"], "--yes")
+    agree(two)
+
+
+def test_a_host_that_is_given_up(two: Lab) -> None:
+    create(two, "h1", "one")
+    create(two, "h2", "two")
+    installation = two.status("h1")["installation"]
+    assert "this host" in two.hvtx("h1", "cluster", "forget", installation, "--yes", code=4).err
+    two.hvtx("h2", "cluster", "forget", "nobody", "--yes", code=3)
+    two.hvtx("h2", "cluster", "forget", installation, code=2)
+    assert len(agree(two)) == 2
+    done = two.hvtx("h2", "cluster", "forget", installation, "--yes", "--json").json()
+    assert [one["installation"] for one in done["blocks"]] == [installation]
+    assert "given up" in two.status("h1")["problem"]
+    said = ""
+    for n in range(5):
+        ran = two.hvtx("h1", "vm", "create", f"x{n}", "--network", "lab", "--hypervisor", "external",
+                       code=None)  # fmt: skip
+        said += ran.err
+        if ran.code:
+            break
+    assert ran.code == 7, said
+    assert "given up" in said
+    assert {one["installation"] for one in two.status("h2")["holders"]} == {
+        two.status("h2")["installation"]
+    }
+
+
+def test_a_network_is_the_same_on_every_host(two: Lab) -> None:
+    two.hvtx("h1", "network", "rm", "lab")
+    before = lab.dump()
+    said = two.hvtx("h1", "network", "create", "lab", "--subnet", "10.128.0.0/10", "--block-size",
+                    "30", code=None)  # fmt: skip
+    assert said.code in (0, 4)
+    create(two, "h2", "one")
+    if said.code == 0:
+        two.hvtx("h1", "network", "rm", "lab")
+    said = two.hvtx(
+        "h1", "network", "create", "lab", "--subnet", SUBNET, "--block-size", "28", code=4
+    )
+    assert "on other hosts" in said.err
+    assert lab.difference(before, lab.dump()) == ""

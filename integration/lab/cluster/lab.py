@@ -1,0 +1,161 @@
+"""Three members and two hosts on a switch; who is cut off from whom, and how."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from integration import lab
+from integration.lab.program import Ran
+
+MEMBERS, HOSTS = ("e1", "e2", "e3"), ("h1", "h2")
+NAMES = MEMBERS + HOSTS
+ADDRESS = {name: f"192.0.2.{number}" for number, name in enumerate(NAMES, start=1)}
+SUBNET = "10.64.0.0/10"
+
+
+class Lab:
+    """Made by :func:`cluster_lab`, in a network namespace that is the switch."""
+
+    def __init__(self, base: Path, program: Path, timeout: float, *, fsync: bool = False) -> None:
+        self.base = base
+        self.members: dict[str, subprocess.Popen[bytes]] = {}
+        self.spaces = {name: lab.Namespace() for name in NAMES}
+        self._program = program
+        self._more = () if fsync else ("--unsafe-no-fsync",)
+        lab.run("ip", "link", "add", "sw", "type", "bridge")
+        lab.run("ip", "link", "set", "sw", "up")
+        for name, space in self.spaces.items():
+            lab.run(
+                "ip", "link", "add", name, "type", "veth", "peer", "eth0", "netns", str(space.pid)
+            )
+            lab.run("ip", "link", "set", name, "master", "sw", "up")
+            space.run("ip", "addr", "add", f"{ADDRESS[name]}/24", "dev", "eth0")
+            space.run("ip", "link", "set", "eth0", "up")
+        lab.run("nft", "add table bridge cut; add chain bridge cut f"
+                " { type filter hook forward priority 0; policy accept; }")  # fmt: skip
+        for name in MEMBERS:
+            self.start(name)
+        for name in HOSTS:
+            self.configure(name, timeout)
+
+    def start(self, name: str) -> None:
+        """Start a member."""
+        own = ADDRESS[name]
+        every = ",".join(f"{one}=http://{ADDRESS[one]}:2380" for one in MEMBERS)
+        argv = [
+            str(self._program), "--name", name, "--data-dir", str(self.base / name),
+            "--listen-client-urls", f"http://{own}:2379",
+            "--advertise-client-urls", f"http://{own}:2379",
+            "--listen-peer-urls", f"http://{own}:2380",
+            "--initial-advertise-peer-urls", f"http://{own}:2380",
+            "--initial-cluster", every, "--initial-cluster-state", "new",
+            *self._more,
+        ]  # fmt: skip
+        with (self.base / f"{name}.log").open("ab") as log:
+            self.members[name] = subprocess.Popen(
+                self.spaces[name].argv(*argv), stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            )
+
+    def configure(self, name: str, timeout: float) -> None:
+        """A host's configuration."""
+        endpoints = [f"http://{ADDRESS[one]}:2379" for one in MEMBERS]
+        path = self.base / f"{name}.toml"
+        path.write_text(
+            f'dhcp = "off"\n[cluster]\nsource = "etcd"\nendpoints = {json.dumps(endpoints)}\n'
+            f'address = "{ADDRESS[name]}"\ntimeout = {timeout}\n'
+        )
+        path.chmod(0o600)
+
+    def environment(self, name: str, state: str | None = None) -> dict[str, str]:
+        """What a host's commands are told."""
+        return {
+            "HVTX_STATE_DIR": str(self.base / f"{state or name}.state"),
+            "HVTX_RUN_DIR": str(self.base / f"{name}.run"),
+            "HVTX_CONFIG": str(self.base / f"{name}.toml"),
+        }
+
+    def hvtx(self, host: str, *arguments: str, code: int | None = 0, **environment: str) -> Ran:
+        """Run the program on a host."""
+        done = subprocess.run(
+            self.spaces[host].argv(sys.executable, "-m", "hvtx", *arguments),
+            capture_output=True, text=True, check=False, timeout=120, stdin=subprocess.DEVNULL,
+            env={**os.environ, **self.environment(host), **environment},
+        )  # fmt: skip
+        if code is not None and done.returncode != code:
+            words = " ".join(arguments)
+            raise AssertionError(
+                f"{host}: hvtx {words}: exit {done.returncode}, not {code}\n{done.stdout}{done.stderr}"
+            )
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    def status(self, host: str) -> dict[str, Any]:
+        """`cluster status`."""
+        return self.hvtx(host, "cluster", "status", "--json").json()
+
+    # -- partitions --------------------------------------------------------------------------------
+
+    def cut(self, *pairs: tuple[Sequence[str], Sequence[str]]) -> None:
+        """Drop what goes from these ports of the switch to those."""
+        for here, there in pairs:
+            lab.run("nft", f"add rule bridge cut f iifname {{ {', '.join(here)} }}"
+                    f" oifname {{ {', '.join(there)} }} drop")  # fmt: skip
+
+    def isolate(self, name: str) -> None:
+        """Cut one off from all, both ways."""
+        rest = [other for other in NAMES if other != name]
+        self.cut(([name], rest), (rest, [name]))
+
+    def heal(self) -> None:
+        """Let everything pass."""
+        lab.run("nft", "flush chain bridge cut f")
+
+    def await_quorum(self, host: str = "h1", seconds: float = 30) -> None:
+        """Wait until a host's question is answered."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            done = subprocess.run(
+                self.spaces[host].argv(
+                    sys.executable, "-c", _ASK, *[f"http://{ADDRESS[one]}:2379" for one in MEMBERS]
+                ),
+                check=False, timeout=60, capture_output=True,
+            )  # fmt: skip
+            if done.returncode == 0:
+                return
+            time.sleep(0.2)
+        raise AssertionError(f"no etcd answers {host}")
+
+    def close(self) -> None:
+        """End the members and the namespaces."""
+        for process in self.members.values():
+            process.kill()
+            process.wait()
+        for space in self.spaces.values():
+            space.close()
+
+
+_ASK = """
+import sys
+from hvtx.host import etcd
+asked = etcd.Etcd(sys.argv[1:], timeout=2)
+asked.txn([], [etcd.get("x")])
+asked.close()
+"""
+
+
+@contextlib.contextmanager
+def cluster_lab(base: Path, program: Path, *, timeout: float = 1.5) -> Iterator[Lab]:
+    """Members and hosts; the caller's network namespace becomes the switch."""
+    made = Lab(base, program, timeout)
+    try:
+        made.await_quorum()
+        yield made
+    finally:
+        made.close()

@@ -1,0 +1,156 @@
+"""The client of etcd's JSON gateway, against a server that answers what it is told to."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from hvtx.errors import HostRefused
+from hvtx.host import etcd
+from hvtx.host.etcd import Etcd, Kv, Unanswered
+
+HEADER = {"cluster_id": "77", "revision": "9"}
+
+
+class Server(ThreadingHTTPServer):
+    """Answers ``(status, text)``; None: closes the connection once it has heard the question."""
+
+    answer: tuple[int, str] | None = (200, json.dumps({"header": HEADER, "succeeded": True}))
+    heard: list[dict[str, object]]
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def do_POST(self) -> None:
+        asked = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.heard.append(json.loads(asked))
+        if self.server.answer is None:
+            self.close_connection = True
+            return
+        status, text = self.server.answer
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text.encode())))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def serving() -> Iterator[Server]:
+    server = Server(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    server.heard = []
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def at(server: Server) -> str:
+    return f"http://127.0.0.1:{server.server_address[1]}"
+
+
+@contextmanager
+def client(*endpoints: str, timeout: float = 2) -> Iterator[Etcd]:
+    made = Etcd(endpoints, timeout=timeout)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def test_keys_and_values_are_base64_and_back() -> None:
+    with serving() as server, client(at(server)) as asked:
+        kv = {"key": b64encode(b"/k").decode(), "value": b64encode("ä".encode()).decode()}
+        server.answer = (
+            200,
+            json.dumps({"header": HEADER, "responses": [{"response_range": {"kvs": [kv]}}, {}]}),
+        )
+        reply = asked.txn([etcd.absent("/k")], [etcd.put("/k", "ä")], [etcd.get("/k")])
+    assert server.heard == [
+        {
+            "compare": [
+                {"key": "L2s=", "target": "CREATE", "result": "EQUAL", "create_revision": "0"}
+            ],
+            "success": [{"request_put": {"key": "L2s=", "value": "w6Q="}}],
+            "failure": [{"request_range": {"key": "L2s="}}],
+        }
+    ]
+    assert reply == (False, ((Kv("/k", "ä"),), ()), "77", 9)
+
+
+def test_a_question_without_an_answer_is_asked_of_the_next() -> None:
+    """Who heard it may have done it: what is asked comes to the same twice."""
+    with serving() as first, serving() as second, client(at(first), at(second)) as asked:
+        first.answer = None
+        assert asked.txn([], []).succeeded
+        assert len(first.heard) == len(second.heard) == 1
+        assert asked.txn([], []).succeeded
+        assert (len(first.heard), len(second.heard)) == (1, 2)  # who answered last is asked first
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        (503, '{"error": "etcdserver: request timed out", "code": 14}'),
+        (503, "no JSON"),
+        (408, '{"error": "deadline", "code": 4}'),
+        (200, '{"error": "etcdserver: leader changed", "code": 14}'),
+    ],
+)
+def test_what_is_no_decision_is_unknown(answer: tuple[int, str] | None) -> None:
+    with serving() as server, client(at(server)) as asked:
+        server.answer = answer
+        with pytest.raises(Unanswered):
+            asked.txn([], [])
+
+
+@pytest.mark.parametrize(
+    "answer", [(400, '{"error": "duplicate key", "code": 3}'), (200, "<html>"), (404, "[]")]
+)
+def test_an_answer_that_is_no_etcds_is_told(answer: tuple[int, str]) -> None:
+    with serving() as server, client(at(server)) as asked:
+        server.answer = answer
+        with pytest.raises(HostRefused):
+            asked.txn([], [])
+
+
+def test_one_that_accepts_and_is_silent_costs_its_share_of_the_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, serving() as server:
+        mute = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with client(mute, at(server), timeout=0.6) as asked:
+            assert asked.txn([], []).succeeded
+            assert "timed out" in asked.failures[mute]
+
+
+def test_no_endpoint_at_all() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    with client(f"http://127.0.0.1:{port}") as asked, pytest.raises(Unanswered, match="refused"):
+        asked.txn([], [])
+
+
+def test_certificates_that_cannot_be_read() -> None:
+    asked = Etcd(["https://127.0.0.1:1"], timeout=1, ca="/nonexistent")
+    with pytest.raises(HostRefused, match="certificates"):
+        asked.txn([], [])
+
+
+def test_all_below_a_prefix_end_before_the_next_letter() -> None:
+    assert etcd.below("/a/")["request_range"]["range_end"] == b64encode(b"/a0").decode()
