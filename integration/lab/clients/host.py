@@ -28,9 +28,16 @@ CLEAN = {
     "LANG": "C.UTF-8", "TERM": "dumb", "HVTX_VERIFY": "1",
 }  # fmt: skip
 # Process 1: runtimes leave their children to it.
-_FIRST = (
-    "import os, signal\nwhile True:\n try: os.wait()\n except ChildProcessError: signal.pause()"
-)
+_FIRST = """
+import os, signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+while signal.sigwait([signal.SIGCHLD]):
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+"""
 # $1: layers below, $2: directory for what is new. Runs as process 1 of the host.
 _ENTER = """
 set -e
@@ -102,6 +109,7 @@ class Host:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
+        self.started: list[subprocess.Popen[bytes]] = []
 
     def argv(self, *argv: str) -> list[str]:
         """``argv`` as it must be called to run in there, in the caller's network namespace."""
@@ -130,9 +138,11 @@ class Host:
     def start(self, log: str, *argv: str) -> subprocess.Popen[bytes]:
         """Start a program that stays; what it says goes to the file ``log`` of the host."""
         with self.path(log).open("ab") as said:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 self.argv(*argv), stdin=subprocess.DEVNULL, stdout=said, stderr=said, env=CLEAN
             )
+        self.started.append(process)
+        return process
 
     def write(self, path: str, text: str, mode: int = 0o644) -> None:
         """Write a file, and the directories above it."""
@@ -201,11 +211,15 @@ def made(below: str) -> Iterator[Host]:
     said = place / "said"
     with said.open("wb") as file:
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=file, env=CLEAN)
+    started: list[subprocess.Popen[bytes]] = []
     try:
         host = Host(_first(process, said))
+        started = host.started
         yield host
     finally:
         _end(process, groups)
+        for one in started:
+            one.wait(20)
         shutil.rmtree(place, ignore_errors=True)
 
 
