@@ -22,6 +22,7 @@ _AT = {
     "Sets": "hvtx.api.sets",
     "Stores": "hvtx.api.stores",
     **dict.fromkeys(("Units", "Printed"), "hvtx.api.units"),
+    **dict.fromkeys(("CniPlugin", "PrintedPlugin"), "hvtx.api.cni_plugin"),
     **dict.fromkeys(
         ("VmOptions", "VmChanges", "NetworkOptions", "NetworkChanges"), "hvtx.api.options"
     ),
@@ -40,6 +41,7 @@ _AT = {
     "Recovery": "hvtx.commands.recover",
     **dict.fromkeys(("Copied", "Restored"), "hvtx.commands.store_backup"),
     "UnitsOutcome": "hvtx.commands.systemd:Outcome",
+    "PluginOutcome": "hvtx.commands.cni_install:Outcome",
     **dict.fromkeys(("Explanation", "OnRecord"), "hvtx.engine.explained"),
     "Finding": "hvtx.engine.finding",
     "GcReport": "hvtx.engine.gc_plan:Report",
@@ -61,6 +63,7 @@ __all__ = [
     "Adopted",
     "AsOf",
     "Busy",
+    "CniPlugin",
     "Conflict",
     "Copied",
     "Diagnosis",
@@ -89,7 +92,9 @@ __all__ = [
     "PartialFailure",
     "Plan",
     "Plans",
+    "PluginOutcome",
     "Printed",
+    "PrintedPlugin",
     "Publish",
     "Reason",
     "Recovery",

@@ -1,6 +1,7 @@
 # The public names, for type checkers: `__init__.py` imports each when it is first asked for.
 
 from hvtx.api import Diagnosis, Host
+from hvtx.api.cni_plugin import CniPlugin, PrintedPlugin
 from hvtx.api.networks import Networks
 from hvtx.api.options import NetworkChanges, NetworkOptions, VmChanges, VmOptions
 from hvtx.api.plans import Plans
@@ -8,6 +9,7 @@ from hvtx.api.sets import Sets
 from hvtx.api.stores import Stores
 from hvtx.api.units import Printed, Units
 from hvtx.api.vms import Each, VmLog, Vms
+from hvtx.commands.cni_install import Outcome as PluginOutcome
 from hvtx.commands.metrics import Gauge
 from hvtx.commands.published_view import AsOf
 from hvtx.commands.recover import Recovery
@@ -49,6 +51,7 @@ __all__ = [
     "Adopted",
     "AsOf",
     "Busy",
+    "CniPlugin",
     "Conflict",
     "Copied",
     "Diagnosis",
@@ -77,7 +80,9 @@ __all__ = [
     "PartialFailure",
     "Plan",
     "Plans",
+    "PluginOutcome",
     "Printed",
+    "PrintedPlugin",
     "Publish",
     "Reason",
     "Recovery",

@@ -17,6 +17,7 @@ from hvtx.model.typed import TYPE_CHECKING, NamedTuple, Self
 if TYPE_CHECKING:
     import os
 
+    from hvtx.api.cni_plugin import CniPlugin
     from hvtx.api.networks import Networks
     from hvtx.api.plans import Plans
     from hvtx.api.sets import Sets
@@ -145,6 +146,13 @@ class Host:
         from hvtx.api.units import Units
 
         return Units(self._calls)
+
+    @property
+    def cni_plugin(self) -> CniPlugin:
+        """``hvtx cni``."""
+        from hvtx.api.cni_plugin import CniPlugin
+
+        return CniPlugin(self._calls)
 
     # -- reading -------------------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "import": ("hvtx.cli.adopt", "Take over VMs that another tool created."),
     "adopt": ("hvtx.cli.adopt", "Take over one device or rule on your word."),
     "completion": ("hvtx.cli.completion", "Print the completion script for bash, zsh or fish."),
+    "cni": ("hvtx.cli.cni", "Install hvtx as a CNI plugin of container runtimes."),
     "systemd": ("hvtx.cli.systemd", "Manage the systemd units: recovery at boot, gc every hour."),
 }
 

@@ -4,6 +4,9 @@ from hvtx.commands import (
     adopt as adopt,
 )
 from hvtx.commands import (
+    cni_install as cni_install,
+)
+from hvtx.commands import (
     doctor as doctor,
 )
 from hvtx.commands import (

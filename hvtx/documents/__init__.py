@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from hvtx.documents import (
         adopt,
         apply,
+        cni,
         console,
         doctor,
         explain,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = [
     "adopt",
     "apply",
+    "cni",
     "console",
     "doctor",
     "explain",

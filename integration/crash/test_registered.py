@@ -34,6 +34,9 @@ ASIDE = {
     "systemd install": "files of systemd, no store and no host: test_units_killed",
     "systemd uninstall": "the same",
     "systemd print": "prints",
+    "cni install": "two files, no store and no host: test_cni_install_killed",
+    "cni uninstall": "the same",
+    "cni print": "prints",
 }
 # Flags of commands in COMMANDS that no command line there has, each with its reason.
 FLAGS_ASIDE = {

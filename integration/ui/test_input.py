@@ -388,6 +388,7 @@ EMPTY_FILES = [
     ("gc", "--apply", ""), ("gc", "--heuristic", "--apply", "--yes", ""), ("gc", "--plan", "--out", ""),
     ("gc", "--plan", "--html", ""), ("gc", "--heuristic", "--plan", "--out", ""),
     ("metrics", "--textfile", ""), ("systemd", "print", "--metrics", ""),
+    ("cni", "print", "--conf", ""), ("cni", "uninstall", "--dir", ""),
     ("systemd", "uninstall", "--root", ""), ("import", "my-hypervisor", ""),
     ("vm", "create", "two", "--kernel", ""), ("vm", "create", "two", "--kernel", "/dev/null", "--initrd", ""),
     ("vm", "create", "two", "--disk", ""), ("vm", "create", "two", "--hypervisor", "", "--disk", "/dev/null"),

@@ -66,7 +66,7 @@ def test_a_reader_of_messages_that_left_changes_no_exit_code(tmp_path: Path) -> 
 
 
 PRINTING = (
-    "systemd print", "systemd print --json", "completion bash", "metrics", "vm ls --json",
+    "systemd print", "systemd print --json", "cni print", "cni print --json", "completion bash", "metrics", "vm ls --json",
     "gc --schema", "--version", "--help", "vm --help", "log --json",
 )  # fmt: skip
 

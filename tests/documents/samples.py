@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from hvtx.commands import cni_install
 from hvtx.commands.metrics import Gauge
 from hvtx.commands.recover import Recovery
 from hvtx.commands.show import Surroundings
@@ -134,6 +135,15 @@ UNITS = Outcome(
     running=True,
     note="a note",
 )  # fmt: skip
+PLUGIN = cni_install.Outcome(
+    (cni_install.Entry("/opt/cni/bin/hvtx", "written"),
+     cni_install.Entry("/etc/cni/net.d/10-hvtx.conflist", "unchanged")),
+    note="a note",
+)  # fmt: skip
+MADE_PLUGIN = (
+    cni_install.File("/opt/cni/bin/hvtx", "#!/usr/bin/python3 -IS\n", 0o755),
+    cni_install.File("/etc/cni/net.d/10-hvtx.conflist", '{"name": "lan"}\n', 0o644),
+)
 MADE_UNITS = (
     Unit("hvtx-gc.timer", "[Timer]\nOnCalendar=hourly\n"),
     Unit("x.conf", "a\n", "/etc/x"),

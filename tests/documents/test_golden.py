@@ -66,6 +66,8 @@ VALUES: Mapping[str, Callable[[], Any]] = {
     "store-restore": lambda: documents.store_restore.document(samples.RESTORED),
     "systemd": lambda: documents.systemd.document(samples.UNITS),
     "systemd-print": lambda: documents.systemd.printed(samples.MADE_UNITS),
+    "cni": lambda: documents.cni.document(samples.PLUGIN),
+    "cni-print": lambda: documents.cni.printed(samples.MADE_PLUGIN),
     "metrics": lambda: documents.metrics.document(samples.GAUGES),
     "removed-vm": lambda: documents.removed.document("vm", "web"),
     "removed-network": lambda: documents.removed.document("network", "lan"),

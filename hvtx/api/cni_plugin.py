@@ -1,0 +1,93 @@
+"""``host.cni_plugin``: the executable and the network configuration for container runtimes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from hvtx import commands
+from hvtx.api.calls import Calls
+from hvtx.model.typed import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from hvtx.commands.cni_install import File, Outcome
+
+DEFAULT_NETWORK = "default"
+_PATHS = ("state_dir", "run_dir", "config")
+_VALUES = ("firewall", "lock_timeout")
+
+
+class PrintedPlugin(NamedTuple):
+    """The files, and why an install of them would be refused, if it would."""
+
+    files: tuple[File, ...]
+    refused: str | None
+
+
+class CniPlugin:
+    """Verbs of the plugin's files. What this Host was given becomes part of the configuration."""
+
+    def __init__(self, calls: Calls) -> None:
+        """Made by :attr:`hvtx.Host.cni_plugin`."""
+        self._calls = calls
+
+    def install(
+        self,
+        *,
+        dir: str | None = None,  # noqa: A002 - the option's name
+        conf: str | None = None,
+        network: str | None = None,
+        subnets: Sequence[str] = (),
+        force: bool = False,
+    ) -> Outcome:
+        """Write the executable to ``dir``, and ``conf`` for it, where they differ.
+
+        Raises UsageError, NotPermitted (others could change the program), Conflict (somebody else's
+        file without ``force``), HostRefused.
+        """
+        with self._calls.speaking():
+            wanted = self._files(dir, conf, network, subnets)
+            return commands.cni_install.install(wanted, force=force)
+
+    def uninstall(
+        self,
+        *,
+        dir: str | None = None,  # noqa: A002
+        conf: str | None = None,
+        force: bool = False,
+    ) -> Outcome:
+        """Remove both files; attachments, networks and the store stay as they are."""
+        with self._calls.speaking():
+            places = commands.cni_install.parse_places(dir, conf)
+            return commands.cni_install.uninstall(places, force=force)
+
+    def print(
+        self,
+        *,
+        dir: str | None = None,  # noqa: A002
+        conf: str | None = None,
+        network: str | None = None,
+        subnets: Sequence[str] = (),
+    ) -> PrintedPlugin:
+        """The files as they would be written; writes nothing, needs no root."""
+        with self._calls.speaking():
+            wanted = self._files(dir, conf, network, subnets)
+            found = commands.cni_install.changeable()
+            return PrintedPlugin(wanted, None if found is None else found[0])
+
+    def _files(
+        self, directory: str | None, conf: str | None, network: str | None, subnets: Sequence[str]
+    ) -> tuple[File, ...]:
+        places = commands.cni_install.parse_places(directory, conf)
+        name = DEFAULT_NETWORK if network is None else network
+        return commands.cni_install.make(places, name, tuple(subnets), self._settings())
+
+    def _settings(self) -> dict[str, str | float]:
+        """What was given, here or by the environment; checked by being read."""
+        assert self._calls.settings
+        given: dict[str, str | float] = {}
+        for name in (*_PATHS, *_VALUES):
+            value = self._calls.given.get(name) or os.environ.get(f"HVTX_{name.upper()}")
+            if value:
+                given[name] = os.path.abspath(value) if name in _PATHS else str(value)
+        return given

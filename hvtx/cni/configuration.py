@@ -1,0 +1,224 @@
+"""The configuration of a plugin, as a runtime writes it to standard input (pure).
+
+Keys that hvtx does not know are refused by ADD, CHECK and STATUS (2, as the specification wants:
+a misspelt ``isolate`` must not be an open network); DEL and GC read what they need and no more.
+Keys with ``/`` or ``.`` in them are other people's, and so are ``args`` but for ``args.cni``.
+"""
+
+from __future__ import annotations
+
+from hvtx.cni import reading
+from hvtx.cni.errors import (
+    CONFIGURATION,
+    DECODING_FAILED,
+    INCOMPATIBLE_VERSION,
+    UNSUPPORTED_FIELD,
+    CniError,
+)
+from hvtx.model.cni_version import VERSIONS, at_least
+from hvtx.model.typed import Any, NamedTuple
+
+MOST = 1 << 20  # bytes
+_DEEPEST = 64
+_SINCE = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
+SETTINGS = {  # keys that say with which store hvtx works, and the setting that each is
+    "stateDir": "state_dir",
+    "runDir": "run_dir",
+    "config": "config",
+    "firewall": "firewall",
+    "lockTimeout": "lock_timeout",
+}
+_OWN = {"network", "subnet", "subnets", "mtu", "nat", "isolate", "vm", *SETTINGS}
+_OF_CNI = {
+    *("cniVersion", "cniVersions", "name", "type", "capabilities", "disableCheck", "disableGC"),
+    *("ipam", "dns", "args", "runtimeConfig", "prevResult", "loadOnlyInlinedPlugins"),
+}
+_INSTEAD = {  # what the reference plugins call it
+    "ipMasq": 'write "nat": true or false',
+    "isGateway": "leave it out: the bridge always has the gateway's address",
+    "isDefaultGateway": "leave it out: the bridge always has the gateway's address",
+    "bridge": 'write "network": the name of a network of hvtx\'s, which has its bridge',
+    "promiscMode": "leave it out",
+    "hairpinMode": "leave it out: a guest reaches its own published ports",
+}
+
+
+class Base(NamedTuple):
+    """What each command needs of a configuration."""
+
+    version: str  # one of VERSIONS
+    name: str  # the runtime's name of the network
+    network: str  # hvtx's
+    settings: dict[str, str]  # arguments of Host
+
+
+class NetworkWish(NamedTuple):
+    """What a configuration says of the network and of the interfaces in it."""
+
+    subnets: tuple[str, ...]
+    mtu: int | None
+    nat: bool
+    isolate: bool
+    vm: bool
+
+
+def decode(data: bytes) -> dict[str, Any]:
+    """The object on standard input. Raises CniError (6)."""
+    import json
+
+    if len(data) > MOST:
+        raise CniError(
+            DECODING_FAILED, f"the configuration has more than {MOST} bytes", "shorten it"
+        )
+    try:
+        found = json.loads(data.decode(), parse_constant=_no_constant)
+    except RecursionError:
+        found = None
+        problem = f"it is nested deeper than {_DEEPEST}"
+    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are among them
+        found, problem = None, str(error)
+    else:
+        problem = "it is not an object"
+        if isinstance(found, dict) and _deeper(found, _DEEPEST):
+            found, problem = None, f"it is nested deeper than {_DEEPEST}"
+    if not isinstance(found, dict):
+        raise CniError(
+            DECODING_FAILED,
+            f"the configuration on standard input cannot be read: {problem}",
+            "the runtime writes one JSON object there",
+        )
+    return found
+
+
+def _no_constant(word: str) -> None:
+    raise ValueError(f"{word} is no JSON")
+
+
+def _deeper(value: Any, most: int) -> bool:
+    level = [value]
+    for _ in range(most):
+        level = [
+            one
+            for entry in level
+            for one in (
+                entry.values()
+                if isinstance(entry, dict)
+                else entry
+                if isinstance(entry, list)
+                else ()
+            )
+        ]
+        if not level:
+            return False
+    return True
+
+
+def version_of(document: dict[str, Any]) -> str | None:
+    """The version that errors are told in; None where it is not one that hvtx answers."""
+    found = document.get("cniVersion")
+    return found if isinstance(found, str) and found in VERSIONS else None
+
+
+def parse_base(document: dict[str, Any], command: str) -> Base:
+    """What each command needs. Raises CniError (1, 7)."""
+    version = version_of(document)
+    if version is None:
+        raise CniError(
+            INCOMPATIBLE_VERSION,
+            f"cniVersion cannot be {reading.shown(document.get('cniVersion'))}",
+            f"hvtx answers {', '.join(VERSIONS)}",
+        )
+    since = _SINCE.get(command)
+    if since is not None and not at_least(version, since):
+        raise CniError(
+            INCOMPATIBLE_VERSION,
+            f"cniVersion {version} does not have {command}",
+            f"{command} is of {since} and newer: name it in cniVersions",
+        )
+    name = reading.text(document.get("name"), "name")
+    if not _is_name(name):
+        raise reading.wrong("name", name, "it is letters, digits and _ . -, at most 255")
+    settings = {
+        setting: _setting(document.get(key), key)
+        for key, setting in SETTINGS.items()
+        if document.get(key) is not None
+    }
+    return Base(version, name, reading.text(document.get("network"), "network") or name, settings)
+
+
+def _setting(value: Any, key: str) -> str:
+    if key == "lockTimeout" and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    found = reading.text(value, key)
+    if not found:
+        raise reading.wrong(key, value, "give a value, or leave the key out")
+    return found
+
+
+def _is_name(name: str) -> bool:
+    """Whether runtimes take it as the name of a network: that of a container id."""
+    good = name.replace("_", "a").replace(".", "a").replace("-", "a")
+    return 0 < len(name) <= 255 and good.isascii() and good.isalnum() and name[0].isalnum()
+
+
+def refuse_unknown(document: dict[str, Any]) -> None:
+    """Raises CniError (2, with key and value) for a key that hvtx cannot act on."""
+    for key, value in document.items():
+        known = key in _OWN or key in _OF_CNI or "/" in key or "." in key
+        if not known and value is not None:
+            hint = _INSTEAD.get(key, f"hvtx's own keys are {', '.join(sorted(_OWN))}")
+            raise reading.wrong(f"key {key!r}: it is unknown, and", value, hint, UNSUPPORTED_FIELD)
+    ipam = document.get("ipam")
+    if ipam not in (None, {}) and not (isinstance(ipam, dict) and ipam.get("type") in (None, "")):
+        raise reading.wrong(
+            "ipam", ipam, 'hvtx leases addresses itself: leave ipam out, write "subnets"',
+            UNSUPPORTED_FIELD,
+        )  # fmt: skip
+
+
+def parse_network(document: dict[str, Any]) -> NetworkWish:
+    """What is said of the network. Raises CniError (2, 7)."""
+    refuse_unknown(document)
+    subnets = reading.texts(document.get("subnets"), "subnets", 16)
+    single = reading.text(document.get("subnet"), "subnet")
+    subnets = tuple(dict.fromkeys((single, *subnets) if single else subnets))
+    if len(subnets) > 2:
+        raise reading.wrong("subnets", list(subnets), "one of IPv4, one of IPv6, or both")
+    for one in subnets:
+        if "{{" in one:
+            raise reading.wrong(
+                "subnets", one, "only containerd renders it: name this file as its conf_template"
+            )
+    mtu = reading.whole(document.get("mtu"), "mtu", 0, 65535)
+    return NetworkWish(
+        subnets,
+        mtu or None,
+        reading.flag(document.get("nat"), "nat", default=True),
+        reading.flag(document.get("isolate"), "isolate", default=False),
+        reading.flag(document.get("vm"), "vm", default=False),
+    )
+
+
+def valid_attachments(document: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    """``(container, ifname)`` of each that GC's list names, from both keys; () without a list.
+
+    libcni writes the list under both keys, and neither of them where all is to be collected.
+    Raises CniError (7) for an entry that names nothing: what it should keep cannot be told.
+    """
+    found: dict[tuple[str, str], None] = {}
+    for key in ("cni.dev/valid-attachments", "cni.dev/attachments"):
+        for number, entry in enumerate(reading.items(document.get(key), key, 1 << 16)):
+            where = f"{key}[{number}]"
+            named = reading.without_case(entry, where)
+            pair = (
+                reading.text(named.get("containerid"), f"{where}.containerID"),
+                reading.text(named.get("ifname"), f"{where}.ifname"),
+            )
+            if not all(pair):
+                raise CniError(
+                    CONFIGURATION,
+                    f"{where} cannot be {reading.shown(entry)}",
+                    "it has containerID and ifname; nothing was collected",
+                )
+            found[pair] = None
+    return tuple(found)

@@ -1,0 +1,1 @@
+"""The CNI plugin: what runtimes send, and what they are answered."""
