@@ -11,6 +11,7 @@ from hvtx.migrations import (
     m0004_networks_for_guests,
     m0005_ports_by_interface,
     m0006_bounded_past,
+    m0007_attachments,
 )
 
 APPLICATION_ID = 0x68767478  # "hvtx"
@@ -21,5 +22,6 @@ MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("0004_networks_for_guests", m0004_networks_for_guests.STATEMENTS),
     ("0005_ports_by_interface", m0005_ports_by_interface.STATEMENTS),
     ("0006_bounded_past", m0006_bounded_past.STATEMENTS),
+    ("0007_attachments", m0007_attachments.STATEMENTS),
 )
 SCHEMA = len(MIGRATIONS)

@@ -17,6 +17,7 @@ from hvtx.model.typed import TYPE_CHECKING, NamedTuple, Self
 if TYPE_CHECKING:
     import os
 
+    from hvtx.api.attachments import Attachments
     from hvtx.api.cni_plugin import CniPlugin
     from hvtx.api.networks import Networks
     from hvtx.api.plans import Plans
@@ -118,6 +119,13 @@ class Host:
         from hvtx.api.networks import Networks
 
         return Networks(self._calls)
+
+    @property
+    def attachments(self) -> Attachments:
+        """Interfaces of containers, by the verbs of CNI."""
+        from hvtx.api.attachments import Attachments
+
+        return Attachments(self._calls)
 
     @property
     def gc(self) -> Plans:

@@ -70,7 +70,7 @@ def _attachments(**settings: str) -> Attachments:
 
     given: dict[str, Any] = dict(settings)
     host: Any = Host(notices=_notice, **given)
-    found: Attachments = host.cni
+    found: Attachments = host.attachments
     return found
 
 

@@ -27,7 +27,7 @@ Tell = Callable[[str], None]  # a line on standard error, which runtimes write t
 
 
 class Attachments(Protocol):
-    """What the plugin asks of the library: ``host.cni``."""
+    """What the plugin asks of the library: ``host.attachments``."""
 
     def add(self, asked: AttachmentRequest, /) -> Attached:
         """Make an attachment."""

@@ -4,6 +4,12 @@ from hvtx.commands import (
     adopt as adopt,
 )
 from hvtx.commands import (
+    cni_add as cni_add,
+)
+from hvtx.commands import (
+    cni_del as cni_del,
+)
+from hvtx.commands import (
     cni_install as cni_install,
 )
 from hvtx.commands import (

@@ -153,7 +153,7 @@ def _published_vm(vm: Vm) -> Vm:
 
 
 def _published_row(row: Resource) -> tuple[Any, ...]:
-    observed = row.observed if row.kind == Kind.PROCESS else {}
+    observed = row.observed if row.kind in (Kind.PROCESS, Kind.NETNS) else {}
     return (row.kind, row.key, row.state, row.life, observed)
 
 

@@ -28,7 +28,7 @@ from hvtx.model.history import Line
 from hvtx.model.policy import NO_POLICY, EgressRule, Limits, Policy
 from hvtx.model.resource import Resource
 from hvtx.model.typed import Any, NamedTuple, ParamSpec, TypeVar
-from hvtx.model.vm import Epoch, Identity, Interface, Publish, Vm
+from hvtx.model.vm import Attachment, Epoch, Identity, Interface, Publish, Vm
 from hvtx.planner.egress import effective
 from hvtx.planner.states import judge_vm, vm_state
 from hvtx.store import records
@@ -213,6 +213,8 @@ def _vm_of(fields: Sequence[Any]) -> Vm:
     if "policy" in told:
         egress, rules = told["policy"]
         told["policy"] = Policy(egress, tuple(EgressRule(*rule) for rule in rules))
+    if told.get("attachment"):
+        told["attachment"] = Attachment(*told["attachment"])
     return Vm(**told)
 
 

@@ -183,7 +183,7 @@ def _still_there(
 
 # -- putting back ----------------------------------------------------------------------------------
 
-_FIRST = (Kind.SYSCTL, Kind.BRIDGE, Kind.ADDRESS, Kind.TAP, Kind.FILE, Kind.PROCESS)
+_FIRST = (Kind.SYSCTL, Kind.BRIDGE, Kind.ADDRESS, Kind.TAP, Kind.VETH, Kind.FILE, Kind.PROCESS)
 
 
 def _fix_all(

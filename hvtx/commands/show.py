@@ -17,7 +17,7 @@ from hvtx.host import paths
 from hvtx.model.address import family_of
 from hvtx.model.guest import NOTES, Guest
 from hvtx.model.policy import NO_POLICY, Egress, Policy
-from hvtx.model.resource import Kind, Resource
+from hvtx.model.resource import DEVICES, PORTS, Kind, Resource
 from hvtx.model.typed import Any, BinaryIO, NamedTuple
 from hvtx.model.vm import Interface, Liveness, Network, Publish, Vm
 from hvtx.planner.egress import effective
@@ -119,7 +119,7 @@ def describe_vm(
     counts: Mapping[str, Refused] = MappingProxyType({}),
 ) -> ShownVm:
     """A VM from its record, state, live rows, guest's state, networks and counters (pure)."""
-    devices = [row.key for row in rows if row.kind == Kind.TAP]
+    devices = [row.key for row in rows if row.kind in PORTS]
     pid, started = None, dict[str, Any]()
     for row in rows:
         identity = identity_of(row) if row.kind == Kind.PROCESS else None
@@ -288,7 +288,7 @@ def names(runtime: Runtime, kind: str) -> list[str]:
 def objects(runtime: Runtime) -> list[str]:
     """What `explain` can be asked about, as far as it is on record: for a shell's completion."""
     found = {*names(runtime, "vm"), *names(runtime, "network")}
-    kinds = (Kind.TAP, Kind.BRIDGE, Kind.LEASE, Kind.PUBLISH)
+    kinds = (*DEVICES, Kind.LEASE, Kind.PUBLISH)
     for row in runtime.read(records.resources_of_kind, *kinds):
         found |= {row.key, row.mark} if row.mark else {row.key}
     return sorted(found)

@@ -275,6 +275,7 @@ def _new_vm(request: VmRequest, number: int) -> Vm:
         number=number,
         policy=request.policy,
         limits=request.limits,
+        attachment=request.attachment,
         **request.guest._asdict(),
     )
 

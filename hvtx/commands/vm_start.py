@@ -29,6 +29,7 @@ from hvtx.model.user import User
 from hvtx.model.vm import BRIDGE_PORTS, Liveness, Vm
 from hvtx.planner import provision
 from hvtx.planner import start as decide
+from hvtx.planner.attaching import Container
 from hvtx.planner.scope import NetworkScope, VmScope
 from hvtx.planner.states import VmState
 from hvtx.store import intents, records
@@ -215,7 +216,7 @@ def standing(runtime: Runtime, networks: NetworkScope) -> NetworkScope:
     return ensure_networks(runtime, networks)
 
 
-def intend(
+def intend(  # noqa: PLR0913, PLR0917 - what a start is given, and what it holds
     operation: Operation,
     sql: Any,
     vm: Vm,
@@ -224,8 +225,12 @@ def intend(
     user: User | None,
     held: Held | None = None,
     holder: Holder | None = None,
+    container: Container | None = None,
 ) -> list[Resource]:
-    """Write what the start makes, and close what its plan closes of the rows from ``before``."""
+    """Write what the start makes, and close what its plan closes of the rows from ``before``.
+
+    ``container``: where the peer of an attachment is to be.
+    """
     large = decide.unbounded(networks.networks.values())
     taps = records.taps_in_networks(sql, large, operation.runtime.life.id, BRIDGE_PORTS)
     refusal = decide.full(vm, networks.networks, taps)
@@ -240,7 +245,8 @@ def intend(
         for _ in vm.interfaces
     ]
     runs = operation.runtime.store.run_directory
-    given = decide.Given(devices, run_directory(runs, vm), flow_limit(), user, runs)
+    directory = run_directory(runs, vm)
+    given = decide.Given(devices, directory, flow_limit(), user, runs, container)
     plan = decide.plan_start(vm, before, networks, given)
     if isinstance(plan, Conflict):
         raise plan

@@ -92,8 +92,8 @@ class BridgesDriver(LinkDriver, Protocol):
         """
 
 
-class DeviceDriver(LinkDriver, Protocol):
-    """A driver whose objects can be held, so that nobody takes them before they are removed."""
+class PortDriver(LinkDriver, Protocol):
+    """A driver of guests' devices, which are ports of a bridge."""
 
     def repair(self, row: Resource, *, master: int, guard: Mapping[str, Any] | None) -> bool:
         """Give a device what others changed of it; False if it is another by now.
@@ -101,6 +101,10 @@ class DeviceDriver(LinkDriver, Protocol):
         ``master`` is the index of its bridge, ``guard`` what its filters hold the guest to. Raises
         OSError.
         """
+
+
+class DeviceDriver(PortDriver, Protocol):
+    """A driver whose objects can be held, so that nobody takes them before they are removed."""
 
     def limit(self, resources: Sequence[Resource]) -> None:
         """Hold devices that are the rows' to the limits in them, and to no others.

@@ -14,11 +14,12 @@ from hvtx.engine.vm_record import forget_vm
 from hvtx.errors import Busy
 from hvtx.host import failpoint
 from hvtx.model.plan import Action, Item, Plan
-from hvtx.model.resource import FIREWALL_KINDS, Kind, State
+from hvtx.model.resource import DEVICES, FIREWALL_KINDS, Kind, State
 from hvtx.model.typed import Any
 from hvtx.store import history, intents, records, retention
 from hvtx.store.database import Store
 
+_PROVING = (Kind.PROCESS, Kind.NETNS)  # committed, they show that a start went through
 _SLICES = 12  # of the past, for one run: a store of many years takes several
 
 
@@ -79,7 +80,7 @@ def _networks_locked(runtime: Runtime, acting: Sequence[Item], *, held: bool) ->
 
 def _need_privileges(read: Callable[..., Any], items: Sequence[Item]) -> None:
     """Refuse before anything is written if the host would refuse half-way."""
-    privileges.need(devices=any(item.kind in (Kind.TAP, Kind.BRIDGE) for item in items))
+    privileges.need(devices=any(item.kind in DEVICES for item in items))
     for item in items:
         if item.kind == Kind.FILE and item.action is Action.DELETE:
             privileges.need_to_empty(item.key)
@@ -111,9 +112,10 @@ def _tidy(runtime: Runtime) -> None:
     _let_go(runtime.store)
     with runtime.reading() as sql:
         operations, provisional = records.operations(sql), records.has_provisional(sql)
+        bare = records.bare_attachments(sql)
     running = runtime.running(operations)
     interrupted = [operation for operation in operations if not running[operation.id]]
-    if not interrupted and not provisional:
+    if not interrupted and not provisional and not bare:
         return
 
     def settle(name: str) -> bool:
@@ -132,11 +134,13 @@ def _tidy(runtime: Runtime) -> None:
             if runtime.is_running(operation):
                 continue
             rows = records.resources_of_vm(sql, vm)
-            if any(row.kind == Kind.PROCESS and row.state == State.COMMITTED for row in rows):
+            if any(row.kind in _PROVING and row.state == State.COMMITTED for row in rows):
                 # the start went through: the VM is on record for good
                 records.set_vm_confirmed(sql, vm)
             elif not [row for row in rows if row.kind != Kind.LEASE]:
                 history.add(sql, [forget_vm(sql, vm)], operation=operation, verb="run")
+        for vm in records.bare_attachments(sql):
+            history.add(sql, [forget_vm(sql, vm)], operation=None, verb="gc")
         for network, operation in records.provisional_networks(sql).items():
             left = records.resources_of_network(sql, network)
             if not runtime.is_running(operation) and not left:

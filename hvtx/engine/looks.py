@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from hvtx.drivers import reservation
 from hvtx.drivers.file import mark_of
 from hvtx.drivers.vm_process.gate import is_gate
+from hvtx.engine.processes import namespace_facts
 from hvtx.host import openfiles, procfs
 from hvtx.host.files import is_there
 from hvtx.host.many_processes import look_at_all
@@ -19,8 +20,11 @@ _GATE_SECONDS = 5.0
 _PROCESS, _INTENDED = Kind.PROCESS.value, State.INTENDED.value
 
 
-def processes(rows: Iterable[Resource], underway: set[int]) -> dict[int, ProcessFacts]:
-    """Look at every process on record, by row; wait for dead operations' gates, which soon exit."""
+def processes(rows: Sequence[Resource], underway: set[int]) -> dict[int, ProcessFacts]:
+    """Look at every process and namespace on record, by row.
+
+    Dead operations' gates, which soon exit, are waited for.
+    """
     known: dict[int, Identity] = {}
     for row in rows:
         identity = identity_of(row) if row.kind == _PROCESS else None
@@ -29,7 +33,8 @@ def processes(rows: Iterable[Resource], underway: set[int]) -> dict[int, Process
         if row.state == _INTENDED and row.operation not in underway:
             _await_gate(identity.pid)
         known[row.id] = identity
-    return dict(zip(known, look_at_all(list(known.values())), strict=True))
+    seen = look_at_all(list(known.values()))
+    return dict(zip(known, seen, strict=True)) | namespace_facts(rows)
 
 
 def _await_gate(pid: int) -> None:

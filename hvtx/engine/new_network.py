@@ -101,29 +101,47 @@ def take_network(runtime: Runtime, name: str) -> Network:
         if found is None and name != DEFAULT:
             return records.get_network(sql, name)  # which says what was probably meant
     if name == DEFAULT:
-        runtime.unlock("network", name)  # to be had alone: two that share it would wait for ever
-        return _make_default(runtime)
+        return _make_missing(runtime, NetworkRequest(DEFAULT))
     raise NotFound(
         f"network {name!r} is incomplete: a command was interrupted",
         hint=f"run `hvtx recover`, then create it again: hvtx network create {name} --subnet …",
     )
 
 
-def _make_default(runtime: Runtime) -> Network:
-    """Make the network ``default`` from a free private /24; it stays locked against removal."""
-    runtime.lock("network", DEFAULT)
+def take_or_make(runtime: Runtime, request: NetworkRequest) -> Network:
+    """The network of that name, made as asked for where it is not there, and locked the same.
+
+    One that is there is taken as it is. Raises what :func:`take_network`, `network create` raise.
+    """
+    runtime.lock("network", request.name, shared=True)
+    with runtime.reading() as sql:
+        found = records.find_network(sql, request.name)
+        if found is not None and found.id not in records.provisional_networks(sql):
+            return found
+    return _make_missing(runtime, request)
+
+
+def _make_missing(runtime: Runtime, request: NetworkRequest) -> Network:
+    """Make a network, `default` from a free private /24; it stays locked against removal.
+
+    Its lock, which is shared, is let go: two that share it would wait for each other for ever.
+    """
+    name = request.name
+    runtime.unlock("network", name)
+    runtime.lock("network", name)
     runtime.lock("all", "networks")
     try:
         scope = resolved_networks(runtime, all_networks(runtime))
-        network = _named(scope, DEFAULT)  # another process may have made it
+        network = _named(scope, name)  # another process may have made it
         if network is None or network.id in scope.provisional:  # the latter: what cannot go
-            request = NetworkRequest(DEFAULT, (_free_subnet(scope.networks.values()),))
+            if not request.subnets:
+                request = request._replace(subnets=(_free_subnet(scope.networks.values()),))
             network = make_network(runtime, request, scope)
             words = f"{', '.join(network.subnets)} on bridge {network.bridge}"
-            notice.note(f"no network yet: creating network {DEFAULT}: {words}")
+            notice.note(f"no network yet: creating network {name}: {words}")
     finally:
         runtime.unlock("all", "networks")
-    runtime.lock("network", DEFAULT, shared=True)
+    runtime.lock("network", name, shared=True)
     return network
 
 

@@ -16,7 +16,7 @@ from hvtx.engine.runtime import Runtime
 from hvtx.errors import HostRefused, NotPermitted
 from hvtx.host import nftshape, store_location
 from hvtx.model.mark import parse_mark
-from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource, State
+from hvtx.model.resource import FIREWALL_KINDS, PORTS, Resource, State
 from hvtx.model.ruleset import Difference, SeenLine, SeenTable, WantedLine
 from hvtx.planner import ownrules
 from hvtx.rulesets.nftables_wanted import wanted_tables
@@ -41,10 +41,10 @@ def filters_ahead(rows: Sequence[Resource]) -> Iterator[Difference]:
     from hvtx.host.tc import EGRESS, INGRESS
 
     devices = {row.ifindex: row for row in rows}
-    sides = {i: INGRESS if row.kind == Kind.TAP else EGRESS for i, row in devices.items()}
+    sides = {i: INGRESS if row.kind in PORTS else EGRESS for i, row in devices.items()}
     for index, preference in ahead(sides):
         row = devices[index]
-        side = "ingress" if row.kind == Kind.TAP else "egress"
+        side = "ingress" if row.kind in PORTS else "egress"
         words = f"a filter of tc that is not hvtx's decides before hvtx's own ({side}, pref"
         fix = f"tc filter del dev {row.key} {side} pref {preference}"
         yield Difference(f"{row.kind} {row.key}", f"{words} {preference})", fix, stops=False)

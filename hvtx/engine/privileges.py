@@ -13,11 +13,11 @@ from collections.abc import Iterable
 
 from hvtx.errors import NotPermitted
 from hvtx.host import capabilities, procfs, tun
-from hvtx.model.resource import Kind, Resource, file_spec
+from hvtx.model.resource import DEVICES, Kind, Resource, file_spec
 from hvtx.model.vm import Identity, Network
 from hvtx.planner.states import identity_of
 
-_DEVICES = frozenset({Kind.TAP, Kind.BRIDGE})
+_DEVICES = DEVICES
 _PAGE = "docs/privileges.md"
 
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from hvtx.host import procfs
 from hvtx.host.many_processes import look_at_all
+from hvtx.host.netlink import DumpInterrupted
+from hvtx.model.container import namespace_id
 from hvtx.model.resource import Kind, Resource
 from hvtx.model.typed import TYPE_CHECKING, Any
-from hvtx.model.vm import Liveness
-from hvtx.planner.states import identity_of, judge_process
+from hvtx.model.vm import Epoch, Liveness, ProcessFacts
+from hvtx.planner.states import identity_of, judge_namespace, judge_process
 from hvtx.store import records
 
 if TYPE_CHECKING:
     from hvtx.engine.runtime import Runtime
 
 
-_PROCESS = Kind.PROCESS.value
+_PROCESS, _NETNS = Kind.PROCESS.value, Kind.NETNS.value
 _MANY = 8  # processes that are asked at once
 
 
@@ -33,16 +35,43 @@ def process_facts(rows: list[Resource]) -> dict[int, Any]:
     """Look at every process that the rows name, by row."""
     known = {row.id: identity_of(row) for row in rows if row.kind == _PROCESS}
     known = {row: identity for row, identity in known.items() if identity is not None}
+    namespaces = namespace_facts(rows)
     if len(known) < _MANY:
-        return {row: procfs.look_again(identity) for row, identity in known.items() if identity}
-    return dict(zip(known, look_at_all([i for i in known.values() if i]), strict=True))
+        found = {row: procfs.look_again(identity) for row, identity in known.items() if identity}
+        return found | namespaces
+    seen = look_at_all([i for i in known.values() if i])
+    return dict(zip(known, seen, strict=True)) | namespaces
+
+
+def namespace_facts(rows: Iterable[Resource]) -> dict[int, ProcessFacts]:
+    """Whether the network namespaces that rows name live, by row: one dump for all of them."""
+    asked = {row.id: namespace_id(row) for row in rows if row.kind == _NETNS}
+    known = {row: number for row, number in asked.items() if number is not None}
+    if not known:
+        return {}
+    from hvtx.host import nsid
+
+    try:
+        with nsid.ids() as ids:
+            there = ids.there(set(known.values()))
+    except (OSError, DumpInterrupted) as problem:
+        words = f"the ids of namespaces cannot be listed: {problem}"
+        return dict.fromkeys(known, ProcessFacts(False, error=words))
+    return {row: ProcessFacts(number in there) for row, number in known.items()}
 
 
 def alive_again(runtime: Runtime, vms: Iterable[str]) -> frozenset[str]:
-    """VMs whose recorded process is not (or no longer) proven dead, looked at just now."""
+    """VMs whose recorded process or namespace is not (or no longer) proven dead, as of now."""
     alive = set()
+    lives: Mapping[int, Epoch] = {}
     for vm in vms:
-        for row in runtime.read(records.processes_of_vm, vm):
+        for row in runtime.read(records.evidence_of_vm, vm):
+            if row.kind == _NETNS:
+                lives = lives or runtime.read(records.lives)
+                facts = namespace_facts([row]).get(row.id, ProcessFacts(False))
+                found, _ = judge_namespace(row, runtime.life, lives, facts)
+                alive |= {vm} if found is not Liveness.DEAD else set()
+                continue
             identity = identity_of(row)
             if identity is None:
                 continue

@@ -13,6 +13,7 @@ from hvtx.drivers.base import (
     ExchangingDriver,
     FirewallDriver,
     Host,
+    PortDriver,
     RuleMarker,
     ServiceDriver,
 )
@@ -24,18 +25,24 @@ if TYPE_CHECKING:  # mypy compares the drivers with what `Drivers.of` says of th
     from hvtx.drivers.dnsmasq import DnsmasqDriver
     from hvtx.drivers.foreign_rules import ForeignRules
     from hvtx.drivers.iptables import IptablesDriver
+    from hvtx.drivers.netns import NetnsDriver
     from hvtx.drivers.nftables import NftablesDriver
     from hvtx.drivers.tap import TapDriver
+    from hvtx.drivers.tap.veth import VethDriver
 
     _BRIDGE: Callable[[Host], BridgesDriver] = BridgeDriver
     _FOREIGN_RESOURCES: Callable[[Host], RuleMarker] = ForeignRules
     _DNSMASQ: Callable[[Host], ServiceDriver] = DnsmasqDriver
     _TAP: Callable[[Host], DeviceDriver] = TapDriver
+    _VETH: Callable[[Host], PortDriver] = VethDriver
+    _NETNS: Callable[[Host], Driver] = NetnsDriver
     _NFTABLES: Callable[[Host], CommonDriver] = NftablesDriver
     _IPTABLES: Callable[[Host], FirewallDriver] = IptablesDriver
 
 DRIVERS = {
     "tap": "hvtx.drivers.tap:TapDriver",
+    "veth": "hvtx.drivers.tap.veth:VethDriver",
+    "netns": "hvtx.drivers.netns:NetnsDriver",
     "bridge": "hvtx.drivers.bridge:BridgeDriver",
     "address": "hvtx.drivers.address:AddressDriver",
     "sysctl": "hvtx.drivers.sysctl:SysctlDriver",
@@ -70,6 +77,8 @@ class Drivers:
 
     @overload
     def of(self, name: Literal["tap"]) -> DeviceDriver: ...
+    @overload
+    def of(self, name: Literal["veth"]) -> PortDriver: ...
     @overload
     def of(self, name: Literal["bridge"]) -> BridgesDriver: ...
     @overload

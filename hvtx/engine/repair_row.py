@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import closing
 
 from hvtx.drivers.address import remove_link_local
-from hvtx.drivers.base import BridgesDriver, LinkDriver
+from hvtx.drivers.base import BridgesDriver, LinkDriver, PortDriver
 from hvtx.drivers.bridge import lead_loopback
 from hvtx.engine import network_service, own_routes, port_holders
 from hvtx.engine.damage import Damage, guard_of, has_guard, wanted_of
@@ -20,7 +20,7 @@ from hvtx.errors import HvtxError
 from hvtx.host.link_settings import LinkSettingsSocket
 from hvtx.host.links import Links
 from hvtx.model.address import is_ipv6
-from hvtx.model.resource import HOLDER, Kind, Resource, tap_spec
+from hvtx.model.resource import HOLDER, PORTS, Kind, Resource, tap_spec
 from hvtx.store import intents, records
 
 
@@ -46,18 +46,21 @@ def repair_object(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) ->
         if row.kind == Kind.BRIDGE:
             lead_loopback(row.key, on=_leads_loopback(runtime, row))
         return
-    if row.kind == Kind.TAP and seen.here is False:
+    if row.kind in PORTS and seen.here is False:
         raise HvtxError(
             f"the device cannot be made again under a running VM: {damage.fix}",
             hint=damage.fix,
         )
     assert seen.link is not None
     driver: LinkDriver
+    devices: PortDriver
     if row.kind == Kind.BRIDGE:
         driver = bridges = runtime.drivers.of("bridge")
         ours = _repair_bridge(bridges, row, rows, loopback=_leads_loopback(runtime, row))
     else:
-        driver = devices = runtime.devices()
+        veth = row.kind == Kind.VETH
+        devices = runtime.drivers.of("veth") if veth else runtime.devices()
+        driver = devices
         ours = devices.repair(row, master=_master_of(row, rows), guard=guard_of(row, rows))
     if not ours:
         raise HvtxError("it changed while it was inspected", hint="hvtx repair tries again")

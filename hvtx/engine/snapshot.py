@@ -231,7 +231,7 @@ def _vms(
         liveness, evidence = judge_vm(
             hypervisor, own.get(vm, []), life=life, lives=lives, facts=facts
         )
-        found[vm] = VmFacts(name, liveness, evidence, provisional)
+        found[vm] = VmFacts(name, liveness, evidence, provisional, hypervisor == "cni")
     for vm in own.keys() - found.keys():  # a hand in the store; its process may live all the same
         liveness, evidence = judge_vm("", own[vm], life=life, lives=lives, facts=facts)
         found[vm] = VmFacts(vm, liveness, evidence, provisional=False)

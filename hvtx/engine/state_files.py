@@ -13,7 +13,7 @@ from hvtx.errors import HostRefused, HvtxError, NotFound
 from hvtx.host import openfiles, paths, procfs
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
-from hvtx.model.resource import Kind
+from hvtx.model.resource import DEVICES, Kind
 from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import ProcessFacts
 from hvtx.planner import adoption
@@ -98,7 +98,7 @@ def sight_of(runtime: Runtime, claims: Sequence[Claim]) -> tuple[list[Claim], Ad
     with runtime.reading() as sql:
         rows = [row for row in records.resources(sql) if row.kind != Kind.LEASE]
         names = {name: identity for identity, name in records.vm_names(sql).items()}
-    recorded = {row.key: row.vm or "" for row in rows if row.kind in (Kind.TAP, Kind.BRIDGE)}
+    recorded = {row.key: row.vm or "" for row in rows if row.kind in DEVICES}
     recorded.update({row.mark: row.vm or "" for row in rows})
     return claims, AdoptFacts(
         links=seen,

@@ -11,7 +11,7 @@ from hvtx.errors import UsageError, advised
 from hvtx.model.limiting import parse_limit
 from hvtx.model.policy import NO_LIMITS, NO_POLICY, Limits, Policy
 from hvtx.model.typed import TYPE_CHECKING, NamedTuple
-from hvtx.model.vm import Network, Publish
+from hvtx.model.vm import Attachment, Network, Publish
 from hvtx.planner import addressing, ports
 from hvtx.planner.assigning import Asked
 
@@ -44,6 +44,7 @@ class VmRequest(NamedTuple):
     published: tuple[str | None, ...] = ()  # the network of each port; None or nothing: the first
     policy: Policy = NO_POLICY
     limits: Limits = NO_LIMITS
+    attachment: Attachment | None = None  # of the hypervisor ``cni``
 
     def ports(self, position: int) -> tuple[Publish, ...]:
         """The ports of one interface."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hvtx.model.user import OPTION, SETTING, User
-from hvtx.model.vm import Vm
+from hvtx.model.vm import LAUNCHED_BY_OTHERS, Vm
 
 
 def check_user(wanted: str | None, hypervisor: str, installation: str, state: str) -> None:
@@ -48,7 +48,7 @@ def user_of(vm: Vm, setting: str, installation: str, *, kvm: bool) -> User | Non
 
     Of a VM that hvtx does not start: whose its TAP devices are, None: as the settings say.
     """
-    if vm.hypervisor == "external":
+    if vm.hypervisor in LAUNCHED_BY_OTHERS:
         if vm.user is None:
             return None
         from hvtx.host import vmuser

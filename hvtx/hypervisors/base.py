@@ -30,6 +30,7 @@ REGISTRY: Mapping[str, str] = {
     "cloud-hypervisor": "hvtx.hypervisors.cloud_hypervisor",
     "command": "hvtx.hypervisors.command",
     "external": "hvtx.hypervisors.external",
+    "cni": "hvtx.hypervisors.external",  # a container, of whose processes nothing is known
 }
 """Each module has ``render(vm, ports, probes, directory) -> Launch``; load only the one needed."""
 
@@ -171,6 +172,7 @@ TRAITS: Mapping[str, HypervisorTraits] = {
     ),
     "command": HypervisorTraits("exec", "none", None, "give a program that exists after --"),
     "external": HypervisorTraits("none", "none", None, ""),
+    "cni": HypervisorTraits("none", "none", None, ""),
 }
 
 

@@ -11,6 +11,7 @@ from hvtx.model.resource import Kind
 VERBS = (
     *("create", "run", "start", "stop", "set", "rm", "attach"),
     *("network-create", "network-rm", "rebuild"),
+    *("cni-add", "cni-del"),
     *("gc", "heuristic", "recover", "resolve", "repair", "import", "adopt", "restore"),
 )
 EVENTS = (
@@ -30,7 +31,7 @@ EVENTS = (
 KINDS = (*(kind.value for kind in Kind), "device", "rule")
 REASONS = (
     *(reason.value for reason in Reason),
-    *("stop", "rm", "network-rm", "undone"),  # why a command itself removed something
+    *("stop", "rm", "cni-del", "network-rm", "undone"),  # why a command itself removed something
     *("failed", "not-permitted", "host-refused", "busy", "store"),  # why something stayed
 )
 WORDS = {"verb": VERBS, "event": EVENTS, "kind": KINDS, "reason": REASONS}

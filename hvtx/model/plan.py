@@ -57,6 +57,7 @@ class VmFacts(NamedTuple):
     liveness: Liveness
     evidence: tuple[str, ...]
     provisional: bool  # made by a `vm run` that has not committed
+    passing: bool = False  # its record goes with it: it stands for an attachment
 
 
 class NetworkFacts(NamedTuple):

@@ -22,6 +22,8 @@ class Kind(StrEnum):
     """What a resource is; the names are those of the interface."""
 
     TAP = "tap"
+    VETH = "veth"
+    NETNS = "netns"
     BRIDGE = "bridge"
     ADDRESS = "address"
     MASQUERADE = "masquerade"
@@ -34,6 +36,8 @@ class Kind(StrEnum):
 
 
 FIREWALL_KINDS = frozenset({Kind.MASQUERADE, Kind.PUBLISH, Kind.FILTER})
+PORTS = frozenset({Kind.TAP, Kind.VETH})  # devices of guests, ports of a bridge
+DEVICES = frozenset({Kind.TAP, Kind.VETH, Kind.BRIDGE})
 
 
 class State(StrEnum):
@@ -111,11 +115,7 @@ RawResource = tuple[int, str, str, str, str, str, str, int, int, str | None, str
 
 
 FLOWS = "flows"  # in ``observed`` of a firewall row: not all that flows past its rules has ended
-
-
 EXCHANGE = "exchange"  # in ``observed`` of a row that a change of something living makes or takes
-
-
 HOLDER = "holder"  # in ``observed`` of a ``publish`` row: the identity of who holds its port
 
 
@@ -151,7 +151,7 @@ class TapSpec(_Owned):
     addresses: NotRequired[list[str]]  # of one that was taken over: those that the kernel gave it
 
 
-BRIDGE_GROUP = 0x68767478  # IFLA_GROUP of our bridges: "hvtx"
+BRIDGE_GROUP = 0x68767478  # IFLA_GROUP of our bridges and veth pairs: "hvtx"
 
 
 class BridgeSpec(TypedDict):
@@ -224,8 +224,8 @@ class DeviceObserved(TypedDict, total=False):
 
 
 def tap_spec(row: Resource) -> TapSpec:
-    """The spec of a row of kind ``tap``."""
-    return cast("TapSpec", _spec(row, Kind.TAP))
+    """The spec of a row of kind ``tap``; of ``veth``, what it has in common with it."""
+    return cast("TapSpec", _spec(row, Kind.TAP, Kind.VETH))
 
 
 def bridge_spec(row: Resource) -> BridgeSpec:
@@ -234,8 +234,8 @@ def bridge_spec(row: Resource) -> BridgeSpec:
 
 
 def device_spec(row: Resource) -> TapSpec | BridgeSpec:
-    """The spec of a row of kind ``tap`` or ``bridge``."""
-    return cast("TapSpec | BridgeSpec", _spec(row, Kind.TAP, Kind.BRIDGE))
+    """The spec of a row of kind ``tap``, ``veth`` or ``bridge``."""
+    return cast("TapSpec | BridgeSpec", _spec(row, *DEVICES))
 
 
 def address_spec(row: Resource) -> AddressSpec:
@@ -270,8 +270,8 @@ def sysctl_spec(row: Resource) -> SysctlSpec:
 
 
 def device_observed(row: Resource) -> DeviceObserved:
-    """What was read back of a row of kind ``tap`` or ``bridge``."""
-    assert row.kind in (Kind.TAP, Kind.BRIDGE), row.kind
+    """What was read back of a row of kind ``tap``, ``veth`` or ``bridge``."""
+    assert row.kind in DEVICES, row.kind
     return cast("DeviceObserved", row.observed)
 
 

@@ -39,6 +39,25 @@ class ProcessFacts(NamedTuple):
     elsewhere: bool = False  # that error: its pid is of another pid namespace than ours
 
 
+LAUNCHED_BY_OTHERS = frozenset({"external", "cni"})  # hypervisors of which hvtx starts none
+
+
+class Attachment(NamedTuple):
+    """Which interface of which container a VM of the hypervisor ``cni`` stands for.
+
+    ``network``, ``container`` and ``ifname`` are told by a runtime with each of its requests
+    (:mod:`hvtx.model.attachment`), and are together nobody else's in the store.
+    """
+
+    network: str  # the name of the network configuration
+    container: str
+    ifname: str
+    netns: str  # as it was asked for: only words for people, never evidence
+    pod: str = ""
+    pod_namespace: str = ""
+    pod_uid: str = ""
+
+
 class Publish(NamedTuple):
     """A published port."""
 
@@ -99,6 +118,7 @@ class Vm(NamedTuple):
     user_data: str | None = None  # a file for cloud-init
     ssh_keys: tuple[str, ...] = ()  # lines of authorized_keys, for cloud-init
     user: str | None = None  # whom its process runs as; None: as the setting `vm_user` says
+    attachment: Attachment | None = None  # a container's, of the hypervisor ``cni``
 
     @property
     def has_seed(self) -> bool:

@@ -8,7 +8,7 @@ from hvtx.model.diagram import Diagram, ForeignNode, Health, NetworkNode, VmNode
 from hvtx.model.mark import Mark, parse_mark
 from hvtx.model.plan import Item, Plan, Snapshot
 from hvtx.model.reason import Reason
-from hvtx.model.resource import FIREWALL_KINDS, Kind, Link, Resource
+from hvtx.model.resource import DEVICES, FIREWALL_KINDS, PORTS, Kind, Link, Resource
 from hvtx.model.vm import Liveness
 from hvtx.planner.known_software import looks_like
 
@@ -67,7 +67,7 @@ def _by_network(
     found: dict[str | None, list[Resource]] = {}
     for row in rows:
         network = row.network or bridges.get(row.bridge)
-        if network or row.kind == Kind.TAP:
+        if network or row.kind in PORTS:
             found.setdefault(network, []).append(row)
     return found or {None: []}
 
@@ -76,7 +76,7 @@ def _vm(name: str, health: Health, words: str, rows: Sequence[Resource]) -> VmNo
     return VmNode(
         name=name,
         health=health,
-        device=next((row.key for row in rows if row.kind == Kind.TAP), None),
+        device=next((row.key for row in rows if row.kind in PORTS), None),
         addresses=tuple(row.key for row in rows if row.kind == Kind.LEASE),
         ports=tuple(row.key for row in rows if row.kind == Kind.PUBLISH),
         rules=sum(1 for row in rows if row.kind in FIREWALL_KINDS),
@@ -109,7 +109,7 @@ def _network(
 
 
 def _foreign_objects(snapshot: Snapshot) -> tuple[tuple[ForeignNode, ...], tuple[str, ...]]:
-    ours = {row.ifindex for row in snapshot.rows if row.kind in (Kind.TAP, Kind.BRIDGE)}
+    ours = {row.ifindex for row in snapshot.rows if row.kind in DEVICES}
     links = [link for link in snapshot.links if link.ifindex not in ours]
     ports: dict[int, list[str]] = {}
     for link in links:

@@ -25,7 +25,7 @@ from hvtx.model.mark import FAMILY
 from hvtx.model.place import NFT
 from hvtx.model.plan import Action, Ground, Item, Snapshot
 from hvtx.model.reason import Reason
-from hvtx.model.resource import Kind, Link, put_by_others
+from hvtx.model.resource import DEVICES, Kind, Link, put_by_others
 from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Liveness
 from hvtx.planner.mentions import SAID, Mentions, Span, mentions
@@ -149,9 +149,7 @@ def _item(
 
 def _on_record(link: Link, snapshot: Snapshot) -> str:
     for row in snapshot.rows:
-        if row.kind in (Kind.TAP, Kind.BRIDGE) and (
-            row.key == link.name or row.ifindex == link.ifindex
-        ):
+        if row.kind in DEVICES and (row.key == link.name or row.ifindex == link.ifindex):
             vm = snapshot.vms.get(row.vm or "")
             return f"VM {vm.name!r}" if vm else "this installation"
     return ""
@@ -288,7 +286,7 @@ def _spared_for_devices(
     told: Mentions, suspects: Sequence[str], snapshot: Snapshot, links: Mapping[str, Link]
 ) -> tuple[Reason, str] | None:
     """What keeps a rule because of a device that it names, or None."""
-    recorded = {row.key for row in snapshot.rows if row.kind in (Kind.TAP, Kind.BRIDGE)}
+    recorded = {row.key for row in snapshot.rows if row.kind in DEVICES}
     for name in told.devices:
         if name in recorded and name in suspects:
             return Reason.RESERVED, f"it mentions {name}, which is on record"

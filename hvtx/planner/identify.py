@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from hvtx.model.mark import Mark, UnreadableMark, parse_mark
 from hvtx.model.plan import Item
 from hvtx.model.reason import Reason
-from hvtx.model.resource import Kind, identity_in, process_observed
+from hvtx.model.resource import DEVICES, Kind, identity_in, process_observed
 from hvtx.model.vm import Liveness
 from hvtx.planner.identify_addresses import by_address, by_mac, by_subnet
 from hvtx.planner.identify_devices import by_device
@@ -19,7 +19,7 @@ from hvtx.planner.identify_ports import by_port
 from hvtx.planner.identify_rules import by_place, by_rule
 from hvtx.planner.subjects import ExplainFacts, Subject, of_item, of_row, reason_of
 
-_ASKED_OTHERWISE = (Kind.TAP, Kind.BRIDGE, Kind.LEASE, Kind.PUBLISH, Kind.PROCESS)
+_ASKED_OTHERWISE = (*DEVICES, Kind.LEASE, Kind.PUBLISH, Kind.PROCESS)
 
 
 def identify(sight: ExplainFacts, text: str) -> list[Subject]:

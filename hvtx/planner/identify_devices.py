@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hvtx.model.resource import Kind, Link, link_called
+from hvtx.model.resource import DEVICES, Kind, Link, link_called
 from hvtx.planner.subjects import ExplainFacts, Subject, foreign_words, of_item, of_row, rules_about
 
 _IFF_TAP = 0x2
@@ -16,7 +16,7 @@ def by_device(sight: ExplainFacts, text: str) -> Iterator[Subject]:
     if link is not None:
         yield device_subject(sight, link)
     for row in sight.snapshot.rows:
-        if row.kind in (Kind.TAP, Kind.BRIDGE) and row.key == text:
+        if row.kind in DEVICES and row.key == text:
             yield of_row(sight, row, () if link else ("the host has no such device",))
 
 

@@ -15,7 +15,9 @@ from hvtx.model.place import NFT
 from hvtx.model.plan import Snapshot
 from hvtx.model.reason import Reason
 from hvtx.model.resource import (
+    DEVICES,
     FIREWALL_KINDS,
+    PORTS,
     Address,
     Entry,
     Kind,
@@ -53,7 +55,7 @@ def _steps(row: Resource, outcome: Outcome, snapshot: Snapshot, sights: Snapshot
         return _end(row, outcome)
     if row.kind in FIREWALL_KINDS:
         return [removal(entry) for entry in _in_the_way(row, snapshot, sights)]
-    if row.kind not in (Kind.TAP, Kind.BRIDGE):
+    if row.kind not in DEVICES:
         return []  # what stands on its bridge is told of the bridge
     link = sights.by_index.get(row.ifindex)
     if outcome.reason == Reason.MARK_MISMATCH:
@@ -61,7 +63,7 @@ def _steps(row: Resource, outcome: Outcome, snapshot: Snapshot, sights: Snapshot
         seen = link or foreign_object
         return [] if seen is None else [marked_again(row, seen)]
     if outcome.reason == Reason.FOREIGN_DEPENDENTS and link is not None:
-        own = snapshot.settled.taps.union(r.ifindex for r in snapshot.rows if r.kind == Kind.TAP)
+        own = snapshot.settled.taps.union(r.ifindex for r in snapshot.rows if r.kind in PORTS)
         foreign_objects = [other for other in snapshot.links if other.ifindex not in own]
         known = row.addresses
         return taken_away(link, foreign_objects, snapshot.addresses, snapshot.filtered, known)

@@ -18,12 +18,14 @@ MADE: dict[str, int] = {
     Kind.BRIDGE: 2,
     Kind.ADDRESS: 3,
     Kind.TAP: 4,
-    Kind.FILTER: 5,
-    Kind.MASQUERADE: 5,
-    Kind.PUBLISH: 5,
-    Kind.SYSCTL: 6,  # late: settings stay on, so whatever the host refuses comes before them
-    Kind.PROCESS: 7,
-    Kind.LEASE: 8,
+    Kind.NETNS: 5,  # before what is put into the namespace
+    Kind.VETH: 6,
+    Kind.FILTER: 7,
+    Kind.MASQUERADE: 7,
+    Kind.PUBLISH: 7,
+    Kind.SYSCTL: 8,  # late: settings stay on, so whatever the host refuses comes before them
+    Kind.PROCESS: 9,
+    Kind.LEASE: 10,
 }
 
 RELEASED: dict[str, int] = {
@@ -32,11 +34,13 @@ RELEASED: dict[str, int] = {
     Kind.FILTER: 2,
     Kind.PROCESS: 3,
     Kind.TAP: 4,
-    Kind.BRIDGE: 5,
-    Kind.ADDRESS: 6,
-    Kind.SYSCTL: 7,
-    Kind.FILE: 8,
-    Kind.LEASE: 9,
+    Kind.VETH: 5,
+    Kind.NETNS: 6,
+    Kind.BRIDGE: 7,
+    Kind.ADDRESS: 8,
+    Kind.SYSCTL: 9,
+    Kind.FILE: 10,
+    Kind.LEASE: 11,
 }
 
 

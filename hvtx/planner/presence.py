@@ -13,6 +13,7 @@ from hvtx.model.plan import Snapshot
 from hvtx.model.reason import Reason
 from hvtx.model.resource import (
     BRIDGE_GROUP,
+    DEVICES,
     EXCHANGE,
     FIREWALL_KINDS,
     Entry,
@@ -21,7 +22,7 @@ from hvtx.model.resource import (
     Resource,
     State,
     address_spec,
-    bridge_spec,
+    device_spec,
     file_spec,
     identity_in,
     process_observed,
@@ -42,6 +43,7 @@ class Presence(NamedTuple):
 
 
 _ONLY_ON_RECORD = Presence(True, ())
+_LINK_KINDS: Mapping[str, str] = {Kind.TAP: "tun", Kind.VETH: "veth", Kind.BRIDGE: "bridge"}
 
 
 class SnapshotIndex(NamedTuple):
@@ -95,7 +97,7 @@ def index(snapshot: Snapshot) -> SnapshotIndex:
 
 def presence(row: Resource, snapshot: Snapshot, sights: SnapshotIndex) -> Presence:
     """The verdict for one row; rows without an object of their own count as here."""
-    if row.kind in (Kind.TAP, Kind.BRIDGE):
+    if row.kind in DEVICES:
         return _link_presence(row, snapshot, sights)
     if row.kind in FIREWALL_KINDS:
         return _entry_presence(row, snapshot, sights)
@@ -124,15 +126,15 @@ def _link_presence(row: Resource, snapshot: Snapshot, sights: SnapshotIndex) -> 
             Reason.MARK_MISMATCH,
             foreign_object,
         )
-    kind = "tun" if row.kind == Kind.TAP else "bridge"
+    kind = _LINK_KINDS[row.kind]
     if seen.kind == kind and seen.alias == row.mark:
         drift = () if seen.name == row.key else (f"renamed to {seen.name}",)
         return Presence(True, (f"alias {seen.alias}", *drift), None, seen)
     if (
-        row.kind == Kind.BRIDGE
+        row.kind in (Kind.BRIDGE, Kind.VETH)
         and row.state != State.COMMITTED
-        and (seen.kind, seen.alias, seen.group) == ("bridge", None, BRIDGE_GROUP)
-        and seen.mac == bridge_spec(row)["mac"]
+        and (seen.kind, seen.alias, seen.group) == (kind, None, BRIDGE_GROUP)
+        and seen.mac == device_spec(row)["mac"]
     ):
         return Presence(True, (f"recorded MAC {seen.mac} and group",), None, seen, complete=False)
     alias = f"alias {seen.alias}" if seen.alias else "no alias"

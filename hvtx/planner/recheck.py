@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from hvtx.model.mark import Mark, parse_mark
 from hvtx.model.plan import NetworkFacts, OperationFacts, VmFacts
 from hvtx.model.resource import (
+    DEVICES,
     FIREWALL_KINDS,
     Address,
     Entry,
@@ -24,7 +25,7 @@ from hvtx.model.resource import (
 from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.vm import Epoch, Liveness, Operation
 
-_DEVICES = frozenset({Kind.TAP, Kind.BRIDGE})
+_DEVICES = DEVICES
 _LISTED = FIREWALL_KINDS | {Kind.ADDRESS}
 
 

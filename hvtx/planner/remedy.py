@@ -8,7 +8,7 @@ nothing without its mark.
 from __future__ import annotations
 
 from hvtx.model.reason import Reason
-from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource, address_spec
+from hvtx.model.resource import DEVICES, FIREWALL_KINDS, PORTS, Kind, Resource, address_spec
 from hvtx.planner.presence import Presence
 
 REPAIR = "hvtx repair"
@@ -21,16 +21,16 @@ def remedy(row: Resource, seen: Presence, vm: str, *, external: bool = False) ->
         return f"ip link set dev {spec['device']} alias {spec['owner']}"
     if seen.here is False and _of_start(row):
         return restart(vm, external=external)
-    if row.kind not in (Kind.TAP, Kind.BRIDGE) or (seen.here is False and row.kind != Kind.TAP):
+    if row.kind not in DEVICES or (seen.here is False and row.kind not in PORTS):
         return REPAIR if seen.problem is None else _taken_place(row, seen)
     if seen.here is False:
-        return restart(vm, external=external)
+        return _new_device(row, vm, external=external)
     if seen.problem is None:
         return REPAIR
     if seen.link is not None and seen.link.ifindex == row.ifindex:
         return f"ip link set dev {seen.link.name} alias {row.mark}"
     name = row.key if seen.link is None else seen.link.name
-    after = restart(vm, external=external) if row.kind == Kind.TAP else REPAIR
+    after = _new_device(row, vm, external=external) if row.kind in PORTS else REPAIR
     return f"hvtx explain {name} shows its owner; once it is gone: {after}"
 
 
@@ -41,13 +41,20 @@ def restart(vm: str, *, external: bool = False) -> str:
     return f"hvtx vm restart {vm}"
 
 
+def _new_device(row: Resource, vm: str, *, external: bool = False) -> str:
+    """What gives it a device again; a container gets one from its runtime alone."""
+    if row.kind == Kind.VETH:
+        return f"hvtx vm rm {vm} --force; then have its runtime make the container's network again"
+    return restart(vm, external=external)
+
+
 def gone(row: Resource, vm: str) -> str:
     """What is said of a thing that is gone while its VM runs."""
-    if row.kind == Kind.TAP:
-        return (
-            "on record and gone, while its VM runs, which is cut off until"
-            f" `{restart(vm)}` gives it a new one"
-        )
+    if row.kind in PORTS:
+        cut_off = "on record and gone, while its VM runs, which is cut off until"
+        if row.kind == Kind.VETH:
+            return f"{cut_off} its runtime makes it again: `hvtx vm rm {vm} --force`, then there"
+        return f"{cut_off} `{restart(vm)}` gives it a new one"
     fix = f"`{restart(vm)}` makes it again" if _of_start(row) else f"`{REPAIR}` puts it back"
     return f"on record and gone, while its VM runs: {fix}"
 

@@ -8,8 +8,9 @@ from hvtx.errors import Conflict
 from hvtx.model.resource import Kind, Resource, State, only_flows_remain
 from hvtx.model.typed import TYPE_CHECKING, NamedTuple
 from hvtx.model.user import User
-from hvtx.model.vm import BRIDGE_PORTS, Network, Publish, Vm, no_port_left
+from hvtx.model.vm import BRIDGE_PORTS, LAUNCHED_BY_OTHERS, Network, Publish, Vm, no_port_left
 from hvtx.planner import provision
+from hvtx.planner.attaching import Container, in_container
 from hvtx.planner.provision import ResourceSpec
 from hvtx.planner.scope import NetworkScope, VmScope
 from hvtx.planner.service import want_reservation
@@ -29,6 +30,7 @@ class Given(NamedTuple):
     flows: int  # how many tracked connections each of its guests may have
     user: User | None  # whom its process runs as; None: hvtx's own
     run_directory: str = ""  # the installation's
+    container: Container | None = None  # of an attachment: where its peer is to be
 
 
 class StartPlan(NamedTuple):
@@ -122,7 +124,7 @@ def plan_start(
     away = [i.network_name for i in vm.interfaces if i.network not in bridges]
     if away:
         return Conflict(f"network {away[0]!r} is being changed", hint="try again")
-    launch = vm.hypervisor != "external"
+    launch = vm.hypervisor not in LAUNCHED_BY_OTHERS
     create = provision.want_vm(
         vm,
         networks.networks,
@@ -133,6 +135,8 @@ def plan_start(
         flows=given.flows,
         user=given.user,
     )
+    if given.container is not None:
+        create = in_container(create, vm, networks.networks, given.container)
     create = [*_reservations(vm, networks, given.run_directory), *create]
     return StartPlan([row for row in rows if only_flows_remain(row)], create, launch)
 

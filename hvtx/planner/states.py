@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
+from hvtx.model.container import namespace_id
 from hvtx.model.resource import (
     Kind,
     Resource,
@@ -34,6 +35,8 @@ _RUNNING_VERBS = {
     "recover": VmState.STARTING,
     "stop": VmState.STOPPING,
     "rm": VmState.STOPPING,
+    "cni-add": VmState.STARTING,
+    "cni-del": VmState.STOPPING,
 }
 
 
@@ -62,6 +65,32 @@ def judge_process(
     return classify(identity, life.boot_id, seen)
 
 
+def judge_namespace(
+    row: Resource, life: Epoch, lives: Mapping[int, Epoch], seen: ProcessFacts
+) -> tuple[Liveness, tuple[str, ...]]:
+    """Whether the network namespace of a row lives, by its id; ``seen.exists``: the id is there.
+
+    An id is given once and counts in one namespace of the host: of an earlier life within this boot
+    nothing can be said. What was not committed was never its runtime's, and what is released was
+    given up by it.
+    """
+    name = f"network namespace with id {namespace_id(row)}"
+    if row.state == State.INTENDED or namespace_id(row) is None:
+        return Liveness.DEAD, ("its attachment was never finished",)
+    if row.state == State.RELEASING:
+        return Liveness.DEAD, ("its runtime gave it up",)
+    if row.life != life.id:
+        born = lives[row.life].boot_id if row.life in lives else None
+        if born not in (None, life.boot_id):
+            return Liveness.DEAD, (f"{name} belonged to another boot ({born})",)
+        return Liveness.UNKNOWN, (f"{name} was counted in another namespace of this host",)
+    if seen.error:
+        return Liveness.UNKNOWN, (f"{name} could not be looked for: {seen.error}",)
+    if not seen.exists:
+        return Liveness.DEAD, (f"{name} is gone",)
+    return Liveness.ALIVE, (f"{name} lives",)
+
+
 def judge_vm(
     hypervisor: str,
     rows: Sequence[Resource],
@@ -86,6 +115,10 @@ def judge_vm(
                 return verdict
     if verdicts:
         return verdicts[0]
+    for row in rows:
+        if row.kind == Kind.NETNS:
+            seen = facts.get(row.id, ProcessFacts(False, error="it was not looked for"))
+            return judge_namespace(row, life, lives, seen)
     host = [row for row in rows if row.kind != Kind.LEASE]
     if hypervisor == "external" and any(row.state == State.COMMITTED for row in host):
         born = {lives[row.life].boot_id if row.life in lives else None for row in host}

@@ -23,7 +23,7 @@ from hvtx.model.vm import Identity
 from hvtx.store.codec import encode
 
 # Their marks never stand on anything that a restore could bring back.
-_NO_TOMBSTONE = (Kind.LEASE, Kind.PROCESS, Kind.ADDRESS, Kind.SYSCTL, Kind.FILE)
+_NO_TOMBSTONE = (Kind.LEASE, Kind.PROCESS, Kind.ADDRESS, Kind.SYSCTL, Kind.FILE, Kind.NETNS)
 
 
 class NewRow(NamedTuple):

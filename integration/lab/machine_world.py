@@ -44,6 +44,7 @@ class RealWorld(World):
     def __init__(self, place: Path) -> None:
         super().__init__(place)
         preload()
+        self._container: lab.Namespace | None = None
         self._stack = contextlib.ExitStack()
         self._stack.enter_context(environment(place))
         self._stack.enter_context(_xtables_lock(place))
@@ -79,6 +80,13 @@ class RealWorld(World):
                 return
             time.sleep(0.005)
         raise AssertionError("a killed process stays")
+
+    def container(self) -> str:
+        """The path of another network namespace, which ends with this world."""
+        if self._container is None:
+            self._container = lab.Namespace()
+            self.closing.callback(self._container.close)
+        return f"/proc/{self._container.pid}/ns/net"
 
     def close(self) -> None:
         self.closing.close()

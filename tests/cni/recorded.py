@@ -61,7 +61,7 @@ PREVIOUS = {
     "cniVersion": "1.0.0",
     "interfaces": [
         {"name": "hvbridge", "mac": "02:00:00:00:00:01"},
-        {"name": "hvhost", "mac": "02:00:00:00:00:02"},
+        {"name": "hvhost", "mac": "02:00:00:00:00:0b"},
         {"name": "eth0", "mac": "02:00:00:00:00:03", "sandbox": NETNS},
     ],
     "ips": [{"interface": 2, "address": "10.77.0.2/24", "gateway": "10.77.0.1"}],

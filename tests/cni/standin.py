@@ -16,7 +16,7 @@ from tests.cni.test_result import MADE
 
 
 class StandIn:
-    """``host.cni``; a problem is raised by every call."""
+    """``host.attachments``; a problem is raised by every call."""
 
     def __init__(self, problem: Exception | None = None) -> None:
         self.problem = problem

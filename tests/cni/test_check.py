@@ -31,7 +31,7 @@ def test_what_was_answered_is_as_it_was(version: str, tap: str | None) -> None:
 def test_what_later_plugins_change_is_theirs() -> None:
     told = result("1.1.0", NETNS, MADE, None, {})
     told["interfaces"][2]["mac"] = "02:00:00:00:00:ff"  # tuning
-    told["interfaces"][1]["mac"] = "02:00:00:00:00:02".upper()
+    told["interfaces"][1]["mac"] = "02:00:00:00:00:0B"
     told["interfaces"].append({"name": "eth1", "sandbox": NETNS})
     told["ips"].append({"interface": 3, "address": "192.0.2.7/24"})
     told["routes"] = []

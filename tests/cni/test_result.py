@@ -16,7 +16,7 @@ from tests.cni.recorded import NETNS, POD
 
 MADE = Attached(
     AttachmentKey("lan", POD, "eth0"), "cni-abcdefghijklmnop", NETNS,
-    "hvbridge", "02:00:00:00:00:01", "hvhost", "02:00:00:00:00:02", "02:00:00:00:00:03", 1400,
+    "hvbridge", "02:00:00:00:00:01", "hvhost", "02:00:00:00:00:0b", "02:00:00:00:00:03", 1400,
     (AttachedAddress("10.77.0.2/24", "10.77.0.1"), AttachedAddress("fd77::2/64", "fd77::1")),
 )  # fmt: skip
 TEXT = {"type": "string", "minLength": 1}
@@ -68,7 +68,7 @@ def test_the_result_to_the_letter() -> None:
         "cniVersion": "1.1.0",
         "interfaces": [
             {"name": "hvbridge", "mac": "02:00:00:00:00:01", "mtu": 1400},
-            {"name": "hvhost", "mac": "02:00:00:00:00:02", "mtu": 1400},
+            {"name": "hvhost", "mac": "02:00:00:00:00:0b", "mtu": 1400},
             {"name": "eth0", "mac": "02:00:00:00:00:03", "mtu": 1400, "sandbox": NETNS},
         ],
         "ips": [
@@ -94,7 +94,8 @@ def test_a_vm_is_told_as_firecracker_looks_for_it() -> None:
     One interface whose sandbox is the VM's id, one of the same name elsewhere (the TAP device), and
     exactly one address at the former; a second would be an error.
     """
-    told = result("0.3.1", NETNS, MADE._replace(tap="tap1"), None, {})
+    more = (*MADE.addresses, AttachedAddress("10.77.0.3/24", "10.77.0.1"))
+    told = result("0.3.1", NETNS, MADE._replace(tap="tap1", addresses=more), None, {})
     of_vm = [n for n, one in enumerate(told["interfaces"]) if one.get("sandbox") == POD]
     assert len(of_vm) == 1
     vm = told["interfaces"][of_vm[0]]

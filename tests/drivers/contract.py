@@ -24,6 +24,7 @@ from tests.machine.world import World
 INSTALLATION = "abcdefghij"
 BRIDGE, INDEX = "hvbrcontract", 1 << 24
 TAP, TAP_INDEX = "hvcontracttap", (1 << 24) + 1
+VETH, VETH_INDEX, NSID = "hvcontractveth", (1 << 24) + 2, 4711
 GUEST = "10.77.0.2"
 
 Bench = tuple[Any, list[Resource]]
@@ -50,6 +51,18 @@ def bridge_row() -> Resource:
 def tap_row() -> Resource:
     spec = {"device": TAP, "ifindex": TAP_INDEX, "bridge": BRIDGE, "master": INDEX}
     return row(2, "tap", TAP, {**spec, "mtu": 1500, "mac": "fe:00:00:00:00:02"})
+
+
+def netns_row(world: World) -> Resource:
+    return row(11, "netns", "namespace", {"nsid": NSID, "path": world.container()})
+
+
+def veth_row(world: World) -> Resource:
+    spec = {"device": VETH, "ifindex": VETH_INDEX, "bridge": BRIDGE, "master": INDEX, "mtu": 1500}
+    peer = {"peer": "eth0", "peer_mac": "02:00:00:00:00:0c", "netns": world.container()}
+    addresses = [[f"{GUEST}/24", "10.77.0.1"]]
+    more = {"mac": "fe:00:00:00:00:0c", "peer_addresses": addresses, "nsid": NSID}
+    return row(12, "veth", VETH, {**spec, **peer, **more})
 
 
 def address_row() -> Resource:
@@ -97,6 +110,8 @@ def dnsmasq_row(world: World) -> Resource:
 CASES: dict[str, Callable[[World], tuple[list[Resource], Resource]]] = {
     "bridge": lambda world: ([], bridge_row()),
     "tap": lambda world: ([bridge_row()], tap_row()),
+    "netns": lambda world: ([], netns_row(world)),
+    "veth": lambda world: ([bridge_row(), netns_row(world)], veth_row(world)),
     "address": lambda world: ([bridge_row()], address_row()),
     "sysctl": lambda world: ([], sysctl_row()),
     "file": lambda world: ([], file_row(world)),
@@ -170,7 +185,7 @@ def test_what_is_made_is_released_and_nothing_else(world: World, bench: Any) -> 
     before = view(world, subject)
     made = make(world, resource)
     if made.kind != "sysctl":  # settings stay on
-        assert view(world, subject) != before or made.kind in ("file", "process")
+        assert view(world, subject) != before or made.kind in ("file", "process", "netns")
     assert subject.release([made]) == {made.id: (True, "", "")}
     assert view(world, subject) == before
 
@@ -189,8 +204,8 @@ def test_what_exists_is_refused_and_left_alone(world: World, bench: Any) -> None
     make(world, resource)
     if resource.kind == "sysctl" or name_of(resource) == "iptables":
         return  # a setting that is on is on; a rule beside an equal one is another rule
-    if resource.kind == "process":
-        return  # one that waits has no port yet; it is refused when it is to serve
+    if resource.kind in ("process", "netns"):
+        return  # one that waits has no port yet; an id is given once, and found from then on
     before = view(world, subject)
     again = resource._replace(id=90, mark=mark(90))
     if resource.kind == "address":  # on a bridge with our mark an equal one is ours
@@ -203,8 +218,8 @@ def test_what_exists_is_refused_and_left_alone(world: World, bench: Any) -> None
 
 def test_another_mark_releases_nothing(world: World, bench: Any) -> None:
     subject, resource = bench
-    if resource.kind == "process":
-        return  # it is known by boot, pid and start, and carries no mark
+    if resource.kind in ("process", "netns"):
+        return  # it is known by boot, pid and start, or by its id, and carries no mark
     made = make(world, resource)
     before = view(world, subject)
     other = made._replace(mark=mark(made.id, b"b"))
@@ -423,6 +438,66 @@ def test_no_bridge_no_device(world: World) -> None:
     with pytest.raises(HvtxError):
         make(world, tap_row())
     assert link(world) is None  # it lived as long as its descriptor
+
+
+# -- namespaces of others --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pair(world: World) -> Resource:
+    """A veth pair that is made, a port of its bridge."""
+    if "veth" not in world.drivers:
+        pytest.skip("the fake kernel has no veth")
+    make(world, bridge_row())
+    make(world, netns_row(world))
+    return make(world, veth_row(world))
+
+
+def test_a_pair_is_made_as_recorded(world: World, pair: Resource) -> None:
+    seen = link(world, VETH_INDEX)
+    assert (seen.name, seen.kind, seen.alias) == (VETH, "veth", pair.mark)
+    assert (seen.master, seen.mtu, seen.mac) == (INDEX, 1500, "fe:00:00:00:00:0c")
+    assert (seen.up, seen.group) == (True, 0x68767478)
+    assert pair.observed == {
+        "ifindex": VETH_INDEX, "mac": "fe:00:00:00:00:0c", "guarded": False
+    }  # fmt: skip
+
+
+def test_before_its_alias_stands_a_pair_is_told_by_mac_and_group(
+    world: World, pair: Resource
+) -> None:
+    """As ADR 4 has it of bridges; not once it was committed, nor with another MAC address."""
+    world.act("alias", device=VETH, mark="")
+    assert release(world, pair).reason == "mark-mismatch"
+    intended = pair._replace(state="intended")
+    other = intended._replace(spec={**pair.spec, "mac": "fe:00:00:00:00:0d"})
+    assert release(world, other).reason == "mark-mismatch"
+    assert release(world, intended).gone
+    assert link(world, VETH_INDEX) is None
+
+
+def test_a_pair_with_others_things_on_it_stays(world: World, pair: Resource) -> None:
+    world.act("address", device=VETH, address="198.51.100.1/24")
+    assert release(world, pair).reason == "foreign-dependents"
+    world.act("no_address", device=VETH, address="198.51.100.1/24")
+    assert release(world, pair).gone
+
+
+def test_a_pair_goes_to_the_namespace_of_its_row_alone(world: World, pair: Resource) -> None:
+    """A path that leads elsewhere by now is no proof of anything."""
+    assert release(world, pair).gone
+    elsewhere = pair._replace(spec={**pair.spec, "nsid": NSID + 1}, state="intended")
+    with pytest.raises(HvtxError, match="another network namespace"):
+        make(world, elsewhere)
+    assert link(world, VETH_INDEX) is None
+
+
+def test_a_namespace_keeps_the_id_that_it_has(world: World, pair: Resource) -> None:
+    again = netns_row(world)._replace(
+        id=90, mark=mark(90), spec={**netns_row(world).spec, "nsid": 9}
+    )
+    with pytest.raises(HvtxError, match="by somebody else"):
+        make(world, again)
 
 
 # -- nf_tables -------------------------------------------------------------------------------------

@@ -30,7 +30,8 @@ class FakeWorld(World):
     """The kernel, and the others who use it."""
 
     can_recycle = True
-    drivers = frozenset(DRIVERS) - {"iptables", "dnsmasq"}  # no legacy tables, no programs
+    # no legacy tables, no programs, no namespaces of others
+    drivers = frozenset(DRIVERS) - {"iptables", "dnsmasq", "veth", "netns"}
 
     def __init__(self, place: Path, seed: int = 0) -> None:
         super().__init__(place)

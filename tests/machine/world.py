@@ -99,6 +99,10 @@ class World:
         """The command line of a VM that opens its device."""
         raise NotImplementedError
 
+    def container(self) -> str:
+        """The path of another network namespace, where this world has any."""
+        raise NotImplementedError
+
     def close(self) -> None:
         """Remove everything."""
         raise NotImplementedError

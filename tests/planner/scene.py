@@ -128,6 +128,12 @@ class Scene:
     def _spec(self, kind: Kind, number: int) -> dict[str, Any]:
         if kind == Kind.TAP:
             return {"device": f"hvtap{number}", "ifindex": 1000 + number, "master": 900}
+        if kind == Kind.VETH:
+            mac = f"fe:00:00:00:00:{number:02x}"
+            device = {"device": f"hvveth{number}", "ifindex": 1000 + number, "master": 900}
+            return {**device, "mac": mac}
+        if kind == Kind.NETNS:
+            return {"nsid": number, "path": f"/run/netns/{number}"}
         if kind == Kind.BRIDGE:
             mac = f"02:00:00:00:00:{number:02x}"
             return {
@@ -160,6 +166,8 @@ class Scene:
         for row in rows:
             if row.kind == Kind.TAP:
                 self.links.append(link(row.spec["ifindex"], row.key, alias=row.mark))
+            elif row.kind == Kind.VETH:
+                self.links.append(link(row.spec["ifindex"], row.key, "veth", row.mark))
             elif row.kind == Kind.BRIDGE:
                 self.links.append(
                     link(

@@ -100,7 +100,16 @@ def test_each_field_of_a_vm_is_compared(field: str, value: Any) -> None:
 
 def test_every_field_of_a_vm_has_its_place() -> None:
     """A new option is compared, or a set would never set it."""
-    placed = {*VM_AT_START, *VM_CHANGES, "id", "name", "hypervisor", "interfaces", "number"}
+    placed = {
+        *VM_AT_START,
+        *VM_CHANGES,
+        "id",
+        "name",
+        "hypervisor",
+        "interfaces",
+        "number",
+        "attachment",
+    }
     assert placed == set(Vm._fields)
 
 

@@ -22,7 +22,7 @@ from .scene import EARLIER, NOW, Scene, link, mark
 Cell = dict[str, Any]
 
 WALLS = {Kind.FILTER, Kind.PUBLISH, Kind.MASQUERADE}
-DEVICES = {Kind.TAP, Kind.BRIDGE}
+DEVICES = {Kind.TAP, Kind.VETH, Kind.BRIDGE}
 UNDONE = {"intended", "releasing"}
 BAD = {"stripped", "stolen", "nonce", "kind"}
 
@@ -34,11 +34,13 @@ EVIDENCE = {
     Kind.MASQUERADE: ("whole", "part", "absent", "stripped", "nonce", "unseen"),
     Kind.ADDRESS: ("whole", "absent", "nonce", "unseen"),
     Kind.FILE: ("whole", "absent", "nonce"),
+    Kind.VETH: ("whole", "absent", "stripped", "stolen", "nonce", "kind", "unseen", "on-top"),
+    Kind.NETNS: ("record",),
     Kind.PROCESS: ("record",),
     Kind.LEASE: ("record",),
     Kind.SYSCTL: ("record",),
 }
-OF_VM = (Kind.TAP, *WALLS, Kind.FILE, Kind.PROCESS, Kind.LEASE)
+OF_VM = (Kind.TAP, Kind.VETH, Kind.NETNS, *WALLS, Kind.FILE, Kind.PROCESS, Kind.LEASE)
 OF_NETWORK = (Kind.BRIDGE, Kind.FILTER, Kind.ADDRESS, Kind.SYSCTL)
 
 # (pattern, action, reason): a pattern's field must be in the set; fields not named are free.
@@ -81,7 +83,7 @@ VM = [
     ({"life": {"earlier"}, "kind": {Kind.FILE}, "evidence": {"whole"}, "state": {"releasing"}}, "delete", "release-interrupted"),
     ({"life": {"earlier"}}, "forget", "rebooted"),
     ({"evidence": {"unseen"}}, "skip", "observe-failed"),
-    ({"kind": {Kind.PROCESS}}, "forget", "already-gone"),
+    ({"kind": {Kind.PROCESS, Kind.NETNS}}, "forget", "already-gone"),
     ({"evidence": {"absent"}}, "forget", "already-gone"),
     ({"evidence": {"on-top"}}, "skip", "foreign-dependents"),
     ({"state": {"intended"}}, "delete", "intent-abandoned"),
@@ -118,6 +120,8 @@ def vm_cells() -> Iterator[Cell]:
                 continue  # an operation names its VM
             if held and kind == Kind.TAP and evidence not in ("whole", "on-top"):
                 continue  # the device itself is what is held
+            if held and kind == Kind.VETH and evidence == "unseen":
+                continue  # nor is the TAP seen then
             yield {
                 "owner": "vm",
                 "kind": kind,
@@ -214,7 +218,7 @@ def show(scene: Scene, row: Any, evidence: str) -> None:
         elif evidence == "nonce":
             seen = seen._replace(alias=mark(row.id, "z"))
         elif evidence == "kind":
-            seen = seen._replace(kind="veth")
+            seen = seen._replace(kind="dummy")
         elif evidence == "on-top":
             scene.links.append(link(3, "theirs", "vlan", lower=seen.ifindex))
         scene.links.append(seen)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from hvtx.engine.finding import Finding
 from hvtx.engine.runtime import Runtime
 from hvtx.host import tap_filter_check
-from hvtx.model.resource import Kind, Resource, State
+from hvtx.model.resource import PORTS, Resource, State
 from hvtx.model.typed import Any
 from hvtx.store import records
 
@@ -34,7 +34,7 @@ def findings(read: Callable[[Query], list[Resource]]) -> Iterator[Finding]:
             "checksums", "ok", "no guest can have the host rewrite checked parts of a frame"
         )
         return
-    taps = read(lambda sql: records.resources_of_kind(sql, Kind.TAP))
+    taps = read(lambda sql: records.resources_of_kind(sql, *PORTS))
     up = [row for row in taps if row.state == State.COMMITTED]
     bare = tuple(row.key for row in up if not tap_filter_check.summed(row.ifindex))
     words = (

@@ -8,7 +8,7 @@ from hvtx.engine.finding import AS_ROOT, Finding
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import HvtxError
 from hvtx.host.netlink import DumpInterrupted
-from hvtx.model.resource import Kind
+from hvtx.model.resource import PORTS, Kind
 from hvtx.store import records
 
 
@@ -74,7 +74,7 @@ def check_addresses(runtime: Runtime) -> Iterator[Finding]:
 
     with runtime.reading() as sql:
         scope, vms = all_networks(runtime), records.vms(sql)
-        started = {row.vm for row in records.resources_of_kind(sql, Kind.TAP)}
+        started = {row.vm for row in records.resources_of_kind(sql, *PORTS)}
     networks = list(scope.networks.values())
     bridges = {i: (row.ifindex, row.key) for i, row in scope.bridges().items()}
     wrong = own_addresses.wrong_neighbours(vms, bridges)

@@ -10,7 +10,9 @@ from collections.abc import Iterable
 from hvtx.model.plan import Snapshot, VmFacts
 from hvtx.model.reason import Reason
 from hvtx.model.resource import (
+    DEVICES,
     FLOWS,
+    PORTS,
     Kind,
     Link,
     Resource,
@@ -30,12 +32,13 @@ _ALIVE = {
 }
 _LIVELIEST = (Alive.ALIVE, Alive.UNKNOWN, Alive.DEAD)
 _SEEN = {True: Seen.PRESENT, False: Seen.ABSENT, None: Seen.UNREAD}
-_ON_DEVICES = frozenset(kind.value for kind in (Kind.TAP, Kind.BRIDGE, Kind.ADDRESS))
-_DEVICES = frozenset((Kind.TAP.value, Kind.BRIDGE.value))
+_DEVICES = frozenset(kind.value for kind in DEVICES)
+_ON_DEVICES = _DEVICES | {Kind.ADDRESS.value}
 # members by another name: an enum's attribute takes five times as long (Python 3.11)
 _VM, _NETWORK, _NOW, _EARLIER = Owner.VM, Owner.NETWORK, RowEpoch.NOW, RowEpoch.EARLIER
 _IDLE, _RUNNING, _MOVED = Work.NONE, Work.RUNNING, Work.MOVED
 _NOT_HELD, _NO_FLOWS, _NOBODY = Held.NO, Flows.NONE, Alive.NOBODY
+_LEASE = Kind.LEASE.value
 _TAP, _INTENDED, _COMMITTED = Kind.TAP.value, State.INTENDED.value, State.COMMITTED.value
 
 
@@ -75,12 +78,12 @@ class Facts:
         self._tops = tops(snapshot)
         running = {o.vm for o in snapshot.operations.values() if o.running and o.vm}
         self.busy_vms = {vm for vm, facts in snapshot.vms.items() if facts.name in running}
-        self._taps = [row for row in snapshot.rows if row.kind == Kind.TAP]
+        self._taps = [row for row in snapshot.rows if row.kind in PORTS]
         self._tap_indexes = snapshot.settled.taps.union(row.ifindex for row in self._taps)
-        owned = [row for row in self._taps if row.vm]
+        owned = [row for row in self._taps if row.vm and row.kind == _TAP]  # what can be held
         self.held_vms = {row.vm for row in owned if self._is_open(row)}
         self._unseen_vms = {row.vm for row in owned if self._is_unseen(row)} - self.held_vms
-        self._users = self._users_of_networks(owned)
+        self._users = self._users_of_networks(row for row in self._taps if row.vm)
         self._wholes: dict[int, bool] = {}
 
     # -- a row's case --------------------------------------------------------------------------
@@ -109,7 +112,13 @@ class Facts:
             _flows(row) if row.observed else _NO_FLOWS,
             row.state == _INTENDED and self._whole(row),
             row.kind in _ON_DEVICES and bool(self.others_on(row, seen)),
+            row.kind == _LEASE and not network and self._passes(row.vm),
         )
+
+    def _passes(self, vm: str | None) -> bool:
+        """Whether the record of a VM, by its id, goes with it."""
+        facts = self.facts_of(vm)
+        return facts is not None and facts.passing
 
     def life(self, row: Resource) -> RowEpoch:
         """Whether a row was made in this life of the host."""

@@ -24,6 +24,7 @@ from hvtx.planner.gc.rules import decide_entry, decide_link
 from hvtx.planner.gc.table import Rule
 
 _Parsed = Mark | UnreadableMark | None
+_KINDS = {"bridge": Kind.BRIDGE, "veth": Kind.VETH}  # of a link; all else is told as a TAP
 
 
 def marked_links(facts: Facts) -> list[Item]:
@@ -42,7 +43,7 @@ def marked_links(facts: Facts) -> list[Item]:
 
 
 def _marked_link(facts: Facts, link: Link, mark: str, parsed: _Parsed) -> Item:
-    kind = Kind.BRIDGE if link.kind == "bridge" else Kind.TAP
+    kind = _KINDS.get(link.kind, Kind.TAP)
     whose = _whose(facts, parsed)
     live = mark in facts.by_mark
     tombstone = None if live else facts.snapshot.tombstones.get(mark)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from hvtx.model.plan import Action, Item, LeftAlone, SettledRow, Snapshot
 from hvtx.model.reason import Reason
-from hvtx.model.resource import EXCHANGE, FIREWALL_KINDS, FLOWS, Kind, Link, Resource, State
+from hvtx.model.resource import EXCHANGE, FIREWALL_KINDS, FLOWS, PORTS, Kind, Link, Resource, State
 from hvtx.model.vm import Liveness
 from hvtx.planner.gc.exchanges import CARRIED_ON, interrupted
 from hvtx.planner.gc.facts import Facts
@@ -83,7 +83,7 @@ def seen_of(row: SettledRow) -> tuple[str, ...]:
 
 
 _SEEN = {
-    Kind.TAP.value: "alias ",
+    **{kind.value: "alias " for kind in PORTS},
     Kind.FILE.value: "its mark is ",
     **{kind.value: "comment " for kind in FIREWALL_KINDS},
 }

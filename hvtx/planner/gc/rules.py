@@ -55,8 +55,12 @@ _LEASES = (
     rule(_SKIP, Reason.VM_ALIVE, say.RUNS, vm=Alive.ALIVE, **_LEASE),
     rule(_SKIP, Reason.LIVENESS_UNKNOWN, say.CANNOT_TELL, vm=_UNKNOWN, **_LEASE),
     rule(_SKIP, Reason.VM_ALIVE, say.SIBLING_HELD, held=Held.SIBLING, **_LEASE),
+    rule(
+        _DELETE, Reason.VM_DEAD, say.LEASED_BY_DEAD,
+        passing=True, vm=Alive.DEAD, held=Held.NO, seen=Seen.PRESENT, **_LEASE,
+    ),
     rule(_SKIP, Reason.RESERVED, say.LEASED, **_LEASE),
-)
+)  # fmt: skip
 
 # Within one boot a new life proves no VM dead. A run directory on a disk outlives the boot, and is
 # judged as one of now.
@@ -100,7 +104,7 @@ _VMS = (
 _COLLECT = (
     rule(_SKIP, Reason.OBSERVE_FAILED, say.UNREAD, seen=Seen.UNREAD),
     rule(_DELETE, Reason.FLOWS_REMAIN, say.FLOWS_ONLY, seen=Seen.ABSENT, flows=Flows.ONLY),
-    rule(_FORGET, Reason.ALREADY_GONE, say.GONE, kind=Kind.PROCESS, **_VM),
+    rule(_FORGET, Reason.ALREADY_GONE, say.GONE, kind=(Kind.PROCESS, Kind.NETNS), **_VM),
     rule(_FORGET, Reason.ALREADY_GONE, say.GONE, seen=Seen.ABSENT),
     rule(_SKIP, Reason.IN_USE, say.HELD, held=Held.ITSELF),
     rule(_SKIP, Reason.FOREIGN_DEPENDENTS, say.OTHERS_ON_TOP, others=True),

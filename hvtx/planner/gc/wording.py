@@ -63,6 +63,7 @@ OTHERS_ON_TOP = Words("foreign resources use it: {others}", _ALL)
 ABANDONED = Words("made by an operation that was interrupted", _ALL)
 RELEASE_INTERRUPTED = Words("its removal was interrupted", _ALL)
 DEAD = Words("its VM is dead", _ALL)
+LEASED_BY_DEAD = Words("its container is gone, and its record goes with it", _ALL)
 
 # What carries a mark and is no row's object
 OTHER_INSTALLATION = Words("marked by another installation of hvtx ({installation})")

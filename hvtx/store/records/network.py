@@ -166,7 +166,7 @@ def taps_in_networks(
         if members.fetchone()[0] > most:
             taps = sql.execute(
                 "SELECT count(*) FROM resource WHERE state <> 'released'"
-                " AND kind = 'tap' AND network = ? AND life = ?"
+                " AND kind IN ('tap', 'veth') AND network = ? AND life = ?"
                 " AND vm IN (SELECT vm FROM interface WHERE network = ?)",
                 (network, life, network),
             )

@@ -12,7 +12,8 @@ from hvtx.store.codec import decode, decode_all
 from hvtx.store.raw_rows import decoded
 
 _COLUMNS = "id, kind, key, state, mark, spec, observed, operation, life, vm, network"
-_PROCESS, _FILTER, _EGRESS = Kind.PROCESS.value, Kind.FILTER.value, '"egress"'
+_PROVING = frozenset({Kind.PROCESS.value, Kind.NETNS.value})  # by which a VM lives
+_FILTER, _EGRESS = Kind.FILTER.value, '"egress"'
 _CHUNK = 500  # bound values of a statement; SQLite's own limit is higher everywhere
 
 
@@ -40,12 +41,12 @@ def raw_resources(sql: sqlite3.Connection) -> list[RawResource]:
 
 
 def resources_in_brief(sql: sqlite3.Connection) -> list[Resource]:
-    """All live rows, with ``observed`` of processes and ``spec`` of egress policies alone.
+    """All live rows: ``observed`` of processes and namespaces, ``spec`` of egress policies alone.
 
     The others' are empty: a list of 5,000 VMs has no use for 25,000 of them.
     """
     raw = raw_resources(sql)
-    learnt = [row[6] if row[1] == _PROCESS else "{}" for row in raw]
+    learnt = [row[6] if row[1] in _PROVING else "{}" for row in raw]
     specs = [row[5] if row[1] == _FILTER and _EGRESS in row[5] else "{}" for row in raw]
     return [
         Resource._make((*row[:5], spec, observed, *row[7:]))
@@ -123,16 +124,21 @@ def resources_of_kind(sql: sqlite3.Connection, *kinds: Kind) -> list[Resource]:
 
 
 def devices_called(sql: sqlite3.Connection, kind: Kind, key: str) -> list[Resource]:
-    """The live rows of one kind, TAP or bridge, with this key.
+    """The live rows of one kind, of devices, with this key.
 
     The first condition is that of their index, word for word.
     """
-    return _found(sql, "kind IN ('tap', 'bridge') AND kind = ? AND key = ?", (kind, key))
+    return _found(sql, "kind IN ('tap', 'veth', 'bridge') AND kind = ? AND key = ?", (kind, key))
 
 
 def processes_of_vm(sql: sqlite3.Connection, vm: str) -> list[Resource]:
     """The live rows of a VM's processes."""
     return _found(sql, f"vm = ? AND kind = '{Kind.PROCESS}'", (vm,))
+
+
+def evidence_of_vm(sql: sqlite3.Connection, vm: str) -> list[Resource]:
+    """The live rows by which a VM lives: of its processes, and of its network namespace."""
+    return _found(sql, f"vm = ? AND kind IN ('{Kind.PROCESS}', '{Kind.NETNS}')", (vm,))
 
 
 def published_in(sql: sqlite3.Connection, network: str | None) -> list[Resource]:

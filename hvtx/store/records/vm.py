@@ -8,9 +8,12 @@ from collections.abc import Iterable
 
 from hvtx.errors import NotFound
 from hvtx.model.typed import Any
-from hvtx.model.vm import Interface, Publish, Vm
+from hvtx.model.vm import Attachment, Interface, Publish, Vm
 from hvtx.store import settings
 from hvtx.store.codec import decode, decode_all
+
+_ATTACHMENT = "network, container, ifname, netns, pod, pod_namespace, pod_uid"
+_CNI = "cni"  # the hypervisor of VMs that stand for attachments
 
 
 def _interfaces(
@@ -50,7 +53,10 @@ def _interfaces(
 
 
 def _vm(
-    row: tuple[Any, ...], interfaces: Iterable[Interface], spec: dict[str, Any] | None = None
+    row: tuple[Any, ...],
+    interfaces: Iterable[Interface],
+    spec: dict[str, Any] | None = None,
+    attachment: Attachment | None = None,
 ) -> Vm:
     spec = decode(row[3]) if spec is None else spec
     return Vm(
@@ -67,6 +73,7 @@ def _vm(
         directory=spec["directory"],
         autostart=bool(row[4]),
         interfaces=tuple(interfaces),
+        attachment=attachment,
         **settings.vm_fields(spec),
     )
 
@@ -78,9 +85,33 @@ def vms(sql: sqlite3.Connection) -> list[Vm]:
         "SELECT id, name, hypervisor, spec, autostart FROM vm ORDER BY name"
     ).fetchall()
     specs = decode_all([row[3] for row in rows])
+    attached = attachments(sql)
     return [
-        _vm(row, interfaces.get(row[0], ()), spec) for row, spec in zip(rows, specs, strict=True)
+        _vm(row, interfaces.get(row[0], ()), spec, attached.get(row[0]))
+        for row, spec in zip(rows, specs, strict=True)
     ]
+
+
+def attachments(sql: sqlite3.Connection) -> dict[str, Attachment]:
+    """Which interfaces of containers VMs (by id) stand for."""
+    rows = sql.execute(f"SELECT vm, {_ATTACHMENT} FROM attachment")
+    return {vm: Attachment(*rest) for vm, *rest in rows}
+
+
+def attachment_of(sql: sqlite3.Connection, vm: str) -> Attachment | None:
+    """Which interface of a container a VM (by id) stands for; None of others."""
+    row = sql.execute(f"SELECT {_ATTACHMENT} FROM attachment WHERE vm = ?", (vm,)).fetchone()
+    return Attachment(*row) if row else None
+
+
+def bare_attachments(sql: sqlite3.Connection) -> list[str]:
+    """The VMs (by id) of attachments that are on record for good, and have nothing but leases."""
+    found = sql.execute(
+        "SELECT v.id FROM attachment a JOIN vm v ON v.id = a.vm WHERE v.operation IS NULL"
+        " AND NOT EXISTS (SELECT 1 FROM resource r WHERE r.state <> 'released' AND r.vm = v.id"
+        " AND r.kind <> 'lease')"
+    )
+    return [row[0] for row in found]
 
 
 def vm_names(sql: sqlite3.Connection) -> dict[str, str]:
@@ -125,7 +156,9 @@ def find_vm(sql: sqlite3.Connection, name: str) -> Vm | None:
     ).fetchone()
     if row is None:
         return None
-    return _vm(row, _interfaces(sql, "i.vm = ?", (row[0],)).get(row[0], ()))
+    attachment = attachment_of(sql, row[0]) if row[2] == _CNI else None
+    interfaces = _interfaces(sql, "i.vm = ?", (row[0],)).get(row[0], ())
+    return _vm(row, interfaces, attachment=attachment)
 
 
 def get_vm(sql: sqlite3.Connection, name: str) -> Vm:
@@ -148,7 +181,8 @@ def vm_record(sql: sqlite3.Connection, vm: str) -> dict[str, Any]:
     row = sql.execute(
         "SELECT id, name, hypervisor, spec, autostart FROM vm WHERE id = ?", (vm,)
     ).fetchone()
-    known = _vm(row, _interfaces(sql, "i.vm = ?", (vm,)).get(vm, ()))
+    attachment = attachment_of(sql, vm) if row[2] == _CNI else None
+    known = _vm(row, _interfaces(sql, "i.vm = ?", (vm,)).get(vm, ()), attachment=attachment)
     interfaces = [
         {
             "network": i.network_name,
@@ -160,7 +194,8 @@ def vm_record(sql: sqlite3.Connection, vm: str) -> dict[str, Any]:
         }
         for i in known.interfaces
     ]
-    return {**known._asdict(), "interfaces": interfaces}
+    own = {"attachment": attachment._asdict() if attachment else None}
+    return {**known._asdict(), "interfaces": interfaces, **own}
 
 
 def _spec(vm: Vm) -> str:
@@ -183,6 +218,11 @@ def add_vm(sql: sqlite3.Connection, vm: Vm, operation: int) -> None:
         "INSERT INTO vm (id, name, hypervisor, spec, autostart, operation) VALUES (?,?,?,?,?,?)",
         (vm.id, vm.name, vm.hypervisor, _spec(vm), int(vm.autostart), operation),
     )
+    if vm.attachment is not None:
+        sql.execute(
+            f"INSERT INTO attachment (vm, {_ATTACHMENT}) VALUES (?,?,?,?,?,?,?,?)",
+            (vm.id, *vm.attachment),
+        )
 
 
 def set_vm(sql: sqlite3.Connection, vm: Vm) -> None:

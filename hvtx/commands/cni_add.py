@@ -1,0 +1,104 @@
+"""ADD of the container network interface: an attachment, whole or not at all.
+
+The leases, the evidence of the namespace, the veth pair, the elements of the firewall and the host
+ports are one operation, as `vm run` is for a VM.
+"""
+
+from __future__ import annotations
+
+import os
+
+from hvtx.commands.cni_del import remove
+from hvtx.commands.vm_create import check_request, record_vm
+from hvtx.commands.vm_start import intend
+from hvtx.drivers import netns
+from hvtx.engine import attachments, egress_base, own_addresses, privileges
+from hvtx.engine.network_build import ensure_networks
+from hvtx.engine.peer_ports import holding_ports
+from hvtx.engine.runtime import Runtime
+from hvtx.engine.scope import networks_now, vm_scope
+from hvtx.engine.transaction import begin
+from hvtx.engine.vm_launch import Means, bring_up
+from hvtx.engine.vm_options import VmRequest
+from hvtx.engine.vm_paths import log_path, run_directory
+from hvtx.errors import Conflict
+from hvtx.hypervisors.base import Probes
+from hvtx.model.attachment import Attached, AttachmentRequest
+from hvtx.model.vm import Network
+from hvtx.planner.addressing import parse_address, parse_mac
+from hvtx.planner.attaching import Container, name_of, namespace_id, recorded
+from hvtx.planner.states import VmState
+
+
+def add(runtime: Runtime, request: AttachmentRequest) -> Attached:
+    """Attach a container's namespace to a network. One that is proven dead is released before.
+
+    Raises Conflict (it is attached and lives; a taken address, port or name), NotFound (the
+    namespace, the network), UsageError, NotPermitted, HostRefused (undone), Busy.
+    """
+    runtime.enter()
+    name = name_of(request.key)
+    runtime.lock("vm", name)
+    _release_dead(runtime, name, request)
+    known = netns.known_id(request.netns)
+    nsid = namespace_id(os.urandom(4)) if known is None else known
+    container = Container(request.netns, nsid, request.key.ifname)
+    network = attachments.take(runtime, request)
+    wanted = _as_vm(name, request, network)
+    families = check_request(runtime, wanted, starts=True)
+    with holding_ports(runtime, wanted.publish, families) as held:
+        privileges.need_to_start([network])
+        networks = ensure_networks(runtime, networks_now(runtime, [network]))
+        networks = egress_base.ensure(runtime, wanted.policy, networks)
+        own = own_addresses.in_subnets([network])
+        with begin(runtime, "cni-add", vm=name) as (sql, operation):
+            vm, rows = record_vm(operation, sql, wanted, [network], committed=False, taken=own)
+            rows += intend(operation, sql, vm, (), networks, None, container=container)
+            directory = run_directory(runtime.store.run_directory, vm)
+            log = log_path(runtime.settings.state_directory, vm)
+            means = Means(networks, Probes(None, False, ""), None, held, None, directory, log)
+        rows = bring_up(operation, vm, rows, means, new=True)
+    return attachments.told(vm, rows, networks.networks)
+
+
+def _release_dead(runtime: Runtime, name: str, request: AttachmentRequest) -> None:
+    """Take away what is left of an earlier attachment of the same name. Raises Conflict."""
+    if attachments.find(runtime, request.key) is None:
+        return
+    scope = vm_scope(runtime, name)
+    key = request.key
+    what = f"interface {key.ifname} of container {key.container} in network {key.network!r}"
+    if scope.state is VmState.RUNNING:
+        raise Conflict(
+            f"{what} is attached already (VM {name})",
+            hint=f"the runtime has to DEL it first; by hand: hvtx vm rm {name} --force",
+        )
+    if scope.state is VmState.UNKNOWN:
+        raise Conflict(
+            f"{what} was attached before (VM {name}), and it cannot be told whether it lives",
+            hint=f"the runtime has to DEL it first; by hand: hvtx vm rm {name} --force",
+        )
+    remove(runtime, scope)
+
+
+def _as_vm(name: str, request: AttachmentRequest, network: Network) -> VmRequest:
+    """What is recorded of it as of any VM. Raises UsageError."""
+    return VmRequest(
+        name=name,
+        hypervisor="cni",
+        networks=(network.name,),
+        ips=tuple(map(parse_address, request.addresses)),
+        macs=() if request.mac is None else (parse_mac(request.mac),),
+        publish=request.publish,
+        memory=0,
+        cpus=0,
+        kernel=None,
+        initrd=None,
+        append=None,
+        disks=(),
+        command=(),
+        directory="/",
+        autostart=False,
+        limits=request.limits,
+        attachment=recorded(request),
+    )

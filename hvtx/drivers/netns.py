@@ -1,0 +1,78 @@
+"""Network namespaces of others, as evidence: an id is given to one, and nothing is removed.
+
+The id (RTM_NEWNSID) tells for as long as this host's namespace lives whether the other one does
+(:mod:`hvtx.host.nsid`). One that the kernel had given already is recorded instead: gone it proves
+the same. The path is opened here and never looked at again.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping, Sequence
+
+from hvtx.drivers.base import Host
+from hvtx.errors import Contended, HostRefused, HvtxError, NotFound, NotPermitted
+from hvtx.host import network_namespace, nsid
+from hvtx.model.container import netns_spec
+from hvtx.model.resource import GONE, Outcome, Resource
+from hvtx.model.typed import Any
+
+
+class NetnsDriver:
+    """Gives namespaces their ids (``NetnsSpec``)."""
+
+    def __init__(self, host: Host) -> None:
+        """Work in the network namespace of the calling thread."""
+        del host
+
+    def create(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
+        """Give each namespace its id; returns ``{"nsid"}`` each."""
+        with nsid.ids() as ids:
+            return {row.id: self._create(row, ids) for row in resources}
+
+    def _create(self, row: Resource, ids: nsid.NamespaceIds) -> dict[str, Any]:
+        spec = netns_spec(row)
+        try:
+            with network_namespace.opened(spec["path"]) as namespace:
+                known = ids.give(namespace, spec["nsid"])
+        except OSError as problem:
+            raise refused(spec["path"], problem) from problem
+        if known != spec["nsid"]:
+            raise Contended(
+                f"the network namespace {spec['path']} was given an id by somebody else meanwhile",
+                hint="try again",
+            )
+        return {"nsid": known}
+
+    def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
+        """Nothing: the namespace is its runtime's, and its id goes with it."""
+        return {row.id: GONE for row in resources}
+
+
+def refused(path: str, problem: OSError) -> HvtxError:
+    """What it means that a namespace could not be opened, or given an id (pure)."""
+    again = "give the path of a network namespace that exists (CNI_NETNS)"
+    if problem.errno in (errno.ENOENT, errno.ENOTDIR):
+        return NotFound(f"there is no network namespace {path}", hint=again)
+    if problem.errno in (errno.ENOTTY, errno.EINVAL, errno.ENXIO, errno.ELOOP, errno.EISDIR):
+        return NotFound(f"{path} is no network namespace", hint=again)
+    if problem.errno in (errno.EPERM, errno.EACCES):
+        return NotPermitted(
+            f"not permitted to work in the network namespace {path}",
+            hint="run hvtx as root (CAP_NET_ADMIN, CAP_SYS_ADMIN)",
+        )
+    if problem.errno == errno.ENOSPC:  # the id is another namespace's
+        return Contended(f"the id chosen for {path} is taken: {problem}", hint="try again")
+    return HostRefused(f"the kernel refused the network namespace {path}: {problem}")
+
+
+def known_id(path: str) -> int | None:
+    """The id that the namespace at a path has already; None where it has none yet.
+
+    Raises NotFound, NotPermitted, HostRefused.
+    """
+    try:
+        with nsid.ids() as ids, network_namespace.opened(path) as namespace:
+            return ids.of(namespace)
+    except OSError as problem:
+        raise refused(path, problem) from problem

@@ -1,0 +1,82 @@
+"""Attachments on record: found by what a runtime tells them by, and told as ADD tells them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from hvtx.engine.new_network import NetworkRequest, take_network, take_or_make
+from hvtx.engine.runtime import Runtime
+from hvtx.errors import Conflict, NotFound
+from hvtx.model.address import family_of
+from hvtx.model.attachment import Attached, AttachedAddress, AttachmentKey, AttachmentRequest
+from hvtx.model.container import veth_spec
+from hvtx.model.resource import Kind, Resource
+from hvtx.model.vm import Network, Vm
+from hvtx.planner import addressing
+from hvtx.planner.attaching import name_of
+from hvtx.store import records
+
+_MTU = 1500
+
+
+def key_of(vm: Vm) -> AttachmentKey:
+    """What a runtime tells an attachment by (pure)."""
+    assert vm.attachment is not None, vm.name
+    return AttachmentKey(vm.attachment.network, vm.attachment.container, vm.attachment.ifname)
+
+
+def find(runtime: Runtime, key: AttachmentKey) -> Vm | None:
+    """The VM that stands for an attachment."""
+    return runtime.read(records.find_vm, name_of(key))
+
+
+def told(vm: Vm, rows: Iterable[Resource], networks: Mapping[str, Network]) -> Attached:
+    """A committed attachment, as ADD tells it (pure); ``networks`` by id, ``rows`` its own."""
+    assert vm.attachment is not None, vm.name
+    row = next(row for row in rows if row.kind == Kind.VETH)
+    spec, network = veth_spec(row), networks[vm.interfaces[0].network]
+    return Attached(
+        key=key_of(vm),
+        vm=vm.name,
+        netns=vm.attachment.netns,
+        bridge=network.bridge,
+        bridge_mac=network.mac,
+        host_device=row.key,
+        host_mac=spec["mac"],
+        mac=spec["peer_mac"],
+        mtu=spec["mtu"],
+        addresses=tuple(AttachedAddress(*one) for one in spec["peer_addresses"]),
+    )
+
+
+def take(runtime: Runtime, request: AttachmentRequest) -> Network:
+    """The network of an attachment, locked against removal until this run ends.
+
+    It is made where it is not there, if the configuration declares it. Raises NotFound, Conflict
+    (the configuration declares other subnets than it has), UsageError, HostRefused, Busy.
+    """
+    name = request.bridge_network
+    if not request.subnets:
+        return _known(runtime, name)
+    subnets = tuple(sorted(map(addressing.parse_subnet, request.subnets), key=family_of))
+    network = take_or_make(
+        runtime,
+        NetworkRequest(name, subnets, None, request.mtu or _MTU, request.nat, request.isolate),
+    )
+    if set(subnets) != set(network.subnets):
+        raise Conflict(
+            f"network {name!r} has {', '.join(network.subnets)}, and the configuration of"
+            f" {request.key.network!r} declares {', '.join(subnets)}",
+            hint=f"change the configuration, or make it anew: hvtx network rm {name}",
+        )
+    return network
+
+
+def _known(runtime: Runtime, name: str) -> Network:
+    try:
+        return take_network(runtime, name)
+    except NotFound as problem:
+        problem.hint = (
+            f"hvtx network create {name} --subnet CIDR, or declare subnets in the configuration"
+        )
+        raise

@@ -1,0 +1,86 @@
+"""Network namespaces of others: opened by a path that is checked to be one, entered by a thread.
+
+Constants are those of include/uapi/linux/{magic,nsfs,sched}.h.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import struct
+import threading
+from collections.abc import Callable, Iterator
+
+from hvtx.model.typed import TypeVar
+
+_NSFS_MAGIC, _NS_GET_NSTYPE, _CLONE_NEWNET = 0x6E736673, 0xB703, 0x40000000
+_STATFS_SIZE = 256  # struct statfs has 120 bytes; f_type is its first long
+
+T = TypeVar("T")
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[int]:
+    """A descriptor of the network namespace at a path; no program that is started inherits it.
+
+    Raises OSError: FileNotFoundError, PermissionError, ENOTTY where it is no network namespace.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        if not _is_network_namespace(descriptor):
+            raise OSError(errno.ENOTTY, "it is no network namespace", path)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _is_network_namespace(descriptor: int) -> bool:
+    """Whether it is a file of nsfs, of a network namespace: by its file system, then by its type.
+
+    In this order: the ioctl's number may mean something to a device that is no nsfs.
+    """
+    library = ctypes.CDLL(None, use_errno=True)
+    found = ctypes.create_string_buffer(_STATFS_SIZE)
+    if library.fstatfs(descriptor, found):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    if struct.unpack_from("@l", found.raw)[0] != _NSFS_MAGIC:
+        return False
+    return fcntl.ioctl(descriptor, _NS_GET_NSTYPE) == _CLONE_NEWNET
+
+
+def _enter(descriptor: int) -> None:
+    """Have this thread work in a network namespace from here on. Raises OSError."""
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.setns(descriptor, _CLONE_NEWNET):
+        code = ctypes.get_errno()
+        raise OSError(code, f"the namespace cannot be entered: {os.strerror(code)}")
+
+
+def inside(descriptor: int, work: Callable[[], T]) -> T:
+    """What ``work`` returns or raises in a network namespace: in a thread of its own, that ends.
+
+    The calling thread stays where it is. Sockets that ``work`` opens belong to the namespace for as
+    long as they live, whoever uses them. Raises OSError.
+    """
+    done: list[T] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            _enter(descriptor)
+            done.append(work())
+        except BaseException as problem:  # noqa: BLE001 - it is raised where it was asked
+            failed.append(problem)
+
+    thread = threading.Thread(target=run, name="namespace")
+    try:
+        thread.start()
+    except RuntimeError as problem:  # a limit of tasks
+        raise OSError(errno.EAGAIN, f"no thread for the namespace: {problem}") from problem
+    thread.join()
+    if failed:
+        raise failed[0]
+    return done[0]

@@ -1,0 +1,49 @@
+"""Rows of attachments: a veth pair, and the network namespace by which one lives."""
+
+from __future__ import annotations
+
+from hvtx.model.resource import Kind, Resource, TapSpec
+from hvtx.model.typed import TypedDict, cast
+
+
+class VethSpec(TapSpec):
+    """A veth pair: ``device`` is the host's end, a port of ``bridge``, and the rest of it is so.
+
+    The peer stands in the namespace at ``netns`` (opened once, and never looked at again), whose id
+    is ``nsid``. Until the alias is set, index, MAC and BRIDGE_GROUP are its mark (ADR 0004).
+    """
+
+    peer: str  # its name there
+    peer_mac: str
+    peer_addresses: list[tuple[str, str]]  # each with prefix length, and its gateway
+    netns: str
+    nsid: int
+
+
+class NetnsSpec(TypedDict):
+    """A network namespace of somebody else's, by whose id an attachment lives; nothing is removed.
+
+    ``nsid`` (of RTM_GETNSID, in the namespace of the row's life) is the one that it is to have;
+    that it has it stands in ``observed``.
+    """
+
+    nsid: int
+    path: str  # only words for people
+
+
+def veth_spec(row: Resource) -> VethSpec:
+    """The spec of a row of kind ``veth``."""
+    assert row.kind == Kind.VETH, row.kind
+    return cast("VethSpec", row.spec)
+
+
+def netns_spec(row: Resource) -> NetnsSpec:
+    """The spec of a row of kind ``netns``."""
+    assert row.kind == Kind.NETNS, row.kind
+    return cast("NetnsSpec", row.spec)
+
+
+def namespace_id(row: Resource) -> int | None:
+    """The id by which the namespace of a row of kind ``netns`` is known; None before it has it."""
+    assert row.kind == Kind.NETNS, row.kind
+    return cast("int | None", row.observed.get("nsid"))
