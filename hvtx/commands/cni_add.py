@@ -14,7 +14,6 @@ from hvtx.commands.vm_start import intend
 from hvtx.drivers import netns
 from hvtx.engine import attachments, egress_base, own_addresses, privileges
 from hvtx.engine.network_build import ensure_networks
-from hvtx.engine.peer_ports import holding_ports
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import networks_now, vm_scope
 from hvtx.engine.transaction import begin
@@ -44,20 +43,20 @@ def add(runtime: Runtime, request: AttachmentRequest) -> Attached:
     nsid = namespace_id(os.urandom(4)) if known is None else known
     container = Container(request.netns, nsid, request.key.ifname)
     network = attachments.take(runtime, request)
+    request = request._replace(publish=attachments.unpublished(runtime, request))
     wanted = _as_vm(name, request, network)
-    families = check_request(runtime, wanted, starts=True)
-    with holding_ports(runtime, wanted.publish, families) as held:
-        privileges.need_to_start([network])
-        networks = ensure_networks(runtime, networks_now(runtime, [network]))
-        networks = egress_base.ensure(runtime, wanted.policy, networks)
-        own = own_addresses.in_subnets([network])
-        with begin(runtime, "cni-add", vm=name) as (sql, operation):
-            vm, rows = record_vm(operation, sql, wanted, [network], committed=False, taken=own)
-            rows += intend(operation, sql, vm, (), networks, None, container=container)
-            directory = run_directory(runtime.store.run_directory, vm)
-            log = log_path(runtime.settings.state_directory, vm)
-            means = Means(networks, Probes(None, False, ""), None, held, None, directory, log)
-        rows = bring_up(operation, vm, rows, means, new=True)
+    check_request(runtime, wanted)
+    privileges.need_to_start([network])
+    networks = ensure_networks(runtime, networks_now(runtime, [network]))
+    networks = egress_base.ensure(runtime, wanted.policy, networks)
+    own = own_addresses.in_subnets([network])
+    with begin(runtime, "cni-add", vm=name) as (sql, operation):
+        vm, rows = record_vm(operation, sql, wanted, [network], committed=False, taken=own)
+        rows += intend(operation, sql, vm, (), networks, None, container=container)
+        directory = run_directory(runtime.store.run_directory, vm)
+        log = log_path(runtime.settings.state_directory, vm)
+        means = Means(networks, Probes(None, False, ""), None, None, None, directory, log)
+    rows = bring_up(operation, vm, rows, means, new=True)
     return attachments.told(vm, rows, networks.networks)
 
 

@@ -6,14 +6,16 @@ from collections.abc import Iterable, Mapping
 
 from hvtx.engine.new_network import NetworkRequest, take_network, take_or_make
 from hvtx.engine.runtime import Runtime
+from hvtx.engine.scope import shown_scope
 from hvtx.errors import Conflict, NotFound
 from hvtx.model.address import family_of
 from hvtx.model.attachment import Attached, AttachedAddress, AttachmentKey, AttachmentRequest
 from hvtx.model.container import veth_spec
 from hvtx.model.resource import Kind, Resource
-from hvtx.model.vm import Network, Vm
+from hvtx.model.vm import Network, Publish, Vm
 from hvtx.planner import addressing
 from hvtx.planner.attaching import name_of
+from hvtx.planner.states import VmState
 from hvtx.store import records
 
 _MTU = 1500
@@ -28,6 +30,22 @@ def key_of(vm: Vm) -> AttachmentKey:
 def find(runtime: Runtime, key: AttachmentKey) -> Vm | None:
     """The VM that stands for an attachment."""
     return runtime.read(records.find_vm, name_of(key))
+
+
+def unpublished(runtime: Runtime, request: AttachmentRequest) -> tuple[Publish, ...]:
+    """The ports of a request but for those that another attachment of the container has.
+
+    podman asks each network of a container for all of the container's ports.
+    """
+    if not request.publish:
+        return ()
+    known: set[Publish] = set()
+    for name in runtime.read(records.attached_to, request.key.container):
+        if name != name_of(request.key):
+            scope = shown_scope(runtime, name)
+            if scope.state is VmState.RUNNING:
+                known.update(port for one in scope.vm.interfaces for port in one.publish)
+    return tuple(port for port in request.publish if port not in known)
 
 
 def told(vm: Vm, rows: Iterable[Resource], networks: Mapping[str, Network]) -> Attached:

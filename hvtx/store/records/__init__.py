@@ -71,6 +71,7 @@ from hvtx.store.records.resource import (
 )
 from hvtx.store.records.vm import (
     add_vm,
+    attached_to,
     attachment_of,
     attachments,
     bare_attachments,
@@ -94,6 +95,7 @@ __all__ = [
     "add_network",
     "add_vm",
     "are_of_earlier_lives",
+    "attached_to",
     "attachment_of",
     "attachments",
     "attempted",
