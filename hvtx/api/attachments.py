@@ -7,10 +7,14 @@ from hvtx.api.calls import Calls, again_when_full
 from hvtx.model.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from hvtx.model.attachment import (
         Attached,
         AttachmentKey,
         AttachmentRequest,
+        Collected,
+        Missing,
     )
 
 
@@ -38,3 +42,36 @@ class Attachments:
         """
         with self._calls.opened(writable=True, create=False, spends=True) as runtime:
             commands.cni_del.delete(runtime, key)
+
+    def check(self, request: AttachmentRequest) -> tuple[Missing, ...]:
+        """What of an attachment is missing or was changed, each with the command that mends it.
+
+        Raises NotFound (the namespace), NotPermitted, Refused.
+        """
+        with self._calls.opened(writable=False) as runtime:
+            return commands.cni_check.check(runtime, request)
+
+    @again_when_full
+    def collect(self, network: str, valid: Collection[tuple[str, str]]) -> Collected:
+        """Release what a configuration's attachments have that are not listed and proven dead.
+
+        ``valid``: container and interface of each. Raises Busy, Refused.
+        """
+        with self._calls.opened(writable=True, create=False, spends=True) as runtime:
+            return commands.cni_gc.collect(runtime, network, valid)
+
+    def status(self, bridge_network: str) -> None:
+        """Raise what an ADD in a network would meet.
+
+        Refused, NotPermitted, HostRefused, Conflict (no address is left); HostRefused with the code
+        ``network-damaged`` where what is attached already suffers, too.
+        """
+        with self._calls.opened(writable=False) as runtime:
+            commands.cni_status.check_status(runtime, bridge_network)
+
+    def show(self, key: AttachmentKey) -> Attached | None:
+        """An attachment as ADD told it; None where there is none that was committed."""
+        from hvtx.engine import attachments
+
+        with self._calls.opened(writable=False) as runtime:
+            return attachments.show(runtime, key)

@@ -94,6 +94,7 @@ def fields_of(shown: ShownVm) -> list[tuple[str, object]]:
         ("state", shown.state),
         ("guest", shown.guest),
         ("hypervisor", shown.vm.hypervisor),
+        *attached_to(shown),
         *((("accelerator", accelerator),) if accelerator else ()),
         *((("vhost", "yes"),) if shown.vhost else ()),
         ("pid", shown.pid),
@@ -103,6 +104,19 @@ def fields_of(shown: ShownVm) -> list[tuple[str, object]]:
         *((("queues", shown.vm.queues),) if shown.vm.queues > 1 else ()),
         ("autostart", "yes" if shown.vm.autostart else "no"),
         *boots_with(shown),
+    ]
+
+
+def attached_to(shown: ShownVm) -> list[tuple[str, object]]:
+    """Which interface of which container a VM stands for; nothing of others."""
+    own = shown.vm.attachment
+    if own is None:
+        return []
+    pod = [("pod", f"{own.pod_namespace}/{own.pod}" if own.pod_namespace else own.pod)]
+    return [
+        ("container", f"{own.container} {own.ifname}, network {own.network}"),
+        *(pod if own.pod else []),
+        ("namespace", own.netns),
     ]
 
 

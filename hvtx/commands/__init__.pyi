@@ -7,10 +7,19 @@ from hvtx.commands import (
     cni_add as cni_add,
 )
 from hvtx.commands import (
+    cni_check as cni_check,
+)
+from hvtx.commands import (
     cni_del as cni_del,
 )
 from hvtx.commands import (
+    cni_gc as cni_gc,
+)
+from hvtx.commands import (
     cni_install as cni_install,
+)
+from hvtx.commands import (
+    cni_status as cni_status,
 )
 from hvtx.commands import (
     doctor as doctor,

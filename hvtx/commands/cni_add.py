@@ -27,6 +27,7 @@ from hvtx.model.vm import Network
 from hvtx.planner.addressing import parse_address, parse_mac
 from hvtx.planner.attaching import Container, name_of, namespace_id, recorded
 from hvtx.planner.states import VmState
+from hvtx.store import leases
 
 
 def add(runtime: Runtime, request: AttachmentRequest) -> Attached:
@@ -39,11 +40,14 @@ def add(runtime: Runtime, request: AttachmentRequest) -> Attached:
     name = name_of(request.key)
     runtime.lock("vm", name)
     _release_dead(runtime, name, request)
-    known = netns.known_id(request.netns)
-    nsid = namespace_id(os.urandom(4)) if known is None else known
-    container = Container(request.netns, nsid, request.key.ifname)
+    given = netns.known_id(request.netns)
+    nsid = namespace_id(os.urandom(4)) if given is None else given
+    container = Container(request.netns, nsid, request.key.ifname, request.tap)
     network = attachments.take(runtime, request)
-    request = request._replace(publish=attachments.unpublished(runtime, request))
+    if request.publish:  # podman asks each network of a container for all ports of the container
+        known = runtime.read(leases.ports_of_container, request.key.container, name)
+        unpublished = tuple(port for port in request.publish if port not in known)
+        request = request._replace(publish=unpublished)
     wanted = _as_vm(name, request, network)
     check_request(runtime, wanted)
     privileges.need_to_start([network])

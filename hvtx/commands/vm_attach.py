@@ -13,6 +13,7 @@ from hvtx.model.resource import Kind, only_flows_remain
 from hvtx.model.vm import Identity, Liveness
 from hvtx.planner import provision
 from hvtx.planner.scope import VmScope
+from hvtx.planner.start import refuse_attachment
 from hvtx.planner.states import identity_of
 from hvtx.store import intents, records
 from hvtx.store.history import Event
@@ -27,6 +28,7 @@ def attach(runtime: Runtime, name: str, pid: int) -> VmScope:
     runtime.lock("vm", name)
     scope = vm_scope(runtime, name)
     vm, rows = scope.vm, scope.rows
+    refuse_attachment(vm)
     if vm.hypervisor != "external":
         raise Conflict(
             f"hvtx starts the process of VM {name!r} itself",

@@ -25,7 +25,7 @@ from hvtx.model.typed import TYPE_CHECKING, Any, NamedTuple
 from hvtx.model.vm import Vm
 from hvtx.planner import ports
 from hvtx.planner.scope import VmScope
-from hvtx.planner.start import families_of, ports_of
+from hvtx.planner.start import families_of, ports_of, refuse_attachment
 from hvtx.planner.states import VmState
 from hvtx.store.history import Event
 
@@ -116,6 +116,7 @@ def set_vm(runtime: Runtime, name: str, changes: Changes) -> VmScope:
     runtime.enter()
     runtime.lock("vm", name)
     scope = vm_change.settled_scope(runtime, name)
+    refuse_attachment(scope.vm)
     running = _runs(scope)
     if running and changes.at_start():
         raise _at_start(scope, changes)

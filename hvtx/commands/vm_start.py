@@ -285,6 +285,7 @@ def restart_vm(
     runtime.enter()
     runtime.lock("vm", name)
     scope = vm_scope(runtime, name)
+    decide.refuse_attachment(scope.vm)
     probe_of(runtime, scope.vm)
     privileges.need_to_start(scope.networks.values())
     try:

@@ -22,6 +22,7 @@ from hvtx.model.reason import Reason
 from hvtx.model.resource import Kind, Outcome, Resource, is_changing
 from hvtx.model.vm import Epoch, Identity, Liveness, Vm
 from hvtx.planner.scope import VmScope
+from hvtx.planner.start import refuse_attachment
 from hvtx.planner.states import VmState, identity_of
 from hvtx.store import records
 
@@ -45,6 +46,7 @@ def stop_vm(
     runtime.enter()
     runtime.lock("vm", name)
     scope = vm_scope(runtime, name)
+    refuse_attachment(scope.vm)
     return stop_scope(runtime, scope, timeout=timeout, force=force, tell=tell)
 
 

@@ -44,6 +44,7 @@ from hvtx.host import failpoint, parallel
 from hvtx.model.resource import Kind, is_changing
 from hvtx.model.typed import TYPE_CHECKING, NamedTuple
 from hvtx.planner.scope import VmScope
+from hvtx.planner.start import refuse_attachment
 from hvtx.planner.states import VmState, identity_of
 from hvtx.store import records
 
@@ -87,7 +88,7 @@ def stop_each(
             runtime,
             part,
             tally,
-            lambda mine: _stop(runtime, mine, how, tally),
+            lambda mine: _stop(runtime, _without_attachments(mine, tally), how, tally),
             lambda name: _stop_alone(runtime, name, how),
         )
     return tally.several()
@@ -147,10 +148,23 @@ def _scopes(runtime: Runtime, names: Sequence[str], tally: Tally) -> list[VmScop
     return found
 
 
+def _without_attachments(scopes: Sequence[VmScope], tally: Tally) -> list[VmScope]:
+    """Those that are VMs; the others are refused."""
+    found = []
+    for scope in scopes:
+        try:
+            refuse_attachment(scope.vm)
+            found.append(scope)
+        except HvtxError as problem:
+            tally.fail(scope.vm.name, problem)
+    return found
+
+
 def _stop_alone(runtime: Runtime, name: str, how: _How) -> VmScope:
     runtime.lock("vm", name)
     try:
         scope = vm_scope(runtime, name)
+        refuse_attachment(scope.vm)
         return stop_scope(runtime, scope, timeout=how.timeout, force=how.force, tell=how.tell)
     finally:
         runtime.unlock("vm", name)

@@ -23,6 +23,7 @@ def document(shown: ShownVm, view: AsOf | None = None) -> dict[str, Any]:
         "accelerator": shown.accelerator,
         "accelerator_reason": shown.accelerator_reason,
         "hypervisor": vm.hypervisor,
+        "attachment": None if vm.attachment is None else vm.attachment._asdict(),
         "pid": shown.pid,
         "user": shown.user,
         "vhost": shown.vhost,

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from functools import partial
 
 from hvtx.drivers.base import Host
 from hvtx.errors import Contended, HostRefused, HvtxError, NotFound, NotPermitted
 from hvtx.host import network_namespace, nsid
+from hvtx.host.links import Links
 from hvtx.model.container import netns_spec
-from hvtx.model.resource import GONE, Outcome, Resource
-from hvtx.model.typed import Any
+from hvtx.model.resource import GONE, Link, Outcome, Resource
+from hvtx.model.typed import Any, NamedTuple
 
 
 class NetnsDriver:
@@ -64,6 +67,33 @@ def refused(path: str, problem: OSError) -> HvtxError:
     if problem.errno == errno.ENOSPC:  # the id is another namespace's
         return Contended(f"the id chosen for {path} is taken: {problem}", hint="try again")
     return HostRefused(f"the kernel refused the network namespace {path}: {problem}")
+
+
+class Inside(NamedTuple):
+    """What was seen of an interface in a namespace."""
+
+    nsid: int | None  # of the namespace; None where it has none
+    link: Link | None
+    addresses: frozenset[str]  # with prefix lengths
+
+
+def look_inside(path: str, interface: str) -> Inside:
+    """An interface in the namespace at a path. Raises NotFound, NotPermitted, HostRefused."""
+    try:
+        with nsid.ids() as ids, network_namespace.opened(path) as namespace:
+            link, addresses = network_namespace.inside(namespace, partial(_look, interface))
+            return Inside(ids.of(namespace), link, addresses)
+    except OSError as problem:
+        raise refused(path, problem) from problem
+
+
+def _look(interface: str) -> tuple[Link | None, frozenset[str]]:
+    """In a thread that is inside. Raises OSError."""
+    with closing(Links()) as links:
+        seen = links.get(name=interface)
+        if seen is None:
+            return None, frozenset()
+        return seen, frozenset(one.address for one in links.addresses(seen.ifindex))
 
 
 def known_id(path: str) -> int | None:

@@ -6,16 +6,14 @@ from collections.abc import Iterable, Mapping
 
 from hvtx.engine.new_network import NetworkRequest, take_network, take_or_make
 from hvtx.engine.runtime import Runtime
-from hvtx.engine.scope import shown_scope
 from hvtx.errors import Conflict, NotFound
 from hvtx.model.address import family_of
 from hvtx.model.attachment import Attached, AttachedAddress, AttachmentKey, AttachmentRequest
 from hvtx.model.container import veth_spec
-from hvtx.model.resource import Kind, Resource
-from hvtx.model.vm import Network, Publish, Vm
+from hvtx.model.resource import Kind, Resource, State
+from hvtx.model.vm import Network, Vm
 from hvtx.planner import addressing
 from hvtx.planner.attaching import name_of
-from hvtx.planner.states import VmState
 from hvtx.store import records
 
 _MTU = 1500
@@ -30,22 +28,6 @@ def key_of(vm: Vm) -> AttachmentKey:
 def find(runtime: Runtime, key: AttachmentKey) -> Vm | None:
     """The VM that stands for an attachment."""
     return runtime.read(records.find_vm, name_of(key))
-
-
-def unpublished(runtime: Runtime, request: AttachmentRequest) -> tuple[Publish, ...]:
-    """The ports of a request but for those that another attachment of the container has.
-
-    podman asks each network of a container for all of the container's ports.
-    """
-    if not request.publish:
-        return ()
-    known: set[Publish] = set()
-    for name in runtime.read(records.attached_to, request.key.container):
-        if name != name_of(request.key):
-            scope = shown_scope(runtime, name)
-            if scope.state is VmState.RUNNING:
-                known.update(port for one in scope.vm.interfaces for port in one.publish)
-    return tuple(port for port in request.publish if port not in known)
 
 
 def told(vm: Vm, rows: Iterable[Resource], networks: Mapping[str, Network]) -> Attached:
@@ -64,7 +46,20 @@ def told(vm: Vm, rows: Iterable[Resource], networks: Mapping[str, Network]) -> A
         mac=spec["peer_mac"],
         mtu=spec["mtu"],
         addresses=tuple(AttachedAddress(*one) for one in spec["peer_addresses"]),
+        tap=spec["tap"]["name"] if "tap" in spec else None,
     )
+
+
+def show(runtime: Runtime, key: AttachmentKey) -> Attached | None:
+    """An attachment as ADD told it; None where there is none that was committed."""
+    with runtime.reading() as sql:
+        vm = records.find_vm(sql, name_of(key))
+        if vm is None:
+            return None
+        rows = [row for row in records.resources_of_vm(sql, vm.id) if row.state == State.COMMITTED]
+        networks = {network.id: network for network in records.networks(sql)}
+    has = any(row.kind == Kind.VETH for row in rows)
+    return told(vm, rows, networks) if has else None
 
 
 def take(runtime: Runtime, request: AttachmentRequest) -> Network:

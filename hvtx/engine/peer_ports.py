@@ -41,28 +41,12 @@ def refuse_ports(
     and listens on them while it asks for another network, or for the same one anew.
     """
     with _naming_installations(runtime, ports):
-        away = [port for port in ports if not _is_there(port, container)]
+        away = [port for port in ports if not refuse_taken_port(port, container)]
     refuse_others_ports(runtime, ports)
     unknown = _refuse_translated(runtime.nftables(), ports, families)
     if families:  # else the start that follows at once tells
         _tell_of_away(away)
         _tell_of_unknown(ports, unknown)
-
-
-def _is_there(port: Publish, container: str | None) -> bool:
-    """Whether a device has the port's address; raises Conflict for a port that somebody has.
-
-    But for the runtime of the container, whose process (conmon) has the container's id as a word.
-    """
-    try:
-        return refuse_taken_port(port)
-    except Conflict:
-        from hvtx.host import portowner
-
-        found = portowner.owners(port) if container else []
-        if found and all(container in owner.words for owner in found):
-            return True
-        raise
 
 
 def _refuse_translated(

@@ -17,7 +17,7 @@ from hvtx.errors import HostRefused
 DEVICE = "/dev/net/tun"
 IFF_TUN, IFF_TAP, IFF_NO_PI, IFF_VNET_HDR, IFF_MULTI_QUEUE = 0x1, 0x2, 0x1000, 0x4000, 0x100
 _TUNSETIFF, _TUNSETPERSIST, _TUNSETIFINDEX = 0x400454CA, 0x400454CB, 0x400454DA
-_TUNSETOWNER, _TUNGETFEATURES = 0x400454CC, 0x800454CF
+_TUNSETOWNER, _TUNSETGROUP, _TUNGETFEATURES = 0x400454CC, 0x400454CE, 0x800454CF
 _NUMBER = (10, 200)  # Documentation/admin-guide/devices.txt: misc, tun
 _IFF_TUN_EXCL = 0x8000
 _IFREQ = struct.Struct("=16sH22x")
@@ -113,6 +113,12 @@ def set_owner(descriptor: int, user: int) -> None:
     """Who may attach to the held device without CAP_NET_ADMIN; without an owner everybody may."""
     signed = user - (1 << 32) if user >> 31 else user  # the same 32 bits, as Python wants them
     fcntl.ioctl(descriptor, _TUNSETOWNER, signed)
+
+
+def set_group(descriptor: int, group: int) -> None:
+    """Which group may attach to the held device without CAP_NET_ADMIN."""
+    signed = group - (1 << 32) if group >> 31 else group
+    fcntl.ioctl(descriptor, _TUNSETGROUP, signed)
 
 
 def set_persistent(descriptor: int, wanted: bool) -> None:

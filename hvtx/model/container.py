@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from hvtx.model.resource import Kind, Resource, TapSpec
-from hvtx.model.typed import TypedDict, cast
+from hvtx.model.typed import NotRequired, TypedDict, cast
+
+
+class InnerTap(TypedDict):
+    """A TAP device beside the peer, whose frames are the peer's; it goes with the namespace."""
+
+    name: str
+    owner: int | None  # user and group that may open it without CAP_NET_ADMIN; None: any, or none
+    group: int | None
 
 
 class VethSpec(TapSpec):
@@ -18,6 +26,7 @@ class VethSpec(TapSpec):
     peer_addresses: list[tuple[str, str]]  # each with prefix length, and its gateway
     netns: str
     nsid: int
+    tap: NotRequired[InnerTap]
 
 
 class NetnsSpec(TypedDict):

@@ -11,7 +11,7 @@ from hvtx.model.resource import Kind
 VERBS = (
     *("create", "run", "start", "stop", "set", "rm", "attach"),
     *("network-create", "network-rm", "rebuild"),
-    *("cni-add", "cni-del"),
+    *("cni-add", "cni-del", "cni-gc"),
     *("gc", "heuristic", "recover", "resolve", "repair", "import", "adopt", "restore"),
 )
 EVENTS = (

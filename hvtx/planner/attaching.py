@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from hvtx.model.address import family_of
-from hvtx.model.attachment import AttachmentKey, AttachmentRequest
+from hvtx.model.attachment import AttachmentKey, AttachmentRequest, TapRequest
 from hvtx.model.digest import sha256
 from hvtx.model.mark import base32
 from hvtx.model.resource import Kind
@@ -23,6 +23,7 @@ class Container(NamedTuple):
     netns: str  # its path, opened once
     nsid: int  # the id by which it is known from here
     ifname: str
+    tap: TapRequest | None = None  # for a VM that is to be in there
 
 
 def name_of(key: AttachmentKey) -> str:
@@ -64,6 +65,9 @@ def in_container(
             "netns": container.netns,
             "nsid": container.nsid,
         }
+        if container.tap is not None:
+            tap = container.tap
+            spec["tap"] = tap._asdict() | {"name": tap.name or want.key}
         found.append((want._replace(kind=Kind.VETH, spec=spec), network))
     return found
 

@@ -12,7 +12,7 @@ from hvtx.model.mark import Mark, UnreadableMark, parse_mark
 from hvtx.model.plan import Item
 from hvtx.model.reason import Reason
 from hvtx.model.resource import DEVICES, Kind, identity_in, process_observed
-from hvtx.model.vm import Liveness
+from hvtx.model.vm import Liveness, Vm
 from hvtx.planner.identify_addresses import by_address, by_mac, by_subnet
 from hvtx.planner.identify_devices import by_device
 from hvtx.planner.identify_ports import by_port
@@ -98,10 +98,29 @@ def _keys(sight: ExplainFacts, text: str) -> Iterator[Subject]:
             yield of_row(sight, row)
 
 
+def _stands_for(vm: Vm | None) -> str:
+    """In words, which interface of which container or pod a VM stands for; empty of others."""
+    if vm is None or vm.attachment is None:
+        return ""
+    own = vm.attachment
+    pod = f" (pod {own.pod_namespace}/{own.pod})" if own.pod else ""
+    return f", {own.ifname} of container {own.container}{pod}"
+
+
+def _is_container(vm: Vm | None, text: str) -> bool:
+    """Whether a VM stands for an interface of this container or pod, by one of its names."""
+    if vm is None or vm.attachment is None:
+        return False
+    own = vm.attachment
+    pod = (own.pod, f"{own.pod_namespace}/{own.pod}", own.pod_uid) if own.pod else (own.pod_uid,)
+    return bool(text) and text in (own.container, *pod)
+
+
 def _owners(sight: ExplainFacts, text: str) -> Iterator[Subject]:
     """VMs and networks by name."""
     for identity, facts in sight.snapshot.vms.items():
-        if text not in (facts.name, identity):
+        vm = next((vm for vm in sight.vms if vm.id == identity), None)
+        if text not in (facts.name, identity) and not _is_container(vm, text):
             continue
         items = [item for item in sight.plan.items if item.vm == facts.name]
         first = next((i for i in items if i.action.value != "skip"), items[0] if items else None)
@@ -109,10 +128,10 @@ def _owners(sight: ExplainFacts, text: str) -> Iterator[Subject]:
             Liveness.ALIVE: "which runs",
             Liveness.DEAD: "whose process is dead" if first else "which is not running",
         }.get(facts.liveness, "of which hvtx cannot tell whether it is running")
-        vm = next((vm for vm in sight.vms if vm.id == identity), None)
         networks = [interface.network_name for interface in vm.interfaces] if vm else []
         yield Subject(
-            "vm", facts.name, f"VM {facts.name!r}, {runs}; {len(items)} items", first, "hvtx",
+            "vm", facts.name, f"VM {facts.name!r}{_stands_for(vm)}, {runs}; {len(items)} items",
+            first, "hvtx",
             reason_of(first) if first else Reason.RESERVED, facts.name,
             networks[0] if networks else None, None, facts.evidence,
         )  # fmt: skip

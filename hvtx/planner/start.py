@@ -43,9 +43,25 @@ class StartPlan(NamedTuple):
     launch: bool  # whether hvtx starts the VM's process
 
 
+def refuse_attachment(vm: Vm) -> None:
+    """Raise Conflict for an attachment, which is not started, stopped or changed as a VM is."""
+    if vm.attachment is not None:
+        raise of_runtime(vm.name)
+
+
+def of_runtime(name: str) -> Conflict:
+    """Why an attachment is not started, stopped or changed as a VM is."""
+    return Conflict(
+        f"VM {name!r} stands for an interface of a container, which only its runtime changes",
+        hint=f"let its runtime do it (CNI ADD, DEL); hvtx vm rm {name} --force releases it",
+    )
+
+
 def refusal(scope: VmScope) -> Conflict | None:
     """Why a VM is not started as it is now; None if it is down."""
     state, name = scope.state, scope.vm.name
+    if scope.vm.attachment is not None:
+        return of_runtime(name)
     if state not in _NOT_DOWN:
         return None
     if state is VmState.RUNNING:

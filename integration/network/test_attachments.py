@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from hvtx import Conflict, Host, NotFound
-from hvtx.model.attachment import Attached, AttachmentKey, AttachmentRequest, PodLabels
+from hvtx import Conflict, Host, HostRefused, NotFound
+from hvtx.model.attachment import Attached, AttachmentKey, AttachmentRequest, PodLabels, TapRequest
 from hvtx.model.policy import Limits
 from hvtx.model.vm import Publish
 from integration import lab
@@ -232,3 +232,147 @@ def test_the_calling_thread_stays_where_it_is(host: Host, box: lab.Namespace) ->
     assert os.stat("/proc/thread-self/ns/net").st_ino == here
     with contextlib.suppress(NotFound):
         host.attachments.delete(KEY)
+
+
+def test_check_names_what_is_missing_and_the_command(host: Host, box: lab.Namespace) -> None:
+    request = request_for(box)
+    assert [m.what for m in host.attachments.check(request)] == [
+        "interface eth0 of container c0ffee is not attached"
+    ]
+    made = add(host, box)
+    assert host.attachments.check(request) == ()
+    assert host.attachments.show(KEY) == made
+    box.run("ip", "addr", "del", "10.88.0.2/24", "dev", "eth0")
+    lab.run("ip", "link", "set", made.host_device, "nomaster")
+    lab.run("nft", "flush", "ruleset")
+    found = dict(host.attachments.check(request))
+    told = " ".join(found)
+    assert f"eth0 in {request.netns} has lost 10.88.0.2/24" in found
+    assert f"veth {made.host_device}: it was not a port of" in told
+    assert f"filter {made.host_device}: it was gone" in told
+    assert set(found.values()) == {
+        "hvtx repair",
+        f"hvtx vm rm {made.vm} --force; then the runtime has to ADD it again",
+    }
+    box.run("ip", "addr", "add", "10.88.0.2/24", "dev", "eth0")
+    host.repair()
+    assert host.attachments.check(request) == ()
+    other = lab.Namespace()
+    try:
+        [missing] = host.attachments.check(request_for(other))
+        assert "another network namespace" in missing.what
+    finally:
+        other.close()
+
+
+def test_gc_takes_what_is_unlisted_and_dead(host: Host, box: lab.Namespace) -> None:
+    """Whatever list arrives: a living namespace keeps its interface, a listed one waits for DEL."""
+    boxes = [lab.Namespace() for _ in range(3)]
+    keys = [AttachmentKey("podnet", f"c{number}", "eth0") for number in range(3)]
+    living = add(host, box)
+    made = [add(host, *pair) for pair in zip(boxes, keys, strict=True)]
+    foreign = AttachmentKey("othernet", "c3", "eth0")
+    fourth = lab.Namespace()
+    made.append(add(host, fourth, foreign))
+    for one, attached in zip([*boxes, fourth], made, strict=True):
+        gone(one, attached.host_device)
+    done = host.attachments.collect("podnet", [("c0", "eth0"), ("c1", "eth1")])
+    assert set(done.removed) == {keys[1], keys[2]}
+    assert [(kept.key, kept.reason) for kept in done.kept] == [(KEY, "vm-alive")]
+    assert set(vms(host)) == {living.vm, made[0].vm, made[3].vm}
+    assert living.host_device in links()
+    again = host.attachments.collect("podnet", [])
+    assert again.removed == (keys[0],)
+    assert [kept.key for kept in again.kept] == [KEY]
+    host.attachments.delete(foreign)
+    assert vms(host) == [living.vm]
+
+
+def test_status_tells_what_an_add_would_meet(host: Host, box: lab.Namespace) -> None:
+    host.attachments.status("pods")
+    host.network.create("pods", ["10.88.0.0/30"])
+    host.attachments.status("pods")
+    add(host, box, subnets=())
+    with pytest.raises(Conflict, match="no free address left"):
+        host.attachments.status("pods")
+    host.attachments.delete(KEY)
+    lab.run("nft", "flush", "ruleset")
+    with pytest.raises(HostRefused) as refused:
+        host.attachments.status("pods")
+    assert (refused.value.code, refused.value.hint) == (
+        "network-damaged", "hvtx repair puts it back",
+    )  # fmt: skip
+    host.repair()
+    host.attachments.status("pods")
+
+
+def test_a_person_changes_an_attachment_by_its_end_alone(host: Host, box: lab.Namespace) -> None:
+    made = add(host, box)
+    before = lab.dump()
+    for call in (
+        lambda: host.vm.start(made.vm),
+        lambda: host.vm.stop(made.vm),
+        lambda: host.vm.stop(made.vm, force=True),
+        lambda: host.vm.restart(made.vm),
+        lambda: host.vm.set(made.vm, memory=64),
+        lambda: host.vm.attach(made.vm, box.pid),
+    ):
+        with pytest.raises(Conflict) as refused:
+            call()
+        assert f"hvtx vm rm {made.vm} --force" in (refused.value.hint or "")
+    assert list(host.vm.stop_each([made.vm, made.vm]).failed) == [made.vm]
+    assert not lab.difference(before, lab.dump())
+    host.vm.rm(made.vm, force=True)
+    assert vms(host) == []
+    assert made.host_device not in links()
+    assert "eth0" not in links(box)
+
+
+@pytest.mark.parametrize("asked", ["c0ffee", "web-0", "default/web-0", "uid-1"])
+def test_explain_knows_a_container_and_its_pod(host: Host, box: lab.Namespace, asked: str) -> None:
+    made = add(host, box)
+    told = host.explain(asked)
+    assert (told.owner, told.vm) == ("hvtx", made.vm)
+    assert "eth0 of container c0ffee (pod default/web-0)" in str(told)
+    assert host.explain(made.host_device).vm == made.vm
+
+
+FRAMES = r"""
+import fcntl, os, struct, sys, time
+tap = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(tap, 0x400454CA, struct.pack("16sH22x", sys.argv[1].encode(), 0x5002))
+mac, own, gateway = bytes.fromhex(sys.argv[2]), *(bytes(map(int, a.split("."))) for a in sys.argv[3:])
+arp = struct.pack("!HHBBH", 1, 0x800, 6, 4, 1) + mac + own + bytes(6) + gateway
+os.write(tap, bytes(10) + b"\xff" * 6 + mac + b"\x08\x06" + arp)
+end = time.monotonic() + 5
+while time.monotonic() < end:
+    frame = os.read(tap, 2000)[10:]
+    if frame[12:14] == b"\x08\x06" and frame[20:22] == b"\0\2" and frame[28:32] == gateway:
+        print(frame[22:28].hex(":"))
+        break
+"""
+
+
+def test_a_tap_beside_the_interface_is_the_same_wire(host: Host, box: lab.Namespace) -> None:
+    """A VM in the namespace has the container's MAC and address, by the TAP that ADD tells."""
+    made = add(host, box, tap=TapRequest("tap0", 4711, 4712))
+    assert made.tap == "tap0"
+    tap = json.loads(box.run("ip", "-d", "-j", "link", "show", "tap0"))[0]
+    assert (tap["linkinfo"]["info_data"]["user"], tap["mtu"]) == (4711, 1500)
+    assert tap["linkinfo"]["info_data"]["group"] == 4712
+    address = made.addresses[0].address.partition("/")[0]
+    asked = (sys.executable, "-c", FRAMES, "tap0", made.mac.replace(":", ""), address, "10.88.0.1")
+    assert box.run(*asked).strip() == made.bridge_mac
+    stranger = (*asked[:5], "10.88.0.9", "10.88.0.1")
+    assert box.run("timeout", "2", *stranger, check=False).strip() == ""
+    host.attachments.delete(KEY)
+    again = add(host, box, tap=TapRequest("tap0"))  # what the first left is made anew
+    assert again.tap == "tap0"
+    assert box.run(*asked[:4], again.mac.replace(":", ""), address, "10.88.0.1").strip()
+    host.attachments.delete(KEY)
+    box.run("ip", "link", "set", "tap0", "alias", "another's")
+    inside = links(box)
+    with pytest.raises(Conflict, match="has an interface tap0 already"):
+        add(host, box, tap=TapRequest("tap0"))
+    assert links(box) == inside
+    assert add(host, box, tap=TapRequest()).tap in links(box)

@@ -19,7 +19,7 @@ from contextlib import closing
 from functools import partial
 
 from hvtx.drivers.base import Host
-from hvtx.drivers.tap import filters
+from hvtx.drivers.tap import filters, inner
 from hvtx.drivers.tap.standing import Above, devices_above, kept_by_others
 from hvtx.errors import Conflict, Contended, HostRefused, HvtxError, NotFound, NotPermitted
 from hvtx.host import failpoint, network_namespace, nsid, veth
@@ -77,8 +77,7 @@ class VethDriver:
                 failpoint.reach("marked:veth")
                 guarded = filters.guard(program, row, links)
                 given = [veth.PeerAddress(*each) for each in spec["peer_addresses"]]
-                furnish = partial(veth.furnish, spec["peer"], row.mark, given)
-                network_namespace.inside(namespace, furnish)
+                network_namespace.inside(namespace, partial(_furnish, row, given))
         except OSError as problem:
             raise _refused(row, problem) from problem
         return {"ifindex": spec["ifindex"], "mac": spec["mac"], **guarded}
@@ -122,6 +121,14 @@ class VethDriver:
             kept = Outcome(False, "observe-failed", f"the links could not be listed: {problem}")
             return {row.id: kept for row in resources} | outcomes
         return outcomes
+
+
+def _furnish(row: Resource, given: list[veth.PeerAddress]) -> None:
+    """The peer's own settings, and a TAP beside it where it is for a VM. OSError, Conflict."""
+    spec = veth_spec(row)
+    veth.furnish(spec["peer"], row.mark, given)
+    if (tap := spec.get("tap")) is not None:
+        inner.make(spec, tap, row.mark)
 
 
 def _make(pair: veth.Pair, namespace: int, links: Links, row: Resource) -> None:

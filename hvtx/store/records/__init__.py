@@ -71,7 +71,6 @@ from hvtx.store.records.resource import (
 )
 from hvtx.store.records.vm import (
     add_vm,
-    attached_to,
     attachment_of,
     attachments,
     bare_attachments,
@@ -95,7 +94,6 @@ __all__ = [
     "add_network",
     "add_vm",
     "are_of_earlier_lives",
-    "attached_to",
     "attachment_of",
     "attachments",
     "attempted",

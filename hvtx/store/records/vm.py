@@ -104,15 +104,6 @@ def attachment_of(sql: sqlite3.Connection, vm: str) -> Attachment | None:
     return Attachment(*row) if row else None
 
 
-def attached_to(sql: sqlite3.Connection, container: str) -> list[str]:
-    """The names of the VMs that stand for interfaces of a container."""
-    found = sql.execute(
-        "SELECT v.name FROM attachment a JOIN vm v ON v.id = a.vm WHERE a.container = ?",
-        (container,),
-    )
-    return [row[0] for row in found]
-
-
 def bare_attachments(sql: sqlite3.Connection) -> list[str]:
     """The VMs (by id) of attachments that are on record for good, and have nothing but leases."""
     found = sql.execute(

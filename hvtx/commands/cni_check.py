@@ -1,0 +1,85 @@
+"""CHECK of the container network interface: what of an attachment is missing or was changed.
+
+It looks as `repair` does, and inside the container's namespace besides; it changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hvtx.drivers import netns
+from hvtx.engine import attachments, damage, ownrules
+from hvtx.engine.loopback import bridges_in_need
+from hvtx.engine.runtime import Runtime
+from hvtx.engine.snapshot import take_snapshot
+from hvtx.model.attachment import AttachmentRequest, Missing
+from hvtx.model.container import namespace_id, veth_spec
+from hvtx.model.plan import Snapshot
+from hvtx.model.resource import Kind, Resource, State
+from hvtx.model.vm import Liveness, Vm
+
+
+def check(runtime: Runtime, request: AttachmentRequest) -> tuple[Missing, ...]:
+    """Everything that is not as ADD made it, with the command that puts it back.
+
+    Raises Refused where nothing may be concluded, NotPermitted.
+    """
+    if runtime.refused is not None:
+        raise runtime.refused
+    vm = attachments.find(runtime, request.key)
+    what = f"interface {request.key.ifname} of container {request.key.container}"
+    if vm is None:
+        return (Missing(f"{what} is not attached", "the runtime has to ADD it"),)
+    anew = f"hvtx vm rm {vm.name} --force; then the runtime has to ADD it again"
+    snapshot = take_snapshot(runtime)
+    rows = [row for row in snapshot.rows if row.vm == vm.id and row.state == State.COMMITTED]
+    pair = next((row for row in rows if row.kind == Kind.VETH), None)
+    if pair is None or snapshot.vms[vm.id].liveness is Liveness.DEAD:
+        evidence = "; ".join(snapshot.vms[vm.id].evidence)
+        return (Missing(f"{what} is not attached any more: {evidence}", anew),)
+    return (*_on_host(runtime, snapshot, vm), *_inside(request, rows, pair, anew))
+
+
+def _on_host(runtime: Runtime, snapshot: Snapshot, vm: Vm) -> Iterator[Missing]:
+    """What of the attachment, its network and the installation is damaged."""
+    networks = {None, *(interface.network for interface in vm.interfaces)}
+    own = [
+        row
+        for row in damage.made_here(snapshot)
+        if row.vm == vm.id or (row.vm is None and row.network in networks)
+    ]
+    found = damage.damages_of(
+        damage.sight(snapshot, own),
+        bridges_in_need(snapshot.rows, snapshot.life.id),
+        ownrules.look(runtime),
+    )
+    known = {row.id for row in own}
+    for one in damage.with_remedies(snapshot, found):
+        if one.row.id in known:
+            yield Missing(f"{one.row.kind} {one.row.key}: {one.missing}", one.fix)
+
+
+def _inside(
+    request: AttachmentRequest, rows: list[Resource], pair: Resource, anew: str
+) -> Iterator[Missing]:
+    """What is not as it was in the container's namespace. Raises NotFound, NotPermitted."""
+    numbers = {namespace_id(row) for row in rows if row.kind == Kind.NETNS}
+    spec = veth_spec(pair)
+    seen = netns.look_inside(request.netns, spec["peer"])
+    if seen.nsid not in numbers:
+        yield Missing(f"{request.netns} is another network namespace than that of ADD", anew)
+        return
+    name = f"{spec['peer']} in {request.netns}"
+    if seen.link is None:
+        yield Missing(f"{name} is gone", anew)
+        return
+    if seen.link.alias != pair.mark:
+        yield Missing(f"{name} is another interface: its alias is {seen.link.alias!r}", anew)
+        return
+    if seen.link.mac != spec["peer_mac"]:
+        yield Missing(f"{name} has the MAC address {seen.link.mac}, not {spec['peer_mac']}", anew)
+    if not seen.link.up:
+        yield Missing(f"{name} is down", anew)
+    for address, _ in spec["peer_addresses"]:
+        if address not in seen.addresses:
+            yield Missing(f"{name} has lost {address}", anew)

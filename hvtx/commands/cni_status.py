@@ -1,0 +1,89 @@
+"""STATUS of the container network interface: whether an ADD in a network could succeed now."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from contextlib import closing
+
+from hvtx.engine import privileges
+from hvtx.engine.runtime import Runtime
+from hvtx.errors import Conflict, HostRefused
+from hvtx.host.links import Links
+from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource, State
+from hvtx.model.typed import Any, NamedTuple
+from hvtx.model.vm import Network
+from hvtx.store import leases, records
+
+DAMAGED = "network-damaged"  # of an error: what is attached already suffers, too
+
+
+class _Standing(NamedTuple):
+    network: Network
+    rows: Sequence[Resource]  # of the network and the installation, committed in this life
+    used: dict[int, int]  # addresses that are leased, by family
+
+
+def check_status(runtime: Runtime, name: str) -> None:
+    """Raise what an ADD in a network would meet; one that is not there yet is no problem.
+
+    Refused (the store), NotPermitted, HostRefused (netfilter), Conflict (no address is left).
+    HostRefused with the code ``network-damaged``: the network is not as it was made, so that what
+    is attached already suffers, too.
+    """
+    if runtime.refused is not None:
+        raise runtime.refused
+    standing = runtime.read(_standing, name, runtime.life.id)
+    if standing is None:
+        return
+    privileges.need_to_start([standing.network])
+    _refuse_damaged(runtime, standing)
+    for text in standing.network.subnets:
+        subnet = ipaddress.ip_network(text)
+        # without the network's, the gateway's and (IPv4) the broadcast address
+        size = subnet.num_addresses - (3 if subnet.version == 4 else 2)
+        if standing.used.get(subnet.version, 0) >= size:
+            raise Conflict(
+                f"network {name!r} has no free address left in {text}",
+                hint="hvtx vm ls shows who has them; hvtx gc --plan what dead ones still keep",
+            )
+
+
+def _standing(sql: Any, name: str, life: int) -> _Standing | None:
+    network = records.find_network(sql, name)
+    if network is None:
+        return None
+    rows = records.resources_of_networks(sql, [network.id])
+    counted = leases.counts(sql)
+    return _Standing(
+        network,
+        [row for row in rows if row.state == State.COMMITTED and row.life == life],
+        {family: counted.get((network.id, family), 0) for family in (4, 6)},
+    )
+
+
+def _refuse_damaged(runtime: Runtime, standing: _Standing) -> None:
+    name = standing.network.name
+    with closing(Links()) as links:
+        for row in standing.rows:
+            if row.kind == Kind.BRIDGE:
+                seen = links.get(ifindex=row.ifindex)
+                if seen is None or seen.alias != row.mark or not seen.up:
+                    raise _damaged(name, f"its bridge {row.key} is gone, down or another")
+    walls = [row for row in standing.rows if row.kind in FIREWALL_KINDS]
+    for backend in {row.backend for row in walls}:
+        driver = runtime.firewall(backend)
+        there = {entry.marked_key for entry in driver.observe()}
+        for row in walls:
+            if row.backend == backend:
+                wanted = {entry.marked_key for entry in driver.expected(row)}
+                if not wanted <= there:
+                    raise _damaged(name, f"rules of it ({row.key}) are gone")
+
+
+def _damaged(name: str, what: str) -> HostRefused:
+    return HostRefused(
+        f"network {name!r} is not as it was made: {what}",
+        hint="hvtx repair puts it back",
+        code=DAMAGED,
+    )
