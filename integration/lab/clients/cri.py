@@ -87,6 +87,10 @@ class Runtime:
         found = self._call("ListPodSandbox", {}).get(1, [])
         return [decode(one)[1][0].decode() for one in found]  # type: ignore[union-attr]
 
+    def give_subnet(self, subnet: str) -> None:
+        """Which addresses the pods of this node have, as a kubelet learns it from its cluster."""
+        self._call("UpdateRuntimeConfig", {1: {1: {1: subnet}}})
+
     def ready(self) -> bool:
         """Whether the conditions RuntimeReady and NetworkReady are both true."""
         status = decode(self._call("Status", {})[1][0])

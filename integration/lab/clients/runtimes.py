@@ -75,10 +75,14 @@ def _saved_image(host: Host) -> str:
 class Containerd:
     """A daemon in a host; `ctr` and CRI speak to it."""
 
-    def __init__(self, host: Host) -> None:
-        """Start it, and import the image into both of its namespaces."""
+    def __init__(self, host: Host, template: str = "") -> None:
+        """Start it, and import the image into both of its namespaces.
+
+        ``template`` is a file that it makes a network configuration of, once it has the subnet.
+        """
         self.host = host
-        host.write("/etc/containerd/config.toml", _CONTAINERD)
+        more = f'    conf_template = "{template}"\n' if template else ""
+        host.write("/etc/containerd/config.toml", _CONTAINERD + more)
         self.process = host.start("/tmp/containerd.log", "containerd", "--log-level", "warn")
         until("containerd's socket", lambda: host.ran("ctr", "version").returncode == 0)
         for namespace in ("default", "k8s.io"):
