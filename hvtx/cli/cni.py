@@ -8,7 +8,7 @@ import click
 
 from hvtx import documents
 from hvtx.cli import render
-from hvtx.cli.common import Given, as_json, complete_file, host_of
+from hvtx.cli.common import Given, as_json, complete_file, complete_network, host_of
 from hvtx.cli.root import Group
 from hvtx.model.typed import TYPE_CHECKING, Any
 
@@ -46,7 +46,11 @@ def _contents(command: Callable[..., Any]) -> Callable[..., Any]:
         help="Of the network, where the first container is to make it (once for each family).",
     )
     network = click.option(
-        "--network", type=Given(), metavar="NAME", help="The network of containers [default]."
+        "--network",
+        type=Given(),
+        metavar="NAME",
+        shell_complete=complete_network,
+        help="The network of containers [default].",
     )
     return network(subnet(command))
 

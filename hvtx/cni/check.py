@@ -1,8 +1,8 @@
 """What CHECK finds in a ``prevResult`` beside what the library finds in the host (pure).
 
-A later plugin may have changed what ADD answered: the MAC inside (tuning), further interfaces,
-addresses and routes. What hvtx itself answered must still be named as it was, or the runtime's
-record is of another ADD than the host's.
+A later plugin may have added interfaces, addresses and routes (of another MAC inside the library
+tells). What hvtx itself answered must still be named as it was, or the runtime's record is of
+another ADD than the host's.
 """
 
 from __future__ import annotations

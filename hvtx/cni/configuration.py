@@ -15,11 +15,13 @@ from hvtx.cni.errors import (
     UNSUPPORTED_FIELD,
     CniError,
 )
+from hvtx.model.address import family_of
 from hvtx.model.cni_version import VERSIONS, at_least
 from hvtx.model.typed import Any, NamedTuple
 
 MOST = 1 << 20  # bytes
 _DEEPEST = 64
+_MTU_LEAST, _MTU_MOST = {4: 576, 6: 1280}, 65521  # as `network create` takes it
 _SINCE = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
 SETTINGS = {  # keys that say with which store hvtx works, and the setting that each is
     "stateDir": "state_dir",
@@ -179,17 +181,22 @@ def refuse_unknown(document: dict[str, Any]) -> None:
 def parse_network(document: dict[str, Any]) -> NetworkWish:
     """What is said of the network. Raises CniError (2, 7)."""
     refuse_unknown(document)
+    _check_network_name(document)
     subnets = reading.texts(document.get("subnets"), "subnets", 16)
     single = reading.text(document.get("subnet"), "subnet")
     subnets = tuple(dict.fromkeys((single, *subnets) if single else subnets))
-    if len(subnets) > 2:
+    families = [family_of(one) for one in subnets]
+    if len(set(families)) != len(families):
         raise reading.wrong("subnets", list(subnets), "one of IPv4, one of IPv6, or both")
     for one in subnets:
         if "{{" in one:
             raise reading.wrong(
                 "subnets", one, "only containerd renders it: name this file as its conf_template"
             )
-    mtu = reading.whole(document.get("mtu"), "mtu", 0, 65535)
+    mtu = reading.whole(document.get("mtu"), "mtu", 0, _MTU_MOST)
+    least = _MTU_LEAST[6 if 6 in families else 4]
+    if 0 < mtu < least:
+        raise reading.wrong("mtu", mtu, f"it is from {least} to {_MTU_MOST}")
     return NetworkWish(
         subnets,
         mtu or None,
@@ -197,6 +204,20 @@ def parse_network(document: dict[str, Any]) -> NetworkWish:
         reading.flag(document.get("isolate"), "isolate", default=False),
         reading.flag(document.get("vm"), "vm", default=False),
     )
+
+
+def _check_network_name(document: dict[str, Any]) -> None:
+    """Raises CniError (7) where the configuration's name can be no network's of hvtx."""
+    key = "network" if document.get("network") else "name"
+    name = reading.text(document.get(key), key)
+    plain = name.replace("-", "a")
+    good = plain.isascii() and plain.isalnum() and plain == plain.lower() and len(name) <= 63
+    if not good or name.startswith("-") or name.endswith("-"):
+        hint = (
+            "a network of hvtx has 1 to 63 of a-z, 0-9 and - in its name, beginning and ending"
+            ' with a letter or digit: write "network": "lan" beside the name'
+        )
+        raise reading.wrong(key, name, hint)
 
 
 def valid_attachments(document: dict[str, Any]) -> tuple[tuple[str, str], ...]:

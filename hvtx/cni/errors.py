@@ -42,6 +42,8 @@ REFUSED = 104
 CHECK_FAILED = 105
 FAILED = 199
 
+_DAMAGED = "network-damaged"  # the library's word for what makes STATUS 51
+
 _CODES: tuple[tuple[type[HvtxError], int], ...] = (  # the first that fits
     (Busy, TRY_AGAIN),
     (Contended, TRY_AGAIN),
@@ -69,10 +71,14 @@ class CniError(Exception):
 
 def of_library(problem: HvtxError) -> CniError:
     """An error of the library as CNI has it (pure)."""
-    code = next((code for kind, code in _CODES if isinstance(problem, kind)), FAILED)
+    code = LIMITED_CONNECTIVITY if problem.code == _DAMAGED else _code_of(problem)
     notes = getattr(problem, "__notes__", ())
     hint = "; ".join(filter(None, (problem.hint, *notes))) or problem.default_hint
     return CniError(code, problem.message, hint)
+
+
+def _code_of(problem: HvtxError) -> int:
+    return next((code for kind, code in _CODES if isinstance(problem, kind)), FAILED)
 
 
 def document(problem: CniError, version: str | None) -> dict[str, Any]:

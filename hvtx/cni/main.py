@@ -69,9 +69,7 @@ def _attachments(**settings: str) -> Attachments:
     from hvtx.api import Host
 
     given: dict[str, Any] = dict(settings)
-    host: Any = Host(notices=_notice, **given)
-    found: Attachments = host.attachments
-    return found
+    return Host(notices=_notice, **given).attachments
 
 
 def versions(data: bytes) -> dict[str, Any]:

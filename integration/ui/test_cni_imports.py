@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from integration import lab
+from integration.lab.program import Forked
 from integration.ui.test_imports import HEAVY, TOP
 from tests.cni import recorded
 from tests.cni.recorded import Recorded
@@ -47,6 +48,7 @@ def test_each_command_loads_what_is_listed_and_no_more(netns: None) -> None:
         environment = {**recorded.CRI_ADD.environment, "CNI_NETNS": netns_path}
         add = Recorded(environment, recorded.CRI_ADD.stdin)
         delete = recorded.CRI_DEL_AGAIN
+        Forked()("network", "create", "lan", "--subnet", "10.77.0.0/24")
         _loaded(add)  # the first makes what later ones find
         _loaded(delete)
         loaded = {

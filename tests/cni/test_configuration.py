@@ -132,7 +132,15 @@ def test_what_is_said_of_the_network(more: dict[str, Any], wish: NetworkWish) ->
         ("subnets", "10.77.0.0/24", errors.CONFIGURATION),
         ("subnets", [1], errors.CONFIGURATION),
         ("subnets", ["{{.PodCIDR}}"], errors.CONFIGURATION),
-        ("subnets", ["a", "b", "c"], errors.CONFIGURATION),
+        ("subnets", ["10.77.0.0/24", "10.78.0.0/24"], errors.CONFIGURATION),
+        ("network", "Lan", errors.CONFIGURATION),
+        ("network", "a b", errors.CONFIGURATION),
+        ("network", "-lan", errors.CONFIGURATION),
+        ("network", "lan-", errors.CONFIGURATION),
+        ("network", "l" * 64, errors.CONFIGURATION),
+        ("network", 3, errors.CONFIGURATION),
+        ("mtu", 575, errors.CONFIGURATION),
+        ("mtu", 65522, errors.CONFIGURATION),
         ("nat", "false", errors.CONFIGURATION),
         ("isolate", 1, errors.CONFIGURATION),
         ("vm", "yes", errors.CONFIGURATION),
@@ -148,8 +156,25 @@ def test_an_error_names_key_and_value(key: str, value: Any, code: int) -> None:
     assert caught.value.code == code
     assert key in caught.value.msg
     shown = value[0] if isinstance(value, list) else value
-    assert json.dumps(shown) in caught.value.msg
+    assert json.dumps(shown)[:30] in caught.value.msg
     assert caught.value.details
+
+
+@pytest.mark.parametrize("network", ["lan", "l", "0", "a-b", "l" * 63])
+def test_a_network_of_hvtx(network: str) -> None:
+    """The runtime's own name may be another that no network of hvtx can have."""
+    parse_network({**BASE, "name": "K8s_Pods.net", "network": network})
+    with pytest.raises(CniError, match="name cannot be") as caught:
+        parse_network({**BASE, "name": "K8s_Pods.net"})
+    assert '"network"' in caught.value.details
+
+
+def test_ipv6_needs_a_larger_packet() -> None:
+    four, six = {"subnets": ["10.77.0.0/24"]}, {"subnets": ["10.77.0.0/24", "fd77::/64"]}
+    assert parse_network({**BASE, **four, "mtu": 1279}).mtu == 1279
+    assert parse_network({**BASE, **six, "mtu": 1280}).mtu == 1280
+    with pytest.raises(CniError, match="mtu"):
+        parse_network({**BASE, **six, "mtu": 1279})
 
 
 def test_keys_of_others_pass() -> None:

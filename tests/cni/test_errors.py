@@ -20,6 +20,7 @@ from hvtx.cni.errors import CniError, document, of_library
         (library.Conflict("a"), 100),
         (library.NotPermitted("a"), 101),
         (library.HostRefused("a"), 102),
+        (library.HostRefused("a", code="network-damaged"), 51),
         (library.StoreError("a"), 103),
         (library.Refused("store-cloned", "a"), 104),
         (library.HvtxError("a"), 199),

@@ -140,6 +140,7 @@ def test_status_asks_for_the_network_of_hvtx() -> None:
         (recorded.LIBCNI_GC, StoreError("full"), 103),
         (recorded.LIBCNI_STATUS, StoreError("full"), 50),
         (recorded.LIBCNI_STATUS, Busy("busy"), 50),
+        (recorded.LIBCNI_STATUS, HostRefused("flushed", code="network-damaged"), 51),
     ],
 )
 def test_errors_of_the_library(one: Recorded, problem: Any, code: int) -> None:
