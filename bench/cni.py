@@ -34,11 +34,12 @@ from bench.harness import (
     Failed,
     Worker,
     describe_machine,
+    export_checkout,
     in_turns,
+    install,
     need_root,
     say,
     scratch,
-    this_build,
     workers,
 )
 
@@ -95,9 +96,12 @@ def chain(kind: str, directory: Path, plugins: Path) -> dict[str, Any]:
     }
 
 
-def install(directory: Path) -> None:
-    """The executable of this build, as it is installed for runtimes. Raises SystemExit."""
-    build = this_build()
+def put_plugin(directory: Path) -> None:
+    """The plugin of this checkout as runtimes have it: of a hvtx that is installed, not editable.
+
+    Raises SystemExit.
+    """
+    build = install("hvtx", export_checkout(directory / "files"), directory)
     argv = [build.command, "cni", "install", "--dir", str(directory / "installed"),
             "--conf", str(directory / "unused.conflist"), "--json"]  # fmt: skip
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
@@ -151,7 +155,7 @@ def main() -> None:
     with scratch(wanted.directory) as directory, workers() as every:
         machine = describe_machine(directory)
         if any(kind.startswith(HVTX) for kind in kinds):
-            install(directory)
+            put_plugin(directory)
         made: list[tuple[Worker, str, int]] = []
         for kind in kinds:
             for count in counts:
