@@ -42,6 +42,7 @@ def sentences(shown: ShownVm, verb: str) -> list[str]:
     return told + ([f"accelerator {accelerator}"] if accelerator else [])
 
 
+_SHORT = 12  # digits of a container's id, as runtimes show it
 HEADERS = ("name", "state", "guest", "pid", "address", "network", "ports")
 
 
@@ -50,12 +51,18 @@ def line_of(shown: ShownVm) -> tuple[object, ...]:
     return (
         shown.vm.name,
         shown.state,
-        shown.guest,
+        _inside(shown),
         shown.pid,
         " ".join(address for i in shown.interfaces for address in addresses_of(i)),
         " ".join(i.network for i in shown.interfaces),
         " ".join(short_ports(i.publish) for i in shown.interfaces if i.publish),
     )
+
+
+def _inside(shown: ShownVm) -> object:
+    """What runs in it: a guest as its hypervisor says, or a pod, or a container."""
+    own = shown.vm.attachment
+    return shown.guest if own is None else own.pod_name or own.container[:_SHORT]
 
 
 def accelerator_of(shown: ShownVm) -> str | None:
@@ -112,7 +119,7 @@ def attached_to(shown: ShownVm) -> list[tuple[str, object]]:
     own = shown.vm.attachment
     if own is None:
         return []
-    pod = [("pod", f"{own.pod_namespace}/{own.pod}" if own.pod_namespace else own.pod)]
+    pod = [("pod", own.pod_name)]
     return [
         ("container", f"{own.container} {own.ifname}, network {own.network}"),
         *(pod if own.pod else []),

@@ -28,6 +28,7 @@ from hvtx.planner.addressing import parse_address, parse_mac
 from hvtx.planner.attaching import Container, name_of, namespace_id, recorded
 from hvtx.planner.states import VmState
 from hvtx.store import leases
+from hvtx.store.history import Event
 
 
 def add(runtime: Runtime, request: AttachmentRequest) -> Attached:
@@ -55,6 +56,8 @@ def add(runtime: Runtime, request: AttachmentRequest) -> Attached:
     networks = egress_base.ensure(runtime, wanted.policy, networks)
     own = own_addresses.in_subnets([network])
     with begin(runtime, "cni-add", vm=name) as (sql, operation):
+        words = f"VM {name} for {recorded(request).words}"
+        operation.history(sql, [Event("began", words)])
         vm, rows = record_vm(operation, sql, wanted, [network], committed=False, taken=own)
         rows += intend(operation, sql, vm, (), networks, None, container=container)
         directory = run_directory(runtime.store.run_directory, vm)

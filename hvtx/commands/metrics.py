@@ -17,7 +17,7 @@ from hvtx.engine.vm_state import read_moment, states_of
 from hvtx.model.firewall import firewall_spec
 from hvtx.model.guest import Guest
 from hvtx.model.typed import NamedTuple
-from hvtx.model.vm import Network
+from hvtx.model.vm import Network, Vm
 from hvtx.planner.states import VmState
 from hvtx.store import history, leases, records
 
@@ -77,7 +77,21 @@ def _records(runtime: Runtime) -> Iterable[Gauge]:
         Gauge("hvtx_recovered", "Whether this life of the host is recovered.", (),
               {(): float(runtime.life.recovered)}),
         *_addresses(networks, leased),
+        *_attachments(vms),
     ]  # fmt: skip
+
+
+def _attachments(vms: Iterable[Vm]) -> Iterable[Gauge]:
+    """Whom VMs stand for that are interfaces of containers; nothing where there are none."""
+    labels = ("vm", "network", "container", "interface", "namespace", "pod")
+    found: dict[tuple[str, ...], float] = {
+        (vm.name, own.network, own.container, own.ifname, own.pod_namespace, own.pod): 1.0
+        for vm in vms
+        if (own := vm.attachment) is not None
+    }
+    if not found:
+        return []
+    return [Gauge("hvtx_attachment_info", "Interfaces of containers.", labels, dict(found))]
 
 
 def _addresses(

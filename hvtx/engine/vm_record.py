@@ -12,6 +12,8 @@ def forget_vm(sql: Any, vm: str) -> Event:
 
     The line keeps the record, so that `vm create --from-log` can make it again.
     """
+    own = records.attachment_of(sql, vm)
     record = records.vm_record(sql, vm)
     records.remove_vm(sql, vm)
-    return Event("removed", f"VM {record['name']}", vm=record["name"], detail=record)
+    words = f"VM {record['name']}" + (f", {own.words}" if own else "")
+    return Event("removed", words, vm=record["name"], detail=record)

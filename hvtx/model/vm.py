@@ -57,6 +57,17 @@ class Attachment(NamedTuple):
     pod_namespace: str = ""
     pod_uid: str = ""
 
+    @property
+    def pod_name(self) -> str:
+        """The pod with its namespace, as people write it; empty where a runtime told none."""
+        return f"{self.pod_namespace}/{self.pod}" if self.pod_namespace else self.pod
+
+    @property
+    def words(self) -> str:
+        """Which interface of whom it is, for people."""
+        pod = f" (pod {self.pod_name})" if self.pod else ""
+        return f"{self.ifname} of container {self.container}{pod}"
+
 
 class Publish(NamedTuple):
     """A published port."""

@@ -100,11 +100,7 @@ def _keys(sight: ExplainFacts, text: str) -> Iterator[Subject]:
 
 def _stands_for(vm: Vm | None) -> str:
     """In words, which interface of which container or pod a VM stands for; empty of others."""
-    if vm is None or vm.attachment is None:
-        return ""
-    own = vm.attachment
-    pod = f" (pod {own.pod_namespace}/{own.pod})" if own.pod else ""
-    return f", {own.ifname} of container {own.container}{pod}"
+    return "" if vm is None or vm.attachment is None else f", {vm.attachment.words}"
 
 
 def _is_container(vm: Vm | None, text: str) -> bool:
@@ -112,8 +108,7 @@ def _is_container(vm: Vm | None, text: str) -> bool:
     if vm is None or vm.attachment is None:
         return False
     own = vm.attachment
-    pod = (own.pod, f"{own.pod_namespace}/{own.pod}", own.pod_uid) if own.pod else (own.pod_uid,)
-    return bool(text) and text in (own.container, *pod)
+    return bool(text) and text in (own.container, own.pod, own.pod_name, own.pod_uid)
 
 
 def _owners(sight: ExplainFacts, text: str) -> Iterator[Subject]:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from integration import lab
+from integration.lab import attachments
 from integration.lab.program import Forked, Program, preload
 from integration.lab.services import services
 
@@ -114,6 +115,7 @@ GUESTS: list[subprocess.Popen[bytes]] = []  # processes that `vm attach` is give
 
 def end_guests() -> None:
     """End them."""
+    attachments.end_boxes()
     while GUESTS:
         guest = GUESTS.pop()
         guest.kill()
@@ -321,6 +323,29 @@ def _described_otherwise(hvtx: Program) -> None:
     _set_file().write_text(_SET + 'hypervisor = "external"\n')
 
 
+def _contained(hvtx: Program) -> None:
+    """A network, and a container that is to be attached to it."""
+    _network(hvtx)
+    attachments.box()
+
+
+def _attached(hvtx: Program) -> None:
+    _contained(hvtx)
+    hvtx(attachments.WORD, "add", attachments.path())
+
+
+def _detached(hvtx: Program) -> None:
+    """Its container has ended, and nobody said so."""
+    _attached(hvtx)
+    attachments.end_boxes()
+
+
+def _contained_again(hvtx: Program) -> None:
+    """The same, and another that has its id."""
+    _detached(hvtx)
+    attachments.box()
+
+
 COMMANDS = {
     "network create": Command(NETWORK, lambda hvtx: None),
     "network create --dhcp": Command((*NETWORK, "--dhcp"), lambda hvtx: None),
@@ -414,6 +439,17 @@ COMMANDS = {
     "import": Command(("import", "my-hypervisor", "{state}"), _theirs, "again"),
     "store restore": Command(("store", "restore", "{backup}"), _backed_up, beside=False),
     "adopt": Command(("adopt", THEIR_TAP, "--vm", "old"), _theirs, "again"),
+    # verbs of the library alone: what container runtimes ask for
+    "cni add": Command((attachments.WORD, "add", "{netns}"), _contained),
+    "cni add, dead before": Command(
+        (attachments.WORD, "add", "{netns}"),
+        _contained_again,
+        "collects",
+    ),
+    "cni del": Command((attachments.WORD, "del"), _attached),
+    "cni del, dead": Command((attachments.WORD, "del"), _detached, "collects"),
+    "cni del, unknown": Command((attachments.WORD, "del"), _contained, "again"),
+    "cni gc": Command((attachments.WORD, "gc"), _detached, "collects"),
 }
 
 
@@ -445,7 +481,15 @@ def host() -> dict[str, object]:
     for part in ("links", "addresses", "routes4", "routes6"):  # in the order of random indexes
         document[part].sort(key=lambda item: json.dumps(item, sort_keys=True))
     document["nft"].sort(key=_table)  # in the order in which the tables were made
-    return {**document, "services": [len(services())]}
+    return {**document, "services": [len(services())], "inside": _inside()}
+
+
+def _inside() -> list[object]:
+    """What is in containers' namespaces, as above: random names, numbers and marks are none."""
+    text = json.dumps(attachments.inside())
+    for pattern, kind in _RANDOM:
+        text = re.sub(pattern, kind, text)
+    return [re.sub(r'\\?"(ifindex|link_index)\\?": ?\d+', "number", text)]
 
 
 def _table(item: dict[str, dict[str, str]]) -> tuple[str, str]:
@@ -461,7 +505,8 @@ def _is_bare(lines: list[str]) -> bool:
 def given(name: str) -> tuple[str, ...]:
     """The command line, with the pid of a process that was started for it."""
     words = {"{pid}": str(GUESTS[-1].pid) if GUESTS else "", "{state}": str(_state_file()),
-             "{backup}": str(_backup_file()), "{set}": str(_set_file())}  # fmt: skip
+             "{backup}": str(_backup_file()), "{set}": str(_set_file()),
+             "{netns}": attachments.path()}  # fmt: skip
     return tuple(words.get(word, word) for word in COMMANDS[name].argv)
 
 

@@ -29,6 +29,7 @@ from hvtx.drivers.address import AddressDriver
 from hvtx.drivers.base import Host
 from hvtx.drivers.bridge import BridgeDriver
 from hvtx.drivers.tap import TapDriver
+from hvtx.drivers.tap.veth import VethDriver
 from hvtx.errors import HvtxError
 from hvtx.host import libnftables, procfs, tun, xtnames
 from hvtx.host.links import Links
@@ -188,7 +189,7 @@ class Rewinder:
             self._make(saved, link)
 
     def _make(self, saved: Saved, link: dict[str, Any]) -> None:
-        """Make a device again; LookupError for a bridge that no row describes."""
+        """Make a device again; LookupError for a bridge or a pair that no row describes."""
         rows = {row["mark"]: _row(row) for row in saved.seen.raw.rows["resource"]}
         row = rows.get(link.get("alias", ""))
         host = Host("", self.eye.run_directory, self.eye.state_directory, 10.0)
@@ -198,6 +199,8 @@ class Rewinder:
             driver = TapDriver(host)
             driver.create([row])
             driver.links.close()
+        elif link["kind"] == "veth":
+            VethDriver(host).create([rows[link["alias"]]])
         else:
             BridgeDriver(host).create([rows[link["alias"]]])
             there = {a["address"] for a in saved.seen.raw.host["addresses"]

@@ -144,7 +144,7 @@ def child(arguments: Sequence[str], environment: Mapping[str, str], out: int, er
         failpoint.arm(
             environment.get("HVTX_FAILPOINT", ""), environment.get("HVTX_FAILPOINT_LOG", "")
         )
-        code = run(arguments)
+        code = _run(arguments)
         sys.stdout.flush()
         sys.stderr.flush()
     except BaseException:
@@ -152,6 +152,15 @@ def child(arguments: Sequence[str], environment: Mapping[str, str], out: int, er
         sys.stderr.flush()
     finally:
         os._exit(code)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """The command line, or a verb of the library (:mod:`integration.lab.attachments`)."""
+    if arguments[:1] != ("attachments",):
+        return run(arguments)
+    from integration.lab import attachments
+
+    return attachments.run(arguments[1:])
 
 
 def text_of(descriptor: int) -> str:

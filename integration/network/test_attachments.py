@@ -19,6 +19,7 @@ from hvtx.model.attachment import Attached, AttachmentKey, AttachmentRequest, Po
 from hvtx.model.policy import Limits
 from hvtx.model.vm import Publish
 from integration import lab
+from integration.lab.program import Program
 
 SUBNETS = ("10.88.0.0/24", "fd88::/64")
 KEY = AttachmentKey("podnet", "c0ffee", "eth0")
@@ -376,3 +377,25 @@ def test_a_tap_beside_the_interface_is_the_same_wire(host: Host, box: lab.Namesp
         add(host, box, tap=TapRequest("tap0"))
     assert links(box) == inside
     assert add(host, box, tap=TapRequest()).tap in links(box)
+
+
+def test_people_are_told_of_containers_and_pods(host: Host, box: lab.Namespace) -> None:
+    """By what reading verbs, the history and the metrics say."""
+    made = add(host, box)
+    words = "eth0 of container c0ffee (pod default/web-0)"
+    began = [line.message for line in host.log(event="began")]
+    assert f"VM {made.vm} for {words}" in began
+    [gauge] = [one for one in host.metrics() if one.name == "hvtx_attachment_info"]
+    assert list(gauge.values) == [(made.vm, "podnet", "c0ffee", "eth0", "default", "web-0")]
+    program = Program()
+    shown = program("vm", "show", made.vm).out
+    assert "c0ffee eth0, network podnet" in shown
+    assert "default/web-0" in shown
+    assert "default/web-0" in program("vm", "ls").out
+    assert program.vm(made.vm)["attachment"] == {
+        "network": "podnet", "container": "c0ffee", "ifname": "eth0", "netns": path_of(box),
+        "pod": "web-0", "pod_namespace": "default", "pod_uid": "uid-1",
+    }  # fmt: skip
+    host.attachments.delete(KEY)
+    assert f"VM {made.vm}, {words}" in [line.message for line in host.log(event="removed")]
+    assert not [one for one in host.metrics() if one.name == "hvtx_attachment_info"]
