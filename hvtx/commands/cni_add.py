@@ -14,7 +14,6 @@ from hvtx.commands.vm_start import intend
 from hvtx.drivers import netns
 from hvtx.engine import attachments, egress_base, own_addresses, privileges
 from hvtx.engine.network_build import ensure_networks
-from hvtx.engine.peer_ports import holding_ports
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import networks_now, vm_scope
 from hvtx.engine.transaction import begin
@@ -28,6 +27,7 @@ from hvtx.model.vm import Network
 from hvtx.planner.addressing import parse_address, parse_mac
 from hvtx.planner.attaching import Container, name_of, namespace_id, recorded
 from hvtx.planner.states import VmState
+from hvtx.store import leases
 from hvtx.store.history import Event
 
 
@@ -41,26 +41,29 @@ def add(runtime: Runtime, request: AttachmentRequest) -> Attached:
     name = name_of(request.key)
     runtime.lock("vm", name)
     _release_dead(runtime, name, request)
-    known = netns.known_id(request.netns)
-    nsid = namespace_id(os.urandom(4)) if known is None else known
+    given = netns.known_id(request.netns)
+    nsid = namespace_id(os.urandom(4)) if given is None else given
     container = Container(request.netns, nsid, request.key.ifname, request.tap)
     network = attachments.take(runtime, request)
+    if request.publish:  # podman asks each network of a container for all ports of the container
+        known = runtime.read(leases.ports_of_container, request.key.container, name)
+        unpublished = tuple(port for port in request.publish if port not in known)
+        request = request._replace(publish=unpublished)
     wanted = _as_vm(name, request, network)
-    families = check_request(runtime, wanted, starts=True)
-    with holding_ports(runtime, wanted.publish, families) as held:
-        privileges.need_to_start([network])
-        networks = ensure_networks(runtime, networks_now(runtime, [network]))
-        networks = egress_base.ensure(runtime, wanted.policy, networks)
-        own = own_addresses.in_subnets([network])
-        with begin(runtime, "cni-add", vm=name) as (sql, operation):
-            words = f"VM {name} for {recorded(request).words}"
-            operation.history(sql, [Event("began", words)])
-            vm, rows = record_vm(operation, sql, wanted, [network], committed=False, taken=own)
-            rows += intend(operation, sql, vm, (), networks, None, container=container)
-            directory = run_directory(runtime.store.run_directory, vm)
-            log = log_path(runtime.settings.state_directory, vm)
-            means = Means(networks, Probes(None, False, ""), None, held, None, directory, log)
-        rows = bring_up(operation, vm, rows, means, new=True)
+    check_request(runtime, wanted)
+    privileges.need_to_start([network])
+    networks = ensure_networks(runtime, networks_now(runtime, [network]))
+    networks = egress_base.ensure(runtime, wanted.policy, networks)
+    own = own_addresses.in_subnets([network])
+    with begin(runtime, "cni-add", vm=name) as (sql, operation):
+        words = f"VM {name} for {recorded(request).words}"
+        operation.history(sql, [Event("began", words)])
+        vm, rows = record_vm(operation, sql, wanted, [network], committed=False, taken=own)
+        rows += intend(operation, sql, vm, (), networks, None, container=container)
+        directory = run_directory(runtime.store.run_directory, vm)
+        log = log_path(runtime.settings.state_directory, vm)
+        means = Means(networks, Probes(None, False, ""), None, None, None, directory, log)
+    rows = bring_up(operation, vm, rows, means, new=True)
     return attachments.told(vm, rows, networks.networks)
 
 

@@ -165,7 +165,8 @@ def check_request(runtime: Runtime, request: VmRequest, *, starts: bool = False)
     _check_addresses(runtime, request, networks)
     warn_of_useless(request.policy, networks)
     families = {f for n, own in enumerate(networks) if request.ports(n) for f in own.families}
-    refuse_ports(runtime, request.publish, () if starts else families)
+    container = request.attachment.container if request.attachment else None
+    refuse_ports(runtime, request.publish, () if starts else families, container)
     return families
 
 

@@ -135,6 +135,8 @@ def configuration_text(
     """The network configuration list (pure); ``settings`` by hvtx's names.
 
     Its first version is one that containerd 1.6 takes; newer runtimes choose from ``cniVersions``.
+    ``disableGC``: before libcni's GC sends a plugin the runtime's list, it sends a DEL for whatever
+    its cache has and the list has not (GCNetworkList), and that may be another runtime's.
     """
     plugin: dict[str, Any] = {"type": TYPE, "network": network}
     if subnets:
@@ -145,6 +147,7 @@ def configuration_text(
         "cniVersion": "1.0.0",
         "cniVersions": ["0.4.0", "1.0.0", "1.1.0"],
         "name": network,
+        "disableGC": True,
         "plugins": [plugin],
     }
     return json.dumps(whole, indent=2) + "\n"

@@ -173,8 +173,12 @@ def _with_differences(
 def _with_unheld(
     found: Sequence[Damage], sighted: Sequence[tuple[Resource, Presence]]
 ) -> list[Damage]:
-    """The damages, with the published ports that no socket is bound to."""
-    bare = {row.id for row in port_holders.unheld(row for row, _ in sighted)}
+    """The damages, with the published ports that no socket is bound to.
+
+    Those of containers are the runtime's to hold (:func:`hvtx.engine.peer_ports.refuse_ports`).
+    """
+    attached = {row.vm for row, _ in sighted if row.kind == Kind.NETNS}
+    bare = {r.id for r in port_holders.unheld(r for r, _ in sighted if r.vm not in attached)}
     known = {damage.row.id for damage in found}
     return [
         *(damage._replace(unheld=damage.row.id in bare) for damage in found),

@@ -25,15 +25,23 @@ if TYPE_CHECKING:
     from hvtx.drivers.portholder import Held
 
 
-def refuse_ports(runtime: Runtime, ports: Sequence[Publish], families: Collection[int]) -> None:
+def refuse_ports(
+    runtime: Runtime,
+    ports: Sequence[Publish],
+    families: Collection[int],
+    container: str | None = None,
+) -> None:
     """Raise Conflict for a port that a program here or another installation has.
 
     And for one that a rule of others translates in one of ``families`` (4, 6). Told is one that is
     to be published on an address which no device of this host has. Without ``families``, for a VM
     that starts at once, both are left to :func:`holding_ports`.
+
+    Ports of a ``container`` are not held: podman binds to them itself once the plugin has ended,
+    and listens on them while it asks for another network, or for the same one anew.
     """
     with _naming_installations(runtime, ports):
-        away = [port for port in ports if not refuse_taken_port(port)]
+        away = [port for port in ports if not refuse_taken_port(port, container)]
     refuse_others_ports(runtime, ports)
     unknown = _refuse_translated(runtime.nftables(), ports, families)
     if families:  # else the start that follows at once tells

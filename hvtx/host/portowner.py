@@ -1,4 +1,7 @@
-"""Programs that have a port of this host, from /proc; for messages only, never for decisions."""
+"""Programs that have a port of this host, from /proc: for messages.
+
+Nothing is decided by it, but that a port whose program names a container is that container's own.
+"""
 
 from __future__ import annotations
 

@@ -11,10 +11,11 @@ from hvtx.host.inet import socket_family
 from hvtx.model.vm import Publish
 
 
-def refuse_taken_port(port: Publish) -> bool:
+def refuse_taken_port(port: Publish, container: str | None = None) -> bool:
     """Raise Conflict if a socket of the host already has the port.
 
-    False if no device of this host has the address that it is to be published on.
+    False if no device of this host has the address that it is to be published on. That of a process
+    which has ``container`` (an id) among its words is no conflict: podman's conmon, for it.
     """
     there = True
     kind = socket.SOCK_DGRAM if port.protocol == "udp" else socket.SOCK_STREAM
@@ -31,7 +32,9 @@ def refuse_taken_port(port: Publish) -> bool:
                 probe.bind((address, port.host_port))
         except OSError as problem:
             if problem.errno == 98:  # EADDRINUSE
-                raise taken(port) from problem
+                conflict = _conflict(port, container)
+                if conflict is not None:
+                    raise conflict from problem
             if problem.errno == 99 and port.host_ip:  # EADDRNOTAVAIL
                 there = False
     return there
@@ -39,9 +42,18 @@ def refuse_taken_port(port: Publish) -> bool:
 
 def taken(port: Publish) -> Conflict:
     """The error of a port that a program of the host has."""
+    found = _conflict(port, None)
+    assert found is not None, "it is nobody's own"
+    return found
+
+
+def _conflict(port: Publish, container: str | None) -> Conflict | None:
+    """The same; None where the program has the port for ``container``."""
     from hvtx.host import portowner
 
     found = portowner.owners(port)
+    if container and found and all(container in one.words for one in found):
+        return None
     if port.host_port in (53, 67) and any(one.name == "dnsmasq" for one in found):
         return Conflict(
             f"port {port.host_port}/{port.protocol} of this host is in use by"

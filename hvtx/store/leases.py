@@ -309,6 +309,17 @@ def set_ports(sql: sqlite3.Connection, vm: str, interfaces: Sequence[Interface])
         _claim_port(sql, row, port)
 
 
+def ports_of_container(sql: sqlite3.Connection, container: str, but: str) -> set[Publish]:
+    """What is published for a container's interfaces, but for that of the VM ``but`` (a name)."""
+    found = sql.execute(
+        "SELECT p.protocol, p.host_ip, p.host_port, p.guest_port FROM attachment a"
+        " JOIN vm v ON v.id = a.vm JOIN interface i ON i.vm = v.id"
+        " JOIN port p ON p.interface = i.id WHERE a.container = ? AND v.name <> ?",
+        (container, but),
+    )
+    return {Publish(*row) for row in found}
+
+
 def port_conflict(sql: sqlite3.Connection, port: Publish, vm: str) -> Conflict:
     """The error of a port that a VM has."""
     words, hint = withheld(sql, vm)

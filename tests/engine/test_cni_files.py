@@ -118,6 +118,7 @@ def test_the_configuration_to_the_letter() -> None:
         "cniVersion": "1.0.0",
         "cniVersions": ["0.4.0", "1.0.0", "1.1.0"],
         "name": "lan",
+        "disableGC": True,
         "plugins": [
             {
                 "type": "hvtx",
