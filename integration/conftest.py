@@ -13,12 +13,26 @@ from pathlib import Path
 import pytest
 
 from integration import lab, shares
+from integration.lab import memory
 from integration.lab.services import services
+from integration.lab.unprivileged import own_tun, tun_is_open
 
 
-def pytest_configure() -> None:
-    """In the process that starts the tests, and in each that runs them."""
+def pytest_configure(config: pytest.Config) -> None:
+    """In the process that starts the tests, and in each that runs them.
+
+    VMs' own users open `/dev/net/tun`. Where no udev has opened it to all, the tests see one of
+    their own that is; the machine's stays as it is. Temporary files are in memory, and go with the
+    run, unless `--basetemp` says where they are to be.
+    """
     lab.default_signals()
+    if os.geteuid() == 0 and not tun_is_open():
+        own_tun(0o666)
+    starts = not hasattr(config, "workerinput")  # the others find it mounted
+    if os.geteuid() == 0 and starts and config.option.basetemp is None:
+        place = memory.mounted()
+        if place is not None:
+            config.add_cleanup(lambda: memory.unmounted(place))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

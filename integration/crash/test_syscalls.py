@@ -37,7 +37,7 @@ from integration.lab.program import Forked, preload
 __all__ = ["guests"]  # the fixture that ends what `vm attach` was given
 HOW = os.environ.get("HVTX_CRASH", "sample")  # or "states", or "all"
 ALL = HOW in ("states", "all")
-SAMPLE = 4  # of a command's places in the ordinary run
+SAMPLE = 4  # of a command's places in the ordinary run: two on each backend, in turns
 DEEPER = ("vm start", "vm stop")  # where `recover` is killed in the ordinary run
 # Those that make the store run without the VM beside them too, which would have made it before.
 ALONE = ("network create", "vm run, no network")
@@ -80,7 +80,7 @@ def job(name: str, firewall: str, directory: Path, *, beside: bool, known: set[s
     """The search for one command."""
     matrix = matrix_of(name, firewall, directory, beside=beside)
     if not ALL:
-        matrix.sample(SAMPLE)
+        matrix.sample(SAMPLE, BACKENDS.index(firewall))
         matrix.close(known, 1 if name in DEEPER else 0)
     else:
         matrix.whole()

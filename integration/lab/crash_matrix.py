@@ -166,8 +166,11 @@ class Matrix:
                 f"{where} call {ran.calls}", node, ran, partial(self._once, argv, passed[-1])
             )
 
-    def sample(self, most: int) -> None:
-        """Kill the command at some of the places where something has changed, evenly taken."""
+    def sample(self, most: int, turn: int) -> None:
+        """Kill the command at some of the places where something has changed, evenly taken.
+
+        Of ``most`` places every second one, from the first or the second (``turn``: 0 or 1) on.
+        """
         self.go(None)
         places: list[int] = []
         last: Raw | None = None
@@ -185,7 +188,7 @@ class Matrix:
         assert ran.ran.code == 0, ran.ran
         self.see()
         self.figures.calls, self.host_after = ran.calls, self.host()
-        for call in evenly(places, most):
+        for call in evenly(places, most)[turn::2]:
             self.crash(call)
 
     def _watch(self, passed: list[str]) -> Callable[[Call], bool]:

@@ -34,29 +34,27 @@ def told(what: str, number: int) -> str:
     return os.environ.get(f"HVTX_{what}" if number == 1 else f"HVTX_{what}_{number}", "")
 
 
-def ip(*argv: str) -> None:
-    """Run `ip` inside."""
-    subprocess.run(["ip", *argv], check=True)
-
-
-def configure(number: int) -> None:
-    """Give ``eth<number - 1>`` its MAC, addresses and, for the first, the default routes."""
+def configured(number: int) -> list[str]:
+    """What `ip` is told to give ``eth<number - 1>``: MAC, addresses; the first, default routes."""
     device = f"eth{number - 1}"
     # duplicate detection is the kernel's own, but an answer is waited for 50 ms and not a second
     Path(f"/proc/sys/net/ipv6/conf/{device}/router_solicitation_delay").write_text("0")
-    ip("ntable", "change", "name", "ndisc_cache", "dev", device, "retrans", "50")
-    ip("link", "set", device, "address", told("MAC", number))
-    ip("link", "set", device, "up")
+    lines = [
+        f"ntable change name ndisc_cache dev {device} retrans 50",
+        f"link set {device} address {told('MAC', number)}",
+        f"link set {device} up",
+    ]
     if "--bare" in sys.argv:
-        return
+        return lines
     if told("IP", number):
-        ip("addr", "add", f"{told('IP', number)}/{told('NETMASK', number)}", "dev", device)
+        lines.append(f"addr add {told('IP', number)}/{told('NETMASK', number)} dev {device}")
         if number == 1:
-            ip("route", "add", "default", "via", told("GATEWAY", number))
+            lines.append(f"route add default via {told('GATEWAY', number)}")
     if told("IP6", number):
-        ip("addr", "add", f"{told('IP6', number)}/64", "dev", device)  # with duplicate detection
+        lines.append(f"addr add {told('IP6', number)}/64 dev {device}")  # with duplicate detection
         if number == 1:
-            ip("-6", "route", "add", "default", "via", told("GATEWAY6", number))
+            lines.append(f"route add default via {told('GATEWAY6', number)}")
+    return lines
 
 
 def pump(pairs: list[tuple[int, int]]) -> None:
@@ -89,9 +87,8 @@ def main() -> None:
     bare = "--bare" in sys.argv
     Path("/proc/sys/net/ipv6/conf/default/accept_ra").write_text("2" if bare else "0")
     inner = [tap(f"eth{n - 1}") for n in numbers]
-    ip("link", "set", "lo", "up")
-    for number in numbers:
-        configure(number)
+    lines = ["link set lo up", *(line for number in numbers for line in configured(number))]
+    subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
     sys.stdout.write("the guest is ready\n")
     sys.stdout.flush()
     pump(list(zip(outer, inner, strict=True)))

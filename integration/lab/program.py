@@ -22,6 +22,7 @@ from hvtx.cli.main import run
 from hvtx.engine.autostart import program_path
 from hvtx.engine.ownership import problem_of_program
 from hvtx.host import failpoint
+from hvtx.model import typed
 
 
 class Ran(NamedTuple):
@@ -181,3 +182,13 @@ def preload() -> None:
         "urllib.request",
     ):  # fmt: skip
         import_module(name)
+    _make_tuples()
+
+
+def _make_tuples() -> None:
+    """Give each class of named tuples its function now: each child would make those it uses anew."""
+    first = vars(typed)["_first"]
+    modules = [module for name, module in sys.modules.items() if name.startswith("hvtx.")]
+    for value in [value for module in modules for value in vars(module).values()]:
+        if isinstance(value, type) and value.__new__ is first:
+            value(**dict.fromkeys(vars(value)["_fields"]))

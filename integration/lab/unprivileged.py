@@ -35,13 +35,24 @@ def _check(result: int, what: str) -> None:
         raise OSError(code, f"{what}: {os.strerror(code)}")
 
 
-def own_tun(mode: int) -> None:
-    """Give the calling process a mount namespace of its own with a tun device of this mode."""
+def mount_in_memory(place: str, mode: str) -> None:
+    """Give the calling process a mount namespace of its own with an empty file system at a place."""
     lab.unshare(lab.CLONE_NEWNS)
     _check(_LIBC.mount(b"none", b"/", None, _MS_REC_PRIVATE, None), "mount /")
-    _check(_LIBC.mount(b"none", b"/dev/net", b"tmpfs", 0, b"mode=755"), "mount /dev/net")
+    options = f"mode={mode}".encode()
+    _check(_LIBC.mount(b"none", os.fsencode(place), b"tmpfs", 0, options), f"mount {place}")
+
+
+def own_tun(mode: int) -> None:
+    """Give the calling process a mount namespace of its own with a tun device of this mode."""
+    mount_in_memory("/dev/net", "755")
     os.mknod("/dev/net/tun", stat.S_IFCHR, os.makedev(10, 200))
     os.chmod("/dev/net/tun", mode)
+
+
+def tun_is_open() -> bool:
+    """Whether every user may open the tun device, as Debian's udev rules leave it."""
+    return Path("/dev/net/tun").stat().st_mode & 0o666 == 0o666
 
 
 def become(

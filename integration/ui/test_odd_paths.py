@@ -160,7 +160,8 @@ def test_a_gateway_that_answers_no_arp_is_named(hvtx: Program) -> None:
         (found,) = told(hvtx)
         assert f"stopped by net.ipv4.conf.{name}.arp_ignore = 8" in found["message"]
         lab.run("sh", "-c", found["hint"])
-        assert [f["level"] for f in told(hvtx)] == ["ok"]
+        left = told(hvtx)
+        assert [f["level"] for f in left] == ["ok"], left
         assert reach(*flow) is not None
 
 
