@@ -136,6 +136,13 @@ _STAND_INS = {
         ),
         "CREATE TEMP VIEW shape (id, kind, network, spec) AS SELECT 0, '', NULL, '' WHERE 0",
     ),
+    7: (
+        (
+            "CREATE TEMP VIEW block (id, nonce, network, subnet, size, length, cidr, start, state,"
+            " since, kept) AS SELECT 0, '', '', '', 0, 0, NULL, NULL, '', '', 0 WHERE 0"
+        ),
+        "CREATE TEMP VIEW cluster (id, identity, revision, doubted) AS SELECT 1, NULL, 0, 0",
+    ),
 }
 
 

@@ -119,14 +119,43 @@ def create_or_error(two: Lab, host: str) -> str:
 create_or_error.number = 0  # type: ignore[attr-defined]
 
 
+_CLAIM = """
+import sys
+from contextlib import closing
+from pathlib import Path
+from hvtx.engine.blocks import opened
+from hvtx.engine.runtime import Runtime
+from hvtx.errors import Busy
+from hvtx.model.block import Pool
+from integration.lab.cluster.worker import settings
+with closing(Runtime(settings(Path(sys.argv[1]), "h1"), writable=True)) as runtime:
+    with opened(runtime) as blocks:
+        blocks.source.announce()  # the connection is open, and the host registered
+        print("open", flush=True)
+        sys.stdin.readline()
+        try:
+            blocks.take(Pool("lab", sys.argv[2], 30))
+        except Busy as problem:
+            print(problem.code, flush=True)
+"""
+
+
 def test_answers_that_are_lost_are_asked_for_again(two: Lab) -> None:
-    """One direction only: what the host asks arrives, what is answered does not."""
+    """One direction only, on an open connection: the question arrives, the answer does not."""
+    claiming = subprocess.Popen(
+        two.spaces["h1"].argv(_python(), "-c", _CLAIM, str(two.base), SUBNET),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert claiming.stdout is not None
+    assert claiming.stdout.readline() == "open\n"
     two.cut((MEMBERS, ["h1"]))
-    # a SYN is not answered either: the request has to be under way on an open connection
-    create(two, "h1", "one", code=75)
+    said, _ = claiming.communicate("go\n", timeout=60)
+    assert said == "cluster-unreachable\n"
+    (landed,) = two.status("h2")["holders"]
     two.heal()
     two.await_quorum("h1")
-    create(two, "h1", "one")
+    address = create(two, "h1", "one")
+    assert ipaddress.ip_address(address) in ipaddress.ip_network(landed["cidr"])
     assert len(agree(two)) == 1
 
 

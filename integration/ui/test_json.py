@@ -84,7 +84,7 @@ def test_the_object_of_a_network(hvtx: Program) -> None:
     assert made == hvtx("network", "show", "net", "--json").json()
     assert set(made) == {
         "schema", "name", "id", "bridge", "subnets", "gateway", "nat", "isolate", "mtu", "firewall", "vms",
-        "resources", "dhcp", "egress", "passage", "source", "uplink",
+        "resources", "dhcp", "egress", "passage", "source", "uplink", "block_size",
     }  # fmt: skip
     assert (made["schema"], made["name"], made["bridge"]) == ("hvtx/network/1", "net", "br-mine")
     assert sorted(made["subnets"]) == ["10.77.0.0/24", "fd77::/64"]

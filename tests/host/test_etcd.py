@@ -110,6 +110,7 @@ def test_a_question_without_an_answer_is_asked_of_the_next() -> None:
         None,
         (503, '{"error": "etcdserver: request timed out", "code": 14}'),
         (503, "no JSON"),
+        (500, '{"error": "whatever", "code": 2}'),
         (408, '{"error": "deadline", "code": 4}'),
         (200, '{"error": "etcdserver: leader changed", "code": 14}'),
     ],

@@ -171,3 +171,19 @@ def test_one_block_is_on_record_once(shelf: Shelf) -> None:
         with pytest.raises(HvtxError), store.transaction() as sql:
             claimed(sql, "10.64.9.0/30")
             claimed(sql, "10.64.9.0/30")
+
+
+def test_a_reader_of_an_older_store_finds_none(shelf: Shelf, monkeypatch) -> None:
+    from hvtx import migrations
+    from hvtx.store import connection, creating
+
+    older = len(migrations.MIGRATIONS) - 1
+    with monkeypatch.context() as then:
+        for module in (migrations, creating):
+            then.setattr(module, "MIGRATIONS", migrations.MIGRATIONS[:older])
+        then.setattr(connection, "SCHEMA", older)
+        shelf.open().close()
+    with shelf.opened(writable=False) as store, store.reading() as sql:
+        assert blocks.blocks(sql) == []
+        assert blocks.seen(sql) == (None, 0)
+        assert not blocks.is_doubted(sql)
