@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from hvtx.engine.etcd_hosts import NUMBER, EtcdHosts, first, members_of
 from hvtx.errors import Busy, Conflict, Refused
-from hvtx.host import etcd
+from hvtx.host import etcd, failpoint
 from hvtx.model.block import Block, Held, Pool
 from hvtx.planner.blocks import FORGOTTEN, Answer, Verdict, candidates, free_block, verdict
 
@@ -113,6 +113,7 @@ class EtcdBlocks(EtcdHosts):
         It is fenced first: from there on none of its claims is granted. Raises Busy (ask again).
         """
         self._txn([], [etcd.put(self._key("hosts", installation, "machine"), FORGOTTEN)])
+        failpoint.reach("fenced:host")
         gone = [one for one in self.holders() if one.installation == installation]
         for one in gone:
             self.release(one)

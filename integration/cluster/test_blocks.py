@@ -267,6 +267,10 @@ def test_a_host_that_is_given_up(two: Lab) -> None:
     two.hvtx("h2", "cluster", "forget", "nobody", "--yes", code=3)
     two.hvtx("h2", "cluster", "forget", installation, code=2)
     assert len(agree(two)) == 2
+    two.hvtx("h2", "cluster", "forget", installation, "--yes", code=-9,
+             HVTX_FAILPOINT="fenced:host:kill")  # fmt: skip
+    assert len(two.status("h2")["holders"]) == 2  # fenced, and nothing is free yet
+    assert "given up" in two.status("h1")["problem"]
     done = two.hvtx("h2", "cluster", "forget", installation, "--yes", "--json").json()
     assert [one["installation"] for one in done["blocks"]] == [installation]
     assert "given up" in two.status("h1")["problem"]
