@@ -12,7 +12,7 @@ from hvtx.engine.scope import all_networks
 from hvtx.engine.vm_options import changed_policy
 from hvtx.errors import Conflict, UsageError
 from hvtx.model.policy import NO_POLICY, policy_words
-from hvtx.model.resource import Kind, Resource
+from hvtx.model.resource import PORTS, Resource
 from hvtx.model.typed import TYPE_CHECKING, Any, NamedTuple
 from hvtx.model.vm import Network
 from hvtx.planner.exits import Exits, parse_exits
@@ -129,7 +129,7 @@ def _refuse_isolation(network: Network, rows: Iterable[Resource], names: Mapping
     up = {
         names.get(row.vm or "", "?")
         for row in rows
-        if row.kind == Kind.TAP and row.network == network.id
+        if row.kind in PORTS and row.network == network.id
     }
     if up:
         shown = ", ".join(sorted(up))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from hvtx.engine import living_service, vm_change
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import Busy, Conflict
-from hvtx.model.resource import Kind, Resource, State, is_changing, only_flows_remain
+from hvtx.model.resource import PORTS, Resource, State, is_changing, only_flows_remain
 from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.vm import Network, Vm
 from hvtx.planner import changes
@@ -54,7 +54,7 @@ def _up_in(read: Read, name: str) -> list[str]:
     network = read(records.find_network, name)
     if network is None:
         return []
-    names, taps = read(records.vm_names), read(records.resources_of_kind, Kind.TAP)
+    names, taps = read(records.vm_names), read(records.resources_of_kind, *PORTS)
     own = {tap.vm for tap in taps if tap.network == network.id}
     return sorted(names[vm] for vm in own if vm in names)
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from hvtx.model.firewall import firewall_spec
 from hvtx.model.resource import (
     FLOWS_EACH,
+    PORTS,
     Kind,
     Resource,
     State,
@@ -81,7 +82,7 @@ def of_vm(vm: Vm, networks: Mapping[str, Network], rows: Sequence[Resource]) -> 
 
     Empty where it does not have them all: it is down, or was taken over from another tool.
     """
-    taps = {row.network: row for row in rows if row.kind == Kind.TAP}
+    taps = {row.network: row for row in rows if row.kind in PORTS}
     if any(interface.network not in taps for interface in vm.interfaces):
         return []
     own = [taps[interface.network] for interface in vm.interfaces]

@@ -481,15 +481,7 @@ def host() -> dict[str, object]:
     for part in ("links", "addresses", "routes4", "routes6"):  # in the order of random indexes
         document[part].sort(key=lambda item: json.dumps(item, sort_keys=True))
     document["nft"].sort(key=_table)  # in the order in which the tables were made
-    return {**document, "services": [len(services())], "inside": _inside()}
-
-
-def _inside() -> list[object]:
-    """What is in containers' namespaces, as above: random names, numbers and marks are none."""
-    text = json.dumps(attachments.inside())
-    for pattern, kind in _RANDOM:
-        text = re.sub(pattern, kind, text)
-    return [re.sub(r'\\?"(ifindex|link_index)\\?": ?\d+', "number", text)]
+    return {**document, "services": [len(services())], "inside": [*attachments.inside()]}
 
 
 def _table(item: dict[str, dict[str, str]]) -> tuple[str, str]:

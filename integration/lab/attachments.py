@@ -6,6 +6,7 @@ the exit code of its error.
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -45,9 +46,16 @@ def end_boxes() -> None:
         time.sleep(0.002)
 
 
-def inside() -> list[str]:
-    """What is in the containers' network namespaces."""
-    return [one.run("ip", "-j", "addr") for one in BOXES]
+def inside() -> list[dict[str, list[str]]]:
+    """The interfaces in the containers' network namespaces, with the addresses that ADD gives."""
+    found = []
+    for one in BOXES:
+        links = json.loads(one.run("ip", "-j", "addr"))
+        found.append({
+            link["ifname"]: [a["local"] for a in link["addr_info"] if a["scope"] == "global"]
+            for link in links
+        })  # fmt: skip
+    return found
 
 
 def request(netns: str) -> AttachmentRequest:

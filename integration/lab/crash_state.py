@@ -436,6 +436,8 @@ def _link(message: bytes) -> dict[str, Any]:
     info = attribute_map(parts.get(18, b""))
     for number, name in ((1, "kind"), (4, "slave_kind")):
         found[name] = info.get(number, b"").rstrip(b"\0").decode()
+    if found["kind"] == "veth":
+        found.pop("link", None)  # the peer's number in its own namespace, whenever it was made
     for number, name in ((2, "data"), (5, "slave")):
         details = attribute_map(info.get(number, b""))
         found[name] = {

@@ -22,6 +22,8 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z\Z")
 MARK = re.compile(r"hvtx:1:[a-z2-7]{10}:[0-9]+\.[a-z2-7]{16}\Z")
 KINDS = {
     "tap",
+    "veth",
+    "netns",
     "bridge",
     "address",
     "masquerade",

@@ -6,10 +6,12 @@ import contextlib
 import json
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -399,3 +401,63 @@ def test_people_are_told_of_containers_and_pods(host: Host, box: lab.Namespace) 
     host.attachments.delete(KEY)
     assert f"VM {made.vm}, {words}" in [line.message for line in host.log(event="removed")]
     assert not [one for one in host.metrics() if one.name == "hvtx_attachment_info"]
+
+
+@BOTH
+def test_a_change_of_the_network_is_one_of_its_attachments(
+    host: Host, box: lab.Namespace, world: lab.Namespace
+) -> None:
+    """A policy that the network gets holds containers that are up; isolation is refused."""
+    host.network.create("pods", SUBNETS)
+    made = add(host, box)
+    with pytest.raises(Conflict, match=made.vm):
+        host.network.set("pods", isolate=True)
+    assert reaches(box, lab.WORLD4)
+    host.network.set("pods", egress="none")
+    assert not reaches(box, lab.WORLD4)
+    assert host.attachments.check(request_for(box)) == ()
+    assert host.gc.plan().plan.acting() == []
+    host.network.set("pods", egress="")
+    assert reaches(box, lab.WORLD4)
+    host.attachments.delete(KEY)
+    assert vms(host) == []
+
+
+def test_first_adds_at_the_same_time_make_one_network(host: Host) -> None:
+    """Each gets an address of its own, whoever makes the network."""
+    boxes = [lab.Namespace() for _ in range(6)]
+    try:
+        keys = [AttachmentKey("podnet", f"c{number}", "eth0") for number in range(6)]
+        with ThreadPoolExecutor(6) as pool:
+            made = list(pool.map(lambda pair: add(host, *pair), zip(boxes, keys, strict=True)))
+        assert len({one.addresses[0].address for one in made}) == 6
+        assert {one.bridge for one in made} == {made[0].bridge}
+        assert host.gc.plan().plan.acting() == []
+        with ThreadPoolExecutor(6) as pool:
+            list(pool.map(host.attachments.delete, keys))
+        assert vms(host) == []
+    finally:
+        for one in boxes:
+            one.close()
+
+
+def test_a_reboot_ends_attachments(host: Host, box: lab.Namespace) -> None:
+    """What it took is only on record then; `recover` frees the addresses, and DEL is repeatable."""
+    host.network.create("pods", SUBNETS)
+    made = add(host, box, publish=(Publish("tcp", None, 8080, 80),))
+    path = f"{os.environ['HVTX_STATE_DIR']}/hvtx.db"
+    with contextlib.closing(sqlite3.connect(path)) as store, store:
+        store.execute("UPDATE life SET boot_id = ?", (f"{0:08}-0000-4000-8000-{0:012}",))
+    gone(box, made.host_device)
+    lab.run("ip", "link", "del", made.bridge)
+    lab.run("nft", "flush", "ruleset")
+    assert host.vm.show(made.vm).state == "crashed"
+    host.recover()
+    assert vms(host) == []
+    assert host.gc.plan().plan.acting() == []
+    host.attachments.delete(KEY)
+    other = lab.Namespace()
+    try:
+        assert add(host, other).addresses == made.addresses
+    finally:
+        other.close()
