@@ -341,14 +341,16 @@ def test_explain_knows_a_container_and_its_pod(host: Host, box: lab.Namespace, a
 
 
 FRAMES = r"""
-import fcntl, os, struct, sys, time
+import fcntl, os, select, struct, sys, time
 tap = os.open("/dev/net/tun", os.O_RDWR)
 fcntl.ioctl(tap, 0x400454CA, struct.pack("16sH22x", sys.argv[1].encode(), 0x5002))
 mac, own, gateway = bytes.fromhex(sys.argv[2]), *(bytes(map(int, a.split("."))) for a in sys.argv[3:])
 arp = struct.pack("!HHBBH", 1, 0x800, 6, 4, 1) + mac + own + bytes(6) + gateway
-os.write(tap, bytes(10) + b"\xff" * 6 + mac + b"\x08\x06" + arp)
-end = time.monotonic() + 5
+end = time.monotonic() + 20
 while time.monotonic() < end:
+    os.write(tap, bytes(10) + b"\xff" * 6 + mac + b"\x08\x06" + arp)
+    if not select.select([tap], [], [], 0.2)[0]:
+        continue
     frame = os.read(tap, 2000)[10:]
     if frame[12:14] == b"\x08\x06" and frame[20:22] == b"\0\2" and frame[28:32] == gateway:
         print(frame[22:28].hex(":"))
