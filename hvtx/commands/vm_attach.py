@@ -12,8 +12,7 @@ from hvtx.host import procfs
 from hvtx.model.resource import Kind, only_flows_remain
 from hvtx.model.vm import Identity, Liveness
 from hvtx.planner import provision
-from hvtx.planner.scope import VmScope
-from hvtx.planner.start import refuse_attachment
+from hvtx.planner.scope import VmScope, refuse_attachment
 from hvtx.planner.states import identity_of
 from hvtx.store import intents, records
 from hvtx.store.history import Event

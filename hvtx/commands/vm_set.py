@@ -24,8 +24,8 @@ from hvtx.model.policy import Limits, policy_words
 from hvtx.model.typed import TYPE_CHECKING, Any, NamedTuple
 from hvtx.model.vm import Vm
 from hvtx.planner import ports
-from hvtx.planner.scope import VmScope
-from hvtx.planner.start import families_of, ports_of, refuse_attachment
+from hvtx.planner.scope import VmScope, refuse_attachment
+from hvtx.planner.start import families_of, ports_of
 from hvtx.planner.states import VmState
 from hvtx.store.history import Event
 

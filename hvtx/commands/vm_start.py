@@ -29,8 +29,7 @@ from hvtx.model.user import User
 from hvtx.model.vm import BRIDGE_PORTS, Liveness, Vm
 from hvtx.planner import provision
 from hvtx.planner import start as decide
-from hvtx.planner.attaching import Container
-from hvtx.planner.scope import NetworkScope, VmScope
+from hvtx.planner.scope import NetworkScope, VmScope, refuse_attachment
 from hvtx.planner.states import VmState
 from hvtx.store import intents, records
 from hvtx.store.history import Event
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from hvtx.engine.vm_options import VmRequest
     from hvtx.hypervisors import base as hypervisors
     from hvtx.model.plan import Plan
+    from hvtx.planner.attaching import Container
 
 
 def start_vm(runtime: Runtime, name: str) -> VmScope:
@@ -288,7 +288,7 @@ def restart_vm(
     runtime.enter()
     runtime.lock("vm", name)
     scope = vm_scope(runtime, name)
-    decide.refuse_attachment(scope.vm)
+    refuse_attachment(scope.vm)
     probe_of(runtime, scope.vm)
     privileges.need_to_start(scope.networks.values())
     try:

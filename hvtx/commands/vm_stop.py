@@ -21,8 +21,7 @@ from hvtx.hypervisors import base as hypervisors
 from hvtx.model.reason import Reason
 from hvtx.model.resource import Kind, Outcome, Resource, is_changing
 from hvtx.model.vm import Epoch, Identity, Liveness, Vm
-from hvtx.planner.scope import VmScope
-from hvtx.planner.start import refuse_attachment
+from hvtx.planner.scope import VmScope, refuse_attachment
 from hvtx.planner.states import VmState, identity_of
 from hvtx.store import records
 

@@ -43,8 +43,7 @@ from hvtx.errors import HvtxError
 from hvtx.host import failpoint, parallel
 from hvtx.model.resource import Kind, is_changing
 from hvtx.model.typed import TYPE_CHECKING, NamedTuple
-from hvtx.planner.scope import VmScope
-from hvtx.planner.start import refuse_attachment
+from hvtx.planner.scope import VmScope, refuse_attachment
 from hvtx.planner.states import VmState, identity_of
 from hvtx.store import records
 

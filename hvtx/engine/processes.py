@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from hvtx.host import procfs
 from hvtx.host.many_processes import look_at_all
-from hvtx.host.netlink import DumpInterrupted
-from hvtx.model.container import namespace_id
 from hvtx.model.resource import Kind, Resource
 from hvtx.model.typed import TYPE_CHECKING, Any
 from hvtx.model.vm import Epoch, Liveness, ProcessFacts
@@ -45,11 +43,15 @@ def process_facts(rows: list[Resource]) -> dict[int, Any]:
 
 def namespace_facts(rows: Iterable[Resource]) -> dict[int, ProcessFacts]:
     """Whether the network namespaces that rows name live, by row: one dump for all of them."""
-    asked = {row.id: namespace_id(row) for row in rows if row.kind == _NETNS}
-    known = {row: number for row, number in asked.items() if number is not None}
-    if not known:
+    own = [row for row in rows if row.kind == _NETNS]
+    if not own:
         return {}
     from hvtx.host import nsid
+    from hvtx.host.netlink import DumpInterrupted
+    from hvtx.model.container import namespace_id
+
+    asked = {row.id: namespace_id(row) for row in own}
+    known = {row: number for row, number in asked.items() if number is not None}
 
     try:
         with nsid.ids() as ids:

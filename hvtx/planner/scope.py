@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from hvtx.errors import Conflict
 from hvtx.model.resource import Kind, Resource, State, only_flows_remain
 from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Epoch, Liveness, Network, Vm
@@ -103,3 +104,17 @@ class VmScope(NamedTuple):
     def waiting(self) -> list[Resource]:
         """The rows that only wait for flows to end."""
         return [row for row in self.rows if only_flows_remain(row)]
+
+
+def refuse_attachment(vm: Vm) -> None:
+    """Raise Conflict for an attachment, which is not started, stopped or changed as a VM is."""
+    if vm.attachment is not None:
+        raise of_runtime(vm.name)
+
+
+def of_runtime(name: str) -> Conflict:
+    """Why an attachment is not started, stopped or changed as a VM is."""
+    return Conflict(
+        f"VM {name!r} stands for an interface of a container, which only its runtime changes",
+        hint=f"let its runtime do it (CNI ADD, DEL); hvtx vm rm {name} --force releases it",
+    )

@@ -10,14 +10,14 @@ from hvtx.model.typed import TYPE_CHECKING, NamedTuple
 from hvtx.model.user import User
 from hvtx.model.vm import BRIDGE_PORTS, LAUNCHED_BY_OTHERS, Network, Publish, Vm, no_port_left
 from hvtx.planner import provision
-from hvtx.planner.attaching import Container, in_container
 from hvtx.planner.provision import ResourceSpec
-from hvtx.planner.scope import NetworkScope, VmScope
+from hvtx.planner.scope import NetworkScope, VmScope, of_runtime
 from hvtx.planner.service import want_reservation
 from hvtx.planner.states import VmState
 
 if TYPE_CHECKING:
     from hvtx.model.plan import Item
+    from hvtx.planner.attaching import Container
 
 _NOT_DOWN = (VmState.RUNNING, VmState.STARTING, VmState.STOPPING, VmState.UNKNOWN)
 
@@ -41,20 +41,6 @@ class StartPlan(NamedTuple):
         tuple[ResourceSpec, str | None]
     ]  # in this order, each with its network (by id)
     launch: bool  # whether hvtx starts the VM's process
-
-
-def refuse_attachment(vm: Vm) -> None:
-    """Raise Conflict for an attachment, which is not started, stopped or changed as a VM is."""
-    if vm.attachment is not None:
-        raise of_runtime(vm.name)
-
-
-def of_runtime(name: str) -> Conflict:
-    """Why an attachment is not started, stopped or changed as a VM is."""
-    return Conflict(
-        f"VM {name!r} stands for an interface of a container, which only its runtime changes",
-        hint=f"let its runtime do it (CNI ADD, DEL); hvtx vm rm {name} --force releases it",
-    )
 
 
 def refusal(scope: VmScope) -> Conflict | None:
@@ -152,6 +138,8 @@ def plan_start(
         user=given.user,
     )
     if given.container is not None:
+        from hvtx.planner.attaching import in_container
+
         create = in_container(create, vm, networks.networks, given.container)
     create = [*_reservations(vm, networks, given.run_directory), *create]
     return StartPlan([row for row in rows if only_flows_remain(row)], create, launch)

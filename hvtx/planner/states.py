@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
-from hvtx.model.container import namespace_id
 from hvtx.model.resource import (
     Kind,
     Resource,
@@ -74,6 +73,8 @@ def judge_namespace(
     nothing can be said. What was not committed was never its runtime's, and what is released was
     given up by it.
     """
+    from hvtx.model.container import namespace_id  # VMs have none
+
     name = f"network namespace with id {namespace_id(row)}"
     if row.state == State.INTENDED or namespace_id(row) is None:
         return Liveness.DEAD, ("its attachment was never finished",)

@@ -129,7 +129,7 @@ _STAND_INS = {
         "CREATE TEMP VIEW network AS SELECT *, '{}' AS settings FROM main.network",
         "CREATE TEMP VIEW lease AS SELECT *, 0 AS position FROM main.lease",
     ),
-    5: (
+    6: (
         (
             "CREATE TEMP VIEW tombstone (id, nonce, operation, life, vm, shape, own) AS"
             " SELECT 0, '', 0, 0, NULL, 0, NULL WHERE 0"
@@ -137,6 +137,12 @@ _STAND_INS = {
         "CREATE TEMP VIEW shape (id, kind, network, spec) AS SELECT 0, '', NULL, '' WHERE 0",
     ),
     7: (
+        (
+            "CREATE TEMP VIEW attachment (vm, network, container, ifname, netns, pod,"
+            " pod_namespace, pod_uid) AS SELECT '', '', '', '', '', '', '', '' WHERE 0"
+        ),
+    ),
+    8: (
         (
             "CREATE TEMP VIEW block (id, nonce, network, subnet, size, length, cidr, start, state,"
             " since, kept) AS SELECT 0, '', '', '', 0, 0, NULL, NULL, '', '', 0 WHERE 0"

@@ -346,9 +346,9 @@ tap = os.open("/dev/net/tun", os.O_RDWR)
 fcntl.ioctl(tap, 0x400454CA, struct.pack("16sH22x", sys.argv[1].encode(), 0x5002))
 mac, own, gateway = bytes.fromhex(sys.argv[2]), *(bytes(map(int, a.split("."))) for a in sys.argv[3:])
 arp = struct.pack("!HHBBH", 1, 0x800, 6, 4, 1) + mac + own + bytes(6) + gateway
-end = time.monotonic() + 5
+end = time.monotonic() + 20
 while time.monotonic() < end:
-    os.write(tap, bytes(10) + b"\xff" * 6 + mac + b"\x08\x06" + arp)  # asked until it is heard
+    os.write(tap, bytes(10) + b"\xff" * 6 + mac + b"\x08\x06" + arp)
     if not select.select([tap], [], [], 0.2)[0]:
         continue
     frame = os.read(tap, 2000)[10:]

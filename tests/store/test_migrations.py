@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -167,3 +168,32 @@ def test_the_package_ships_the_migrations(tmp_path: Path) -> None:
     wanted |= {str(path.relative_to(copy)) for path in (copy / "hvtx").rglob("*.py")}
     assert built == wanted, "everything, and nothing else"
     assert "hvtx/migrations/m0001_initial.py" in built
+
+
+def test_rows_and_their_numbers_outlive_a_new_table() -> None:
+    """Step 7 makes `resource` anew: what was there is there, and no number is given twice."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as store:
+        for _, statements in migrations.MIGRATIONS[:6]:
+            for statement in statements:
+                store.execute(statement)
+        store.execute("INSERT INTO life VALUES (1, 'b', 1, 't', NULL)")
+        store.execute(
+            "INSERT INTO operation VALUES (1, 'run', NULL, NULL, 1, 'b', 1, 1, 't', NULL, NULL)"
+        )
+        add = (
+            "INSERT INTO resource (kind, key, state, mark, spec, operation, life)"
+            " VALUES (?, ?, 'committed', ?, '{}', 1, 1)"
+        )
+        for number in range(3):
+            store.execute(add, ("tap", f"hv{number}", f"m{number}"))
+        store.execute("DELETE FROM resource WHERE id = 3")
+        before = store.execute("SELECT * FROM resource").fetchall()
+        for statement in migrations.MIGRATIONS[6][1]:
+            store.execute(statement)
+        assert store.execute("SELECT * FROM resource").fetchall() == before
+        store.execute(add, ("veth", "hv3", "m3"))
+        assert store.execute("SELECT max(id) FROM resource").fetchone() == (4,)
+        with pytest.raises(sqlite3.IntegrityError):  # a name of a device is one device's
+            store.execute(add, ("tap", "hv3", "m4"))
+        with pytest.raises(sqlite3.IntegrityError, match="no such transition"):
+            store.execute("UPDATE resource SET state = 'intended' WHERE id = 4")
