@@ -15,8 +15,8 @@ import pytest
 
 from hvtx import migrations
 from hvtx.errors import HvtxError
+from hvtx.store import blocks, creating, history, leases, records
 from hvtx.store import connection as files
-from hvtx.store import creating
 
 from .shelf import Shelf, add_network, enter, network
 
@@ -197,3 +197,26 @@ def test_rows_and_their_numbers_outlive_a_new_table() -> None:
             store.execute(add, ("tap", "hv3", "m4"))
         with pytest.raises(sqlite3.IntegrityError, match="no such transition"):
             store.execute("UPDATE resource SET state = 'intended' WHERE id = 4")
+
+
+@pytest.mark.parametrize("number", range(1, len(migrations.MIGRATIONS)))
+def test_a_reader_of_each_older_store_finds_what_it_asks_for(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """What came later is empty to it, and nothing of the file is changed."""
+    with monkeypatch.context() as then:
+        for module in (migrations, creating):
+            then.setattr(module, "MIGRATIONS", migrations.MIGRATIONS[:number])
+        then.setattr(files, "SCHEMA", number)
+        shelf.open().close()
+    before = shelf.file.read_bytes()
+    with shelf.opened(writable=False) as store, store.reading() as sql:
+        assert records.vms(sql) == records.networks(sql) == records.resources(sql) == []
+        assert records.attachments(sql) == {}
+        assert records.tombstones(sql, ["hvtx:1:none:1.x"]) == {}
+        assert history.entries(sql, history.Wanted(), limit=10) == []
+        assert records.evidence_of_vm(sql, "none") == []
+        assert blocks.blocks(sql) == []
+        assert leases.ports_of_container(sql, "c", "none") == set()
+        assert leases.counts(sql) == {}
+    assert shelf.file.read_bytes() == before
