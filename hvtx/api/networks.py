@@ -83,11 +83,12 @@ class Networks:
 
 def asked_network(name: str, options: Mapping[str, Any]) -> NetworkRequest:
     """What was asked for, checked by itself. Raises UsageError."""
+    from hvtx.engine.network_options import parse_network
     from hvtx.engine.vm_options import parse_policy
 
     given = {"nat": True, "isolate": False, **check.options(options)}
     policy = parse_policy(*taken_rules(given))
     subnets, bridge, mtu = (given.pop(n, None) for n in ("subnets", "bridge", "mtu"))
-    return commands.network_create.parse_request(
+    return parse_network(
         name, subnets or (), bridge, 1500 if mtu is None else mtu, policy=policy, **given
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from hvtx.commands.cni_del import remove
-from hvtx.commands.vm_create import check_request, record_vm
+from hvtx.commands.vm_create import check_request, record_vm, with_room
 from hvtx.commands.vm_start import intend
 from hvtx.drivers import netns
 from hvtx.engine import attachments, egress_base, own_addresses, privileges
@@ -55,7 +55,10 @@ def add(runtime: Runtime, request: AttachmentRequest) -> Attached:
     networks = ensure_networks(runtime, networks_now(runtime, [network]))
     networks = egress_base.ensure(runtime, wanted.policy, networks)
     own = own_addresses.in_subnets([network])
-    with begin(runtime, "cni-add", vm=name) as (sql, operation):
+    with (
+        with_room(runtime, [network], own),
+        begin(runtime, "cni-add", vm=name) as (sql, operation),
+    ):
         words = f"VM {name} for {recorded(request).words}"
         operation.history(sql, [Event("began", words)])
         vm, rows = record_vm(operation, sql, wanted, [network], committed=False, taken=own)

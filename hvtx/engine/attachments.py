@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from hvtx.engine.new_network import NetworkRequest, take_network, take_or_make
+from hvtx.engine.network_options import parse_network
+from hvtx.engine.new_network import take_network, take_or_make
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import Conflict, NotFound
-from hvtx.model.address import family_of
 from hvtx.model.attachment import Attached, AttachedAddress, AttachmentKey, AttachmentRequest
 from hvtx.model.container import veth_spec
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.vm import Network, Vm
-from hvtx.planner import addressing
 from hvtx.planner.attaching import name_of
 from hvtx.store import records
 
@@ -71,15 +70,14 @@ def take(runtime: Runtime, request: AttachmentRequest) -> Network:
     name = request.bridge_network
     if not request.subnets:
         return _known(runtime, name)
-    subnets = tuple(sorted(map(addressing.parse_subnet, request.subnets), key=family_of))
-    network = take_or_make(
-        runtime,
-        NetworkRequest(name, subnets, None, request.mtu or _MTU, request.nat, request.isolate),
+    wanted = parse_network(
+        name, request.subnets, None, request.mtu or _MTU, nat=request.nat, isolate=request.isolate
     )
-    if set(subnets) != set(network.subnets):
+    network = take_or_make(runtime, wanted)
+    if set(wanted.subnets) != set(network.subnets):
         raise Conflict(
             f"network {name!r} has {', '.join(network.subnets)}, and the configuration of"
-            f" {request.key.network!r} declares {', '.join(subnets)}",
+            f" {request.key.network!r} declares {', '.join(wanted.subnets)}",
             hint=f"change the configuration, or make it anew: hvtx network rm {name}",
         )
     return network
