@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from hvtx.engine.cni_files import configuration_text
 from tests.fleet_page import FILES, PAGE, template, text
 
 CONFLIST, TEMPLATE = "/etc/cni/net.d/10-hvtx.conflist", "/etc/cni/hvtx.template"
@@ -37,12 +38,10 @@ def test_every_block_with_a_language_is_a_file_or_a_command() -> None:
     }
 
 
-def test_the_network_configuration_is_what_runtimes_take() -> None:
-    conflist = json.loads(text(CONFLIST))
-    assert set(conflist) == {"cniVersion", "cniVersions", "name", "plugins"}
-    assert conflist["cniVersion"] in conflist["cniVersions"]
-    assert plugin(conflist)["subnets"] == ["10.81.1.0/24"]
-    assert set(plugin(conflist)["capabilities"]) == {"portMappings", "bandwidth", "mac", "ips"}
+def test_the_network_configuration_is_what_the_command_beside_it_writes() -> None:
+    written = configuration_text("lab", ("10.81.1.0/24",), {})
+    assert json.loads(text(CONFLIST)) == json.loads(written)
+    assert "`hvtx cni install --network lab --subnet 10.81.1.0/24`" in PAGE
 
 
 @pytest.mark.parametrize("blocks", [["10.244.3.0/24"], ["10.244.3.0/24", "fd00:3::/64"]])

@@ -13,7 +13,9 @@ from hvtx.model.attachment import AttachmentKey, AttachmentRequest
 
 
 def test_subnets_stand_in_the_order_of_their_families() -> None:
-    wanted = parse_network("lab", ["fd77::/64", "10.77.0.0/24"], None, 1500, nat=True, isolate=False)
+    wanted = parse_network(
+        "lab", ["fd77::/64", "10.77.0.0/24"], None, 1500, nat=True, isolate=False
+    )
     assert wanted.subnets == ("10.77.0.0/24", "fd77::/64")
     assert (wanted.name, wanted.bridge, wanted.mtu, wanted.block_size) == ("lab", None, 1500, None)
 
