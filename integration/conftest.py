@@ -14,11 +14,18 @@ import pytest
 
 from integration import lab, shares
 from integration.lab.services import services
+from integration.lab.unprivileged import own_tun, tun_is_open
 
 
 def pytest_configure() -> None:
-    """In the process that starts the tests, and in each that runs them."""
+    """In the process that starts the tests, and in each that runs them.
+
+    VMs' own users open `/dev/net/tun`. Where no udev has opened it to all, the tests see one of
+    their own that is; the machine's stays as it is.
+    """
     lab.default_signals()
+    if os.geteuid() == 0 and not tun_is_open():
+        own_tun(0o666)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

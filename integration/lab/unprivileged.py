@@ -44,6 +44,11 @@ def own_tun(mode: int) -> None:
     os.chmod("/dev/net/tun", mode)
 
 
+def tun_is_open() -> bool:
+    """Whether every user may open the tun device, as Debian's udev rules leave it."""
+    return Path("/dev/net/tun").stat().st_mode & 0o666 == 0o666
+
+
 def become(
     capabilities: Iterable[str], *, user: int = USER, group: int = USER, groups: Iterable[int] = ()
 ) -> None:
