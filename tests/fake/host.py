@@ -396,7 +396,7 @@ def doors(kernel: Kernel) -> dict[str, Any]:
     """Everything that is put in place of the real thing, by dotted name."""
     links, proc, tun = lambda: FakeLinks(kernel), FakeProc(kernel), FakeTun(kernel)
 
-    def refuse_taken_port(port: Publish) -> bool:
+    def refuse_taken_port(port: Publish, container: str | None = None) -> bool:
         kernel.alive()
         if kernel.is_bound((port.protocol, port.host_port)):
             raise Conflict(f"port {port.host_port}/{port.protocol} of this host is in use")

@@ -20,6 +20,12 @@ from hypothesis import strategies as st
 
 from hvtx.api import settings as cli
 from hvtx.cli import described as sets_of
+from hvtx.cni import configuration as cni_configuration
+from hvtx.cni.environment import Call
+from hvtx.cni.errors import CniError
+from hvtx.cni.main import versions
+from hvtx.cni.request import parse_request as cni_request
+from hvtx.cni.result import parse_dns, parse_previous
 from hvtx.commands import published_view as view
 from hvtx.commands import show_history
 from hvtx.drivers import foreign_rules
@@ -54,6 +60,7 @@ from hvtx.host import (
     nftshape,
     nfttext,
     nfxt,
+    nsid,
     openfiles,
     portowner,
     ports,
@@ -113,6 +120,7 @@ from hvtx.planner.mentions import mentions as mentions_of
 from hvtx.store import backup
 from hvtx.store.database import FILE
 from hvtx.store.opening import open_store
+from tests.cni import recorded as requests
 from tests.fuzz import mutating
 from tests.fuzz.mutating import (
     encoded,
@@ -488,6 +496,23 @@ def configuration(data: bytes) -> None:
     found = cli.settings({"config": path})
     assert found.lock_timeout >= 0
     assert found.history_lines >= 100
+
+
+def cni_requested(given: tuple[bytes, str]) -> None:
+    """What a container runtime writes, on standard input and in CNI_ARGS."""
+    data, args = given
+    versions(data)
+    document = cni_configuration.decode(data)
+    base = cni_configuration.parse_base(document, "ADD")
+    call = Call("ADD", "c1", "/run/netns/c1", "eth0", args)
+    for part in (
+        lambda: cni_request(call, base, document),
+        lambda: parse_previous(document),
+        lambda: parse_dns(document),
+        lambda: cni_configuration.valid_attachments(document),
+    ):
+        with contextlib.suppress(CniError):
+            part()
 
 
 def environment(pairs: dict[str, str]) -> None:
@@ -977,6 +1002,11 @@ def saved_set(data: bytes) -> None:
     sets_of.request([sets_of.Source(**dict(each)) for each in saved.described])
 
 
+CNI_REQUESTS = [
+    requests.CRI_ADD, requests.PODMAN_RELOAD, requests.LIBCNI_GC, requests.LIBCNI_CHECK,
+    requests.FIRECRACKER_ADD, requests.NOMAD_ADD,
+]  # fmt: skip
+
 PARSERS: dict[str, Parser] = {
     # netlink
     "netlink attributes": Parser(
@@ -987,6 +1017,11 @@ PARSERS: dict[str, Parser] = {
         lambda given: netlink.kernel_error(*given),
         st.tuples(mutated(TOLD_WHY), st.sampled_from((0, 0x100, 0x200, 0x300))),
         GARBLED, ("host.netlink.kernel_error",),
+    ),
+    "ids of namespaces": Parser(
+        nsid._nsid,
+        mutated([struct.pack("=BxxxHHi", 0, 8, 1, 7), struct.pack("=BxxxHHiHHi", 0, 8, 1, -1, 8, 3, 9)]),
+        GARBLED, ("host.nsid._nsid",), lambda n: bytes(4) + netlink.u32(7, 7) * n + netlink.u32(1, 7),
     ),
     "netlink dumps": Parser(
         dumped, conversations(), (*GARBLED, netlink.DumpInterrupted),
@@ -1208,6 +1243,14 @@ PARSERS: dict[str, Parser] = {
     ),
     "saved sets": Parser(saved_set, json_bytes(SAVED_SETS), (HvtxError,), ("engine.saved_set", "engine.files.read_believed_plan")),
     "saved guesses": Parser(saved_guesses, json_bytes(PLANS), (HvtxError,), ("engine.saved_plan.load_plan",)),
+    "requests of container runtimes": Parser(
+        cni_requested,
+        st.tuples(
+            json_bytes([one.stdin for one in CNI_REQUESTS]),
+            texts([one.environment["CNI_ARGS"] for one in CNI_REQUESTS], ";="),
+        ),
+        (CniError,), ("cni.configuration.decode", "cni.main.versions"),
+    ),
     "views": Parser(published, json_bytes(VIEWS), (HvtxError,), ("commands.published_view._parsed", "store.view.read")),
     "stores of others": Parser(installation, mutated([store_bytes()]), (HvtxError, OSError), ("store.backup.installation_at",)),
     "backups": Parser(whole_store, mutated([store_bytes()]), (HvtxError, OSError), ("store.backup.draft_of",)),
