@@ -64,6 +64,7 @@ def answer(
         return verb(call, base, document, host(**base.settings), tell)
     except HvtxError as problem:
         told = errors.of_library(problem)
+        told.msg = configuration.in_its_words(told.msg)
         if call.command == "STATUS" and told.code != errors.LIMITED_CONNECTIVITY:
             told.code = errors.NOT_AVAILABLE
         raise told from problem
