@@ -135,7 +135,7 @@ def test_status_asks_for_the_network_of_hvtx() -> None:
     host = StandIn()
     stdin = {**recorded.LIBCNI_STATUS.stdin, "network": "other"}
     assert ask(Recorded(recorded.LIBCNI_STATUS.environment, stdin), host) is None
-    assert host.asked == [("status", "other")]
+    assert host.asked == [("status", ("other", tuple(stdin.get("subnets", ()))))]
 
 
 @pytest.mark.parametrize(
