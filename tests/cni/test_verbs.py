@@ -156,4 +156,4 @@ def test_errors_of_the_library(one: Recorded, problem: Any, code: int) -> None:
         ask(one, StandIn(problem))
     assert caught.value.code == code
     assert caught.value.msg == problem.message
-    assert caught.value.details == (problem.hint or problem.default_hint)
+    assert caught.value.details == errors.of_library(problem).details
