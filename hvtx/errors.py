@@ -186,7 +186,7 @@ class SeveralFailed(PartialFailure):
 
 
 class Busy(HvtxError):
-    """Another operation holds the VM or the network longer than the lock timeout."""
+    """Held by another operation for longer than the lock timeout; or no etcd answers."""
 
     exit_code = 75
     code = "busy"

@@ -7,7 +7,7 @@ from hvtx.api.calls import Calls, again_when_full
 from hvtx.model.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from hvtx.model.attachment import (
         Attached,
@@ -60,14 +60,15 @@ class Attachments:
         with self._calls.opened(writable=True, create=False, spends=True) as runtime:
             return commands.cni_gc.collect(runtime, network, valid)
 
-    def status(self, bridge_network: str) -> None:
-        """Raise what an ADD in a network would meet.
+    def status(self, bridge_network: str, subnets: Sequence[str] | None = None) -> None:
+        """Raise what an ADD in a network would meet, which would make it of these ``subnets``.
 
-        Refused, NotPermitted, HostRefused, Conflict (no address is left); HostRefused with the code
-        ``network-damaged`` where what is attached already suffers, too.
+        NotFound (``subnets`` is empty, not None), Refused, NotPermitted, HostRefused, Conflict (no
+        address is left); HostRefused with the code ``network-damaged`` where what is attached
+        already suffers, too.
         """
         with self._calls.opened(writable=False) as runtime:
-            commands.cni_status.check_status(runtime, bridge_network)
+            commands.cni_status.check_status(runtime, bridge_network, subnets)
 
     def show(self, key: AttachmentKey) -> Attached | None:
         """An attachment as ADD told it; None where there is none that was committed."""

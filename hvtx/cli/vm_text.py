@@ -95,13 +95,20 @@ def _published(ports: PortRange) -> str:
 
 def fields_of(shown: ShownVm) -> list[tuple[str, object]]:
     """What `vm show` says of a VM before its interfaces."""
+    if shown.vm.attachment is not None:
+        return [
+            ("name", shown.vm.name),
+            ("state", shown.state),
+            ("hypervisor", shown.vm.hypervisor),
+            *attached_to(shown),
+            *boots_with(shown),
+        ]
     accelerator = accelerator_of(shown)
     return [
         ("name", shown.vm.name),
         ("state", shown.state),
         ("guest", shown.guest),
         ("hypervisor", shown.vm.hypervisor),
-        *attached_to(shown),
         *((("accelerator", accelerator),) if accelerator else ()),
         *((("vhost", "yes"),) if shown.vhost else ()),
         ("pid", shown.pid),

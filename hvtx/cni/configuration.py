@@ -30,6 +30,7 @@ SETTINGS = {  # keys that say with which store hvtx works, and the setting that 
     "firewall": "firewall",
     "lockTimeout": "lock_timeout",
 }
+_PATHS = ("stateDir", "runDir", "config")
 _OWN = {"network", "subnet", "subnets", "mtu", "nat", "isolate", "vm", *SETTINGS}
 _OF_CNI = {
     *("cniVersion", "cniVersions", "name", "type", "capabilities", "disableCheck", "disableGC"),
@@ -154,7 +155,19 @@ def _setting(value: Any, key: str) -> str:
     found = reading.text(value, key)
     if not found:
         raise reading.wrong(key, value, "give a value, or leave the key out")
+    if key in _PATHS and not found.startswith("/"):
+        hint = "it is an absolute path: who runs a plugin chooses the directory that it runs in"
+        raise reading.wrong(key, value, hint)
     return found
+
+
+def in_its_words(message: str) -> str:
+    """What the library says of an option, said of the key that became the option (pure)."""
+    option, blank, rest = message.partition(" ")
+    for key, setting in SETTINGS.items():
+        if option == f"--{setting.replace('_', '-')}":
+            return f"{key}{blank}{rest}"
+    return message
 
 
 def _is_name(name: str) -> bool:

@@ -58,6 +58,13 @@ _CODES: tuple[tuple[type[HvtxError], int], ...] = (  # the first that fits
 )
 
 
+# Where the library's own advice is about options of a command, which nobody typed here.
+_ADVICE: tuple[tuple[type[HvtxError], str], ...] = (
+    (UsageError, "change the configuration, or what the runtime was asked for (docs/cni.md)"),
+    (Busy, 'try again, or wait longer: "lockTimeout" in the configuration'),
+)
+
+
 class CniError(Exception):
     """What a runtime is answered instead of a result."""
 
@@ -73,8 +80,14 @@ def of_library(problem: HvtxError) -> CniError:
     """An error of the library as CNI has it (pure)."""
     code = LIMITED_CONNECTIVITY if problem.code == _DAMAGED else _code_of(problem)
     notes = getattr(problem, "__notes__", ())
-    hint = "; ".join(filter(None, (problem.hint, *notes))) or problem.default_hint
+    hint = "; ".join(filter(None, (problem.hint, *notes))) or _advice_of(problem)
     return CniError(code, problem.message, hint)
+
+
+def _advice_of(problem: HvtxError) -> str:
+    return next(
+        (words for kind, words in _ADVICE if isinstance(problem, kind)), problem.default_hint
+    )
 
 
 def _code_of(problem: HvtxError) -> int:

@@ -102,10 +102,11 @@ def limits(config: Mapping[str, Any]) -> Limits:
     """``bandwidth``, whose rates are in bits a second; hvtx chooses its own bursts. CniError."""
     given = reading.without_case(config.get("bandwidth"), "bandwidth")
     rates = {
-        word: reading.whole(given.get(key.lower()), f"bandwidth.{key}", 0, _RATE_MOST)
-        for word, key in (("in", "ingressRate"), ("out", "egressRate"))
+        key: reading.whole(given.get(key.lower()), f"bandwidth.{key}", 0, _RATE_MOST)
+        for key in ("ingressRate", "egressRate")
     }
-    asked = ",".join(f"{word}={rate}bit" for word, rate in rates.items() if rate)
+    words = zip(("in", "out"), rates.values(), strict=True)
+    asked = ",".join(f"{word}={rate}bit" for word, rate in words if rate)
     if not asked:
         return NO_LIMITS
     from hvtx.model.limiting import parse_limit

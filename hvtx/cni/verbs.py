@@ -12,7 +12,7 @@ from hvtx.errors import HvtxError
 from hvtx.model.typed import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from hvtx.model.attachment import (
         Attached,
@@ -49,7 +49,7 @@ class Attachments(Protocol):
         """Remove what is dead and not listed."""
         ...
 
-    def status(self, bridge_network: str, /) -> None:
+    def status(self, bridge_network: str, subnets: Sequence[str], /) -> None:
         """Raise what would keep ADD from being served."""
         ...
 
@@ -64,6 +64,7 @@ def answer(
         return verb(call, base, document, host(**base.settings), tell)
     except HvtxError as problem:
         told = errors.of_library(problem)
+        told.msg = configuration.in_its_words(told.msg)
         if call.command == "STATUS" and told.code != errors.LIMITED_CONNECTIVITY:
             told.code = errors.NOT_AVAILABLE
         raise told from problem
@@ -132,8 +133,8 @@ def collect(_call: Call, base: Base, document: Document, host: Attachments, tell
 
 def status(_call: Call, base: Base, document: Document, host: Attachments, _tell: Tell) -> None:
     """STATUS: whether ADD could be served."""
-    configuration.parse_network(document)
-    host.status(base.network)
+    wish = configuration.parse_network(document)
+    host.status(base.network, wish.subnets)
 
 
 _VERBS: dict[str, Callable[[Call, Base, Document, Attachments, Tell], Document | None]] = {

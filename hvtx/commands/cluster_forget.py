@@ -35,7 +35,8 @@ def forget(runtime: Runtime, what: str) -> Forgotten:
         source = blocks.source
         if not isinstance(source, EtcdBlocks):
             raise Conflict(
-                "blocks of the configuration are whose it says", hint="change [cluster.blocks]"
+                "the source is static: the configuration says which blocks are this host's",
+                hint="change [cluster.blocks] in the configuration of each host",
             )
         if "/" in what:
             known = runtime.read(rows.blocks)

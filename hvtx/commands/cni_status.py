@@ -8,7 +8,7 @@ from contextlib import closing
 
 from hvtx.engine import privileges
 from hvtx.engine.runtime import Runtime
-from hvtx.errors import Conflict, HostRefused
+from hvtx.errors import Conflict, HostRefused, NotFound
 from hvtx.host.links import Links
 from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource, State
 from hvtx.model.typed import Any, NamedTuple
@@ -24,10 +24,13 @@ class _Standing(NamedTuple):
     used: dict[int, int]  # addresses that are leased, by family
 
 
-def check_status(runtime: Runtime, name: str) -> None:
-    """Raise what an ADD in a network would meet; one that is not there yet is no problem.
+def check_status(runtime: Runtime, name: str, subnets: Sequence[str] | None = None) -> None:
+    """Raise what an ADD in a network would meet.
 
-    Refused (the store), NotPermitted, HostRefused (netfilter), Conflict (no address is left).
+    One that is not there yet is no problem where ADD would make it: with ``subnets``, or by the
+    name `default`; None where it is not known whether there are any.
+    NotFound, Refused (the store), NotPermitted, HostRefused (netfilter), Conflict (no address is
+    left).
     HostRefused with the code ``network-damaged``: the network is not as it was made, so that what
     is attached already suffers, too.
     """
@@ -35,6 +38,8 @@ def check_status(runtime: Runtime, name: str) -> None:
         raise runtime.refused
     standing = runtime.read(_standing, name, runtime.life.id)
     if standing is None:
+        if subnets is not None and not subnets:
+            _refuse_unless_default(name)
         return
     privileges.need_to_start([standing.network])
     _refuse_damaged(runtime, standing)
@@ -47,6 +52,17 @@ def check_status(runtime: Runtime, name: str) -> None:
                 f"network {name!r} has no free address left in {text}",
                 hint="hvtx vm ls shows who has them; hvtx gc --plan what dead ones still keep",
             )
+
+
+def _refuse_unless_default(name: str) -> None:
+    from hvtx.model.described import DEFAULT
+
+    if name != DEFAULT:
+        raise NotFound(
+            f"there is no network {name!r}",
+            hint=f"hvtx network create {name} --subnet CIDR, or declare subnets in the"
+            " configuration",
+        )
 
 
 def _standing(sql: Any, name: str, life: int) -> _Standing | None:

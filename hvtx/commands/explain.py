@@ -7,7 +7,7 @@ here is what gc would do; others' rules, tables and sockets are read besides.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from hvtx.drivers.foreign_rules import ForeignRules
 from hvtx.engine import ownrules, port_holders
@@ -20,7 +20,7 @@ from hvtx.model.foreign_rule import ForeignRule
 from hvtx.model.history import Line
 from hvtx.model.place import Place
 from hvtx.model.plan import Action, Item
-from hvtx.model.reasons import EXPLANATION, action_of
+from hvtx.model.reasons import action_of, explanation_of
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.ruleset import Difference
 from hvtx.model.typed import Any
@@ -94,9 +94,11 @@ def answer(runtime: Runtime, sight: ExplainFacts, text: str) -> Explanation:
             f"neither on this host nor on record: {text!r}"
             + (f" ({sight.unread})" if sight.unread else ""),
             hint="give an interface, an address or subnet, a MAC address, a host port (8080,"
-            " 53/udp), a mark, a table, a chain, a part of a rule, a VM or a network",
+            " 53/udp), a mark, a table, a chain, a part of a rule, a VM, a network, a container"
+            " or a pod",
         )
-    told = tell(runtime, text, found, _of_port(sight, found[0]))
+    attached = {vm.name for vm in sight.vms if vm.attachment is not None}
+    told = tell(runtime, text, found, _of_port(sight, found[0]), attached)
     if any(network.block_size is not None for network in sight.networks):
         from hvtx.engine.other_hosts import whose
 
@@ -162,9 +164,16 @@ def _had_by(number: int, protocol: str) -> list[str]:
 
 
 def tell(
-    runtime: Runtime, text: str, found: Sequence[Subject], more: Sequence[str] = ()
+    runtime: Runtime,
+    text: str,
+    found: Sequence[Subject],
+    more: Sequence[str] = (),
+    attached: Collection[str] = (),
 ) -> Explanation:
-    """What is to be said of the first of ``found``, and in brief of the others."""
+    """What is to be said of the first of ``found``, and in brief of the others.
+
+    ``attached`` are the names of the VMs that stand for attachments.
+    """
     first = found[0]
     item, reason = first.item, first.reason
     action = item.action if item is not None else action_of(reason)
@@ -186,7 +195,7 @@ def tell(
         evidence=tuple(evidence),
         action=action.value,
         reason=reason.value,
-        why=EXPLANATION[reason],
+        why=explanation_of(reason, first.vm if first.vm in attached else None),
         message=f"{text}: {_sentence(first)}",
         history=tuple(lines),
         also=tuple(_brief(subject) for subject in found[1 : _ALSO + 1]),

@@ -221,8 +221,8 @@ def _check_addresses(runtime: Runtime, request: VmRequest, networks: Sequence[Ne
         for each, network in zip(asked, networks, strict=True):
             for address in each.addresses:
                 with advised(
-                    f"hvtx network show {network.name} tells its subnets; without --ip a free"
-                    " address is chosen"
+                    f"hvtx network show {network.name} tells its subnets; without an address asked"
+                    " for, a free one is chosen"
                 ):
                     addressing.check_guest_address(address, network)
                 leases.refuse_taken_address(sql, address)

@@ -28,9 +28,12 @@ def whose(runtime: Runtime, text: str, networks: Sequence[Network]) -> list[str]
     try:
         with engine.opened(runtime) as blocks:
             held = {one.cidr: one for one in blocks.source.holders(inside[0].name)}
+            static = blocks.source.name == "static"
     except HvtxError as problem:
         return [f"which host has its block is not known: {problem.message}"]
     cidr = block_of(str(address), held)
+    if cidr is None and static:
+        return ["this host has not its block; of others the configuration says nothing"]
     if cidr is None:
         return ["no host has its block"]
     one = held[cidr]

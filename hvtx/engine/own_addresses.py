@@ -95,7 +95,7 @@ def refuse(wanted: Iterable[str | None], own: Mapping[str, Own]) -> None:
             device = own[address].device
             raise Conflict(
                 f"the address {address} is this host's own: device {device} has it",
-                hint="choose another --ip; `hvtx explain` and `ip addr` show who has one",
+                hint="choose another address; `hvtx explain` and `ip addr` show who has one",
             )
 
 

@@ -86,6 +86,25 @@ EXPLANATION: Mapping[Reason, str] = {
     Reason.CONTENDED: "run gc again when no other program changes the host",
 }
 
+# The same of attachments, which have the network namespace of a container in place of a process.
+_OF_ATTACHMENTS: Mapping[Reason, str] = {
+    Reason.VM_ALIVE: (
+        "gc removes nothing of a container that lives; its runtime's DEL releases it, or `hvtx vm"
+        " rm {vm} --force`"
+    ),
+    Reason.LIVENESS_UNKNOWN: (
+        "if its namespace cannot be proven gone, it is treated as alive; `hvtx vm rm {vm} --force`"
+        " releases it"
+    ),
+}
+
+
+def explanation_of(reason: Reason, attachment: str | None = None) -> str:
+    """Why no more is done; ``attachment`` is the VM that stands for one, if it is about one."""
+    if attachment is not None and reason in _OF_ATTACHMENTS:
+        return _OF_ATTACHMENTS[reason].format(vm=attachment)
+    return EXPLANATION[reason]
+
 
 def action_of(reason: Reason) -> Action:
     """The action that a reason belongs to (``unrecorded`` deletes only where it was asked for)."""

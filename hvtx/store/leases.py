@@ -191,7 +191,8 @@ def _lease_of_block(
         if not blocks.holds(sql, network.name, offset):
             raise Conflict(
                 f"{address} is in no block of network {network.name!r} that this host has",
-                hint="hvtx cluster status tells the blocks; without --ip a free address is chosen",
+                hint="hvtx cluster status tells the blocks; without an address asked for, a free"
+                " one is chosen",
             )
     _insert(sql, interface, network, address, offset, position)
     return address
@@ -203,13 +204,15 @@ def refuse_taken_mac(sql: sqlite3.Connection, mac: str) -> None:
     if bridge:
         raise Conflict(
             f"the MAC address {mac} is that of network {bridge[0]!r}'s bridge",
-            hint="choose another --mac",
+            hint="choose another MAC address",
         )
     holder = sql.execute(
         "SELECT v.name FROM interface i JOIN vm v ON v.id = i.vm WHERE i.mac = ?", (mac,)
     ).fetchone()
     if holder:
-        raise Conflict(f"the MAC address {mac} is VM {holder[0]!r}'s", hint="choose another --mac")
+        raise Conflict(
+            f"the MAC address {mac} is VM {holder[0]!r}'s", hint="choose another MAC address"
+        )
 
 
 def refuse_taken_address(sql: sqlite3.Connection, address: str) -> None:
@@ -222,7 +225,8 @@ def refuse_taken_address(sql: sqlite3.Connection, address: str) -> None:
     if holder:
         words, hint = withheld(sql, holder[0])
         raise Conflict(
-            f"the address {address} is VM {holder[0]!r}'s{words}", hint=f"choose another --ip{hint}"
+            f"the address {address} is VM {holder[0]!r}'s{words}",
+            hint=f"choose another address{hint}",
         )
 
 

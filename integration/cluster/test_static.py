@@ -59,3 +59,14 @@ def test_a_block_goes_back_and_is_had_again(hvtx: Program) -> None:
     assert hvtx("cluster", "status", "--json").json()["blocks"] == []
     hvtx("network", "create", "lab", "--subnet", "10.64.0.0/16", "--block-size", "30")
     assert create(hvtx, "one") == "10.64.0.2"
+
+
+def test_of_other_hosts_the_configuration_says_nothing(hvtx: Program) -> None:
+    hvtx("network", "create", "lab", "--subnet", "10.64.0.0/16", "--block-size", "30")
+    create(hvtx, "one")
+    assert "its block 10.64.0.0/30 is this host's" in hvtx("explain", "10.64.0.3").out
+    other = hvtx("explain", "10.64.8.1").out
+    assert "of others the configuration says nothing" in other
+    assert "no host has its block" not in other
+    ran = hvtx("cluster", "forget", "node7", "--yes", code=4)
+    assert "source is static" in ran.err

@@ -287,6 +287,20 @@ def test_status_says_whether_add_would_be_served(plugin: Plugin, tmp_path: Path)
     refused(plugin(Recorded(recorded.LIBCNI_STATUS.environment, stdin)), 50)
 
 
+def test_status_of_a_network_that_add_would_not_make(plugin: Plugin) -> None:
+    """The first container makes a network that is declared, and `default`, and no other."""
+
+    def ask(**more: Any) -> Answer:
+        stdin = {**recorded.LIBCNI_STATUS.stdin, "subnets": None, **more}
+        return plugin(Recorded(recorded.LIBCNI_STATUS.environment, stdin))
+
+    assert ask(network="default").code == 0
+    assert ask(network="pods", subnets=["10.78.0.0/24"]).code == 0
+    assert "hvtx network create pods --subnet" in refused(ask(network="pods"), 50)
+    Forked()("network", "create", "pods", "--subnet", "10.78.0.0/24")
+    assert ask(network="pods").code == 0
+
+
 def test_what_cannot_be_changes_nothing(plugin: Plugin) -> None:
     with container() as inside:
         done(plugin(within(recorded.CTR_ADD, path_of(inside))))

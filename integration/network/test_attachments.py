@@ -338,6 +338,10 @@ def test_explain_knows_a_container_and_its_pod(host: Host, box: lab.Namespace, a
     assert (told.owner, told.vm) == ("hvtx", made.vm)
     assert "eth0 of container c0ffee (pod default/web-0)" in str(told)
     assert host.explain(made.host_device).vm == made.vm
+    for one in (asked, made.host_device):
+        why = host.explain(one).why
+        assert f"`hvtx vm rm {made.vm} --force`" in why
+        assert "vm stop" not in why
 
 
 FRAMES = r"""
@@ -395,6 +399,8 @@ def test_people_are_told_of_containers_and_pods(host: Host, box: lab.Namespace) 
     shown = program("vm", "show", made.vm).out
     assert "c0ffee eth0, network podnet" in shown
     assert "default/web-0" in shown
+    for only_of_vms in ("memory:", "cpus:", "user:", "autostart:"):
+        assert only_of_vms not in shown
     assert "default/web-0" in program("vm", "ls").out
     assert program.vm(made.vm)["attachment"] == {
         "network": "podnet", "container": "c0ffee", "ifname": "eth0", "netns": path_of(box),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from hvtx.model.attachment import (
     Attached,
@@ -55,5 +55,5 @@ class StandIn:
         self._ask("collect", (network, tuple(valid)))
         return Collected((), self.kept)
 
-    def status(self, bridge_network: str, /) -> None:
-        self._ask("status", bridge_network)
+    def status(self, bridge_network: str, subnets: Sequence[str], /) -> None:
+        self._ask("status", (bridge_network, tuple(subnets)))

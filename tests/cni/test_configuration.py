@@ -100,6 +100,27 @@ def test_a_setting_that_is_no_text_is_refused(key: str, value: Any) -> None:
         parse_base({**BASE, key: value}, "DEL")
 
 
+@pytest.mark.parametrize("key", ["stateDir", "runDir", "config"])
+def test_a_relative_path_is_refused(key: str) -> None:
+    """Each runtime would have a store of its own, in whatever directory it was started."""
+    with pytest.raises(CniError, match=f'{key} cannot be "state/hvtx"') as caught:
+        parse_base({**BASE, key: "state/hvtx"}, "ADD")
+    assert caught.value.code == errors.CONFIGURATION
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("--firewall cannot be 'pf'", "firewall cannot be 'pf'"),
+        ("--lock-timeout cannot be 'x'", "lockTimeout cannot be 'x'"),
+        ("HVTX_FIREWALL cannot be 'pf'", "HVTX_FIREWALL cannot be 'pf'"),
+        ("the host refused --firewall", "the host refused --firewall"),
+    ],
+)
+def test_settings_are_called_as_the_configuration_calls_them(said: str, told: str) -> None:
+    assert configuration.in_its_words(said) == told
+
+
 @pytest.mark.parametrize(
     ("more", "wish"),
     [

@@ -29,7 +29,19 @@ from hvtx.cni.errors import CniError, document, of_library
 def test_each_kind_has_a_code_and_a_hint(problem: library.HvtxError, code: int) -> None:
     told = of_library(problem)
     assert (told.code, told.msg) == (code, "a")
-    assert told.details == type(problem).default_hint
+    assert told.details
+
+
+@pytest.mark.parametrize("kind", [library.Conflict, library.HostRefused, library.StoreError])
+def test_without_a_hint_it_is_the_librarys(kind: type[library.HvtxError]) -> None:
+    assert of_library(kind("a")).details == kind.default_hint
+
+
+@pytest.mark.parametrize("kind", [library.UsageError, library.Busy])
+def test_nobody_is_told_of_options_of_a_command(kind: type[library.HvtxError]) -> None:
+    assert "--" in kind.default_hint
+    assert "--" not in of_library(kind("a")).details
+    assert of_library(kind("a")).details
 
 
 def test_the_hint_stands_in_the_details_with_what_was_noted() -> None:

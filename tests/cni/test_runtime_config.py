@@ -97,6 +97,11 @@ def test_a_rate_that_cannot_be_is_refused(rate: Any) -> None:
     assert caught.value.code == errors.CONFIGURATION
 
 
+def test_a_rate_is_told_in_the_words_of_whoever_asked() -> None:
+    with pytest.raises(CniError, match=r'bandwidth cannot be .*"egressRate": 999'):
+        runtime_config.limits({"bandwidth": {"EgressRate": 999}})
+
+
 @pytest.mark.parametrize("mac", ["02:00:00:00:00", "02:00:00:00:00:0g", "0200.0000.0001", 3, "x"])
 def test_a_mac_that_cannot_be_is_refused(mac: Any) -> None:
     with pytest.raises(CniError, match=r"runtimeConfig\.mac") as caught:

@@ -11,7 +11,7 @@ from hvtx.cni.environment import parse_environment
 from hvtx.cni.errors import CniError
 from hvtx.cni.result import result
 from hvtx.cni.verbs import answer
-from hvtx.errors import Busy, Conflict, HostRefused, PartialFailure, StoreError
+from hvtx.errors import Busy, Conflict, HostRefused, PartialFailure, StoreError, UsageError
 from hvtx.model.attachment import AttachmentKey, Kept, Missing
 from tests.cni import recorded
 from tests.cni.recorded import NETNS, POD, Recorded
@@ -123,11 +123,19 @@ def test_gc_passes_the_list_on_and_tells_what_is_kept(one: Recorded, valid: Any)
     assert said == [f"hvtx: GC of lan kept eth0 of container {POD} (vm-alive): its namespace lives"]
 
 
+def test_a_setting_that_is_refused_is_called_by_its_key() -> None:
+    problem = UsageError("--lock-timeout cannot be 'soon'", hint="it is a number")
+    with pytest.raises(CniError) as caught:
+        ask(recorded.CTR_ADD, StandIn(problem))
+    assert caught.value.code == errors.CONFIGURATION
+    assert caught.value.msg == "lockTimeout cannot be 'soon'"
+
+
 def test_status_asks_for_the_network_of_hvtx() -> None:
     host = StandIn()
     stdin = {**recorded.LIBCNI_STATUS.stdin, "network": "other"}
     assert ask(Recorded(recorded.LIBCNI_STATUS.environment, stdin), host) is None
-    assert host.asked == [("status", "other")]
+    assert host.asked == [("status", ("other", tuple(stdin.get("subnets", ()))))]
 
 
 @pytest.mark.parametrize(
@@ -148,4 +156,4 @@ def test_errors_of_the_library(one: Recorded, problem: Any, code: int) -> None:
         ask(one, StandIn(problem))
     assert caught.value.code == code
     assert caught.value.msg == problem.message
-    assert caught.value.details == (problem.hint or problem.default_hint)
+    assert caught.value.details == errors.of_library(problem).details

@@ -6,7 +6,7 @@ import pytest
 
 from hvtx.model.plan import DELETING, Action
 from hvtx.model.reason import Reason
-from hvtx.model.reasons import MEANING, action_of
+from hvtx.model.reasons import EXPLANATION, MEANING, action_of, explanation_of
 
 
 def test_every_reason_says_when_it_is_given() -> None:
@@ -24,3 +24,13 @@ def test_what_is_gone_is_forgotten_and_what_is_in_use_is_committed() -> None:
     assert action_of(Reason.IN_USE_BEFORE_COMMIT) is Action.COMMIT
     for reason in (Reason.FOREIGN, Reason.VM_ALIVE, Reason.LIVENESS_UNKNOWN, Reason.UNRECORDED):
         assert action_of(reason) is Action.SKIP
+
+
+def test_an_attachment_is_not_told_what_only_vms_can() -> None:
+    """`vm stop` and `vm attach` are refused for one."""
+    for reason in Reason:
+        told = explanation_of(reason, "cni-x")
+        assert "vm stop" not in told
+        assert "vm attach" not in told
+        assert explanation_of(reason) == EXPLANATION[reason]
+    assert "`hvtx vm rm cni-x --force`" in explanation_of(Reason.VM_ALIVE, "cni-x")

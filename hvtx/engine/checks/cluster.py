@@ -20,7 +20,7 @@ def check_cluster(runtime: Runtime) -> Iterator[Finding]:
     known = runtime.read(rows.blocks)
     if runtime.settings.cluster is None:
         if known:
-            words = f"{len(known)} blocks are on record, and the configuration has no [cluster]"
+            words = f"blocks are on record ({len(known)}), and the configuration has no [cluster]"
             yield Finding("cluster", "error", words, (), "put [cluster] back: docs/cluster.md")
         return
     with engine.opened(runtime) as blocks:
