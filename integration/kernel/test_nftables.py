@@ -19,7 +19,7 @@ from hvtx.drivers.bridge import BridgeDriver
 from hvtx.drivers.nftables import NftablesDriver
 from hvtx.drivers.nftables.ruleset import listed_rules
 from hvtx.drivers.nftables.session import ATTEMPTS
-from hvtx.drivers.tap import TapDriver
+from hvtx.drivers.tap.driver import TapDriver
 from hvtx.errors import Conflict, Contended, HostRefused, NotPermitted, UsageError
 from hvtx.host import libnftables, nfmessages, nfnetlink
 from hvtx.host.netlink import CREATE
