@@ -78,13 +78,9 @@ def _refuse_damaged(runtime: Runtime, standing: _Standing) -> None:
                     raise _damaged(name, f"its bridge {row.key} is gone, down or another")
     walls = [row for row in standing.rows if row.kind in FIREWALL_KINDS]
     for backend in {row.backend for row in walls}:
-        driver = runtime.firewall(backend)
-        there = {entry.marked_key for entry in driver.observe()}
-        for row in walls:
-            if row.backend == backend:
-                wanted = {entry.marked_key for entry in driver.expected(row)}
-                if not wanted <= there:
-                    raise _damaged(name, f"rules of it ({row.key}) are gone")
+        own = [row for row in walls if row.backend == backend]
+        for row in runtime.firewall(backend).lacking(own):
+            raise _damaged(name, f"rules of it ({row.key}) are gone")
 
 
 def _damaged(name: str, what: str) -> HostRefused:
