@@ -19,7 +19,7 @@ def main() -> NoReturn:
     apart would add 10 ms to each, and do nothing that the kernel does not.
     """
     gc.set_threshold(_ALLOCATIONS)
-    from hvtx.cli import loader
+    from hvtx import loader
 
     loader.install()  # before the two hundred modules that follow
     from hvtx.cli.main import run

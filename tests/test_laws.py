@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent / "hvtx"
 CLOCKS = {
     "store/history.py",
     "commands/show_history.py",
-    "cli/loader.py: st_mtime",  # as importlib compares it: is what is compiled of this source
+    "loader.py: st_mtime",  # as importlib compares it: is what is compiled of this source
 }
 ORDERED = {
     "ifindex",

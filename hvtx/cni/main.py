@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 
+from hvtx import loader
 from hvtx.cni import errors
 from hvtx.cni.configuration import MOST, decode, version_of
 from hvtx.cni.environment import parse_environment
@@ -27,6 +28,7 @@ _ALLOCATIONS = 1 << 18  # between two searches for cyclic garbage; a command mak
 def main() -> NoReturn:
     """Answer the runtime that started this process, and leave at once as ``hvtx`` does."""
     gc.set_threshold(_ALLOCATIONS)
+    loader.install()  # before the modules that a command needs
     os.umask(os.umask(0o077) & 0o077)  # what takes from the owner would shut us out of our own
     _open_what_is_closed()
     code, said = run(os.environ)

@@ -13,6 +13,7 @@ from hvtx.commands.vm_create import check_request, record_vm, with_room
 from hvtx.commands.vm_start import intend
 from hvtx.drivers import netns
 from hvtx.engine import attachments, egress_base, own_addresses, privileges
+from hvtx.engine.attachment_network import take
 from hvtx.engine.network_build import ensure_networks
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import networks_now, vm_scope
@@ -21,7 +22,6 @@ from hvtx.engine.vm_launch import Means, bring_up
 from hvtx.engine.vm_options import VmRequest
 from hvtx.engine.vm_paths import log_path, run_directory
 from hvtx.errors import Conflict
-from hvtx.hypervisors.base import Probes
 from hvtx.model.attachment import Attached, AttachmentRequest
 from hvtx.model.vm import Network
 from hvtx.planner.addressing import parse_address, parse_mac
@@ -44,7 +44,7 @@ def add(runtime: Runtime, request: AttachmentRequest) -> Attached:
     given = netns.known_id(request.netns)
     nsid = namespace_id(os.urandom(4)) if given is None else given
     container = Container(request.netns, nsid, request.key.ifname, request.tap)
-    network = attachments.take(runtime, request)
+    network = take(runtime, request)
     if request.publish:  # podman asks each network of a container for all ports of the container
         known = runtime.read(leases.ports_of_container, request.key.container, name)
         unpublished = tuple(port for port in request.publish if port not in known)
@@ -65,7 +65,7 @@ def add(runtime: Runtime, request: AttachmentRequest) -> Attached:
         rows += intend(operation, sql, vm, (), networks, None, container=container)
         directory = run_directory(runtime.store.run_directory, vm)
         log = log_path(runtime.settings.state_directory, vm)
-        means = Means(networks, Probes(None, False, ""), None, None, None, directory, log)
+        means = Means(networks, None, None, None, None, directory, log)
     rows = bring_up(operation, vm, rows, means, new=True)
     return attachments.told(vm, rows, networks.networks)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Sequence
 from contextlib import closing
 
@@ -10,6 +9,7 @@ from hvtx.engine import privileges
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import Conflict, HostRefused, NotFound
 from hvtx.host.links import Links
+from hvtx.model.address import family_of
 from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource, State
 from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.vm import Network
@@ -44,10 +44,7 @@ def check_status(runtime: Runtime, name: str, subnets: Sequence[str] | None = No
     privileges.need_to_start([standing.network])
     _refuse_damaged(runtime, standing)
     for text in standing.network.subnets:
-        subnet = ipaddress.ip_network(text)
-        # without the network's, the gateway's and (IPv4) the broadcast address
-        size = subnet.num_addresses - (3 if subnet.version == 4 else 2)
-        if standing.used.get(subnet.version, 0) >= size:
+        if standing.used.get(family_of(text), 0) >= _room(text):
             raise Conflict(
                 f"network {name!r} has no free address left in {text}",
                 hint="hvtx vm ls shows who has them; hvtx gc --plan what dead ones still keep",
@@ -63,6 +60,15 @@ def _refuse_unless_default(name: str) -> None:
             hint=f"hvtx network create {name} --subnet CIDR, or declare subnets in the"
             " configuration",
         )
+
+
+def _room(subnet: str) -> int:
+    """How many addresses a subnet has for guests (pure).
+
+    Without the network's, the gateway's and (IPv4) the broadcast address.
+    """
+    bits, beside = (32, 3) if family_of(subnet) == 4 else (128, 2)
+    return int(1 << (bits - int(subnet.partition("/")[2]))) - beside
 
 
 def _standing(sql: Any, name: str, life: int) -> _Standing | None:
@@ -88,13 +94,9 @@ def _refuse_damaged(runtime: Runtime, standing: _Standing) -> None:
                     raise _damaged(name, f"its bridge {row.key} is gone, down or another")
     walls = [row for row in standing.rows if row.kind in FIREWALL_KINDS]
     for backend in {row.backend for row in walls}:
-        driver = runtime.firewall(backend)
-        there = {entry.marked_key for entry in driver.observe()}
-        for row in walls:
-            if row.backend == backend:
-                wanted = {entry.marked_key for entry in driver.expected(row)}
-                if not wanted <= there:
-                    raise _damaged(name, f"rules of it ({row.key}) are gone")
+        own = [row for row in walls if row.backend == backend]
+        for row in runtime.firewall(backend).lacking(own):
+            raise _damaged(name, f"rules of it ({row.key}) are gone")
 
 
 def _damaged(name: str, what: str) -> HostRefused:

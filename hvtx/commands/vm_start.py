@@ -10,7 +10,6 @@ import contextlib
 import os
 from collections.abc import Sequence
 
-from hvtx.drivers.vm_process import probe
 from hvtx.engine import egress_base, own_addresses, port_holders, privileges
 from hvtx.engine.network_build import ensure_networks
 from hvtx.engine.peer_ports import holding_ports
@@ -135,6 +134,8 @@ def means_of(
 
 def probe_of(runtime: Runtime, vm: Vm) -> hypervisors.Probes:
     """What is there for a start, with a user that processes of this VM can become."""
+    from hvtx.drivers.vm_process import probe
+
     if vm.hypervisor == "external":
         return probe.probe(vm, runtime.store.run_directory)
     settings = runtime.settings

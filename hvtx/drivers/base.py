@@ -7,7 +7,7 @@ undo (which is computed from the rows, and calls :meth:`Driver.release`) what it
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from hvtx.errors import HostRefused
 from hvtx.model.resource import Entry, Link, Outcome, Resource
@@ -44,6 +44,16 @@ def of_passages(rows: Iterable[Resource]) -> tuple[list[Resource], list[Resource
     every = list(rows)
     own = [row for row in every if row.role == PASSAGE]
     return own, [row for row in every if row.role != PASSAGE]
+
+
+def not_among(
+    there: Iterable[Entry],
+    expected: Callable[[Resource], Iterable[Entry]],
+    rows: Iterable[Resource],
+) -> list[Resource]:
+    """The rows of which an expected entry is not ``there``."""
+    keys = {entry.marked_key for entry in there}
+    return [row for row in rows if not {one.marked_key for one in expected(row)} <= keys]
 
 
 class Host(NamedTuple):
@@ -161,6 +171,9 @@ class FirewallDriver(ExchangingDriver, Protocol):
 
     def observe(self) -> tuple[Entry, ...]:
         """All entries of this installation, all marked ones, and others' NAT rules."""
+
+    def lacking(self, resources: Sequence[Resource]) -> list[Resource]:
+        """Those rows of which an entry is not there as it should be. Raises as :meth:`observe`."""
 
     def remove(self, entry: Entry) -> Outcome:
         """Remove one object that was seen (a copy, a leftover) if it is still exactly that.

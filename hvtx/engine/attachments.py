@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from hvtx.engine.network_options import parse_network
-from hvtx.engine.new_network import take_network, take_or_make
 from hvtx.engine.runtime import Runtime
-from hvtx.errors import Conflict, NotFound
-from hvtx.model.attachment import Attached, AttachedAddress, AttachmentKey, AttachmentRequest
+from hvtx.model.attachment import Attached, AttachedAddress, AttachmentKey
 from hvtx.model.container import veth_spec
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.vm import Network, Vm
 from hvtx.planner.attaching import name_of
 from hvtx.store import records
-
-_MTU = 1500
 
 
 def key_of(vm: Vm) -> AttachmentKey:
@@ -59,35 +54,3 @@ def show(runtime: Runtime, key: AttachmentKey) -> Attached | None:
         networks = {network.id: network for network in records.networks(sql)}
     has = any(row.kind == Kind.VETH for row in rows)
     return told(vm, rows, networks) if has else None
-
-
-def take(runtime: Runtime, request: AttachmentRequest) -> Network:
-    """The network of an attachment, locked against removal until this run ends.
-
-    It is made where it is not there, if the configuration declares it. Raises NotFound, Conflict
-    (the configuration declares other subnets than it has), UsageError, HostRefused, Busy.
-    """
-    name = request.bridge_network
-    if not request.subnets:
-        return _known(runtime, name)
-    wanted = parse_network(
-        name, request.subnets, None, request.mtu or _MTU, nat=request.nat, isolate=request.isolate
-    )
-    network = take_or_make(runtime, wanted)
-    if set(wanted.subnets) != set(network.subnets):
-        raise Conflict(
-            f"network {name!r} has {', '.join(network.subnets)}, and the configuration of"
-            f" {request.key.network!r} declares {', '.join(wanted.subnets)}",
-            hint=f"change the configuration, or make it anew: hvtx network rm {name}",
-        )
-    return network
-
-
-def _known(runtime: Runtime, name: str) -> Network:
-    try:
-        return take_network(runtime, name)
-    except NotFound as problem:
-        problem.hint = (
-            f"hvtx network create {name} --subnet CIDR, or declare subnets in the configuration"
-        )
-        raise

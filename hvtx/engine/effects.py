@@ -84,19 +84,19 @@ def remove(operation: RunningOperation, rows: Sequence[Resource]) -> dict[int, O
     things, and none of them loses only its firewall.
     """
     rows = release_order(rows)
-    seizing = any(row.vm and row.kind in (Kind.TAP, *FIREWALL_KINDS) for row in rows)
+    taps = _taps_of(operation, rows)
     with ExitStack() as later:  # closed after the devices: what the kernel waits for overlaps
         try:
-            busy = _attach_taps(operation, rows)
+            busy = _attach_taps(operation, rows, taps)
             rows = [row for row in rows if row.id not in busy]
             return busy | _remove_attached(operation, rows, later)
         finally:
-            if seizing:  # a VM of which one device is busy has others that are held by now
+            if taps:  # a VM of which one device is busy has others that are held by now
                 operation.runtime.devices().detach()
 
 
-def _attach_taps(operation: RunningOperation, rows: Sequence[Resource]) -> dict[int, Outcome]:
-    """Hold every TAP of the VMs of ``rows``; what is kept because somebody else holds one."""
+def _taps_of(operation: RunningOperation, rows: Sequence[Resource]) -> list[Resource]:
+    """Every TAP of the VMs of which ``rows`` has a device or rules."""
     runtime = operation.runtime
     taps = [row for row in rows if row.kind == Kind.TAP]
     # a plan made of an old dump may take a VM's rules without its device
@@ -104,8 +104,16 @@ def _attach_taps(operation: RunningOperation, rows: Sequence[Resource]) -> dict[
     for vm in sorted(bare - {tap.vm for tap in taps}):
         own = runtime.read(records.resources_of_vm, vm)
         taps += [row for row in own if (row.kind, row.life) == (Kind.TAP, runtime.life.id)]
+    return taps
+
+
+def _attach_taps(
+    operation: RunningOperation, rows: Sequence[Resource], taps: Sequence[Resource]
+) -> dict[int, Outcome]:
+    """Hold the TAPs; what of ``rows`` is kept because somebody else holds one."""
     if not taps:
         return {}
+    runtime = operation.runtime
     try:
         busy = runtime.devices().attach(taps)
     except OSError as problem:  # not even a socket to ask with

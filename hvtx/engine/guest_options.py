@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
@@ -11,7 +9,6 @@ from itertools import pairwise
 from hvtx.engine.files import is_no_file
 from hvtx.errors import NotFound, NotPermitted, UsageError
 from hvtx.host import paths
-from hvtx.host.seed_image import read_user_data
 from hvtx.model.typed import NamedTuple
 
 QUEUES_MOST = 256  # MAX_TAP_QUEUES of drivers/net/tun.c
@@ -86,6 +83,8 @@ def check_user_data(path: str | None) -> None:
     """Refuse a file that cannot be read now. Raises NotFound, UsageError, NotPermitted."""
     if path is None:
         return
+    from hvtx.host.seed_image import read_user_data
+
     _readable("--user-data", path, read_user_data)
 
 
@@ -133,9 +132,11 @@ def is_public_key(line: str) -> bool:
 
 def _named_in(blob: str) -> bytes | None:
     """The type that the bytes of a key begin with."""
+    import base64
+
     try:
         raw = base64.b64decode(blob, validate=True)
-    except (binascii.Error, ValueError):
+    except ValueError:  # binascii.Error is one
         return None
     length = int.from_bytes(raw[:4], "big")
     return raw[4 : 4 + length] if 0 < length <= _LONGEST_NAME and len(raw) > 4 + length else None

@@ -59,6 +59,7 @@ class Launch:
         refuse_others_ports(self.operation.runtime, ports_of(self.vm))
         vm, rows, means = self.vm, self.rows, self.means
         if any(row.kind == Kind.PROCESS for row in rows):
+            assert means.probes is not None, vm.name
             networks = means.networks.networks
             self._call = render(vm, rows, networks, means.probes, means.directory)
             self._gate = spawn_gate(vm, self._call, means)

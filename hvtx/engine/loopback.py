@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from hvtx.drivers.bridge import lead_loopback
 from hvtx.errors import HvtxError
 from hvtx.model.firewall import firewall_spec
 from hvtx.model.resource import Kind, Outcome, Resource, State
@@ -40,6 +39,8 @@ def settle(runtime: Runtime, rows: Sequence[Resource], leaving: Collection[int] 
     if not bridges:
         return
     own = bridges_in_need((row for row in rows if row.id not in leaving), runtime.life.id)
+    from hvtx.drivers.bridge import lead_loopback
+
     runtime.lock("all", "loopback")
     try:
         for bridge, network in sorted(bridges.items()):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # mypy compares the drivers with what `Drivers.of` says of th
     from hvtx.drivers.iptables import IptablesDriver
     from hvtx.drivers.netns import NetnsDriver
     from hvtx.drivers.nftables import NftablesDriver
-    from hvtx.drivers.tap import TapDriver
+    from hvtx.drivers.tap.driver import TapDriver
     from hvtx.drivers.tap.veth import VethDriver
 
     _BRIDGE: Callable[[Host], BridgesDriver] = BridgeDriver
@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # mypy compares the drivers with what `Drivers.of` says of th
     _IPTABLES: Callable[[Host], FirewallDriver] = IptablesDriver
 
 DRIVERS = {
-    "tap": "hvtx.drivers.tap:TapDriver",
+    "tap": "hvtx.drivers.tap.driver:TapDriver",
     "veth": "hvtx.drivers.tap.veth:VethDriver",
     "netns": "hvtx.drivers.netns:NetnsDriver",
     "bridge": "hvtx.drivers.bridge:BridgeDriver",

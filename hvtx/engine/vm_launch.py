@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 
-from hvtx.drivers.vm_process import scope
 from hvtx.engine import effects, notice, port_holders
 from hvtx.engine.guest_routes import refuse_diverted
 from hvtx.engine.network_build import committed
@@ -36,7 +35,7 @@ class Means(NamedTuple):
     """What a VM is started with, beside its rows."""
 
     networks: NetworkScope
-    probes: hypervisors.Probes
+    probes: hypervisors.Probes | None  # None: it has no process of its own
     user: User | None  # whom its process runs as; None: hvtx's own
     held: Held | None  # its published ports; None if it has none
     holder: Holder | None  # of these, if it is on record with the rows; None: it is yet to come
@@ -69,6 +68,7 @@ def bring_up(
         gate, holder = None, means.holder
         try:
             if any(row.kind == Kind.PROCESS for row in rows):
+                assert means.probes is not None, vm.name
                 launch = render(vm, rows, means.networks.networks, means.probes, means.directory)
                 gate = spawn_gate(vm, launch, means)
                 identity = gate.identity
@@ -92,7 +92,8 @@ def bring_up(
         if holder is not None:
             holder.confirm()
             observed |= with_holder(rows, observed)
-        operation.runtime.devices().restore_macs([row for row in rows if row.kind == Kind.TAP])
+        if taps := [row for row in rows if row.kind == Kind.TAP]:
+            operation.runtime.devices().restore_macs(taps)
         operation.commit(
             rows,
             observed,
@@ -156,9 +157,9 @@ def _shown(user: User | None) -> int | str:
     return ROOT if user is None else user.shown
 
 
-def _accelerator(probes: hypervisors.Probes) -> dict[str, str | bool]:
+def _accelerator(probes: hypervisors.Probes | None) -> dict[str, str | bool]:
     """What is kept of the choice beside the process that it was made for."""
-    if probes.why is None:
+    if probes is None or probes.why is None:
         return {}
     name = "kvm" if probes.kvm else "tcg"
     vhost = probes.vhost is not None
@@ -183,6 +184,8 @@ def spawn_gate(vm: Vm, launch: hypervisors.Launch, means: Means) -> Gate:
 
 def enter_scope(vm: Vm, gate: Gate | None, holder: Holder | None) -> None:
     """Let what was spawned outlive the unit or the login that this command runs in."""
+    from hvtx.drivers.vm_process import scope
+
     pids = list(gate.pids) if gate is not None else []
     pids += [holder.identity.pid] if holder is not None else []
     warning = scope.enter_scope(vm.name, *pids)

@@ -1,23 +1,19 @@
 """Network namespaces of others: opened by a path that is checked to be one, entered by a thread.
 
-Constants are those of include/uapi/linux/{magic,nsfs,sched}.h.
+Constants are those of include/uapi/linux/{nsfs,sched}.h.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
-import struct
-import threading
 from collections.abc import Callable, Iterator
 
 from hvtx.model.typed import TypeVar
 
-_NSFS_MAGIC, _NS_GET_NSTYPE, _CLONE_NEWNET = 0x6E736673, 0xB703, 0x40000000
-_STATFS_SIZE = 256  # struct statfs has 120 bytes; f_type is its first long
+_NS_GET_NSTYPE, _CLONE_NEWNET = 0xB703, 0x40000000
 
 T = TypeVar("T")
 
@@ -40,19 +36,18 @@ def opened(path: str) -> Iterator[int]:
 def _is_network_namespace(descriptor: int) -> bool:
     """Whether it is a file of nsfs, of a network namespace: by its file system, then by its type.
 
-    In this order: the ioctl's number may mean something to a device that is no nsfs.
+    In this order: the ioctl's number may mean something to a device that is no nsfs, of which the
+    kernel has one, with a device number of its own (fs/nsfs.c, nsfs_mnt). Raises OSError.
     """
-    library = ctypes.CDLL(None, use_errno=True)
-    found = ctypes.create_string_buffer(_STATFS_SIZE)
-    if library.fstatfs(descriptor, found):
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    if struct.unpack_from("@l", found.raw)[0] != _NSFS_MAGIC:
+    if os.fstat(descriptor).st_dev != os.stat("/proc/thread-self/ns/net").st_dev:
         return False
     return fcntl.ioctl(descriptor, _NS_GET_NSTYPE) == _CLONE_NEWNET
 
 
 def _enter(descriptor: int) -> None:
     """Have this thread work in a network namespace from here on. Raises OSError."""
+    import ctypes  # dear to load, as threads are; who ends an attachment enters nothing
+
     library = ctypes.CDLL(None, use_errno=True)
     if library.setns(descriptor, _CLONE_NEWNET):
         code = ctypes.get_errno()
@@ -65,6 +60,8 @@ def inside(descriptor: int, work: Callable[[], T]) -> T:
     The calling thread stays where it is. Sockets that ``work`` opens belong to the namespace for as
     long as they live, whoever uses them. Raises OSError.
     """
+    import threading
+
     done: list[T] = []
     failed: list[BaseException] = []
 

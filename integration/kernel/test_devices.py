@@ -21,7 +21,7 @@ import pytest
 
 from hvtx.drivers.address import AddressDriver
 from hvtx.drivers.base import Host
-from hvtx.drivers.tap import TapDriver
+from hvtx.drivers.tap.driver import TapDriver
 from hvtx.errors import Conflict
 from hvtx.host.netlink import Channel, attribute, nested
 from hvtx.host.nfnetlink import Nftables

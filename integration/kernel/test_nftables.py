@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from hvtx.drivers.base import Host
+from hvtx.drivers.base import Host, not_among
 from hvtx.drivers.bridge import BridgeDriver
 from hvtx.drivers.nftables import NftablesDriver
 from hvtx.drivers.nftables.ruleset import listed_rules
 from hvtx.drivers.nftables.session import ATTEMPTS
-from hvtx.drivers.tap import TapDriver
+from hvtx.drivers.tap.driver import TapDriver
 from hvtx.errors import Conflict, Contended, HostRefused, NotPermitted, UsageError
 from hvtx.host import libnftables, nfmessages, nfnetlink
 from hvtx.host.netlink import CREATE
@@ -206,6 +206,50 @@ def test_elements_as_nft_shows_them(driver: NftablesDriver, rows: Rows) -> None:
     }
     assert seen(driver) == wanted(driver, found)
     assert max(seen(driver).values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "lost"),
+    [
+        ("", []),
+        ("delete element inet {table} masq4 {{ 10.77.0.2 }}", ["masquerade 5"]),
+        (
+            (
+                "delete element inet {table} masq4 {{ 10.77.0.2 }};"
+                "add element inet {table} masq4 {{ 10.77.0.2 }}"
+            ),
+            ["masquerade 5"],
+        ),
+        (
+            (
+                "delete element inet {table} dnat4_any {{ tcp . 8080 }};add element inet {table}"
+                ' dnat4_any {{ tcp . 8080 comment "{mark}" : 10.77.0.3 . 80 }}'
+            ),
+            ["publish 7"],
+        ),
+        ("add element inet {table} masq4 {{ 10.77.0.3 }}", []),
+        ("flush chain inet {table} forward", ["base 1"]),
+        ("add rule inet {table} forward counter", []),
+        ("delete table bridge {table}", ["base 1", "port 3"]),
+    ],
+)  # fmt: skip
+def test_what_is_gone_or_changed_is_lacking(
+    driver: NftablesDriver, rows: Rows, change: str, lost: list[str]
+) -> None:
+    """As a comparison of all that is there has it."""
+    found = make(driver, rows.whole())
+    if change:
+        nft(*change.format(table=TABLE, mark=found[6].mark).split(";"))
+    assert [row.key for row in driver.lacking(found)] == lost
+    assert not_among(driver.observe(), driver.expected, found) == driver.lacking(found)
+
+
+def test_a_table_without_rules_is_lacking_too(driver: NftablesDriver, rows: Rows) -> None:
+    (base,) = make(driver, [rows("base")])
+    bare = base._replace(observed={})
+    assert driver.lacking([bare]) == []
+    nft(f"delete table bridge {TABLE}")
+    assert driver.lacking([bare]) == [bare]
 
 
 def test_texts_are_for_people(driver: NftablesDriver, rows: Rows) -> None:

@@ -28,7 +28,7 @@ from hvtx.drivers import portholder
 from hvtx.drivers.address import AddressDriver
 from hvtx.drivers.base import Host
 from hvtx.drivers.bridge import BridgeDriver
-from hvtx.drivers.tap import TapDriver
+from hvtx.drivers.tap.driver import TapDriver
 from hvtx.drivers.tap.veth import VethDriver
 from hvtx.errors import HvtxError
 from hvtx.host import libnftables, procfs, tun, xtnames

@@ -29,6 +29,7 @@ print(*sorted(sys.modules), file=sys.stderr)
 sys.exit(said.decode() if code else 0)
 """
 NEVER = HEAVY | {"hvtx.cli", "hvtx.documents.view"}
+ENTERS = "threading"  # how a namespace is entered: ADD does, and CHECK
 
 
 def _loaded(one: Recorded) -> set[str]:
@@ -67,6 +68,8 @@ def test_each_command_loads_what_is_listed_and_no_more(netns: None) -> None:
         LIST.write_text("".join(f"# {name}\n" + "\n".join(own[name]) + "\n\n" for name in own))
     heavy = {name: sorted(NEVER & modules) for name, modules in loaded.items()}
     assert not any(heavy.values()), heavy
+    assert ENTERS in loaded["ADD"]
+    assert ENTERS not in loaded["DEL"]
     listed = {
         part.partition("\n")[0]: part.split("\n")[1:]
         for part in LIST.read_text().strip("\n").removeprefix("# ").split("\n\n# ")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -190,3 +192,19 @@ def test_any_request_is_answered(environment: dict[str, str], document: dict[str
 @given(environments, st.binary(max_size=60))
 def test_any_bytes_are_answered(environment: dict[str, str], data: bytes) -> None:
     _answered(environment, data)
+
+
+_SCRIPT = """
+import sys
+from hvtx.cni import main
+main.run = lambda environment: (0, type(sys.meta_path[0]).__name__.encode())
+main.main()
+"""
+
+
+def test_the_program_finds_its_modules_by_their_names() -> None:
+    """What answers is loaded as the command line's modules are (docs/adr/0061)."""
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", _SCRIPT], capture_output=True, check=True, timeout=60
+    )
+    assert done.stdout == b"Finder"

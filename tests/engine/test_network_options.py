@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from hvtx.engine import attachments
+from hvtx.engine import attachment_network
 from hvtx.engine.network_options import parse_network
 from hvtx.errors import UsageError
 from hvtx.model.attachment import AttachmentKey, AttachmentRequest
@@ -35,5 +35,5 @@ def test_what_a_conflist_declares_is_judged_alike(changes: dict[str, Any], words
     key = AttachmentKey("net", "c1", "eth0")
     asked = AttachmentRequest(key, "lab", "/run/netns/c1", ("10.77.0.0/24",))._replace(**changes)
     with pytest.raises(UsageError) as caught:
-        attachments.take(cast("Any", None), asked)
+        attachment_network.take(cast("Any", None), asked)
     assert words in f"{caught.value.message} {caught.value.hint}"

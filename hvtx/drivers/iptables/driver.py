@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from hvtx.drivers.base import PASSAGE, Host, of_passages, stand_for
+from hvtx.drivers.base import PASSAGE, Host, not_among, of_passages, stand_for
 from hvtx.drivers.iptables import passages, release
 from hvtx.drivers.iptables.judging import entries_of, entry_of
 from hvtx.drivers.iptables.policy import place_in_forward
@@ -55,6 +55,10 @@ class IptablesDriver:
         for family in xtnames.TOOLS:
             found += entries_of(self._site.installation, xtsaved.saved(family), family)
         return tuple(found)
+
+    def lacking(self, resources: Sequence[Resource]) -> list[Resource]:
+        """Those rows of which a rule is not there. Raises as :meth:`observe`."""
+        return not_among(self.observe(), self.expected, resources)
 
     def create(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
         """Put every row's rules where they are not there yet, one commit per table.

@@ -6,7 +6,7 @@ import errno
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from hvtx.drivers.base import PASSAGE, Host, of_passages, stand_for
+from hvtx.drivers.base import PASSAGE, Host, not_among, of_passages, stand_for
 from hvtx.drivers.nftables import tables
 from hvtx.drivers.nftables.judging import (
     counts_others,
@@ -210,6 +210,14 @@ class NftablesDriver:
         from hvtx.drivers.nftables.expected import entries
 
         return entries(resource, self._session.table)
+
+    def lacking(self, resources: Sequence[Resource]) -> list[Resource]:
+        """Those rows of which an object is not there as on record. Raises as :meth:`observe`."""
+        from hvtx.drivers.nftables.lacking import lacking
+
+        whole, rows = of_passages(resources)
+        seen = not_among(self.observe(), self.expected, whole) if whole else []
+        return [*seen, *lacking(self._session, rows)]
 
     def counted(self, resources: Sequence[Resource]) -> dict[int, tuple[int, int]]:
         """Packets and bytes in the counters of rows, as far as they are there and have one."""

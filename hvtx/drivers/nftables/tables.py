@@ -13,7 +13,7 @@ from hvtx.drivers.nftables.judging import (
 )
 from hvtx.drivers.nftables.session import Acted, NoNftables, Session
 from hvtx.errors import Conflict, HostRefused, HvtxError
-from hvtx.host import libnftables, nat_detection, nftshape, store_location
+from hvtx.host import nftshape, store_location
 from hvtx.host.nfanswers import Rule, parse_table
 from hvtx.host.nfmessages import Command, add_rule, delete_rule
 from hvtx.host.nfnumbers import GETCHAIN, GETTABLE
@@ -43,6 +43,8 @@ def outdated(row: Resource) -> bool:
 
 def create_tables(session: Session, wanted: Sequence[tuple[Resource, str]]) -> None:
     """Make the tables of these base rows and families, all or none."""
+    from hvtx.host import libnftables  # as whole tables are made: no start makes one
+
     families = [family for _, family in wanted]
     text = "".join(table_text(f, session.installation, row.mark) for row, f in wanted)
     if store_location.CHAIN_FAMILY in families:
@@ -69,6 +71,8 @@ def _trace(session: Session) -> str:
 
 def leave_trace(session: Session) -> None:
     """Say in our own table where our store is now; nothing happens where there is none."""
+    from hvtx.host import libnftables
+
     chain = f"{store_location.CHAIN_FAMILY} {session.table} {store_location.CHAIN}"
     # what an older hvtx made has no such chain: it is added first, so that it can be deleted
     with suppress(HvtxError):
@@ -110,6 +114,8 @@ def may_translate(session: Session) -> bool:
 
     Raises OSError, HvtxError.
     """
+    from hvtx.host import nat_detection
+
     try:
         (chains,) = session.listed("the list of chains", GETCHAIN)
     except NoNftables:
@@ -233,6 +239,8 @@ def _rebuild(
     In this order the chain is never without its rules; the second step is compare-and-swap,
     so it can only meet rules that carry the mark now.
     """
+    from hvtx.host import libnftables
+
     lines, sizes = [], {}
     for family in {family for family, _ in broken}:
         moved = {chain for where, chain in elsewhere if where == family}

@@ -32,7 +32,3 @@ EPERM          no CAP_NET_ADMIN
 :mod:`driver` is what the engine calls; :mod:`filters` are those that hold the guest; :mod:`removal`
 attaches, judges and removes; :mod:`standing` says what of others keeps one.
 """
-
-from hvtx.drivers.tap.driver import TapDriver
-
-__all__ = ["TapDriver"]

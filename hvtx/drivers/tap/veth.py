@@ -19,8 +19,6 @@ from contextlib import closing
 from functools import partial
 
 from hvtx.drivers.base import Host
-from hvtx.drivers.tap import filters, inner
-from hvtx.drivers.tap.standing import Above, devices_above, kept_by_others
 from hvtx.errors import Conflict, Contended, HostRefused, HvtxError, NotFound, NotPermitted
 from hvtx.host import failpoint, network_namespace, nsid, veth
 from hvtx.host.links import Links, named_again
@@ -40,6 +38,7 @@ from hvtx.model.typed import TYPE_CHECKING, Any
 from hvtx.model.vm import no_port_left
 
 if TYPE_CHECKING:
+    from hvtx.drivers.tap.standing import Above
     from hvtx.host.link_settings import LinkSettingsSocket
     from hvtx.model.link_settings import Wanted
 
@@ -53,6 +52,8 @@ class VethDriver:
 
     def create(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
         """Make the pairs; returns ``{"ifindex", "mac", "guarded", "summed"}`` each."""
+        from hvtx.drivers.tap import filters
+
         with closing(Links()) as links, filters.program() as program:
             made = {row.id: self._create(row, links, program) for row in resources}
             specs = list(map(veth_spec, resources))
@@ -60,6 +61,8 @@ class VethDriver:
         return made
 
     def _create(self, row: Resource, links: Links, program: int | None) -> dict[str, Any]:
+        from hvtx.drivers.tap import filters
+
         spec = veth_spec(row)
         try:
             with network_namespace.opened(spec["netns"]) as namespace, nsid.ids() as ids:
@@ -84,6 +87,8 @@ class VethDriver:
 
     def repair(self, row: Resource, *, master: int, guard: Mapping[str, Any] | None) -> bool:
         """Give the host's end what others changed of it; False if it is another by now. OSError."""
+        from hvtx.drivers.tap import filters
+
         spec = tap_spec(row)
         with closing(Links()) as links:
             seen = named_again(links, spec["ifindex"], row.mark, row.key)
@@ -108,6 +113,8 @@ class VethDriver:
 
     def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
         """Remove the pairs whose host end carries its mark and nothing of others."""
+        from hvtx.drivers.tap.standing import devices_above
+
         outcomes: dict[int, Outcome] = {}
         try:
             with closing(Links()) as links, devices_above(links) as above:
@@ -128,6 +135,8 @@ def _furnish(row: Resource, given: list[veth.PeerAddress]) -> None:
     spec = veth_spec(row)
     veth.furnish(spec["peer"], row.mark, given)
     if (tap := spec.get("tap")) is not None:
+        from hvtx.drivers.tap import inner
+
         inner.make(spec, tap, row.mark)
 
 
@@ -160,6 +169,8 @@ def _taken(row: Resource, namespace: int, problem: OSError) -> HvtxError:
 
 
 def _release(row: Resource, links: Links, above: Above) -> Outcome:
+    from hvtx.drivers.tap.standing import kept_by_others
+
     try:
         seen = links.get(ifindex=index_of(row))
         if seen is None:

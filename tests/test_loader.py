@@ -13,7 +13,7 @@ from types import ModuleType
 
 import pytest
 
-from hvtx.cli import loader
+from hvtx import loader
 
 TAG = str(sys.implementation.cache_tag)
 
@@ -131,7 +131,7 @@ def test_others_are_sought_as_ever(package: Path, name: str) -> None:
 
 _SCRIPT = """
 import sys
-from hvtx.cli import loader
+from hvtx import loader
 loader.install()
 print(sum(type(finder).__name__ == "Finder" for finder in sys.meta_path))
 from hvtx.cli import quick
