@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from hvtx import Conflict, Host, HostRefused, NotFound
+from hvtx import Conflict, Host, HostRefused, NotFound, UsageError
 from hvtx.model.attachment import Attached, AttachmentKey, AttachmentRequest, PodLabels, TapRequest
 from hvtx.model.policy import Limits
 from hvtx.model.vm import Publish
@@ -225,6 +225,22 @@ def test_what_is_no_network_namespace_is_refused(host: Host, box: lab.Namespace,
     before = lab.dump()
     with pytest.raises(NotFound, match="network namespace"):
         add(host, box, netns=path)
+    assert not lab.difference(before, lab.dump())
+    assert vms(host) == []
+
+
+@pytest.mark.parametrize("path", ["/proc/self/ns/net", "/proc/thread-self/ns/net"])
+def test_the_own_namespace_is_refused(
+    host: Host, box: lab.Namespace, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a pair is made: a guest's address on the host would draw what is for its guests."""
+    host.network.create("pods", SUBNETS)
+    made: list[object] = []
+    monkeypatch.setattr("hvtx.drivers.tap.veth.veth.create", made.append)
+    before = lab.dump()
+    with pytest.raises(UsageError, match="is the network namespace that hvtx works in"):
+        add(host, box, netns=path)
+    assert made == []
     assert not lab.difference(before, lab.dump())
     assert vms(host) == []
 
