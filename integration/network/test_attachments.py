@@ -229,6 +229,25 @@ def test_what_is_no_network_namespace_is_refused(host: Host, box: lab.Namespace,
     assert vms(host) == []
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"addresses": ("10.99.0.1",)},
+        {"addresses": ("10.88.0.1",)},  # the gateway's
+        {"addresses": ("fd88::2", "fd99::1")},
+        {"mac": "01:00:00:00:00:01"},
+    ],
+)
+def test_no_network_is_made_for_what_cannot_be(
+    host: Host, box: lab.Namespace, more: dict[str, Any]
+) -> None:
+    before = lab.dump()
+    with pytest.raises(UsageError):
+        add(host, box, **more)
+    assert host.network.names() == []
+    assert not lab.difference(before, lab.dump())
+
+
 @pytest.mark.parametrize("path", ["/proc/self/ns/net", "/proc/thread-self/ns/net"])
 def test_the_own_namespace_is_refused(
     host: Host, box: lab.Namespace, path: str, monkeypatch: pytest.MonkeyPatch
