@@ -206,6 +206,32 @@ def test_a_namespace_that_has_gone_proves_death(host: Host, box: lab.Namespace) 
     assert not lab.difference(before, lab.dump())
 
 
+@pytest.mark.parametrize("to", ["another", "the host's"])
+def test_an_interface_that_was_moved_is_cut_off_by_its_del_alone(
+    host: Host, box: lab.Namespace, to: str
+) -> None:
+    """Its namespace is gone, and a pair that is there all the same has a peer that lives."""
+    made, other = add(host, box), lab.Namespace()
+    try:
+        target = str(other.pid) if to == "another" else str(os.getpid())
+        box.run("ip", "link", "set", "eth0", "netns", target)
+        before = lab.dump()
+        box.close()
+        deadline = time.monotonic() + 10
+        while host.vm.show(made.vm).state == "running" and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert host.vm.show(made.vm).state == "unknown"
+        host.gc.apply()
+        [kept] = host.attachments.collect(KEY.network, []).kept
+        assert (kept.key, kept.reason) == (KEY, "liveness-unknown")
+        assert not lab.difference(before, lab.dump())
+        host.attachments.delete(KEY)
+        assert made.host_device not in links()
+        assert vms(host) == []
+    finally:
+        other.close()
+
+
 def test_an_add_that_the_host_refuses_leaves_nothing(host: Host, box: lab.Namespace) -> None:
     host.network.create("pods", SUBNETS)
     box.run("ip", "link", "add", "eth0", "type", "bridge")
