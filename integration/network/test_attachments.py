@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from hvtx import Conflict, Host, HostRefused, NotFound, UsageError
+from hvtx.cni.runtime_config import limits
 from hvtx.model.attachment import Attached, AttachmentKey, AttachmentRequest, PodLabels, TapRequest
 from hvtx.model.policy import Limits
 from hvtx.model.vm import Publish
@@ -77,6 +78,7 @@ def gone(box: lab.Namespace, host_device: str) -> None:
 
 
 SENT = 1 << 20
+BURST = 0.2  # seconds of its rate that a limit lets pass at once
 # refused by nobody but the host itself: it was reached
 ASK = """
 import socket, sys
@@ -108,6 +110,34 @@ def served(box: lab.Namespace, address: str, port: int, inside: int) -> int:
             with socket.create_connection((address, port), 10) as client:
                 client.settimeout(10)
                 return sum(map(len, iter(lambda: client.recv(1 << 16), b"")))
+        finally:
+            server.kill()
+
+
+SINK = """
+import socket
+with socket.create_server(("", 80)) as server:
+    print("ready", flush=True)
+    with server.accept()[0] as client:
+        while client.recv(1 << 16):
+            pass
+        client.sendall(b".")
+"""
+
+
+def seconds_into(box: lab.Namespace, address: str) -> float:
+    """How long as many bytes as `served` tells of take into a container."""
+    with subprocess.Popen(box.argv(sys.executable, "-c", SINK), stdout=subprocess.PIPE) as server:
+        try:
+            assert server.stdout is not None
+            assert server.stdout.readline() == b"ready\n"
+            begun = time.monotonic()
+            with socket.create_connection((address, 80), 10) as client:
+                client.settimeout(30)
+                client.sendall(bytes(SENT))
+                client.shutdown(socket.SHUT_WR)
+                assert client.recv(1) == b"."
+            return time.monotonic() - begun
         finally:
             server.kill()
 
@@ -204,6 +234,23 @@ def test_a_namespace_that_has_gone_proves_death(host: Host, box: lab.Namespace) 
     assert vms(host) == []
     assert host.gc.plan().plan.acting() == []
     assert not lab.difference(before, lab.dump())
+
+
+@pytest.mark.parametrize("limited", ["ingressRate", "egressRate"])
+def test_bandwidth_holds_the_way_that_it_names(
+    host: Host, box: lab.Namespace, limited: str
+) -> None:
+    """As runtimes write it: bits a second, ``ingress`` into the container. The other way is free."""
+    rate = 8_000_000
+    made = add(host, box, limits=limits({"bandwidth": {limited: rate}}))
+    address = made.addresses[0].address.partition("/")[0]
+    into = seconds_into(box, address)
+    begun = time.monotonic()
+    assert served(box, address, 80, 80) == SENT
+    out = time.monotonic() - begun
+    slow, free = (into, out) if limited == "ingressRate" else (out, into)
+    assert slow > SENT * 8 / rate - BURST
+    assert free < slow / 2
 
 
 @pytest.mark.parametrize("to", ["another", "the host's"])
