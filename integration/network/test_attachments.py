@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from hvtx import Conflict, Host, HostRefused, NotFound, UsageError
+from hvtx import Conflict, Host, HostRefused, NotFound, PartialFailure, UsageError
 from hvtx.cni.runtime_config import limits
 from hvtx.model.attachment import Attached, AttachmentKey, AttachmentRequest, PodLabels, TapRequest
 from hvtx.model.policy import Limits
@@ -234,6 +234,34 @@ def test_a_namespace_that_has_gone_proves_death(host: Host, box: lab.Namespace) 
     assert vms(host) == []
     assert host.gc.plan().plan.acting() == []
     assert not lab.difference(before, lab.dump())
+
+
+@pytest.mark.parametrize("by", ["an address of others", "another alias"])
+def test_an_address_stays_leased_while_its_interface_is_there(
+    host: Host, box: lab.Namespace, by: str
+) -> None:
+    """What a DEL had to leave has its address still: nobody else gets it, gc or not."""
+    made, other = add(host, box), lab.Namespace()
+    device = made.host_device
+    alias = json.loads(lab.run("ip", "-j", "link", "show", device))[0]["ifalias"]
+    try:
+        if by == "another alias":
+            lab.run("ip", "link", "set", device, "alias", "x")
+        else:
+            lab.run("ip", "addr", "add", "203.0.113.9/32", "dev", device)
+        with pytest.raises(PartialFailure):
+            host.attachments.delete(KEY)
+        host.gc.apply()
+        assert addresses(links(box)["eth0"]) == {a.address for a in made.addresses}
+        second = add(host, other, AttachmentKey("podnet", "other", "eth0"))
+        assert not set(second.addresses) & set(made.addresses)
+        lab.run("ip", "link", "set", device, "alias", alias)
+        lab.run("ip", "addr", "flush", "dev", device, "scope", "global")
+        host.gc.apply()
+        assert device not in links()
+        assert vms(host) == [second.vm]
+    finally:
+        other.close()
 
 
 @pytest.mark.parametrize("limited", ["ingressRate", "egressRate"])
