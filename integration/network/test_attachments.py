@@ -519,6 +519,20 @@ def test_a_tap_beside_the_interface_is_the_same_wire(host: Host, box: lab.Namesp
     assert add(host, box, tap=TapRequest()).tap in links(box)
 
 
+def test_the_tap_of_another_interface_is_not_taken(host: Host, box: lab.Namespace) -> None:
+    """Nobody needs to hold it: its VM may be about to. Once its interface has gone, it is free."""
+    request = TapRequest("vm0")
+    add(host, box, tap=request)
+    before, inside = lab.dump(), {n: link["ifindex"] for n, link in links(box).items()}
+    second = AttachmentKey("podnet", "c0ffee", "eth1")
+    with pytest.raises(Conflict, match=r"vm0 .* is the TAP device of eth0"):
+        add(host, box, second, tap=request)
+    assert {n: link["ifindex"] for n, link in links(box).items()} == inside
+    assert not lab.difference(before, lab.dump())
+    host.attachments.delete(KEY)
+    assert add(host, box, second, tap=request).tap == "vm0"
+
+
 def test_people_are_told_of_containers_and_pods(host: Host, box: lab.Namespace) -> None:
     """By what reading verbs, the history and the metrics say."""
     made = add(host, box)
