@@ -18,7 +18,9 @@ _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")
 _ID_MOST = 255  # letters; containerd's are at most 76, Kubernetes' and podman's 64
 _PATH_MOST = 4096
 _ARGS_MOST = 1 << 16
-_IFNAME = re.compile(r"[^/:\s\x00-\x1f\x7f]{1,15}")  # as the kernel's dev_valid_name has it
+_IFNAME = re.compile(r"[^/:%\s\x00-\x1f\x7f]+")  # as dev_valid_name has it; % makes a pattern of it
+_IFNAME_MOST = 15  # bytes, as IFNAMSIZ has it
+_NO_IFNAMES = frozenset((".", "..", "all", "default", "lo"))  # of files, sysctls and each namespace
 # keys that decide something: two values of one are a contradiction, of the others the last counts
 _ONCE = ("MAC", "IP", "TC_REDIRECT_TAP_NAME", "TC_REDIRECT_TAP_UID", "TC_REDIRECT_TAP_GID")
 
@@ -67,8 +69,9 @@ def _check(call: Call) -> None:
     wrong = []
     if len(call.container) > _ID_MOST or not _IDENTIFIER.fullmatch(call.container):
         wrong.append(("CNI_CONTAINERID", call.container, "letters, digits and _ . -, at most 255"))
-    if not _IFNAME.fullmatch(call.ifname) or call.ifname in (".", "..") or not _utf8(call.ifname):
-        wrong.append(("CNI_IFNAME", call.ifname, "at most 15 letters without blanks, / and :"))
+    if not _is_ifname(call.ifname):
+        hint = "at most 15 bytes without blanks, / : and %, and not lo, all or default"
+        wrong.append(("CNI_IFNAME", call.ifname, hint))
     if len(call.netns) > _PATH_MOST or not (call.netns.isprintable() or not call.netns):
         wrong.append(("CNI_NETNS", call.netns, "a path without control characters"))
     if wrong:
@@ -105,12 +108,13 @@ def parse_args(text: str) -> dict[str, str]:
     return found
 
 
-def _utf8(text: str) -> bool:
+def _is_ifname(text: str) -> bool:
+    """Whether an interface that is made can have this name."""
     try:
-        text.encode()
+        short = len(text.encode()) <= _IFNAME_MOST
     except UnicodeEncodeError:
         return False
-    return True
+    return short and bool(_IFNAME.fullmatch(text)) and text not in _NO_IFNAMES
 
 
 def _shown(text: str) -> str:

@@ -139,8 +139,8 @@ def pod_labels(args: Mapping[str, str]) -> PodLabels:
 def tap_request(args: Mapping[str, str]) -> TapRequest:
     """The TAP device of a VM, as tc-redirect-tap is asked for it. Raises CniError."""
     name = args.get("TC_REDIRECT_TAP_NAME", "")
-    if name in (".", "..") or len(name.encode()) > 15 or any(one in "/: " for one in name):
-        hint = "at most 15 letters without blanks, / and :"
+    if name in (".", "..") or len(name.encode()) > 15 or any(one in "/:% " for one in name):
+        hint = "at most 15 bytes without blanks, / : and %"
         raise reading.wrong("TC_REDIRECT_TAP_NAME in CNI_ARGS", name, hint, ENVIRONMENT)
     owner, group = (_user(args.get(f"TC_REDIRECT_TAP_{one}", ""), one) for one in ("UID", "GID"))
     return TapRequest(name, owner, group)

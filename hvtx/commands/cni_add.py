@@ -23,7 +23,6 @@ from hvtx.engine.vm_options import VmRequest
 from hvtx.engine.vm_paths import log_path, run_directory
 from hvtx.errors import Conflict
 from hvtx.model.attachment import Attached, AttachmentRequest
-from hvtx.model.vm import Network
 from hvtx.planner.addressing import parse_address, parse_mac
 from hvtx.planner.attaching import Container, name_of, namespace_id, recorded
 from hvtx.planner.states import VmState
@@ -44,12 +43,12 @@ def add(runtime: Runtime, request: AttachmentRequest) -> Attached:
     given = netns.known_id(request.netns)
     nsid = namespace_id(os.urandom(4)) if given is None else given
     container = Container(request.netns, nsid, request.key.ifname, request.tap)
-    network = take(runtime, request)
     if request.publish:  # podman asks each network of a container for all ports of the container
         known = runtime.read(leases.ports_of_container, request.key.container, name)
         unpublished = tuple(port for port in request.publish if port not in known)
         request = request._replace(publish=unpublished)
-    wanted = _as_vm(name, request, network)
+    wanted = _as_vm(name, request)
+    network = take(runtime, request)
     check_request(runtime, wanted)
     privileges.need_to_start([network])
     networks = ensure_networks(runtime, networks_now(runtime, [network]))
@@ -90,12 +89,12 @@ def _release_dead(runtime: Runtime, name: str, request: AttachmentRequest) -> No
     remove(runtime, scope)
 
 
-def _as_vm(name: str, request: AttachmentRequest, network: Network) -> VmRequest:
+def _as_vm(name: str, request: AttachmentRequest) -> VmRequest:
     """What is recorded of it as of any VM. Raises UsageError."""
     return VmRequest(
         name=name,
         hypervisor="cni",
-        networks=(network.name,),
+        networks=(request.bridge_network,),
         ips=tuple(map(parse_address, request.addresses)),
         macs=() if request.mac is None else (parse_mac(request.mac),),
         publish=request.publish,

@@ -8,12 +8,12 @@ the same. The path is opened here and never looked at again.
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
 
 from hvtx.drivers.base import Host
-from hvtx.errors import Contended, HostRefused, HvtxError, NotFound, NotPermitted
+from hvtx.errors import Contended, HostRefused, HvtxError, NotFound, NotPermitted, UsageError
 from hvtx.host import network_namespace, nsid
 from hvtx.host.links import Links
 from hvtx.model.container import netns_spec
@@ -36,7 +36,7 @@ class NetnsDriver:
     def _create(self, row: Resource, ids: nsid.NamespaceIds) -> dict[str, Any]:
         spec = netns_spec(row)
         try:
-            with network_namespace.opened(spec["path"]) as namespace:
+            with _of_others(spec["path"]) as namespace:
                 known = ids.give(namespace, spec["nsid"])
         except OSError as problem:
             raise refused(spec["path"], problem) from problem
@@ -50,6 +50,22 @@ class NetnsDriver:
     def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
         """Nothing: the namespace is its runtime's, and its id goes with it."""
         return {row.id: GONE for row in resources}
+
+
+@contextmanager
+def _of_others(path: str) -> Iterator[int]:
+    """An open network namespace that is not hvtx's own. Raises UsageError, OSError.
+
+    In its own the peer would be one more interface of the host, with a guest's address and routes.
+    """
+    with network_namespace.opened(path) as namespace:
+        if network_namespace.is_own(namespace):
+            raise UsageError(
+                f"{path} is the network namespace that hvtx works in, not a container's",
+                hint="give the path of the container's (CNI_NETNS); one that shares the host's"
+                " network needs no interface",
+            )
+        yield namespace
 
 
 def refused(path: str, problem: OSError) -> HvtxError:
@@ -99,10 +115,10 @@ def _look(interface: str) -> tuple[Link | None, frozenset[str]]:
 def known_id(path: str) -> int | None:
     """The id that the namespace at a path has already; None where it has none yet.
 
-    Raises NotFound, NotPermitted, HostRefused.
+    Raises NotFound, UsageError (hvtx's own), NotPermitted, HostRefused.
     """
     try:
-        with nsid.ids() as ids, network_namespace.opened(path) as namespace:
+        with nsid.ids() as ids, _of_others(path) as namespace:
             return ids.of(namespace)
     except OSError as problem:
         raise refused(path, problem) from problem

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from hvtx.engine.network_options import parse_network
-from hvtx.engine.new_network import take_network, take_or_make
+from hvtx.engine.new_network import describe, take_network, take_or_make
 from hvtx.engine.runtime import Runtime
-from hvtx.errors import Conflict, NotFound
+from hvtx.errors import Conflict, NotFound, advised
 from hvtx.model.attachment import AttachmentRequest
 from hvtx.model.vm import Network
+from hvtx.planner.addressing import check_guest_address
 
 _MTU = 1500
 
@@ -24,6 +25,11 @@ def take(runtime: Runtime, request: AttachmentRequest) -> Network:
     wanted = parse_network(
         name, request.subnets, None, request.mtu or _MTU, nat=request.nat, isolate=request.isolate
     )
+    if request.addresses:  # before a network is made for what cannot be
+        described = describe(runtime, wanted)
+        for address in request.addresses:
+            with advised("ask for one in the network's subnets, or leave it out"):
+                check_guest_address(address, described)
     network = take_or_make(runtime, wanted)
     if set(wanted.subnets) != set(network.subnets):
         raise Conflict(

@@ -54,7 +54,7 @@ def make_network(runtime: Runtime, request: NetworkRequest, scope: NetworkScope)
     """Make it, under the locks; ``scope`` are all networks."""
     _check_free(scope, request)
     _warn_of_public(request.subnets)
-    network = _describe(runtime, request)._replace(dhcp=_serves(runtime, request))
+    network = describe(runtime, request)._replace(dhcp=_serves(runtime, request))
     if network.block_size is not None:
         from hvtx.engine import blocks
 
@@ -66,7 +66,7 @@ def make_network(runtime: Runtime, request: NetworkRequest, scope: NetworkScope)
         if request.dhcp or runtime.settings.dhcp != "auto":
             raise  # it was asked for
         notice.warning(f"the network gets no DHCP and DNS: {problem.message}")
-        network = _describe(runtime, request)
+        network = describe(runtime, request)
         rows = build_network(runtime, network, scope, "network-create", new=True)
     settle_accepts(runtime, scope.with_network(network, rows), locked=True)
     return network
@@ -155,7 +155,7 @@ def default_draft(runtime: Runtime) -> Network:
     """The network ``default`` as it is, or as :func:`take_network` would make it now."""
     known = runtime.read(records.networks)
     found = next((network for network in known if network.name == DEFAULT), None)
-    return found or _describe(runtime, NetworkRequest(DEFAULT, (_free_subnet(known),)))
+    return found or describe(runtime, NetworkRequest(DEFAULT, (_free_subnet(known),)))
 
 
 def _named(scope: NetworkScope, name: str) -> Network | None:
@@ -203,7 +203,8 @@ def _subnets_of(networks: Iterable[Network]) -> list[str]:
     return [subnet for network in networks for subnet in network.subnets]
 
 
-def _describe(runtime: Runtime, request: NetworkRequest) -> Network:
+def describe(runtime: Runtime, request: NetworkRequest) -> Network:
+    """The network as it would be made, under an id and a bridge of its own; nothing is."""
     from hvtx.planner import addressing
 
     mac = provision.guest_mac(os.urandom(5))

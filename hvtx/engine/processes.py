@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Mapping, Sequence
 
 from hvtx.host import procfs
@@ -14,9 +15,10 @@ from hvtx.store import records
 
 if TYPE_CHECKING:
     from hvtx.engine.runtime import Runtime
+    from hvtx.host.nsid import NamespaceIds
 
 
-_PROCESS, _NETNS = Kind.PROCESS.value, Kind.NETNS.value
+_PROCESS, _NETNS, _VETH = Kind.PROCESS.value, Kind.NETNS.value, Kind.VETH.value
 _MANY = 8  # processes that are asked at once
 
 
@@ -42,8 +44,12 @@ def process_facts(rows: list[Resource]) -> dict[int, Any]:
 
 
 def namespace_facts(rows: Iterable[Resource]) -> dict[int, ProcessFacts]:
-    """Whether the network namespaces that rows name live, by row: one dump for all of them."""
-    own = [row for row in rows if row.kind == _NETNS]
+    """Whether the network namespaces that rows name live, by row: one dump for all of them.
+
+    Of one that is gone it is told (``elsewhere``) if the peer that was put into it lives elsewhere.
+    """
+    known_rows = [row for row in rows if row.kind in (_NETNS, _VETH)]
+    own = [row for row in known_rows if row.kind == _NETNS]
     if not own:
         return {}
     from hvtx.host import nsid
@@ -56,10 +62,33 @@ def namespace_facts(rows: Iterable[Resource]) -> dict[int, ProcessFacts]:
     try:
         with nsid.ids() as ids:
             there = ids.there(set(known.values()))
+            gone = {row.vm for row in own if known.get(row.id, -1) not in there}
+            pairs = [row for row in known_rows if row.kind == _VETH and row.vm in gone]
+            moved = {row.vm: row.key for row in pairs if _has_moved(row, ids)}
     except (OSError, DumpInterrupted) as problem:
         words = f"the ids of namespaces cannot be listed: {problem}"
         return dict.fromkeys(known, ProcessFacts(False, error=words))
-    return {row: ProcessFacts(number in there) for row, number in known.items()}
+    return {
+        row.id: ProcessFacts(False, error=f"the peer of {moved[row.vm]} lives", elsewhere=True)
+        if row.vm in moved
+        else ProcessFacts(known[row.id] in there)
+        for row in own
+        if row.id in known
+    }
+
+
+def _has_moved(pair: Resource, ids: NamespaceIds) -> bool:
+    """Whether the peer of a pair lives, though the namespace does not that it was made in.
+
+    A pair goes with the namespace of either end, so that somebody moved it. Raises OSError.
+    """
+    try:
+        found = ids.of_peer(pair.ifindex, pair.mark)
+    except OSError as problem:
+        if problem.errno == errno.ENODEV:
+            return False
+        raise
+    return found is None or found >= 0
 
 
 def alive_again(runtime: Runtime, vms: Iterable[str]) -> frozenset[str]:

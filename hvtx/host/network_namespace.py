@@ -44,6 +44,11 @@ def _is_network_namespace(descriptor: int) -> bool:
     return fcntl.ioctl(descriptor, _NS_GET_NSTYPE) == _CLONE_NEWNET
 
 
+def is_own(descriptor: int) -> bool:
+    """Whether an open network namespace is the calling thread's. Raises OSError."""
+    return os.path.samestat(os.fstat(descriptor), os.stat("/proc/thread-self/ns/net"))
+
+
 def _enter(descriptor: int) -> None:
     """Have this thread work in a network namespace from here on. Raises OSError."""
     import ctypes  # dear to load, as threads are; who ends an attachment enters nothing

@@ -23,6 +23,7 @@ from hvtx.host.retry import retry_transient, whole_dump
 from hvtx.model.typed import Self
 
 NEWNSID, GETNSID = 88, 90
+_GETLINK, _IFALIAS, _LINK_NETNSID = 18, 20, 37
 _NSID, _FD = 1, 3
 _GENERAL = bytes(4)  # struct rtgenmsg, padded: any family
 _UNASSIGNED = -1  # NETNSA_NSID_NOT_ASSIGNED
@@ -78,6 +79,18 @@ class NamespaceIds:
         found = listed.intersection(wanted)
         return found | {one for one in wanted if one not in found and self._is_there(one)}
 
+    def of_peer(self, ifindex: int, alias: str) -> int | None:
+        """The id of the namespace that the other end of a veth pair is in; None: in this one.
+
+        -1 while that namespace ends. Raises OSError: ENODEV where no such pair has this alias.
+        """
+        body = struct.pack("=BxHiII", 0, 0, ifindex, 0, 0)
+        told = _link(retry_transient(lambda: self._channel.get(_GETLINK, body)))
+        if told.get(_IFALIAS, b"").rstrip(b"\0") != alias.encode():
+            raise OSError(errno.ENODEV, f"the device {ifindex} is another")
+        number = told.get(_LINK_NETNSID)
+        return None if number is None else int(struct.unpack("=i", number)[0])
+
     def _is_there(self, nsid: int) -> bool:
         body = _GENERAL + attribute(_NSID, struct.pack("=i", nsid))
         try:
@@ -93,6 +106,12 @@ class NamespaceIds:
 def _nsid(body: bytes) -> int:
     """The id that a message tells. Raises Garbled."""
     return int(struct.unpack_from("=i", attribute_map(body, 4)[_NSID])[0])
+
+
+@legible
+def _link(body: bytes) -> dict[int, bytes]:
+    """The attributes of a link's message. Raises Garbled."""
+    return attribute_map(body, 16)
 
 
 @contextlib.contextmanager

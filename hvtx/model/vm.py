@@ -36,7 +36,7 @@ class ProcessFacts(NamedTuple):
     ended: bool = False  # its pidfd is readable: every thread has exited
     error: str = ""
     code: int = 0  # the errno of that error, where there is one
-    elsewhere: bool = False  # that error: its pid is of another pid namespace than ours
+    elsewhere: bool = False  # that error: it is of another pid (or network) namespace than ours
 
 
 LAUNCHED_BY_OTHERS = frozenset({"external", "cni"})  # hypervisors of which hvtx starts none

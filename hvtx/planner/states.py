@@ -69,6 +69,8 @@ def judge_namespace(
 ) -> tuple[Liveness, tuple[str, ...]]:
     """Whether the network namespace of a row lives, by its id; ``seen.exists``: the id is there.
 
+    ``seen.elsewhere``: it is not, and the interface that was put into it is in another namespace.
+
     An id is given once and counts in one namespace of the host: of an earlier life within this boot
     nothing can be said. What was not committed was never its runtime's, and what is released was
     given up by it.
@@ -85,6 +87,8 @@ def judge_namespace(
         if born not in (None, life.boot_id):
             return Liveness.DEAD, (f"{name} belonged to another boot ({born})",)
         return Liveness.UNKNOWN, (f"{name} was counted in another namespace of this host",)
+    if seen.elsewhere:
+        return Liveness.UNKNOWN, (f"{name} is gone, and {seen.error} in another one",)
     if seen.error:
         return Liveness.UNKNOWN, (f"{name} could not be looked for: {seen.error}",)
     if not seen.exists:

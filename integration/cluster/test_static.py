@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from hvtx import Host, HvtxError
+from hvtx.cni import errors
+from hvtx.model.attachment import AttachmentKey, AttachmentRequest
 from integration import lab
 from integration.lab.program import Program
 
@@ -70,3 +73,40 @@ def test_of_other_hosts_the_configuration_says_nothing(hvtx: Program) -> None:
     assert "no host has its block" not in other
     ran = hvtx("cluster", "forget", "node7", "--yes", code=4)
     assert "source is static" in ran.err
+
+
+def test_containers_lease_from_blocks(hvtx: Program) -> None:
+    """An ADD that needs a block when nobody can be asked is to be tried again, and made nothing."""
+    hvtx("network", "create", "lab", "--subnet", "10.64.0.0/16", "--block-size", "30")
+    box, got = lab.Namespace(), list[str]()
+
+    def add(number: int, **more: tuple[str, ...]) -> str:
+        key = AttachmentKey("lab", "c0ffee", f"eth{number}")
+        wanted = AttachmentRequest(key, "lab", f"/proc/{box.pid}/ns/net", **more)
+        [one] = host.attachments.add(wanted).addresses
+        assert one.gateway == "10.64.0.1"
+        return one.address
+
+    def refused(number: int, **more: tuple[str, ...]) -> int:
+        before = lab.dump()
+        with pytest.raises(HvtxError) as caught:
+            add(number, **more)
+        assert lab.difference(before, lab.dump()) == ""
+        assert len(host.vm.ls()) == len(got)
+        return errors.of_library(caught.value).code
+
+    try:
+        with Host() as host:
+            assert refused(0, addresses=("10.64.5.5",)) == errors.CONFLICT  # no block of this host
+            got += [add(n) for n in range(6)]
+            assert got == [f"10.64.{of}/16" for of in ("0.2", "0.3", "9.0", "9.1", "9.2", "9.3")]
+            assert refused(6) == errors.CONFLICT  # the configuration names no more
+        Path(os.environ["HVTX_CONFIG"]).write_text(
+            '[cluster]\nsource = "etcd"\nendpoints = ["http://127.0.0.1:1"]\n'
+        )
+        with Host() as host:
+            assert refused(6) == errors.TRY_AGAIN
+            host.attachments.delete(AttachmentKey("lab", "c0ffee", "eth2"))
+            assert add(7) == got[2]  # a block that is had needs nobody's answer
+    finally:
+        box.close()

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from hvtx import Conflict, Host, HostRefused, NotFound
+from hvtx import Conflict, Host, HostRefused, NotFound, PartialFailure, UsageError
+from hvtx.cni.runtime_config import limits
 from hvtx.model.attachment import Attached, AttachmentKey, AttachmentRequest, PodLabels, TapRequest
 from hvtx.model.policy import Limits
 from hvtx.model.vm import Publish
@@ -77,6 +78,7 @@ def gone(box: lab.Namespace, host_device: str) -> None:
 
 
 SENT = 1 << 20
+BURST = 0.2  # seconds of its rate that a limit lets pass at once
 # refused by nobody but the host itself: it was reached
 ASK = """
 import socket, sys
@@ -108,6 +110,34 @@ def served(box: lab.Namespace, address: str, port: int, inside: int) -> int:
             with socket.create_connection((address, port), 10) as client:
                 client.settimeout(10)
                 return sum(map(len, iter(lambda: client.recv(1 << 16), b"")))
+        finally:
+            server.kill()
+
+
+SINK = """
+import socket
+with socket.create_server(("", 80)) as server:
+    print("ready", flush=True)
+    with server.accept()[0] as client:
+        while client.recv(1 << 16):
+            pass
+        client.sendall(b".")
+"""
+
+
+def seconds_into(box: lab.Namespace, address: str) -> float:
+    """How long as many bytes as `served` tells of take into a container."""
+    with subprocess.Popen(box.argv(sys.executable, "-c", SINK), stdout=subprocess.PIPE) as server:
+        try:
+            assert server.stdout is not None
+            assert server.stdout.readline() == b"ready\n"
+            begun = time.monotonic()
+            with socket.create_connection((address, 80), 10) as client:
+                client.settimeout(30)
+                client.sendall(bytes(SENT))
+                client.shutdown(socket.SHUT_WR)
+                assert client.recv(1) == b"."
+            return time.monotonic() - begun
         finally:
             server.kill()
 
@@ -206,6 +236,77 @@ def test_a_namespace_that_has_gone_proves_death(host: Host, box: lab.Namespace) 
     assert not lab.difference(before, lab.dump())
 
 
+@pytest.mark.parametrize("by", ["an address of others", "another alias"])
+def test_an_address_stays_leased_while_its_interface_is_there(
+    host: Host, box: lab.Namespace, by: str
+) -> None:
+    """What a DEL had to leave has its address still: nobody else gets it, gc or not."""
+    made, other = add(host, box), lab.Namespace()
+    device = made.host_device
+    alias = json.loads(lab.run("ip", "-j", "link", "show", device))[0]["ifalias"]
+    try:
+        if by == "another alias":
+            lab.run("ip", "link", "set", device, "alias", "x")
+        else:
+            lab.run("ip", "addr", "add", "203.0.113.9/32", "dev", device)
+        with pytest.raises(PartialFailure):
+            host.attachments.delete(KEY)
+        host.gc.apply()
+        assert addresses(links(box)["eth0"]) == {a.address for a in made.addresses}
+        second = add(host, other, AttachmentKey("podnet", "other", "eth0"))
+        assert not set(second.addresses) & set(made.addresses)
+        lab.run("ip", "link", "set", device, "alias", alias)
+        lab.run("ip", "addr", "flush", "dev", device, "scope", "global")
+        host.gc.apply()
+        assert device not in links()
+        assert vms(host) == [second.vm]
+    finally:
+        other.close()
+
+
+@pytest.mark.parametrize("limited", ["ingressRate", "egressRate"])
+def test_bandwidth_holds_the_way_that_it_names(
+    host: Host, box: lab.Namespace, limited: str
+) -> None:
+    """As runtimes write it: bits a second, ``ingress`` into the container. The other way is free."""
+    rate = 8_000_000
+    made = add(host, box, limits=limits({"bandwidth": {limited: rate}}))
+    address = made.addresses[0].address.partition("/")[0]
+    into = seconds_into(box, address)
+    begun = time.monotonic()
+    assert served(box, address, 80, 80) == SENT
+    out = time.monotonic() - begun
+    slow, free = (into, out) if limited == "ingressRate" else (out, into)
+    assert slow > SENT * 8 / rate - BURST
+    assert free < slow / 2
+
+
+@pytest.mark.parametrize("to", ["another", "the host's"])
+def test_an_interface_that_was_moved_is_cut_off_by_its_del_alone(
+    host: Host, box: lab.Namespace, to: str
+) -> None:
+    """Its namespace is gone, and a pair that is there all the same has a peer that lives."""
+    made, other = add(host, box), lab.Namespace()
+    try:
+        target = str(other.pid) if to == "another" else str(os.getpid())
+        box.run("ip", "link", "set", "eth0", "netns", target)
+        before = lab.dump()
+        box.close()
+        deadline = time.monotonic() + 10
+        while host.vm.show(made.vm).state == "running" and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert host.vm.show(made.vm).state == "unknown"
+        host.gc.apply()
+        [kept] = host.attachments.collect(KEY.network, []).kept
+        assert (kept.key, kept.reason) == (KEY, "liveness-unknown")
+        assert not lab.difference(before, lab.dump())
+        host.attachments.delete(KEY)
+        assert made.host_device not in links()
+        assert vms(host) == []
+    finally:
+        other.close()
+
+
 def test_an_add_that_the_host_refuses_leaves_nothing(host: Host, box: lab.Namespace) -> None:
     host.network.create("pods", SUBNETS)
     box.run("ip", "link", "add", "eth0", "type", "bridge")
@@ -225,6 +326,41 @@ def test_what_is_no_network_namespace_is_refused(host: Host, box: lab.Namespace,
     before = lab.dump()
     with pytest.raises(NotFound, match="network namespace"):
         add(host, box, netns=path)
+    assert not lab.difference(before, lab.dump())
+    assert vms(host) == []
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"addresses": ("10.99.0.1",)},
+        {"addresses": ("10.88.0.1",)},  # the gateway's
+        {"addresses": ("fd88::2", "fd99::1")},
+        {"mac": "01:00:00:00:00:01"},
+    ],
+)
+def test_no_network_is_made_for_what_cannot_be(
+    host: Host, box: lab.Namespace, more: dict[str, Any]
+) -> None:
+    before = lab.dump()
+    with pytest.raises(UsageError):
+        add(host, box, **more)
+    assert host.network.names() == []
+    assert not lab.difference(before, lab.dump())
+
+
+@pytest.mark.parametrize("path", ["/proc/self/ns/net", "/proc/thread-self/ns/net"])
+def test_the_own_namespace_is_refused(
+    host: Host, box: lab.Namespace, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a pair is made: a guest's address on the host would draw what is for its guests."""
+    host.network.create("pods", SUBNETS)
+    made: list[object] = []
+    monkeypatch.setattr("hvtx.drivers.tap.veth.veth.create", made.append)
+    before = lab.dump()
+    with pytest.raises(UsageError, match="is the network namespace that hvtx works in"):
+        add(host, box, netns=path)
+    assert made == []
     assert not lab.difference(before, lab.dump())
     assert vms(host) == []
 
@@ -385,6 +521,20 @@ def test_a_tap_beside_the_interface_is_the_same_wire(host: Host, box: lab.Namesp
         add(host, box, tap=TapRequest("tap0"))
     assert links(box) == inside
     assert add(host, box, tap=TapRequest()).tap in links(box)
+
+
+def test_the_tap_of_another_interface_is_not_taken(host: Host, box: lab.Namespace) -> None:
+    """Nobody needs to hold it: its VM may be about to. Once its interface has gone, it is free."""
+    request = TapRequest("vm0")
+    add(host, box, tap=request)
+    before, inside = lab.dump(), {n: link["ifindex"] for n, link in links(box).items()}
+    second = AttachmentKey("podnet", "c0ffee", "eth1")
+    with pytest.raises(Conflict, match=r"vm0 .* is the TAP device of eth0"):
+        add(host, box, second, tap=request)
+    assert {n: link["ifindex"] for n, link in links(box).items()} == inside
+    assert not lab.difference(before, lab.dump())
+    host.attachments.delete(KEY)
+    assert add(host, box, second, tap=request).tap == "vm0"
 
 
 def test_people_are_told_of_containers_and_pods(host: Host, box: lab.Namespace) -> None:

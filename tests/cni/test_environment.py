@@ -58,6 +58,10 @@ def test_the_other_commands_need_nothing(command: str) -> None:
         ("CNI_IFNAME", "et:0"),
         ("CNI_IFNAME", "et 0"),
         ("CNI_IFNAME", "a" * 16),
+        ("CNI_IFNAME", "\u00e9" * 8),  # 16 bytes
+        ("CNI_IFNAME", "eth%d"),
+        ("CNI_IFNAME", "all"),
+        ("CNI_IFNAME", "lo"),
         ("CNI_IFNAME", "eth\udcff"),
         ("CNI_NETNS", "/run/\x1b[2J"),
         ("CNI_NETNS", "/run/\udcff"),

@@ -175,8 +175,8 @@ def test_a_tap_is_asked_for(args: dict[str, str], found: TapRequest) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("NAME", "a" * 16), ("NAME", "a/b"), ("NAME", "a b"), ("NAME", ".."), ("UID", "-1"),
-        ("UID", "root"), ("GID", "4294967295"), ("GID", "²"), ("UID", "1.0"),
+        ("NAME", "a" * 16), ("NAME", "a/b"), ("NAME", "a b"), ("NAME", ".."), ("NAME", "tap%d"),
+        ("UID", "-1"), ("UID", "root"), ("GID", "4294967295"), ("GID", "²"), ("UID", "1.0"),
     ],
 )  # fmt: skip
 def test_a_tap_that_cannot_be_is_refused(key: str, value: str) -> None:

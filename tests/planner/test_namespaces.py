@@ -20,6 +20,7 @@ OTHER = Epoch(3, "other-boot", 6, recovered=True)
 LIVES = {life.id: life for life in (NOW, EARLIER, OTHER)}
 THERE, GONE = ProcessFacts(True), ProcessFacts(False)
 UNSEEN = ProcessFacts(False, error="not permitted")
+MOVED = ProcessFacts(False, error="the peer of hvx lives", elsewhere=True)
 
 
 def row(state: State = State.COMMITTED, life: int = NOW.id, nsid: int | None = 4711) -> Resource:
@@ -38,6 +39,8 @@ def judged(row: Resource, seen: ProcessFacts) -> Liveness:
         (row(), THERE, Liveness.ALIVE),
         (row(), GONE, Liveness.DEAD),
         (row(), UNSEEN, Liveness.UNKNOWN),
+        (row(), MOVED, Liveness.UNKNOWN),
+        (row(State.RELEASING), MOVED, Liveness.DEAD),
         (row(life=EARLIER.id), GONE, Liveness.UNKNOWN),  # the id was counted elsewhere
         (row(life=EARLIER.id), THERE, Liveness.UNKNOWN),
         (row(life=OTHER.id), THERE, Liveness.DEAD),  # somebody else's by now

@@ -1,7 +1,8 @@
 """A TAP device in a container's namespace, for a VM there: one wire with the veth peer.
 
 It carries the pair's mark, is nobody's row, and goes with the namespace. One that an earlier ADD in
-the same namespace left, and that nobody holds, is made anew: attaching is the lock, as of any TAP.
+the same namespace left, whose pair is gone, and that nobody holds, is made anew: attaching is the
+lock, as of any TAP.
 """
 
 from __future__ import annotations
@@ -48,6 +49,12 @@ def _take_away(spec: VethSpec, name: str, mark: str, links: Links) -> None:
         raise Conflict(
             f"the network namespace {spec['netns']} has an interface {name} already",
             hint="remove it there, or choose another name (TC_REDIRECT_TAP_NAME)",
+        )
+    beside = [link.name for link in links.all() if link.kind == "veth" and link.alias == seen.alias]
+    if beside:
+        raise Conflict(
+            f"{name} in the network namespace {spec['netns']} is the TAP device of {beside[0]}",
+            hint="choose another name (TC_REDIRECT_TAP_NAME)",
         )
     descriptor = tun.open_device()
     try:
