@@ -88,7 +88,7 @@ class EtcdBlocks(EtcdHosts):
     def release(self, block: Held) -> None:
         """Give a block back, if it is still that claim's. Raises Busy (unknown), Refused.
 
-        A copy of this host has the same tokens on record, and may not give back what is not its own.
+        A copy of this host has the same tokens on record, and gives nothing back.
         """
         own = block.installation == self.who.installation
         key = self._block_key(block.network, block.cidr)
