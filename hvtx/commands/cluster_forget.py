@@ -39,6 +39,7 @@ def forget(runtime: Runtime, what: str) -> Forgotten:
                 hint="change [cluster.blocks] in the configuration of each host",
             )
         if "/" in what:
+            source.last_claim()  # refused to a copy of this host
             known = runtime.read(rows.blocks)
             kept = [block for block in known if block.kept and block.cidr == what]
             if kept:

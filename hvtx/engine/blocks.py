@@ -27,6 +27,8 @@ from hvtx.store import blocks as rows
 from hvtx.store import history, leases, records
 from hvtx.store.history import Event
 
+_NOT_OURS = "block {} is not this host's any more"
+
 Source = EtcdBlocks | StaticBlocks
 
 
@@ -94,6 +96,7 @@ class Blocks:
         if cluster is None:
             raise unconfigured("blocks come from a cluster")
         self._seen = runtime.read(rows.seen)
+        self._known = self._seen[0] is not None
         self._address = cluster.address
         self.source: Source = (
             StaticBlocks(cluster, self._on_record)
@@ -106,7 +109,7 @@ class Blocks:
 
     def _who(self) -> Who:
         name = machine.host_name()
-        return Who(self._runtime.installation, machine.machine(), name, self._address)
+        return Who(self._runtime.installation, machine.machine(), name, self._address, self._known)
 
     def _saw(self, reply: Reply) -> None:
         """Refuse an etcd that is not the one that this host's blocks are from, or went back."""
@@ -135,6 +138,7 @@ class Blocks:
         if self._runtime.read(rows.is_doubted):
             self._compare()
         self.ask_again()
+        self._return(spare=False)  # the cluster may grant what the store has on record still
         for _ in range(3):
             if self._runtime.read(leases.free_in_blocks, network, tuple(taken)) is not None:
                 return
@@ -209,21 +213,36 @@ class Blocks:
             if self._runtime.read(rows.is_doubted):
                 done += self._compare_in_words()
             done += self.ask_again()
-            with self._runtime.store.transaction() as sql:
-                networks = {n.name for n in records.networks(sql) if n.block_size is not None}
-                rows.release(sql, decide.to_return(rows.blocks(sql), networks))
-            failpoint.reach("releasing:block")
-            gone = {block.pool.network for block in self._on_record()} - networks
-            for block in self._on_record():
-                if block.state is BlockState.RELEASING:
-                    self._give_back(block)
-                    done.append(f"network {block.pool.network}: block {block.cidr} given back")
-            left = {block.pool.network for block in self._on_record()} | networks
-            for network in gone - left:
-                self.source.undefine(network)
+            done += self._lose()
+            for block in self._return(spare=True):
+                done.append(f"network {block.pool.network}: block {block.cidr} given back")
+            self.source.announce()
         except HvtxError as problem:
             failed.append(("cluster", problem.message))
         return Settled(tuple(done), tuple(failed))
+
+    def _return(self, *, spare: bool) -> list[Block]:
+        """Give back what was to go, what networks that are gone had, and with ``spare`` more.
+
+        Returns which they were. Raises Busy, Refused.
+        """
+        networks = self._runtime.read(records.networks)
+        pools = {pool for network in networks if (pool := pool_of(network)) is not None}
+        known = self._on_record()
+        going = decide.to_return(known, pools)
+        going = [block for block in going if spare or block.pool not in pools]
+        if going:
+            with self._runtime.store.transaction() as sql:
+                rows.release(sql, going)
+            failpoint.reach("releasing:block")
+        done = [block for block in self._on_record() if block.state is BlockState.RELEASING]
+        for block in done:
+            self._give_back(block)
+        left = {block.pool.network for block in self._on_record()}
+        left |= {pool.network for pool in pools}
+        for name in {block.pool.network for block in known} - left:
+            self.source.undefine(name)
+        return done
 
     def _give_back(self, block: Block) -> None:
         self.source.release(held(block, self._runtime.installation))
@@ -257,9 +276,22 @@ class Blocks:
             self._remember(sql)
         return found
 
+    def _lose(self) -> list[str]:
+        """Lease no more from what the cluster has not for this host, in words; Refused to a copy.
+
+        A store of which nobody said that it was put back, with its whole disk, is known by it.
+        """
+        self.source.last_claim()
+        known = self._on_record()
+        lost = decide.difference(known, self.source.mine()).lost
+        if lost:
+            with self._runtime.store.transaction() as sql:
+                rows.lose(sql, lost)
+        return [_NOT_OURS.format(block.cidr) for block in lost]
+
     def _compare_in_words(self) -> list[str]:
         found = self._compare()
-        lost = [f"block {block.cidr} is not this host's any more" for block in found.lost]
+        lost = [_NOT_OURS.format(block.cidr) for block in found.lost]
         return lost + [f"block {one.cidr} is not on record: not used" for one in found.unrecorded]
 
 

@@ -40,9 +40,12 @@ def parse_block_size(text: str, subnets: Sequence[str]) -> int:
             hint=f"--block-size {26 if family == 4 else 122} is 64 addresses",
         )
     if not 0 < size - length <= _MOST:
+        hint = "choose a --block-size that is longer than the subnet's prefix length"
+        if size > length:
+            hint = f"choose a smaller subnet: a /{size - _MOST} has that many blocks of /{size}"
         raise UsageError(
             f"{subnets[0]} cannot be divided into blocks of /{size}: it is to have 2 to 2^{_MOST}",
-            hint="choose a --block-size that is longer than the subnet's prefix length",
+            hint=hint,
         )
     return size
 
@@ -196,15 +199,17 @@ def never_granted(blocks: Iterable[Block], mine: Sequence[Held], last: int) -> l
     ]
 
 
-def to_return(blocks: Sequence[Block], networks: Collection[str]) -> list[Block]:
-    """The blocks that are to go back: of networks that are gone, and spare ones.
+def to_return(blocks: Sequence[Block], networks: Collection[Pool]) -> list[Block]:
+    """The blocks that are to go back: of networks that are gone, spare ones, and lost ones.
 
-    One empty block of a network stays while it is the only one with room: the next VM should not
-    wait for the cluster, and a VM that is made and removed by turns should not claim each time.
+    A network that was made anew with another subnet is another one. One empty block of a network
+    stays while it is the only one with room: the next VM should not wait for the cluster, and a VM
+    that is made and removed by turns should not claim each time.
     """
-    going = []
-    for network in sorted({block.pool.network for block in blocks}):
-        own = [b for b in blocks if b.pool.network == network and b.state is BlockState.COMMITTED]
+    spent = [block for block in blocks if block.state is BlockState.LOST]
+    going = [block for block in spent if not block.used and not block.kept]
+    for network in sorted({block.pool for block in blocks}):
+        own = [b for b in blocks if b.pool == network and b.state is BlockState.COMMITTED]
         empty = [block for block in own if not block.used and not block.kept]
         if network not in networks:
             going += empty

@@ -6,7 +6,8 @@ import ipaddress
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,18 @@ def test_two_hosts_never_have_one_address(two: Lab) -> None:
     assert len(agree(two)) == 3
     two.hvtx("h1", "network", "rm", "lab")
     assert len(agree(two)) == 2
+
+
+def test_an_address_of_another_hosts_block_is_refused_and_its_holder_named(two: Lab) -> None:
+    theirs = create(two, "h2", "two")
+    other = next(str(a) for a in ipaddress.ip_network(next(iter(agree(two)))) if str(a) != theirs)
+    said = create(two, "h1", "one", "--ip", other, code=4)
+    assert f"at {ADDRESS['h2']}, installation {two.status('h2')['installation']}" in said
+    assert two.status("h1")["blocks"] == []  # nothing was claimed for what is refused
+    mine = create(two, "h1", "one")
+    create(two, "h1", "beside", "--ip", str(next(
+        a for a in ipaddress.ip_network(two.status("h1")["blocks"][0]["cidr"]) if str(a) != mine
+    )))  # fmt: skip
 
 
 def test_a_host_that_is_cut_off_goes_on_from_its_blocks(two: Lab) -> None:
@@ -188,34 +201,74 @@ def test_what_was_interrupted_recover_ends(two: Lab, point: str) -> None:
     agree(two)
 
 
-def test_a_copy_of_a_host_does_not_pass_for_it(two: Lab) -> None:
-    """Rule 4: the whole state directory, on another machine."""
-    create(two, "h1", "one")
+@contextmanager
+def twin(two: Lab) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """The whole state directory of h1 on another machine, which has no other: runs its commands."""
     shutil.copytree(two.base / "h1.state", two.base / "twin.state", symlinks=True)
     other = two.base / "machine-id"
     other.write_text("0123456789abcdef0123456789abcdef\n")
     env = two.environment("h1", "twin")
     env["HVTX_RUN_DIR"] = str(two.base / "twin.run")
+    argv = ["unshare", "-m", "sh", "-c",
+            f'mount --bind {other} /etc/machine-id && exec "$@"', "sh"]  # fmt: skip
+    words = "import sys; from hvtx.cli.main import run; sys.exit(run(sys.argv[1:]))"
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            two.spaces["h1"].argv(*argv, _python(), "-c", words, *arguments),
+            capture_output=True, text=True, check=False, timeout=60, env={**_environ(), **env},
+        )  # fmt: skip
+
     moved = two.base / "h1.state.away"
-    (two.base / "h1.state").rename(moved)  # the twin's machine has no other
+    (two.base / "h1.state").rename(moved)
     try:
-        argv = ["unshare", "-m", "sh", "-c",
-                f'mount --bind {other} /etc/machine-id && exec "$@"', "sh"]  # fmt: skip
-        words = "import sys; from hvtx.cli.main import run; sys.exit(run(sys.argv[1:]))"
+        yield run
+    finally:
+        moved.rename(two.base / "h1.state")
+
+
+def test_a_block_whose_return_was_interrupted_is_had_again(two: Lab) -> None:
+    """The cluster has it free, and the store has it on record still: in two blocks all is had."""
+    small = ("network", "create", "small", "--subnet", "10.200.0.0/29", "--block-size", "30")
+    two.hvtx("h1", *small)
+    external = ("--network", "small", "--hypervisor", "external")
+    two.hvtx("h1", "vm", "create", "s0", *external)
+    two.hvtx("h1", "vm", "rm", "s0")
+    two.hvtx("h1", "network", "rm", "small", code=-9, HVTX_FAILPOINT="released:block:kill")
+    assert [b["state"] for b in two.status("h1")["blocks"]] == ["releasing"]
+    two.hvtx("h1", *small)
+    for n in range(5):
+        two.hvtx("h1", "vm", "create", f"s{n}", *external)
+    assert len(agree(two)) == 2
+
+
+def test_a_copy_of_a_host_does_not_pass_for_it(two: Lab) -> None:
+    """Rule 4: the whole state directory, on another machine."""
+    create(two, "h1", "one")
+    with twin(two) as run:
         said = ""
         for number in range(5):
-            done = subprocess.run(
-                two.spaces["h1"].argv(*argv, _python(), "-c", words, "vm", "create", f"t{number}",
-                                      "--network", "lab", "--hypervisor", "external"),
-                capture_output=True, text=True, check=False, timeout=60, env={**_environ(), **env},
-            )  # fmt: skip
+            done = run("vm", "create", f"t{number}", "--network", "lab", "--hypervisor", "external")
             said += done.stderr
             if done.returncode:
                 break
-    finally:
-        moved.rename(two.base / "h1.state")
     assert done.returncode == 7, said
     assert "registered by another machine" in said
+
+
+def test_a_copy_of_a_host_gives_back_nothing_that_is_not_its_own(two: Lab) -> None:
+    """It has the tokens of its original, and what its own errors advise is to remove all."""
+    create(two, "h1", "one")
+    two.hvtx("h1", "vm", "rm", "one")
+    (block,) = agree(two)
+    with twin(two) as run:
+        asked = run("cluster", "forget", block, "--yes")
+        assert asked.returncode == 7, asked.stderr
+        assert "registered by another machine" in asked.stderr
+        done = run("network", "rm", "lab")
+        assert "registered by another machine" in done.stderr
+        assert done.returncode == 0, done.stderr
+    assert list(agree(two)) == [block]
 
 
 def _python() -> str:
@@ -259,6 +312,28 @@ def test_a_store_that_was_put_back(two: Lab) -> None:
     agree(two)
 
 
+def test_a_disk_that_was_put_back_is_known_by_recover(two: Lab) -> None:
+    """Nothing on it says so: its store is the newest that it remembers."""
+    create(two, "h1", "one")
+    shutil.copytree(two.base / "h1.state", two.base / "snapshot", symlinks=True)
+    two.hvtx("h1", "vm", "rm", "one")
+    two.hvtx("h1", "network", "rm", "lab")
+    shutil.rmtree(two.base / "h1.state")
+    shutil.rmtree(two.base / "h1.run")  # every boot empties it
+    (two.base / "snapshot").rename(two.base / "h1.state")
+    assert "not this host's any more" in two.hvtx("h1", "recover").err
+    assert [b["state"] for b in two.status("h1")["blocks"]] == ["lost"]
+    found = two.hvtx("h1", "doctor", "--json", code=None).json()["findings"]
+    (told,) = (one for one in found if one["check"] == "cluster")
+    assert told["level"] == "error"
+    assert "not this host's any more" in told["message"]
+    create(two, "h1", "two")
+    two.hvtx("h1", "vm", "rm", "one")
+    two.hvtx("h1", "gc", "--apply")
+    assert [b["state"] for b in two.status("h1")["blocks"]] == ["committed"]
+    agree(two)
+
+
 def test_a_host_that_is_given_up(two: Lab) -> None:
     create(two, "h1", "one")
     create(two, "h2", "two")
@@ -286,6 +361,53 @@ def test_a_host_that_is_given_up(two: Lab) -> None:
     assert {one["installation"] for one in two.status("h2")["holders"]} == {
         two.status("h2")["installation"]
     }
+
+
+def test_an_etcd_whose_content_was_lost_grants_nothing_to_who_had_blocks(two: Lab) -> None:
+    """It has the same id as before, which is made of its members' names and addresses."""
+    create(two, "h1", "one")
+    two.hvtx("h1", "network", "create", "other", "--subnet", "10.200.0.0/24", "--block-size", "26")
+    for name in MEMBERS:
+        two.members[name].kill()
+        two.members[name].wait()
+        shutil.rmtree(two.base / name)
+    for name in MEMBERS:
+        two.start(name)
+    two.await_quorum("h1")
+    external = ("vm", "create", "two", "--network", "other", "--hypervisor", "external")
+    assert "went back" in two.hvtx("h1", *external, code=4).err
+    for n in range(40):  # the others go on, until it is as far as it was
+        if "went back" not in (two.status("h1")["problem"] or ""):
+            break
+        two.hvtx("h2", "network", "create", f"n{n}", "--subnet", f"10.201.{n}.0/24",
+                 "--block-size", "26")  # fmt: skip
+    said = two.hvtx("h1", *external, code=4).err
+    assert "its content was lost" in said
+    assert "its content was lost" in two.status("h1")["problem"]
+    assert "its content was lost" in two.hvtx("h1", "recover", code=9).out
+    assert [b["state"] for b in two.status("h1")["blocks"]] == ["committed", "intended"]
+    create(two, "h1", "three")  # of the block that it has
+
+
+def test_an_endpoint_that_is_no_etcd_is_named(two: Lab) -> None:
+    """The others answer; of it is told what is wrong."""
+    peer = f"http://{ADDRESS['e1']}:2380"
+    path = two.base / "h1.toml"
+    path.write_text(path.read_text().replace("endpoints = [", f'endpoints = ["{peer}", '))
+    shown = {one["endpoint"]: one for one in two.status("h1")["endpoints"]}
+    assert "not as etcd does" in shown[peer]["problem"]
+    assert [one["reached"] for one in shown.values()] == [False, True, True, True]
+
+
+def test_another_address_of_a_host_is_told_to_the_others(two: Lab) -> None:
+    create(two, "h1", "one")
+    path = two.base / "h1.toml"
+    path.write_text(
+        path.read_text().replace(f'address = "{ADDRESS["h1"]}"', 'address = "192.0.2.77"')
+    )
+    two.hvtx("h1", "recover")
+    (route,) = two.hvtx("h2", "network", "routes", "--json").json()["routes"]
+    assert route["via"] == "192.0.2.77"
 
 
 def test_a_network_is_the_same_on_every_host(two: Lab) -> None:

@@ -110,3 +110,32 @@ def test_containers_lease_from_blocks(hvtx: Program) -> None:
             assert add(7) == got[2]  # a block that is had needs nobody's answer
     finally:
         box.close()
+
+
+def test_a_set_that_describes_blocks_of_another_size(hvtx: Program, tmp_path: Path) -> None:
+    """A network with blocks is not made anew but on request; where none are named any will do."""
+    described = tmp_path / "set.toml"
+    apply = ("vm", "apply", "-f", str(described), "--yes")
+    described.write_text('[networks.lab]\nsubnet = ["10.64.0.0/16"]\nblock-size = "30"\n')
+    hvtx(*apply)
+    assert "as described" in hvtx(*apply).out
+    described.write_text('[networks.lab]\nsubnet = ["10.64.0.0/16"]\n')
+    assert "as described" in hvtx(*apply).out
+    described.write_text('[networks.lab]\nsubnet = ["10.64.0.0/16"]\nblock-size = "28"\n')
+    before = lab.dump()
+    ran = hvtx(*apply, code=None)
+    assert ran.code == 4, (ran.code, ran.out, ran.err)
+    assert "block-size" in ran.out + ran.err
+    assert lab.difference(before, lab.dump()) == ""
+    assert hvtx("network", "show", "lab", "--json").json()["block_size"] == 30
+
+
+def test_a_block_that_was_taken_out_of_the_configuration_and_put_back(hvtx: Program) -> None:
+    hvtx("network", "create", "lab", "--subnet", "10.64.0.0/16", "--block-size", "30")
+    assert create(hvtx, "one") == "10.64.0.2"
+    configure('lab = ["10.64.9.0/30"]')
+    hvtx("gc", "--apply")
+    assert create(hvtx, "two") == "10.64.9.0"
+    configure('lab = ["10.64.0.0/30", "10.64.9.0/30"]')
+    hvtx("gc", "--apply")
+    assert [create(hvtx, f"v{n}") for n in range(4)][-1] == "10.64.0.3"

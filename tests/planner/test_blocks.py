@@ -45,6 +45,16 @@ def test_what_is_no_size_is_refused(text: str, subnets: list[str]) -> None:
         blocks.parse_block_size(text, subnets)
 
 
+@pytest.mark.parametrize(
+    ("subnet", "size", "hint"),
+    [("fd00::/64", "122", "smaller subnet: a /98"), ("10.0.0.0/28", "26", "--block-size")],
+)
+def test_what_is_told_to_be_chosen_can_be(subnet: str, size: str, hint: str) -> None:
+    with pytest.raises(UsageError) as told:
+        blocks.parse_block_size(size, [subnet])
+    assert hint in (told.value.hint or "")
+
+
 def test_candidates_are_blocks_and_the_same_for_the_same_token() -> None:
     """Or a claim whose answer was lost would ask for another block."""
     found = list(blocks.candidates(POOL, "t"))
@@ -111,11 +121,16 @@ def test_what_goes_back() -> None:
         block(3, "10.64.0.128/26"),
         block(4, "10.64.0.192/26"),
     )
-    assert blocks.to_return([full, empty], {"lab"}) == []
-    assert blocks.to_return([full, empty, spare], {"lab"}) == [spare]
-    assert blocks.to_return([full, half, empty], {"lab"}) == [empty]
+    assert blocks.to_return([full, empty], {POOL}) == []
+    assert blocks.to_return([full, empty, spare], {POOL}) == [spare]
+    assert blocks.to_return([full, half, empty], {POOL}) == [empty]
     assert blocks.to_return([full, empty, spare], set()) == [empty, spare]
-    assert blocks.to_return([full, half, empty._replace(kept=True)], {"lab"}) == []
+    anew = POOL._replace(subnet="10.128.0.0/20")
+    assert blocks.to_return([full, empty, spare], {anew}) == [empty, spare]
+    assert blocks.to_return([full, half, empty._replace(kept=True)], {POOL}) == []
     assert blocks.to_return([empty._replace(kept=True)], set()) == []
+    lost = block(7, "10.64.2.0/26", state="lost")
+    assert blocks.to_return([full, lost, lost._replace(kept=True)], {POOL}) == [lost]
+    assert blocks.to_return([lost._replace(used=1)], {POOL}) == []
     going = block(5, "10.64.1.0/26", state="releasing")
     assert blocks.to_return([going, block(6, None, state="intended")], set()) == []
