@@ -173,7 +173,8 @@ def members_of(found: Sequence[Kv]) -> list[Member]:
         try:
             about = json.loads(known.get("about", "{}"))
         except ValueError:
-            about = {}
+            about = None
+        about = about if isinstance(about, dict) else {}  # whoever reaches etcd may write anything
         member = Member(installation, known.get("machine") == FORGOTTEN)
         members.append(member._replace(host=about.get("host", ""), address=about.get("address")))
     return members
