@@ -38,6 +38,7 @@ def forget(runtime: Runtime, what: str) -> Forgotten:
                 "blocks of the configuration are whose it says", hint="change [cluster.blocks]"
             )
         if "/" in what:
+            source.last_claim()  # refused to a copy of this host
             known = runtime.read(rows.blocks)
             kept = [block for block in known if block.kept and block.cidr == what]
             if kept:

@@ -86,12 +86,24 @@ class EtcdBlocks(EtcdHosts):
         return found
 
     def release(self, block: Held) -> None:
-        """Give a block back, if it is still that claim's. Raises Busy (unknown)."""
+        """Give a block back, if it is still that claim's. Raises Busy (unknown), Refused.
+
+        A copy of this host has the same tokens on record, and gives nothing back.
+        """
+        own = block.installation == self.who.installation
         key = self._block_key(block.network, block.cidr)
-        self._txn(
-            [etcd.equal(key, _value(block.installation, block.token))],
+        machine = self._key("hosts", block.installation, "machine")
+        reply = self._txn(
+            [
+                etcd.equal(machine, self.who.machine if own else FORGOTTEN),
+                etcd.equal(key, _value(block.installation, block.token)),
+            ],
             [etcd.delete(key), etcd.delete(self._claim_key(block.installation, block.token))],
+            [etcd.get(machine)],
         )
+        known = None if reply.succeeded else first(reply.found[0])
+        if own and known not in (None, self.who.machine, FORGOTTEN):
+            raise self._not_this_host(known)
 
     def holders(self, network: str | None = None) -> list[Held]:
         """Who has which block, of a network or of all."""

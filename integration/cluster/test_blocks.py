@@ -6,7 +6,8 @@ import ipaddress
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -188,34 +189,61 @@ def test_what_was_interrupted_recover_ends(two: Lab, point: str) -> None:
     agree(two)
 
 
-def test_a_copy_of_a_host_does_not_pass_for_it(two: Lab) -> None:
-    """Rule 4: the whole state directory, on another machine."""
-    create(two, "h1", "one")
+@contextmanager
+def twin(two: Lab) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """The whole state directory of h1 on another machine, which has no other: runs its commands."""
     shutil.copytree(two.base / "h1.state", two.base / "twin.state", symlinks=True)
     other = two.base / "machine-id"
     other.write_text("0123456789abcdef0123456789abcdef\n")
     env = two.environment("h1", "twin")
     env["HVTX_RUN_DIR"] = str(two.base / "twin.run")
+    argv = ["unshare", "-m", "sh", "-c",
+            f'mount --bind {other} /etc/machine-id && exec "$@"', "sh"]  # fmt: skip
+    words = "import sys; from hvtx.cli.main import run; sys.exit(run(sys.argv[1:]))"
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            two.spaces["h1"].argv(*argv, _python(), "-c", words, *arguments),
+            capture_output=True, text=True, check=False, timeout=60, env={**_environ(), **env},
+        )  # fmt: skip
+
     moved = two.base / "h1.state.away"
-    (two.base / "h1.state").rename(moved)  # the twin's machine has no other
+    (two.base / "h1.state").rename(moved)
     try:
-        argv = ["unshare", "-m", "sh", "-c",
-                f'mount --bind {other} /etc/machine-id && exec "$@"', "sh"]  # fmt: skip
-        words = "import sys; from hvtx.cli.main import run; sys.exit(run(sys.argv[1:]))"
+        yield run
+    finally:
+        moved.rename(two.base / "h1.state")
+
+
+def test_a_copy_of_a_host_does_not_pass_for_it(two: Lab) -> None:
+    """Rule 4: the whole state directory, on another machine."""
+    create(two, "h1", "one")
+    with twin(two) as run:
         said = ""
         for number in range(5):
-            done = subprocess.run(
-                two.spaces["h1"].argv(*argv, _python(), "-c", words, "vm", "create", f"t{number}",
-                                      "--network", "lab", "--hypervisor", "external"),
-                capture_output=True, text=True, check=False, timeout=60, env={**_environ(), **env},
-            )  # fmt: skip
+            done = run(
+                "vm", "create", f"t{number}", "--network", "lab", "--hypervisor", "external"
+            )
             said += done.stderr
             if done.returncode:
                 break
-    finally:
-        moved.rename(two.base / "h1.state")
     assert done.returncode == 7, said
     assert "registered by another machine" in said
+
+
+def test_a_copy_of_a_host_gives_back_nothing_that_is_not_its_own(two: Lab) -> None:
+    """It has the tokens of its original, and what its own errors advise is to remove all."""
+    create(two, "h1", "one")
+    two.hvtx("h1", "vm", "rm", "one")
+    (block,) = agree(two)
+    with twin(two) as run:
+        asked = run("cluster", "forget", block, "--yes")
+        assert asked.returncode == 7, asked.stderr
+        assert "registered by another machine" in asked.stderr
+        done = run("network", "rm", "lab")
+        assert "registered by another machine" in done.stderr
+        assert done.returncode == 0, done.stderr
+    assert list(agree(two)) == [block]
 
 
 def _python() -> str:

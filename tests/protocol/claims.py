@@ -36,6 +36,7 @@ RULES = frozenset(
         "no-closing",  # a claim that nothing was left for is forgotten, and not closed in the cluster
         "give-back-after-rollback",  # 5: a block that an older store takes for empty goes back
         "release-before-row",  # the block goes back while it may be leased from
+        "release-by-copy",  # 4: whoever has the token: the machine is not compared
         "release-by-block",  # whoever has it now: the token is not compared
         "forget-unfenced",  # a person's word, and claims of that host go on
     }
@@ -147,6 +148,8 @@ def arrive(c: Cluster, m: Message, weak: frozenset[str]) -> tuple[Cluster, str]:
     name = f"{installation} {m.token}"
     if m.verb == "release":
         mine = blocks.get(m.block) == (installation, m.token)
+        if machines.get(installation) != m.machine and "release-by-copy" not in weak:
+            return c, "gone" if machines.get(installation) == FORGOTTEN else "refused"
         if mine or ("release-by-block" in weak and m.block in blocks):
             blocks.pop(m.block)
             claims.pop(name, None)
@@ -253,6 +256,8 @@ def _answered(s: State, who: int, weak: frozenset[str]) -> State:
     host = s.hosts[who]
     verb, token, asked = host.waiting.split(" ")
     done = {"waiting": "", "heard": ""}
+    if verb == "release" and host.heard == "refused":
+        return _host(s, who, alive=False, **done)
     if verb == "release":
         return _host(s, who, rows=tuple(r for r in host.rows if r.token != token), **done)
     if host.heard in BLOCKS:  # of a claim, or of one that was to be closed
@@ -350,9 +355,10 @@ def _world(s: State, weak: frozenset[str]) -> Iterator[_STEP]:
                 yield f"{NAMES[who]} is killed", down
     if s.budget.copies and not s.hosts[2].alive:
         twin = s.hosts[0]._replace(waiting="", heard="", alive=True, guests=frozenset())
-        # what the copy would do with the blocks that it has on record no cluster can see: it is
-        # about what is claimed from here on
-        twin = twin._replace(rows=tuple(r for r in twin.rows if r.state == "intended"))
+        # what the copy would lease from the blocks that it has on record no cluster can see: it is
+        # about what is claimed and given back from here on
+        rows = (r if r.state == "intended" else r._replace(state="releasing") for r in twin.rows)
+        twin = twin._replace(rows=tuple(rows))
         yield (
             "A is copied to another machine",
             _spend(s._replace(hosts=_with(s.hosts, 2, twin)), "copies"),

@@ -41,6 +41,7 @@ NEEDED = [
     ("no-numbers", "claims and blocks that go back", UNKNOWN, "A's claim of p arrives late"),
     ("no-closing", "three claims of two blocks", UNKNOWN, "B's claim of p arrives late"),
     ("no-registration", "a copy of a host", TWO_OWNERS, "A' leases from p"),
+    ("release-by-copy", "a copy of a host", NOT_OURS, "A''s release of p arrives"),
     ("trust-old-store", "an older store", TWO_OWNERS, "B leases from p"),
     ("give-back-after-rollback", "an older store", TWO_OWNERS, "B leases from p"),
     ("forget-unfenced", "a host that is given up", NOT_OURS, "a person says that A is gone"),
