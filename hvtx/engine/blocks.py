@@ -135,6 +135,7 @@ class Blocks:
         if self._runtime.read(rows.is_doubted):
             self._compare()
         self.ask_again()
+        self._return(spare=False)  # the cluster may grant what the store has on record still
         for _ in range(3):
             if self._runtime.read(leases.free_in_blocks, network, tuple(taken)) is not None:
                 return
@@ -209,21 +210,34 @@ class Blocks:
             if self._runtime.read(rows.is_doubted):
                 done += self._compare_in_words()
             done += self.ask_again()
-            with self._runtime.store.transaction() as sql:
-                networks = {n.name for n in records.networks(sql) if n.block_size is not None}
-                rows.release(sql, decide.to_return(rows.blocks(sql), networks))
-            failpoint.reach("releasing:block")
-            gone = {block.pool.network for block in self._on_record()} - networks
-            for block in self._on_record():
-                if block.state is BlockState.RELEASING:
-                    self._give_back(block)
-                    done.append(f"network {block.pool.network}: block {block.cidr} given back")
-            left = {block.pool.network for block in self._on_record()} | networks
-            for network in gone - left:
-                self.source.undefine(network)
+            for block in self._return(spare=True):
+                done.append(f"network {block.pool.network}: block {block.cidr} given back")
         except HvtxError as problem:
             failed.append(("cluster", problem.message))
         return Settled(tuple(done), tuple(failed))
+
+    def _return(self, *, spare: bool) -> list[Block]:
+        """Give back what was to go, what networks that are gone had, and with ``spare`` more.
+
+        Returns which they were. Raises Busy, Refused.
+        """
+        networks = self._runtime.read(records.networks)
+        pools = {pool for network in networks if (pool := pool_of(network)) is not None}
+        known = self._on_record()
+        going = decide.to_return(known, pools)
+        going = [block for block in going if spare or block.pool not in pools]
+        if going:
+            with self._runtime.store.transaction() as sql:
+                rows.release(sql, going)
+            failpoint.reach("releasing:block")
+        done = [block for block in self._on_record() if block.state is BlockState.RELEASING]
+        for block in done:
+            self._give_back(block)
+        left = {block.pool.network for block in self._on_record()}
+        left |= {pool.network for pool in pools}
+        for name in {block.pool.network for block in known} - left:
+            self.source.undefine(name)
+        return done
 
     def _give_back(self, block: Block) -> None:
         self.source.release(held(block, self._runtime.installation))

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 
 from hvtx.model.block import Block, BlockState, Pool
+from hvtx.model.vm import Network
 from hvtx.store import history
 
 _COLUMNS = "id, nonce, network, subnet, size, cidr, state, since, kept"
@@ -57,13 +58,20 @@ def intend(sql: sqlite3.Connection, pool: Pool, nonce: str) -> Block:
 
 
 def commit(sql: sqlite3.Connection, block: Block, cidr: str) -> bool:
-    """The claim was answered with a block; False if it is not ``intended`` any more."""
+    """The claim was answered with a block; False if it is not ``intended`` any more.
+
+    One that was lost is this host's again by it: that row goes, what is known of its guests stays.
+    """
     base = ipaddress.ip_network(block.pool.subnet).network_address
     start = int(ipaddress.ip_network(cidr).network_address) - int(base)
+    again = sql.execute(
+        "DELETE FROM block WHERE cidr = ? AND state = 'lost' RETURNING kept", (cidr,)
+    ).fetchall()
+    kept = int(block.kept or any(row[0] for row in again))
     moved = sql.execute(
-        "UPDATE block SET state = 'committed', cidr = ?, start = ?, since = ?"
+        "UPDATE block SET state = 'committed', cidr = ?, start = ?, since = ?, kept = ?"
         " WHERE id = ? AND state = 'intended'",
-        (cidr, start, history.now(), block.id),
+        (cidr, start, history.now(), kept, block.id),
     )
     return moved.rowcount == 1
 
@@ -132,25 +140,25 @@ def doubt(sql: sqlite3.Connection, doubted: bool = True) -> None:
     sql.execute("UPDATE cluster SET doubted = ?", (int(doubted),))
 
 
-def lowest_free(
-    sql: sqlite3.Connection, network: str, name: str, excluded: Iterable[int]
-) -> int | None:
+def lowest_free(sql: sqlite3.Connection, network: Network, excluded: Iterable[int]) -> int | None:
     """The smallest offset in this host's blocks of a network that is free; None: there is none.
 
-    ``network`` is its id; ``excluded`` are offsets that no guest can have.
+    ``excluded`` are offsets that no guest can have. Blocks of an earlier network of its name, which
+    had another subnet, are not its.
     """
     if is_doubted(sql):
         return None
     never = set(excluded)
     for start, length in sql.execute(
-        "SELECT start, length FROM block WHERE network = ? AND state = 'committed' ORDER BY id",
-        (name,),
+        "SELECT start, length FROM block WHERE (network, subnet, size) = (?,?,?)"
+        " AND state = 'committed' ORDER BY id",
+        _pool(network),
     ).fetchall():
         leased = {
             row[0]
             for row in sql.execute(
                 "SELECT offset FROM lease WHERE network = ? AND offset BETWEEN ? AND ?",
-                (network, start, start + length - 1),
+                (network.id, start, start + length - 1),
             )
         }
         for offset in range(start, start + length):
@@ -159,11 +167,15 @@ def lowest_free(
     return None
 
 
-def holds(sql: sqlite3.Connection, name: str, offset: int) -> bool:
+def _pool(network: Network) -> tuple[object, ...]:
+    return network.name, network.subnets[0], network.block_size
+
+
+def holds(sql: sqlite3.Connection, network: Network, offset: int) -> bool:
     """Whether this host has the block that an address (by its offset) of a network is in."""
     found = sql.execute(
-        "SELECT EXISTS (SELECT 1 FROM block WHERE network = ? AND state = 'committed'"
-        " AND ? BETWEEN start AND start + length - 1)",
-        (name, offset),
+        "SELECT EXISTS (SELECT 1 FROM block WHERE (network, subnet, size) = (?,?,?)"
+        " AND state = 'committed' AND ? BETWEEN start AND start + length - 1)",
+        (*_pool(network), offset),
     )
     return bool(found.fetchone()[0]) and not is_doubted(sql)

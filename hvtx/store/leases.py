@@ -162,7 +162,7 @@ def free_in_blocks(sql: sqlite3.Connection, network: Network, taken: Collection[
     ends = [0, *_Ends(cidr, gateway, taken).offsets()]
     if family_of(cidr) == 4:
         ends.append(ipaddress.ip_network(cidr).num_addresses - 1)
-    return blocks.lowest_free(sql, network.id, network.name, ends)
+    return blocks.lowest_free(sql, network, ends)
 
 
 def _lease_of_block(
@@ -188,7 +188,7 @@ def _lease_of_block(
     else:
         address, offset = given, int(ipaddress.ip_address(given)) - int(base)
         refuse_taken_address(sql, address)
-        if not blocks.holds(sql, network.name, offset):
+        if not blocks.holds(sql, network, offset):
             raise Conflict(
                 f"{address} is in no block of network {network.name!r} that this host has",
                 hint="hvtx cluster status tells the blocks; without --ip a free address is chosen",

@@ -215,15 +215,28 @@ def twin(two: Lab) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
         moved.rename(two.base / "h1.state")
 
 
+def test_a_block_whose_return_was_interrupted_is_had_again(two: Lab) -> None:
+    """The cluster has it free, and the store has it on record still: in two blocks all is had."""
+    small = ("network", "create", "small", "--subnet", "10.200.0.0/29", "--block-size", "30")
+    two.hvtx("h1", *small)
+    external = ("--network", "small", "--hypervisor", "external")
+    two.hvtx("h1", "vm", "create", "s0", *external)
+    two.hvtx("h1", "vm", "rm", "s0")
+    two.hvtx("h1", "network", "rm", "small", code=-9, HVTX_FAILPOINT="released:block:kill")
+    assert [b["state"] for b in two.status("h1")["blocks"]] == ["releasing"]
+    two.hvtx("h1", *small)
+    for n in range(5):
+        two.hvtx("h1", "vm", "create", f"s{n}", *external)
+    assert len(agree(two)) == 2
+
+
 def test_a_copy_of_a_host_does_not_pass_for_it(two: Lab) -> None:
     """Rule 4: the whole state directory, on another machine."""
     create(two, "h1", "one")
     with twin(two) as run:
         said = ""
         for number in range(5):
-            done = run(
-                "vm", "create", f"t{number}", "--network", "lab", "--hypervisor", "external"
-            )
+            done = run("vm", "create", f"t{number}", "--network", "lab", "--hypervisor", "external")
             said += done.stderr
             if done.returncode:
                 break

@@ -111,11 +111,13 @@ def test_what_goes_back() -> None:
         block(3, "10.64.0.128/26"),
         block(4, "10.64.0.192/26"),
     )
-    assert blocks.to_return([full, empty], {"lab"}) == []
-    assert blocks.to_return([full, empty, spare], {"lab"}) == [spare]
-    assert blocks.to_return([full, half, empty], {"lab"}) == [empty]
+    assert blocks.to_return([full, empty], {POOL}) == []
+    assert blocks.to_return([full, empty, spare], {POOL}) == [spare]
+    assert blocks.to_return([full, half, empty], {POOL}) == [empty]
     assert blocks.to_return([full, empty, spare], set()) == [empty, spare]
-    assert blocks.to_return([full, half, empty._replace(kept=True)], {"lab"}) == []
+    anew = POOL._replace(subnet="10.128.0.0/20")
+    assert blocks.to_return([full, empty, spare], {anew}) == [empty, spare]
+    assert blocks.to_return([full, half, empty._replace(kept=True)], {POOL}) == []
     assert blocks.to_return([empty._replace(kept=True)], set()) == []
     going = block(5, "10.64.1.0/26", state="releasing")
     assert blocks.to_return([going, block(6, None, state="intended")], set()) == []

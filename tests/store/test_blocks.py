@@ -99,6 +99,28 @@ def test_only_what_is_committed_is_leased_from(sql: sqlite3.Connection, state: s
         fill(sql, "vm-01")
 
 
+def test_blocks_of_an_earlier_network_of_the_name_are_not_leased_from(
+    sql: sqlite3.Connection,
+) -> None:
+    """It had another subnet: as far from its beginning is an address that nobody granted."""
+    block = blocks.intend(sql, POOL._replace(subnet="10.128.0.0/16"), "aa")
+    assert blocks.commit(sql, block, "10.128.9.0/30")
+    with pytest.raises(NoRoom):
+        fill(sql, "vm-01")
+    with pytest.raises(Conflict, match="in no block"):
+        fill(sql, "vm-02", "10.64.9.1")
+
+
+def test_a_lost_block_that_is_granted_again_is_leased_from(sql: sqlite3.Connection) -> None:
+    """Guests that the store does not know may have addresses of it still."""
+    lost = claimed(sql, "10.64.9.0/30")
+    blocks.keep(sql, kept=True, which=[lost])
+    blocks.lose(sql, [lost])
+    again = claimed(sql, "10.64.9.0/30")
+    assert [(one.id, one.kept) for one in blocks.blocks(sql)] == [(again.id, True)]
+    assert fill(sql, "vm-01") == "10.64.9.0"
+
+
 def test_of_an_older_store_nothing_is_leased_until_the_cluster_was_asked(
     sql: sqlite3.Connection,
 ) -> None:
