@@ -94,6 +94,7 @@ class Blocks:
         if cluster is None:
             raise unconfigured("blocks come from a cluster")
         self._seen = runtime.read(rows.seen)
+        self._known = self._seen[0] is not None
         self._address = cluster.address
         self.source: Source = (
             StaticBlocks(cluster, self._on_record)
@@ -106,7 +107,7 @@ class Blocks:
 
     def _who(self) -> Who:
         name = machine.host_name()
-        return Who(self._runtime.installation, machine.machine(), name, self._address)
+        return Who(self._runtime.installation, machine.machine(), name, self._address, self._known)
 
     def _saw(self, reply: Reply) -> None:
         """Refuse an etcd that is not the one that this host's blocks are from, or went back."""
@@ -212,6 +213,7 @@ class Blocks:
             done += self.ask_again()
             for block in self._return(spare=True):
                 done.append(f"network {block.pool.network}: block {block.cidr} given back")
+            self.source.announce()
         except HvtxError as problem:
             failed.append(("cluster", problem.message))
         return Settled(tuple(done), tuple(failed))

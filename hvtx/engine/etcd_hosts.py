@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 
-from hvtx.errors import Busy, Refused
+from hvtx.errors import Busy, Conflict, HostRefused, Refused
 from hvtx.host import etcd
 from hvtx.host.etcd import Etcd, Kv, Reply, Unanswered
 from hvtx.model.block import Cluster, Member, Who
@@ -48,7 +48,7 @@ class EtcdHosts:
     def announce(self) -> None:
         """Register this host, or say anew what it is called and where it is reached.
 
-        Raises Refused, Busy.
+        Raises Refused, Conflict (it was known here), Busy.
         """
         self._register()
 
@@ -59,6 +59,8 @@ class EtcdHosts:
             etcd.get(self._key(*place, "machine")), etcd.get(self._key(*place, "last"))
         )
         machine, last = first(reply.found[0]), first(reply.found[1])
+        if machine is None and self.who.known:
+            raise self._lost()
         if machine not in (None, self.who.machine):
             raise self._not_this_host(machine)
         return int(last or 0)
@@ -76,11 +78,21 @@ class EtcdHosts:
                 found[endpoint] = None
             except Unanswered as problem:
                 found[endpoint] = str(problem)
+            except HostRefused as problem:
+                found[endpoint] = problem.message
         return found
 
     def close(self) -> None:
         """Close the connections."""
         self._etcd.close()
+
+    def _lost(self) -> Conflict:
+        """The error of an etcd that has not what no host ever removes from it."""
+        return Conflict(
+            f"etcd does not know installation {self.who.installation}, which had blocks of it: its"
+            " content was lost, and what it grants may be had already",
+            hint="put back the etcd that has the blocks of all hosts",
+        )
 
     def _register(self) -> None:
         who = self.who
@@ -89,13 +101,17 @@ class EtcdHosts:
         words = json.dumps({"host": who.host, "address": who.address})
         reply = self._txn(
             [etcd.absent(machine)],
-            [
+            []
+            if who.known
+            else [
                 etcd.put(machine, who.machine),
                 etcd.put(self._key(*place, "last"), "0" * NUMBER),
                 etcd.put(about, words),
             ],
             [etcd.get(machine), etcd.get(about)],
         )
+        if reply.succeeded and who.known:
+            raise self._lost()
         if reply.succeeded:
             return
         known = first(reply.found[0])

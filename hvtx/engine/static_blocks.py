@@ -48,6 +48,9 @@ class StaticBlocks:
         """None is counted by anybody."""
         return 0
 
+    def announce(self) -> None:
+        """Nobody is told."""
+
     def define(self, pool: Pool) -> None:
         """Nobody has to agree."""
 

@@ -10,19 +10,24 @@ next endpoint: so what is asked must come to the same when it is asked twice.
 from __future__ import annotations
 
 import http.client
+import io
 import json
+import socket
 import ssl
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from urllib.parse import urlsplit
 
 from hvtx.errors import HostRefused
 from hvtx.model.typed import Any, NamedTuple
 
 _ANSWER_MOST = 1 << 28  # bytes
-_UNDECIDED = frozenset((1, 4, 8, 10, 14))  # gRPC: cancelled, deadline, exhausted, aborted, away
+_UNDECIDED = frozenset(
+    ("1", "4", "8", "10", "14")
+)  # gRPC: cancelled, deadline, exhausted, aborted, away
 
 
 class Unanswered(Exception):
@@ -43,6 +48,37 @@ class Reply(NamedTuple):
     found: tuple[tuple[Kv, ...], ...]  # by its operations, in their order; of a put nothing
     identity: str  # of the cluster
     revision: int  # of its key space
+
+
+class _Timely(io.RawIOBase):
+    """What a socket receives until a moment: bytes that drip do not prolong it."""
+
+    def __init__(self, sock: socket.socket, end: float) -> None:
+        self._sock, self._end = sock, end
+        self._file = sock.makefile("rb", buffering=0)  # the socket stays open for as long
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        self._sock.settimeout(left)
+        return self._file.readinto(buffer)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+class _Answer(http.client.HTTPResponse):
+    """An answer that is whole at a moment, or not read."""
+
+    def __init__(self, end: float, sock: socket.socket, *given: Any, **named: Any) -> None:
+        super().__init__(sock, *given, **named)
+        self.fp.close()
+        self.fp = io.BufferedReader(_Timely(sock, end))
 
 
 class Etcd:
@@ -83,8 +119,15 @@ class Etcd:
         """One transaction. Raises Unanswered, HostRefused (an answer that is no answer)."""
         asked = {"compare": list(compare), "success": list(success), "failure": list(failure)}
         said = self._ask("/v3/kv/txn", asked)
-        found = tuple(_range_of(part) for part in said.get("responses", ()))
-        return Reply(bool(said.get("succeeded")), found, *_header(said))
+        try:
+            succeeded = bool(said.get("succeeded"))
+            found = tuple(_range_of(part) for part in said.get("responses", ()))
+            header = _header(said)
+        except (LookupError, TypeError, ValueError, AttributeError) as problem:
+            raise _no_etcd(self._endpoints[0], 200) from problem
+        if not header[0] or len(found) != len(success if succeeded else failure):
+            raise _no_etcd(self._endpoints[0], 200)
+        return Reply(succeeded, found, *header)
 
     def status(self, endpoint: str) -> str:
         """The version of one endpoint's etcd. Raises Unanswered, HostRefused."""
@@ -120,6 +163,7 @@ class Etcd:
             if connection.sock is None:
                 connection.connect()
             connection.sock.settimeout(max(end - time.monotonic(), 0.05))
+            connection.response_class = partial(_Answer, end)  # type: ignore[assignment]
             connection.request("POST", path, body, headers)
             response = connection.getresponse()
             text = response.read(_ANSWER_MOST)
@@ -170,16 +214,20 @@ def _said(endpoint: str, status: int, text: bytes) -> dict[str, Any]:
     except (ValueError, TypeError, RecursionError) as problem:
         if status >= 500:
             raise Unanswered(f"HTTP {status}") from problem
-        raise HostRefused(
-            f"{endpoint} answers, and not as etcd does: HTTP {status}",
-            hint="endpoints of [cluster] are those of etcd's clients, with its JSON gateway",
-        ) from problem
+        raise _no_etcd(endpoint, status) from problem
     if status == 200 and "error" not in said:
         return said
     words = str(said.get("message") or said.get("error") or f"HTTP {status}")
-    if status >= 500 or said.get("code") in _UNDECIDED:
+    if status >= 500 or str(said.get("code")) in _UNDECIDED:
         raise Unanswered(words)
     raise HostRefused(f"etcd at {endpoint} refuses: {words}", hint="look at etcd's own log")
+
+
+def _no_etcd(endpoint: str, status: int) -> HostRefused:
+    return HostRefused(
+        f"{endpoint} answers, and not as etcd does: HTTP {status}",
+        hint="endpoints of [cluster] are those of etcd's clients, with its JSON gateway",
+    )
 
 
 def _header(said: Mapping[str, Any]) -> tuple[str, int]:

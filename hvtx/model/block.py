@@ -92,3 +92,4 @@ class Who(NamedTuple):
     machine: str  # a digest of the machine id
     host: str
     address: str | None
+    known: bool = False  # an etcd has answered a claim of it: it is registered there

@@ -329,6 +329,53 @@ def test_a_host_that_is_given_up(two: Lab) -> None:
     }
 
 
+def test_an_etcd_whose_content_was_lost_grants_nothing_to_who_had_blocks(two: Lab) -> None:
+    """It has the same id as before, which is made of its members' names and addresses."""
+    create(two, "h1", "one")
+    two.hvtx("h1", "network", "create", "other", "--subnet", "10.200.0.0/24", "--block-size", "26")
+    for name in MEMBERS:
+        two.members[name].kill()
+        two.members[name].wait()
+        shutil.rmtree(two.base / name)
+    for name in MEMBERS:
+        two.start(name)
+    two.await_quorum("h1")
+    external = ("vm", "create", "two", "--network", "other", "--hypervisor", "external")
+    assert "went back" in two.hvtx("h1", *external, code=4).err
+    for n in range(40):  # the others go on, until it is as far as it was
+        if "went back" not in (two.status("h1")["problem"] or ""):
+            break
+        two.hvtx("h2", "network", "create", f"n{n}", "--subnet", f"10.201.{n}.0/24",
+                 "--block-size", "26")  # fmt: skip
+    said = two.hvtx("h1", *external, code=4).err
+    assert "its content was lost" in said
+    assert "its content was lost" in two.status("h1")["problem"]
+    assert "its content was lost" in two.hvtx("h1", "recover", code=9).out
+    assert [b["state"] for b in two.status("h1")["blocks"]] == ["committed", "intended"]
+    create(two, "h1", "three")  # of the block that it has
+
+
+def test_an_endpoint_that_is_no_etcd_is_named(two: Lab) -> None:
+    """The others answer; of it is told what is wrong."""
+    peer = f"http://{ADDRESS['e1']}:2380"
+    path = two.base / "h1.toml"
+    path.write_text(path.read_text().replace("endpoints = [", f'endpoints = ["{peer}", '))
+    shown = {one["endpoint"]: one for one in two.status("h1")["endpoints"]}
+    assert "not as etcd does" in shown[peer]["problem"]
+    assert [one["reached"] for one in shown.values()] == [False, True, True, True]
+
+
+def test_another_address_of_a_host_is_told_to_the_others(two: Lab) -> None:
+    create(two, "h1", "one")
+    path = two.base / "h1.toml"
+    path.write_text(
+        path.read_text().replace(f'address = "{ADDRESS["h1"]}"', 'address = "192.0.2.77"')
+    )
+    two.hvtx("h1", "recover")
+    (route,) = two.hvtx("h2", "network", "routes", "--json").json()["routes"]
+    assert route["via"] == "192.0.2.77"
+
+
 def test_a_network_is_the_same_on_every_host(two: Lab) -> None:
     two.hvtx("h1", "network", "rm", "lab")
     before = lab.dump()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -65,6 +66,10 @@ def at(server: Server) -> str:
     return f"http://127.0.0.1:{server.server_address[1]}"
 
 
+def at_port(listener: socket.socket) -> str:
+    return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
 @contextmanager
 def client(*endpoints: str, timeout: float = 2) -> Iterator[Etcd]:
     made = Etcd(endpoints, timeout=timeout)
@@ -81,14 +86,14 @@ def test_keys_and_values_are_base64_and_back() -> None:
             200,
             json.dumps({"header": HEADER, "responses": [{"response_range": {"kvs": [kv]}}, {}]}),
         )
-        reply = asked.txn([etcd.absent("/k")], [etcd.put("/k", "ä")], [etcd.get("/k")])
+        reply = asked.txn([etcd.absent("/k")], [etcd.put("/k", "ä")], [etcd.get("/k")] * 2)
     assert server.heard == [
         {
             "compare": [
                 {"key": "L2s=", "target": "CREATE", "result": "EQUAL", "create_revision": "0"}
             ],
             "success": [{"request_put": {"key": "L2s=", "value": "w6Q="}}],
-            "failure": [{"request_range": {"key": "L2s="}}],
+            "failure": [{"request_range": {"key": "L2s="}}] * 2,
         }
     ]
     assert reply == (False, ((Kv("/k", "ä"),), ()), "77", 9)
@@ -123,7 +128,18 @@ def test_what_is_no_decision_is_unknown(answer: tuple[int, str] | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", [(400, '{"error": "duplicate key", "code": 3}'), (200, "<html>"), (404, "[]")]
+    "answer",
+    [
+        (400, '{"error": "duplicate key", "code": 3}'),
+        (400, '{"error": "x", "code": []}'),
+        (200, "<html>"),
+        (404, "[]"),
+        (200, "{}"),
+        (200, '{"header": null, "succeeded": true}'),
+        (200, '{"header": {"cluster_id": "1", "revision": "many"}, "succeeded": true}'),
+        (200, '{"header": {"cluster_id": "1", "revision": "2"}, "responses": [{}]}'),
+        (200, '{"header": {"cluster_id": "1", "revision": "2"}, "responses": null}'),
+    ],
 )
 def test_an_answer_that_is_no_etcds_is_told(answer: tuple[int, str]) -> None:
     with serving() as server, client(at(server)) as asked:
@@ -138,6 +154,32 @@ def test_one_that_accepts_and_is_silent_costs_its_share_of_the_time() -> None:
         with client(mute, at(server), timeout=0.6) as asked:
             assert asked.txn([], []).succeeded
             assert "timed out" in asked.failures[mute]
+
+
+@pytest.mark.parametrize(
+    ("head", "drops"),
+    [(b"HTTP/1.1 200 ", b"x"), (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n", b" ")],
+    ids=["headers", "body"],
+)
+def test_one_that_drips_has_its_share_of_the_time_too(head: bytes, drops: bytes) -> None:
+    """A byte comes at a time, each well before who waits for it gives up."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection, suppress(OSError):
+                connection.send(head)
+                for _ in range(40):
+                    time.sleep(0.1)
+                    connection.send(drops)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        began = time.monotonic()
+        with client(at_port(listener), timeout=0.5) as asked, pytest.raises(Unanswered):
+            asked.txn([], [])
+        assert time.monotonic() - began < 3
+        thread.join()
 
 
 def test_no_endpoint_at_all() -> None:
