@@ -229,6 +229,11 @@ def _check_addresses(runtime: Runtime, request: VmRequest, networks: Sequence[Ne
     for position, network in enumerate(networks):
         for port in request.ports(position):
             addressing.check_published(port, network)
+    for each, network in zip(asked, networks, strict=True):
+        if network.block_size is not None and each.addresses:
+            from hvtx.engine import other_hosts
+
+            other_hosts.refuse(runtime, network, each.addresses)
     wanted = [address for each in asked for address in each.addresses]
     if wanted:
         own_addresses.refuse(wanted, own_addresses.in_subnets(networks))

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 from hvtx.engine import blocks as engine
 from hvtx.engine.runtime import Runtime
-from hvtx.errors import HvtxError
+from hvtx.errors import Conflict, HvtxError
 from hvtx.model.vm import Network
 from hvtx.planner.blocks import block_of
+from hvtx.store import blocks as rows
+from hvtx.store import leases
 
 
 def whose(runtime: Runtime, text: str, networks: Sequence[Network]) -> list[str]:
@@ -38,3 +40,20 @@ def whose(runtime: Runtime, text: str, networks: Sequence[Network]) -> list[str]
         return [f"its block {cidr} is this host's"]
     where = f" at {one.address}" if one.address else ""
     return [f"its block {cidr} is host {one.host!r}'s{where}, installation {one.installation}"]
+
+
+def refuse(runtime: Runtime, network: Network, addresses: Sequence[str]) -> None:
+    """Refuse what was asked for and is of no block of this host, before one is claimed.
+
+    Raises Conflict that tells whose it is. In doubt the cluster is to be asked first: no word.
+    """
+    if runtime.read(rows.is_doubted):
+        return
+    for address in addresses:
+        try:
+            runtime.read(leases.refuse_others_block, network, address)
+        except Conflict as problem:
+            known = "; ".join(whose(runtime, address, [network]))
+            raise Conflict(
+                f"{problem.message}: {known}" if known else problem.message, hint=problem.hint
+            ) from problem

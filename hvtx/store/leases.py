@@ -174,8 +174,6 @@ def _lease_of_block(
     position: int,
 ) -> str:
     """Lease an address of a block that is this host's. Raises NoRoom, Conflict."""
-    from hvtx.store import blocks
-
     base = ipaddress.ip_network(ends.cidr).network_address
     if given is None:
         offset = free_in_blocks(sql, network, ends.taken)
@@ -188,13 +186,21 @@ def _lease_of_block(
     else:
         address, offset = given, int(ipaddress.ip_address(given)) - int(base)
         refuse_taken_address(sql, address)
-        if not blocks.holds(sql, network, offset):
-            raise Conflict(
-                f"{address} is in no block of network {network.name!r} that this host has",
-                hint="hvtx cluster status tells the blocks; without --ip a free address is chosen",
-            )
+        refuse_others_block(sql, network, address)
     _insert(sql, interface, network, address, offset, position)
     return address
+
+
+def refuse_others_block(sql: sqlite3.Connection, network: Network, address: str) -> None:
+    """Raise Conflict if the address is in none of this host's blocks of a network."""
+    from hvtx.store import blocks
+
+    base = ipaddress.ip_network(network.subnets[0]).network_address
+    if not blocks.holds(sql, network, int(ipaddress.ip_address(address)) - int(base)):
+        raise Conflict(
+            f"{address} is in no block of network {network.name!r} that this host has",
+            hint="hvtx cluster status tells the blocks; without --ip a free address is chosen",
+        )
 
 
 def refuse_taken_mac(sql: sqlite3.Connection, mac: str) -> None:

@@ -83,6 +83,18 @@ def test_two_hosts_never_have_one_address(two: Lab) -> None:
     assert len(agree(two)) == 2
 
 
+def test_an_address_of_another_hosts_block_is_refused_and_its_holder_named(two: Lab) -> None:
+    theirs = create(two, "h2", "two")
+    other = next(str(a) for a in ipaddress.ip_network(next(iter(agree(two)))) if str(a) != theirs)
+    said = create(two, "h1", "one", "--ip", other, code=4)
+    assert f"at {ADDRESS['h2']}, installation {two.status('h2')['installation']}" in said
+    assert two.status("h1")["blocks"] == []  # nothing was claimed for what is refused
+    mine = create(two, "h1", "one")
+    create(two, "h1", "beside", "--ip", str(next(
+        a for a in ipaddress.ip_network(two.status("h1")["blocks"][0]["cidr"]) if str(a) != mine
+    )))  # fmt: skip
+
+
 def test_a_host_that_is_cut_off_goes_on_from_its_blocks(two: Lab) -> None:
     create(two, "h1", "one")
     two.isolate("h1")
