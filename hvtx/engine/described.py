@@ -67,6 +67,7 @@ def wanted_network(request: NetworkRequest, egress: str | None, where: str) -> W
         policy,
         request.dhcp,
         where,
+        request.block_size,
     )
 
 

@@ -28,6 +28,7 @@ class WantedNetwork(NamedTuple):
     policy: Policy
     dhcp: bool | None
     where: str = ""  # its place in a file, for people
+    block_size: int | None = None
 
 
 class WantedVm(NamedTuple):

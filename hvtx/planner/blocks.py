@@ -40,9 +40,12 @@ def parse_block_size(text: str, subnets: Sequence[str]) -> int:
             hint=f"--block-size {26 if family == 4 else 122} is 64 addresses",
         )
     if not 0 < size - length <= _MOST:
+        hint = "choose a --block-size that is longer than the subnet's prefix length"
+        if size > length:
+            hint = f"choose a smaller subnet: a /{size - _MOST} has that many blocks of /{size}"
         raise UsageError(
             f"{subnets[0]} cannot be divided into blocks of /{size}: it is to have 2 to 2^{_MOST}",
-            hint="choose a --block-size that is longer than the subnet's prefix length",
+            hint=hint,
         )
     return size
 

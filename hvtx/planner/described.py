@@ -59,10 +59,10 @@ def _is_there(name: str, wanted: Iterable[WantedNetwork], known: Known) -> bool:
 _OPTIONS = {
     "subnets": "subnet", "sources": "source", "policy": "egress", "networks": "network",
     "ips": "ip", "macs": "mac", "disks": "disk", "limits": "limit", "ssh_keys": "ssh-key",
-    "user_data": "user-data",
+    "user_data": "user-data", "block_size": "block-size",
 }  # fmt: skip
 NETWORK_CHANGES = ("isolate", "uplink", "sources", "passage", "dhcp", "policy")
-_NETWORK_FIXED = ("subnets", "bridge", "mtu", "nat")
+_NETWORK_FIXED = ("subnets", "bridge", "mtu", "nat", "block_size")
 
 
 def _network(wanted: WantedNetwork, known: Known, allowed: Allowed) -> list[Step]:
@@ -116,11 +116,11 @@ def _other_network(
 def _differing(
     found: Network | Vm, wanted: WantedNetwork | Vm, fields: Iterable[str]
 ) -> tuple[Difference, ...]:
-    """What is otherwise of these fields; None as a network's bridge or service is any."""
+    """What is otherwise of these fields; None as a network's bridge, service or blocks is any."""
     differences = []
     for field in fields:
         old, new = getattr(found, field), getattr(wanted, field)
-        if old == new or (new is None and field in ("bridge", "dhcp")):
+        if old == new or (new is None and field in ("bridge", "dhcp", "block_size")):
             continue
         differences.append(Difference(_OPTIONS.get(field, field), _json(old), _json(new)))
     return tuple(differences)

@@ -59,3 +59,21 @@ def test_a_block_goes_back_and_is_had_again(hvtx: Program) -> None:
     assert hvtx("cluster", "status", "--json").json()["blocks"] == []
     hvtx("network", "create", "lab", "--subnet", "10.64.0.0/16", "--block-size", "30")
     assert create(hvtx, "one") == "10.64.0.2"
+
+
+def test_a_set_that_describes_blocks_of_another_size(hvtx: Program, tmp_path: Path) -> None:
+    """A network with blocks is not made anew but on request; where none are named any will do."""
+    described = tmp_path / "set.toml"
+    apply = ("vm", "apply", "-f", str(described), "--yes")
+    described.write_text('[networks.lab]\nsubnet = ["10.64.0.0/16"]\nblock-size = "30"\n')
+    hvtx(*apply)
+    assert "as described" in hvtx(*apply).out
+    described.write_text('[networks.lab]\nsubnet = ["10.64.0.0/16"]\n')
+    assert "as described" in hvtx(*apply).out
+    described.write_text('[networks.lab]\nsubnet = ["10.64.0.0/16"]\nblock-size = "28"\n')
+    before = lab.dump()
+    ran = hvtx(*apply, code=None)
+    assert ran.code == 4, (ran.code, ran.out, ran.err)
+    assert "block-size" in ran.out + ran.err
+    assert lab.difference(before, lab.dump()) == ""
+    assert hvtx("network", "show", "lab", "--json").json()["block_size"] == 30

@@ -45,6 +45,16 @@ def test_what_is_no_size_is_refused(text: str, subnets: list[str]) -> None:
         blocks.parse_block_size(text, subnets)
 
 
+@pytest.mark.parametrize(
+    ("subnet", "size", "hint"),
+    [("fd00::/64", "122", "smaller subnet: a /98"), ("10.0.0.0/28", "26", "--block-size")],
+)
+def test_what_is_told_to_be_chosen_can_be(subnet: str, size: str, hint: str) -> None:
+    with pytest.raises(UsageError) as told:
+        blocks.parse_block_size(size, [subnet])
+    assert hint in (told.value.hint or "")
+
+
 def test_candidates_are_blocks_and_the_same_for_the_same_token() -> None:
     """Or a claim whose answer was lost would ask for another block."""
     found = list(blocks.candidates(POOL, "t"))

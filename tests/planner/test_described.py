@@ -114,7 +114,7 @@ def test_every_field_of_a_vm_has_its_place() -> None:
 
 
 def test_every_field_of_a_network_has_its_place() -> None:
-    fixed = {"subnets", "bridge", "mtu", "nat"}
+    fixed = {"subnets", "bridge", "mtu", "nat", "block_size"}
     assert {*NETWORK_CHANGES, *fixed, "name", "where"} == set(WantedNetwork._fields)
 
 
