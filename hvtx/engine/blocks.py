@@ -27,6 +27,8 @@ from hvtx.store import blocks as rows
 from hvtx.store import history, leases, records
 from hvtx.store.history import Event
 
+_NOT_OURS = "block {} is not this host's any more"
+
 Source = EtcdBlocks | StaticBlocks
 
 
@@ -211,6 +213,7 @@ class Blocks:
             if self._runtime.read(rows.is_doubted):
                 done += self._compare_in_words()
             done += self.ask_again()
+            done += self._lose()
             for block in self._return(spare=True):
                 done.append(f"network {block.pool.network}: block {block.cidr} given back")
             self.source.announce()
@@ -273,9 +276,22 @@ class Blocks:
             self._remember(sql)
         return found
 
+    def _lose(self) -> list[str]:
+        """Lease no more from what the cluster has not for this host, in words; Refused to a copy.
+
+        A store of which nobody said that it was put back, with its whole disk, is known by it.
+        """
+        self.source.last_claim()
+        known = self._on_record()
+        lost = decide.difference(known, self.source.mine()).lost
+        if lost:
+            with self._runtime.store.transaction() as sql:
+                rows.lose(sql, lost)
+        return [_NOT_OURS.format(block.cidr) for block in lost]
+
     def _compare_in_words(self) -> list[str]:
         found = self._compare()
-        lost = [f"block {block.cidr} is not this host's any more" for block in found.lost]
+        lost = [_NOT_OURS.format(block.cidr) for block in found.lost]
         return lost + [f"block {one.cidr} is not on record: not used" for one in found.unrecorded]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from hvtx.model.block import Block, Cluster, Held, Pool
+from hvtx.model.block import Block, BlockState, Cluster, Held, Pool
 from hvtx.planner.blocks import is_of
 
 
@@ -21,7 +21,7 @@ class StaticBlocks:
     def claim(self, pool: Pool, token: str) -> str | None:
         """The first block of the network that is not on record yet."""
         del token
-        used = {block.cidr for block in self._on_record()}
+        used = {b.cidr for b in self._on_record() if b.state is not BlockState.LOST}
         return next(
             (c for c in self._named(pool.network) if c not in used and is_of(pool, c)), None
         )

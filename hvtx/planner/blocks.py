@@ -200,13 +200,14 @@ def never_granted(blocks: Iterable[Block], mine: Sequence[Held], last: int) -> l
 
 
 def to_return(blocks: Sequence[Block], networks: Collection[Pool]) -> list[Block]:
-    """The blocks that are to go back: of networks that are gone, and spare ones.
+    """The blocks that are to go back: of networks that are gone, spare ones, and lost ones.
 
     A network that was made anew with another subnet is another one. One empty block of a network
     stays while it is the only one with room: the next VM should not wait for the cluster, and a VM
     that is made and removed by turns should not claim each time.
     """
-    going = []
+    spent = [block for block in blocks if block.state is BlockState.LOST]
+    going = [block for block in spent if not block.used and not block.kept]
     for network in sorted({block.pool for block in blocks}):
         own = [b for b in blocks if b.pool == network and b.state is BlockState.COMMITTED]
         empty = [block for block in own if not block.used and not block.kept]

@@ -312,6 +312,28 @@ def test_a_store_that_was_put_back(two: Lab) -> None:
     agree(two)
 
 
+def test_a_disk_that_was_put_back_is_known_by_recover(two: Lab) -> None:
+    """Nothing on it says so: its store is the newest that it remembers."""
+    create(two, "h1", "one")
+    shutil.copytree(two.base / "h1.state", two.base / "snapshot", symlinks=True)
+    two.hvtx("h1", "vm", "rm", "one")
+    two.hvtx("h1", "network", "rm", "lab")
+    shutil.rmtree(two.base / "h1.state")
+    shutil.rmtree(two.base / "h1.run")  # every boot empties it
+    (two.base / "snapshot").rename(two.base / "h1.state")
+    assert "not this host's any more" in two.hvtx("h1", "recover").err
+    assert [b["state"] for b in two.status("h1")["blocks"]] == ["lost"]
+    found = two.hvtx("h1", "doctor", "--json", code=None).json()["findings"]
+    (told,) = (one for one in found if one["check"] == "cluster")
+    assert told["level"] == "error"
+    assert "not this host's any more" in told["message"]
+    create(two, "h1", "two")
+    two.hvtx("h1", "vm", "rm", "one")
+    two.hvtx("h1", "gc", "--apply")
+    assert [b["state"] for b in two.status("h1")["blocks"]] == ["committed"]
+    agree(two)
+
+
 def test_a_host_that_is_given_up(two: Lab) -> None:
     create(two, "h1", "one")
     create(two, "h2", "two")

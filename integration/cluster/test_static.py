@@ -77,3 +77,14 @@ def test_a_set_that_describes_blocks_of_another_size(hvtx: Program, tmp_path: Pa
     assert "block-size" in ran.out + ran.err
     assert lab.difference(before, lab.dump()) == ""
     assert hvtx("network", "show", "lab", "--json").json()["block_size"] == 30
+
+
+def test_a_block_that_was_taken_out_of_the_configuration_and_put_back(hvtx: Program) -> None:
+    hvtx("network", "create", "lab", "--subnet", "10.64.0.0/16", "--block-size", "30")
+    assert create(hvtx, "one") == "10.64.0.2"
+    configure('lab = ["10.64.9.0/30"]')
+    hvtx("gc", "--apply")
+    assert create(hvtx, "two") == "10.64.9.0"
+    configure('lab = ["10.64.0.0/30", "10.64.9.0/30"]')
+    hvtx("gc", "--apply")
+    assert [create(hvtx, f"v{n}") for n in range(4)][-1] == "10.64.0.3"

@@ -129,5 +129,8 @@ def test_what_goes_back() -> None:
     assert blocks.to_return([full, empty, spare], {anew}) == [empty, spare]
     assert blocks.to_return([full, half, empty._replace(kept=True)], {POOL}) == []
     assert blocks.to_return([empty._replace(kept=True)], set()) == []
+    lost = block(7, "10.64.2.0/26", state="lost")
+    assert blocks.to_return([full, lost, lost._replace(kept=True)], {POOL}) == [lost]
+    assert blocks.to_return([lost._replace(used=1)], {POOL}) == []
     going = block(5, "10.64.1.0/26", state="releasing")
     assert blocks.to_return([going, block(6, None, state="intended")], set()) == []

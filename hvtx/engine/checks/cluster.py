@@ -36,6 +36,8 @@ def check_cluster(runtime: Runtime) -> Iterator[Finding]:
         except HvtxError as problem:
             yield Finding("cluster", "error", problem.message, (), problem.hint)
             return
+    lost = [block for block in known if block.state is BlockState.LOST and block.used]
+    found = found._replace(lost=(*found.lost, *lost))
     yield from _apart(found)
     late = [block for block in known if block.state in (BlockState.INTENDED, BlockState.RELEASING)]
     if late:
