@@ -15,7 +15,7 @@ import pytest
 
 from hvtx.model.cni_version import VERSIONS
 from integration import lab
-from integration.lab import reference_plugins
+from integration.lab import packages, reference_plugins
 from integration.lab.program import Forked
 from tests.cni import recorded
 from tests.cni.recorded import POD, Recorded
@@ -328,7 +328,10 @@ def reference() -> Path:
     """Before a test has a namespace of its own, from which nothing can be downloaded."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
-    return reference_plugins.directory()
+    try:
+        return reference_plugins.directory()
+    except packages.Unavailable as problem:
+        pytest.skip(str(problem))
 
 
 def test_a_chain_with_plugins_of_others(reference: Path, plugin: Plugin) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from integration import lab
+from integration.lab import packages
 from integration.lab.firewall_contract import reach
 from integration.lab.program import Program
 from integration.lab.traffic import Place
@@ -27,42 +27,30 @@ GUEST = str(TOP / "integration/lab/guest.py")
 WHERE = f"/usr/lib/{os.uname().machine}-linux-gnu"
 
 
-def taken_apart(*names: str) -> Path:
-    """The root of some packages of Debian 12; skips the test where they cannot be had."""
-    place = TOP / ".cache/packages" / "-".join(names)
-    if not place.exists():
-        work = place.with_name(f"{place.name}.{os.getpid()}")
-        work.mkdir(parents=True)
-        got = subprocess.run(
-            ["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", *names],
-            cwd=work, capture_output=True, text=True, check=False, timeout=120,
-        )  # fmt: skip
-        if got.returncode:
-            shutil.rmtree(work)
-            pytest.skip(f"apt-get download {' '.join(names)}: {got.stderr.strip()[:200]}")
-        for archive in work.glob("*.deb"):
-            lab.run("dpkg", "-x", str(archive), str(work / "root"))
-        (work / "root").rename(place)
-        shutil.rmtree(work)
-    return place
+def root_of(names: tuple[str, ...]) -> Path:
+    """The root of some packages; skips the test where they cannot be had."""
+    try:
+        return packages.taken_apart(names)
+    except packages.Unavailable as problem:
+        pytest.skip(str(problem))
 
 
 @pytest.fixture(scope="module")
 def bird() -> Path:
     """BIRD 2."""
-    return taken_apart("bird2", "libssh-gcrypt-4")
+    return root_of(packages.BIRD)
 
 
 @pytest.fixture(scope="module")
 def vtysh() -> Path:
     """FRR's shell."""
-    return taken_apart("frr", "libyang2")
+    return root_of(packages.VTYSH)
 
 
 @pytest.fixture(scope="module")
 def containerd() -> Path:
     """containerd 1.6."""
-    return taken_apart("containerd")
+    return root_of(packages.CONTAINERD)
 
 
 def libraries(root: Path) -> dict[str, str]:
