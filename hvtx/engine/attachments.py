@@ -12,7 +12,6 @@ from hvtx.model.attachment import Attached, AttachedAddress, AttachmentKey, Atta
 from hvtx.model.container import veth_spec
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.vm import Network, Vm
-from hvtx.planner.addressing import check_guest_address
 from hvtx.planner.attaching import name_of
 from hvtx.store import records
 
@@ -75,6 +74,8 @@ def take(runtime: Runtime, request: AttachmentRequest) -> Network:
         name, request.subnets, None, request.mtu or _MTU, nat=request.nat, isolate=request.isolate
     )
     if request.addresses:  # before a network is made for what cannot be
+        from hvtx.planner.addressing import check_guest_address
+
         described = describe(runtime, wanted)
         for address in request.addresses:
             with advised("ask for one in the network's subnets, or leave it out"):
