@@ -201,7 +201,7 @@ def test_a_store_of_the_first_schema_is_read_and_then_brought_up_to_date(
         for text in m0001_initial.STATEMENTS:
             if "CREATE INDEX resource_operation" in text:
                 old.execute(text)
-        for later in ("tombstone", "shape"):
+        for later in ("tombstone", "shape", "attachment", "block", "cluster"):
             old.execute(f"DROP TABLE {later}")
         old.execute("ALTER TABLE network DROP COLUMN settings")
         old.execute("ALTER TABLE lease RENAME TO newer")

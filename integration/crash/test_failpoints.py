@@ -477,10 +477,14 @@ def host() -> dict[str, object]:
     text = json.dumps(dump, sort_keys=True)
     for pattern, kind in _RANDOM:
         text = re.sub(pattern, kind, text)
-    document: dict[str, list[object]] = json.loads(text)
+    document: dict[str, list[Any]] = json.loads(text)
     for part in ("links", "addresses", "routes4", "routes6"):  # in the order of random indexes
         document[part].sort(key=lambda item: json.dumps(item, sort_keys=True))
     document["nft"].sort(key=_table)  # in the order in which the tables were made
+    for item in document["nft"]:  # nft shows elements in the order of random names and addresses
+        for piece in item.values():
+            if isinstance(piece.get("elem"), list):
+                piece["elem"].sort(key=lambda element: json.dumps(element, sort_keys=True))
     return {**document, "services": [len(services())], "inside": [*attachments.inside()]}
 
 
