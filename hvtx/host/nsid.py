@@ -89,7 +89,7 @@ class NamespaceIds:
         if told.get(_IFALIAS, b"").rstrip(b"\0") != alias.encode():
             raise OSError(errno.ENODEV, f"the device {ifindex} is another")
         number = told.get(_LINK_NETNSID)
-        return None if number is None else int(struct.unpack("=i", number)[0])
+        return None if number is None else _id(number)
 
     def _is_there(self, nsid: int) -> bool:
         body = _GENERAL + attribute(_NSID, struct.pack("=i", nsid))
@@ -105,7 +105,13 @@ class NamespaceIds:
 @legible
 def _nsid(body: bytes) -> int:
     """The id that a message tells. Raises Garbled."""
-    return int(struct.unpack_from("=i", attribute_map(body, 4)[_NSID])[0])
+    return _id(attribute_map(body, 4)[_NSID])
+
+
+@legible
+def _id(raw: bytes) -> int:
+    """The number in an attribute. Raises Garbled."""
+    return int(struct.unpack_from("=i", raw)[0])
 
 
 @legible

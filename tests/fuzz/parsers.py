@@ -498,6 +498,13 @@ def configuration(data: bytes) -> None:
     assert found.history_lines >= 100
 
 
+def peer_of(body: bytes) -> int | None:
+    """Where the other end of a pair with our alias is."""
+    ids = nsid.NamespaceIds.__new__(nsid.NamespaceIds)
+    ids._channel = Told([body])
+    return ids.of_peer(7, "ours")
+
+
 def cni_requested(given: tuple[bytes, str]) -> None:
     """What a container runtime writes, on standard input and in CNI_ARGS."""
     data, args = given
@@ -1017,6 +1024,10 @@ PARSERS: dict[str, Parser] = {
         lambda given: netlink.kernel_error(*given),
         st.tuples(mutated(TOLD_WHY), st.sampled_from((0, 0x100, 0x200, 0x300))),
         GARBLED, ("host.netlink.kernel_error",),
+    ),
+    "ids of peers' namespaces": Parser(
+        peer_of, mutated([bytes(16) + netlink.attribute(20, b"ours\0") + netlink.u32(37, 7)]),
+        (OSError,), ("host.nsid.NamespaceIds.of_peer", "host.nsid._link", "host.nsid._id"),
     ),
     "ids of namespaces": Parser(
         nsid._nsid,
