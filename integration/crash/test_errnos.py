@@ -11,7 +11,8 @@ which and how), and then the host is looked at. The oracle needs no lists:
 - the command can be given again, and when all is removed, nothing is left.
 
 The ordinary run takes an even sample; `HVTX_FAULTS=all` (tox -e faults) takes each. Commands join
-by standing in `test_crash.COMMANDS`.
+by standing in `test_failpoints.COMMANDS`, but for those of container runtimes: the container that
+they are given ends with a fault's world, and `_no_process_on_the_loose` knows none of it.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ _LIBRARY = (
 # What gc and recover say of things whose VM could be proven neither alive nor dead.
 _LEFT_ALONE = re.compile("left alone|liveness-unknown")
 # It is done without what depends on filters of others, and says so.
+_ERRORS = re.compile(r"^error: (there is no VM|.*)", re.MULTILINE)
 _WITHOUT = re.compile(r"warning: guests get no accept in the filters of others")
 _SKIPPED = re.compile(r"\[skipped\]|[1-9][0-9]* skipped|liveness-unknown|neither alive nor dead")
 # Chains of an empty legacy table.
@@ -336,7 +338,9 @@ class Stage:
         assert self.hvtx.is_clean(), self.hvtx("gc", "--plan").out
         self._no_process_on_the_loose()
         again = self.hvtx(*given(self.name), code=None)
-        assert again.code in (0, 3, 4), f"given again: {again}"
+        # of several some went the first time
+        gone = again.code == 9 and {*_ERRORS.findall(again.err)} == {"there is no VM"}
+        assert gone or again.code in (0, 3, 4), f"given again: {again}"
         end_everything(self.hvtx)
         assert not processes() or GUESTS, "a process is left"
         left = lab.difference({**self.empty, "files": []}, {**quick(), "files": self.files()})
@@ -409,7 +413,7 @@ def subreaper() -> Iterator[None]:
 @pytest.mark.timeout(7200)
 @pytest.mark.skipif(not SUPPORTED, reason="errors are put into registers of x86-64")
 @pytest.mark.parametrize("firewall", BACKENDS)
-@pytest.mark.parametrize("name", list(COMMANDS))
+@pytest.mark.parametrize("name", [name for name in COMMANDS if not name.startswith("cni ")])
 def test_a_failing_system_call_loses_nothing(
     name: str,
     firewall: str,

@@ -311,15 +311,20 @@ def test_a_caller_without_standard_streams(room):
     closed = f"exec {sys.executable} -c '{script}' {room.path} {room.log} open <&- >&- 2>&-"
     subprocess.run(["sh", "-c", closed], check=False, timeout=60)
     until(lambda: room.said() == "ran\n", "ran")
-    mine = [
-        int(p) for p in os.listdir("/proc")
-        if p.isdigit() and runs_in(p, room.path) and procfs.command_line(int(p)) == ("sleep", "60")
-    ]  # fmt: skip
+    until(lambda: sleeping_in(room.path), "sleeps")  # the shell that said so becomes it then
+    mine = sleeping_in(room.path)
     assert len(mine) == 1
     room.spawned.append(procfs.identify(mine[0]))
     links = [os.readlink(f"/proc/{mine[0]}/fd/{n}") for n in range(3)]
     assert links[0] == "/dev/null"
     assert links[1].startswith("pipe:") and links[1] == links[2]
+
+
+def sleeping_in(directory: Path) -> list[int]:
+    return [
+        int(p) for p in os.listdir("/proc")
+        if p.isdigit() and runs_in(p, directory) and procfs.command_line(int(p)) == ("sleep", "60")
+    ]  # fmt: skip
 
 
 def runs_in(pid: str, directory: Path) -> bool:

@@ -254,7 +254,7 @@ def test_the_history_says_when_nothing_fits(hvtx: Program) -> None:
     assert "the history is empty" in hvtx("log").err
     hvtx(*NETWORK)
     hvtx("vm", "create", "web", "--network", "net", *SLEEP)
-    refused(hvtx, "log", "--kind", "foo", code=2, says="'foo'", hint="tap, bridge")
+    refused(hvtx, "log", "--kind", "foo", code=2, says="'foo'", hint="tap, veth, netns, bridge")
     refused(hvtx, "log", "--kind", "brige", code=2, hint="did you mean 'bridge'?")
     refused(hvtx, "log", "--event", "mad", code=2, hint="did you mean 'made'?")
     refused(hvtx, "log", "--reason", "vm-ded", code=2, hint="did you mean 'vm-dead'?")
