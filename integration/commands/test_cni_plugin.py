@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import jsonschema
 import pytest
 
+from hvtx.host import nsid
 from hvtx.model.cni_version import VERSIONS
 from integration import lab
 from integration.lab import packages, reference_plugins
@@ -90,7 +92,19 @@ def container() -> Iterator[lab.Namespace]:
     try:
         yield made
     finally:
-        made.close()
+        end(made)
+
+
+def end(namespace: lab.Namespace) -> None:
+    """End a container, and wait until the kernel has ended its namespace: its id is gone then."""
+    with nsid.ids() as ids:
+        with open(path_of(namespace)) as there:
+            number = ids.of(there.fileno())
+        namespace.close()
+        deadline = time.monotonic() + 10
+        while number is not None and ids.there({number}):
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
 
 
 def path_of(namespace: lab.Namespace) -> str:
