@@ -9,7 +9,7 @@ from hvtx.engine import privileges
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import Conflict, HostRefused, NotFound
 from hvtx.host.links import Links
-from hvtx.model.address import family_of
+from hvtx.model.address import family_of, room_in
 from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource, State
 from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.vm import Network
@@ -44,7 +44,7 @@ def check_status(runtime: Runtime, name: str, subnets: Sequence[str] | None = No
     privileges.need_to_start([standing.network])
     _refuse_damaged(runtime, standing)
     for text in standing.network.subnets:
-        if standing.used.get(family_of(text), 0) >= _room(text):
+        if standing.used.get(family_of(text), 0) >= room_in(text):
             raise Conflict(
                 f"network {name!r} has no free address left in {text}",
                 hint="hvtx vm ls shows who has them; hvtx gc --plan what dead ones still keep",
@@ -55,20 +55,7 @@ def _refuse_unless_default(name: str) -> None:
     from hvtx.model.described import DEFAULT
 
     if name != DEFAULT:
-        raise NotFound(
-            f"there is no network {name!r}",
-            hint=f"hvtx network create {name} --subnet CIDR, or declare subnets in the"
-            " configuration",
-        )
-
-
-def _room(subnet: str) -> int:
-    """How many addresses a subnet has for guests (pure).
-
-    Without the network's, the gateway's and (IPv4) the broadcast address.
-    """
-    bits, beside = (32, 3) if family_of(subnet) == 4 else (128, 2)
-    return int(1 << (bits - int(subnet.partition("/")[2]))) - beside
+        raise NotFound(f"there is no network {name!r}", hint=records.to_have_network(name))
 
 
 def _standing(sql: Any, name: str, life: int) -> _Standing | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -14,6 +13,7 @@ from hvtx.engine.guests import Judged
 from hvtx.engine.guests import states as guest_states
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.vm_state import read_moment, states_of
+from hvtx.model.address import family_of, room_in
 from hvtx.model.block import Block, BlockState
 from hvtx.model.firewall import firewall_spec
 from hvtx.model.guest import Guest
@@ -104,11 +104,10 @@ def _addresses(
     sizes: dict[tuple[str, ...], float] = {}
     for network in networks:
         for text in network.subnets:
-            subnet = ipaddress.ip_network(text)
-            label = (network.name, f"ipv{subnet.version}")
-            used[label] = float(counts.get((network.id, subnet.version), 0))
-            # without the network's, the gateway's and (IPv4) the broadcast address
-            sizes[label] = float(subnet.num_addresses - (3 if subnet.version == 4 else 2))
+            family = family_of(text)
+            label = (network.name, f"ipv{family}")
+            used[label] = float(counts.get((network.id, family), 0))
+            sizes[label] = float(room_in(text))
     return [
         Gauge("hvtx_leases", "Addresses that VMs have.", ("network", "family"), used),
         Gauge("hvtx_addresses", "Addresses that VMs can have.", ("network", "family"), sizes),

@@ -9,6 +9,7 @@ from hvtx.errors import Conflict, NotFound, advised
 from hvtx.model.attachment import AttachmentRequest
 from hvtx.model.vm import Network
 from hvtx.planner.addressing import check_guest_address
+from hvtx.store import records
 
 _MTU = 1500
 
@@ -44,7 +45,5 @@ def _known(runtime: Runtime, name: str) -> Network:
     try:
         return take_network(runtime, name)
     except NotFound as problem:
-        problem.hint = (
-            f"hvtx network create {name} --subnet CIDR, or declare subnets in the configuration"
-        )
+        problem.hint = records.to_have_network(name)
         raise

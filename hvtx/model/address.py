@@ -27,3 +27,12 @@ def with_port(address: str | None, port: int | str) -> str:
     if not address:
         return str(port)
     return f"[{address}]:{port}" if is_ipv6(address) else f"{address}:{port}"
+
+
+def room_in(subnet: str) -> int:
+    """How many addresses a subnet has for guests.
+
+    Without the network's, the gateway's and (IPv4) the broadcast address.
+    """
+    bits, beside = (32, 3) if family_of(subnet) == 4 else (128, 2)
+    return int(1 << (bits - int(subnet.partition("/")[2]))) - beside

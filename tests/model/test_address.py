@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 import pytest
 
-from hvtx.model.address import family_of, is_ipv6, is_of, with_port
+from hvtx.model.address import family_of, is_ipv6, is_of, room_in, with_port
 
 FOURS = ("10.77.0.1", "0.0.0.0", "10.77.0.0/24", "127.0.0.1/8")
 SIXES = ("::", "::1", "fd77::/64", "fe80::1", "::ffff:10.77.0.1", "fd77::1/64")
@@ -33,3 +35,12 @@ def test_addresses_and_prefixes_of_ipv6(text: str) -> None:
 def test_with_port_brackets_ipv6() -> None:
     found = [with_port(address, 80) for address in (None, "", "203.0.113.1", "fd77::1")]
     assert found == ["80", "80", "203.0.113.1:80", "[fd77::1]:80"]
+
+
+@pytest.mark.parametrize(
+    "subnet", ["10.77.0.0/24", "10.0.0.0/8", "10.77.0.4/30", "fd77::/64", "fd77::4/126"]
+)
+def test_room_is_what_the_network_itself_leaves(subnet: str) -> None:
+    """As the standard library counts them: network and gateway, and of IPv4 the broadcast."""
+    known = ipaddress.ip_network(subnet)
+    assert room_in(subnet) == known.num_addresses - (3 if known.version == 4 else 2)

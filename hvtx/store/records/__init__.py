@@ -34,6 +34,7 @@ from hvtx.store.records.network import (
     set_network_confirmed,
     set_network_leaving,
     taps_in_networks,
+    to_have_network,
     users_of_network,
 )
 from hvtx.store.records.operation import (
@@ -150,6 +151,7 @@ __all__ = [
     "set_vm_confirmed",
     "still_open",
     "taps_in_networks",
+    "to_have_network",
     "tombstone_count",
     "tombstones",
     "unsettled_resources",

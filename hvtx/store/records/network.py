@@ -90,6 +90,11 @@ def no_network(name: str, known: Iterable[str]) -> NotFound:
     )
 
 
+def to_have_network(name: str) -> str:
+    """What to do where the network that a configuration names is not there."""
+    return f"hvtx network create {name} --subnet CIDR, or declare subnets in the configuration"
+
+
 def add_network(sql: sqlite3.Connection, network: Network, operation: int) -> None:
     """Insert a network with its subnets."""
     sql.execute(
