@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hvtx.host import procfs
+from hvtx.host import openfiles, procfs
 from hvtx.host.links import Links
 from hvtx.host.nfnetlink import Nftables
 from integration import lab
@@ -36,6 +36,15 @@ _MARK = b"time.sleep(86400)"
 _PLAIN, _VNET = 0x1002, 0x5002
 _BIND, _PRIVATE = 1 << 12, 1 << 18 | 1 << 14  # MS_BIND, MS_PRIVATE | MS_REC
 _LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def _opens(pid: int) -> bool:
+    """Whether a process is one of `HOLDER` that has not opened its device yet."""
+    try:
+        words = Path("/proc", str(pid), "cmdline").read_bytes()
+        return _MARK in words and not openfiles.open_devices(pid)
+    except OSError:
+        return False
 
 
 class RealWorld(World):
@@ -121,6 +130,18 @@ class RealWorld(World):
             found.pop(process.pid, None)
         return found
 
+    def _settled(self) -> None:
+        """Wait, for at most 10 s, until each VM with a device of its own has it open or has ended.
+
+        One that finds its device held ends by itself; on a busy machine it would do so in the middle
+        of the next command, and look as if that had ended it.
+        """
+        for _ in range(2000):
+            if not any(_opens(pid) for pid in self.processes()):
+                return
+            time.sleep(0.005)
+        raise AssertionError("a VM neither opens its device nor ends")
+
     # -- hvtx ------------------------------------------------------------------------------------------
 
     def _enter_life(self) -> None:
@@ -144,12 +165,14 @@ class RealWorld(World):
             if not os.WIFSTOPPED(status):
                 break
             try:
+                self._settled()
                 meanwhile()
             except BaseException:
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
                 raise
             os.kill(pid, signal.SIGCONT)
+        self._settled()
         return Ran(os.waitstatus_to_exitcode(status), text_of(out), text_of(err))
 
     # -- others -----------------------------------------------------------------------------------
