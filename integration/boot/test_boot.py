@@ -18,7 +18,8 @@ import pytest
 from hvtx.engine.units import ENABLED, FOLLOWERS, Place, units
 from integration import lab
 from integration.lab.boot import image
-from integration.lab.boot.container import Host, booted, poll
+from integration.lab.boot.container import Host, booted
+from integration.lab.entered import poll
 from integration.lab.program import Program, installer
 
 # Docker's client leaves closing its sockets to the collector of garbage.

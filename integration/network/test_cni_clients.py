@@ -18,7 +18,7 @@ from integration.lab import real_guest
 from integration.lab.clients import attached, image, images, leaks
 from integration.lab.clients.cri import Port, sandbox
 from integration.lab.clients.fixtures import here, layers, only_in_the_long_job
-from integration.lab.clients.host import Host, until
+from integration.lab.clients.host import Host
 from integration.lab.clients.leaks import LEAKS
 from integration.lab.clients.libcni import Libcni, PluginFailed, Runtime
 from integration.lab.clients.protobuf import decode, encode, texts
@@ -31,6 +31,7 @@ from integration.lab.clients.runtimes import (
     conflist,
     reference_plugins,
 )
+from integration.lab.entered import poll
 
 __all__ = ["here", "layers"]
 
@@ -339,7 +340,7 @@ def test_a_vm_in_the_namespace_is_reached_through_the_host_port(
     process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
     try:
         said = tmp_path / "console"
-        until("the guest", lambda: said.exists() and "guest: done" in said.read_text(), 90)
+        poll("the guest", 90, lambda: said.exists() and "guest: done" in said.read_text())
         assert page(lab.HOST4, 8080, *world.argv()) == "served by a guest"
         assert page(address["address"].partition("/")[0]) == "served by a guest"
     finally:
@@ -363,7 +364,7 @@ def test_the_subnet_of_a_node_is_that_of_the_cluster(fresh: Host) -> None:
     with containerd.cri() as runtime:
         assert not runtime.ready()
         runtime.give_subnet("10.99.3.0/24")
-        until("the network", runtime.ready)
+        poll("the network", 30, runtime.ready)
         pod = runtime.run(sandbox("web"))
         assert runtime.address(pod) == "10.99.3.2"
         assert page("10.99.3.2") == images.PAGE

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from integration import lab
-from integration.lab.boot.container import poll
+from integration.lab.entered import poll
 from integration.lab.neighbourhood import fixtures
 from integration.lab.neighbourhood.flows import Ask, inside
 from integration.lab.neighbourhood.host import HOST4, UPLINK, Host

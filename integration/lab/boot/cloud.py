@@ -13,7 +13,6 @@ are unpacked in the cache.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import struct
@@ -24,6 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from integration.lab.boot import image
+from integration.lab.boot.bootstrap import bootstrap, digest
 
 CACHE = image.TOP / ".cache" / "cloud"
 PACKAGES = (
@@ -65,7 +65,7 @@ def _hooks() -> list[str]:
 def recipe() -> str:
     """A word that changes with whatever the image is made of."""
     parts = [*PACKAGES, *_hooks(), CONFIG, str(ROOT_MIB)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+    return digest(parts)
 
 
 def disk() -> Path:
@@ -97,15 +97,8 @@ def _place() -> Iterator[Path]:
 
 
 def _root(place: Path) -> Path:
-    if shutil.which("mmdebstrap") is None:
-        raise image.Unavailable("mmdebstrap is missing: apt-get install mmdebstrap")
     root = place / "root"
-    argv = ["mmdebstrap", "--variant=minbase", "--mode=root", f"--include={','.join(PACKAGES)}"]
-    argv += ['--aptopt=Acquire::Retries "3"', '--aptopt=APT::Sandbox::User "root"']
-    argv += [f"--customize-hook={hook}" for hook in _hooks()]
-    if os.path.exists(image.KEYS):
-        argv += [f"--keyring={image.KEYS}"]
-    image.run(*argv, image.SUITE, str(root), seconds=1800, cwd="/")
+    bootstrap(image.SUITE, root, PACKAGES, _hooks())
     return root
 
 

@@ -13,12 +13,12 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from integration.lab.boot import image
+from integration.lab.entered import poll
 
 CAPABILITIES = ["NET_ADMIN", "SYS_ADMIN", "NET_RAW", "SYS_PTRACE"]
 DAEMON_SECONDS, BOOT_SECONDS = 60, 90
@@ -37,17 +37,6 @@ ExecStart=mount -o remount,bind,rw /proc/sys/net
 [Install]
 WantedBy=sysinit.target
 """
-
-
-def poll(what: str, seconds: float, look: Any) -> Any:
-    """Call ``look`` until it gives something; AssertionError after ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = look()
-        if found:
-            return found
-        time.sleep(0.2)
-    raise AssertionError(f"{what}: not within {seconds} s")
 
 
 @contextlib.contextmanager

@@ -13,22 +13,21 @@ installation would start a daemon in the host's own network).
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import tarfile
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from integration.lab.boot.bootstrap import Unavailable, bootstrap, digest, run
+
+__all__ = ["Unavailable", "run"]  # also for those who want this image alone
 TOP = Path(__file__).resolve().parents[3]
 CACHE = TOP / ".cache" / "boot"
 SUITE = "bookworm"  # of the hosts that boot
-DEBIANS = ("bookworm", "trixie", "forky", "sid")
-KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
 TRUSTED = "/etc/ssl/certs/ca-certificates.crt"
 _OF_THIS_HOST = ("PIP_FIND_LINKS", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 PACKAGES = (
@@ -44,23 +43,6 @@ MASKED = (
     "console-getty.service", "systemd-random-seed.service", "systemd-pstore.service",
     "systemd-firstboot.service",
 )  # fmt: skip
-
-
-class Unavailable(Exception):
-    """What the image needs is not to be had here; the message says what."""
-
-
-def run(
-    *argv: str, seconds: float = 600, cwd: str | Path | None = None, stdin: bytes | None = None
-) -> str:
-    """Run a program of the host to its end; returns its standard output."""
-    done = subprocess.run(
-        argv, capture_output=True, input=stdin, timeout=seconds, check=False, cwd=cwd
-    )
-    if done.returncode != 0:
-        words = done.stderr.decode(errors="replace")[-2000:]
-        raise Unavailable(f"{' '.join(argv)}: exit {done.returncode}\n{words}")
-    return done.stdout.decode(errors="replace")
 
 
 def dependencies() -> list[str]:
@@ -82,11 +64,11 @@ def suite_here() -> str:
 
 def recipe(suite: str = SUITE) -> str:
     """A word that changes with whatever the image is made of."""
-    parts = [suite, *PACKAGES, *MASKED, *dependencies(), *_hooks([])]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+    parts = [suite, *PACKAGES, *MASKED, *dependencies(), *hooks([])]
+    return digest(parts)
 
 
-def _hooks(wanted: Sequence[str]) -> list[str]:
+def hooks(wanted: Sequence[str]) -> list[str]:
     """What mmdebstrap's shell does in the root ``$1`` once the packages are in (pure)."""
     pip = "/opt/hvtx/bin/pip --quiet --disable-pip-version-check --no-cache-dir install"
     if os.path.exists(TRUSTED):  # whom this host trusts: a proxy may speak for the package index
@@ -107,23 +89,13 @@ def _hooks(wanted: Sequence[str]) -> list[str]:
 
 
 def root_tar(suite: str = SUITE) -> Path:
-    """The root file system of a release as a tar; made if it is not there (about a minute)."""
+    """The root file system of a release as a tar; made if it is not there (about a minute). Raises Unavailable."""
     path = CACHE / f"root-{suite}-{recipe(suite)}.tar"
     if path.exists():
         return path
-    if shutil.which("mmdebstrap") is None:
-        raise Unavailable("mmdebstrap is missing: apt-get install mmdebstrap")
     CACHE.mkdir(parents=True, exist_ok=True)
     part = CACHE / "part.tar"
-    # apt in the new root speaks with the mirrors of this host, whatever they are.
-    argv = ["mmdebstrap", "--variant=minbase", "--mode=root", f"--include={','.join(PACKAGES)}"]
-    argv += ['--aptopt=Acquire::Retries "3"', '--aptopt=APT::Sandbox::User "root"']
-    argv += [f"--customize-hook={hook}" for hook in _hooks(dependencies())]
-    if suite not in DEBIANS:
-        argv += ["--components=main,universe"]
-    elif os.path.exists(KEYS):  # apt of another distribution does not trust them by itself
-        argv += [f"--keyring={KEYS}"]
-    run(*argv, suite, str(part), seconds=900, cwd="/")
+    bootstrap(suite, part, PACKAGES, hooks(dependencies()), seconds=900)
     for old in CACHE.glob(f"root-{suite}-*.tar"):
         old.unlink()
     part.rename(path)

@@ -8,25 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from integration import lab
 from integration.lab.clients import image
+from integration.lab.entered import CLEAN, Entered, poll
 from integration.lab.neighbourhood.host import layers  # installs the tree under test; also for us
 
-__all__ = ["CLEAN", "Host", "Refused", "layers", "made", "until"]
-
-COMMAND_SECONDS = 120
-CLEAN = {
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root",
-    "LANG": "C.UTF-8", "TERM": "dumb", "HVTX_VERIFY": "1",
-}  # fmt: skip
 # Process 1: runtimes leave their children to it.
 _FIRST = """
 import os, signal
@@ -88,52 +80,18 @@ exec /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin /usr/bin/python3 -c "$4"
 """
 
 
-class Refused(AssertionError):
-    """A command ended in another way than it must."""
+class Host(Entered):
+    """Commands in a host, but in the caller's network namespace."""
 
-
-def until(what: str, look: object, seconds: float = 30) -> object:
-    """Call ``look`` until it gives something; AssertionError after ``seconds``."""
-    assert callable(look)
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found = look()
-        if found:
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"{what}: not within {seconds} s")
-
-
-class Host:
-    """Commands in a host whose process 1 is ``pid``."""
+    namespaces = ("--mount", "--pid", "--uts", "--ipc", "--cgroup", "--root", "--wd")
 
     def __init__(self, pid: int) -> None:
-        self.pid = pid
+        super().__init__(pid)
         self.started: list[subprocess.Popen[bytes]] = []
-
-    def argv(self, *argv: str) -> list[str]:
-        """``argv`` as it must be called to run in there, in the caller's network namespace."""
-        namespaces = ("--mount", "--pid", "--uts", "--ipc", "--cgroup", "--root", "--wd")
-        return ["nsenter", "-t", str(self.pid), *namespaces, "--", *argv]
 
     def path(self, inside: str) -> Path:
         """A path of the host's as this process reaches it."""
         return Path(f"/proc/{self.pid}/root{inside}")
-
-    def ran(self, *argv: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """Run a program to its end; whatever its exit code is."""
-        return subprocess.run(
-            self.argv(*argv), capture_output=True, text=True, check=False, input=stdin,
-            env=CLEAN, timeout=COMMAND_SECONDS,
-        )  # fmt: skip
-
-    def run(self, *argv: str, code: int = 0, stdin: str = "") -> str:
-        """Its standard output; Refused where the exit code is another."""
-        done = self.ran(*argv, stdin=stdin)
-        if done.returncode != code:
-            words = f"{shlex.join(argv)}: exit {done.returncode}, not {code}"
-            raise Refused(f"{words}\n{done.stdout}{done.stderr}")
-        return done.stdout
 
     def start(self, log: str, *argv: str) -> subprocess.Popen[bytes]:
         """Start a program that stays; what it says goes to the file ``log`` of the host."""
@@ -235,7 +193,7 @@ def _first(process: subprocess.Popen[bytes], said: Path) -> int:
                 return pid
         return None
 
-    pid = until("the host's root", look)
+    pid = poll("the host's root", 30, look)
     assert isinstance(pid, int)
     return pid
 
@@ -255,4 +213,4 @@ def _end(process: subprocess.Popen[bytes], groups: list[Path]) -> None:
 
 def installed(place: Path) -> str:
     """The tree under test over the image, in ``place``. boot.Unavailable where it cannot be made."""
-    return layers(place, image.root())
+    return layers(place, image.ROOT.made())

@@ -9,7 +9,8 @@ from typing import Any
 
 from integration.lab.clients import image, images
 from integration.lab.clients.cri import Runtime
-from integration.lab.clients.host import Host, until
+from integration.lab.clients.host import Host
+from integration.lab.entered import poll
 
 PLUGINS, CONFIGURATIONS = "/opt/cni/bin", "/etc/cni/net.d"
 _CONTAINERD = f"""version = 2
@@ -84,7 +85,7 @@ class Containerd:
         more = f'    conf_template = "{template}"\n' if template else ""
         host.write("/etc/containerd/config.toml", _CONTAINERD + more)
         self.process = host.start("/tmp/containerd.log", "containerd", "--log-level", "warn")
-        until("containerd's socket", lambda: host.ran("ctr", "version").returncode == 0)
+        poll("containerd's socket", 30, lambda: host.ran("ctr", "version").returncode == 0)
         for namespace in ("default", "k8s.io"):
             self.ctr("-n", namespace, "images", "import", "--snapshotter", "native",
                      _saved_image(host))  # fmt: skip
@@ -101,7 +102,7 @@ class Containerd:
         """End a task and remove its container, as people do it by `ctr`."""
         with contextlib.suppress(AssertionError):  # it may have ended by itself
             self.ctr("task", "kill", "-s", "SIGKILL", name)
-        until("the end of the task", lambda: self._stopped(name))
+        poll("the end of the task", 30, lambda: self._stopped(name))
         self.ctr("task", "rm", name)
         self.ctr("container", "rm", name)
 

@@ -27,7 +27,7 @@ def layers() -> Iterator[str]:
     if os.geteuid() != 0:
         pytest.skip("needs root: namespaces")
     place = Path(tempfile.mkdtemp(prefix="hvtx-layer-"))
-    below = image.path()
+    below = image.ROOT.path()
     try:
         if not below.exists():
             if ALL:

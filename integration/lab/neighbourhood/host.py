@@ -21,15 +21,10 @@ from typing import Any
 
 from integration import lab
 from integration.lab.boot import image as boot
-from integration.lab.boot.container import poll
-from integration.lab.neighbourhood import image
+from integration.lab.entered import CLEAN, PATH, Entered, poll
 
 BOOT_SECONDS = 90
-COMMAND_SECONDS = 120
 GUEST = Path(lab.__file__).with_name("guest.py")
-CLEAN = {
-    "PATH": image.PATH, "HOME": "/root", "LANG": "C.UTF-8", "HVTX_VERIFY": "1", "TERM": "dumb",
-}  # fmt: skip
 UPLINK, HOST4, HOST6 = "up0", "198.51.100.1", "2001:db8:100::1"
 WORLD4, WORLD6 = "198.51.100.2", "2001:db8:100::2"
 FAR4, FAR6 = "192.0.2.9", "2001:db8:200::9"  # the world beyond the host's own link
@@ -91,42 +86,21 @@ def layers(place: Path, below: Path) -> str:
         f"mount -t overlay overlay -o {mounted} {root} && tar -x -C {root}"
         f" && mount -t proc proc {root}/proc && mount --bind /dev {root}/dev"
         f" && cp {GUEST} {root}/opt/guest.py && chmod 0644 {root}/opt/guest.py"
-        f" && chroot {root} env -i PATH={image.PATH} sh -ec {shlex.quote(boot.INSTALL)}"
+        f" && chroot {root} env -i PATH={PATH} sh -ec {shlex.quote(boot.INSTALL)}"
     )
     boot.run("unshare", "--mount", "--propagation", "private", "sh", "-ec", script,
              stdin=boot.source_tar())  # fmt: skip
     return f"{place / 'upper'}:{below}"
 
 
-class Refused(AssertionError):
-    """A command of a row ended in another way than it must."""
-
-
-class Host:
+class Host(Entered):
     """A booted host: commands in it, its network namespace, and the world beyond its uplink."""
 
+    namespaces = ("--mount", "--net", "--pid", "--uts", "--ipc", "--cgroup", "--root", "--wd")
+
     def __init__(self, pid: int, world: lab.Namespace) -> None:
-        self.pid, self.world = pid, world
-
-    def argv(self, *argv: str) -> list[str]:
-        """``argv`` as it must be called to run in there."""
-        namespaces = ("--mount", "--net", "--pid", "--uts", "--ipc", "--cgroup", "--root", "--wd")
-        return ["nsenter", "-t", str(self.pid), *namespaces, "--", *argv]
-
-    def ran(self, *argv: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-        """Run a program to its end; whatever its exit code is."""
-        return subprocess.run(
-            self.argv(*argv), capture_output=True, text=True, check=False, input=stdin or "",
-            env=CLEAN, timeout=COMMAND_SECONDS,
-        )  # fmt: skip
-
-    def run(self, *argv: str, code: int | None = 0, stdin: str | None = None) -> str:
-        """Its standard output. ``code`` is the exit code to insist on; None: any."""
-        done = self.ran(*argv, stdin=stdin)
-        if code is not None and done.returncode != code:
-            words = f"{shlex.join(argv)}: exit {done.returncode}, not {code}"
-            raise Refused(f"{words}\n{done.stdout}{done.stderr}{self.journal()}")
-        return done.stdout
+        super().__init__(pid)
+        self.world = world
 
     def sh(self, script: str, code: int | None = 0) -> str:
         """Run a script of a shell that ends at the first failure."""

@@ -8,15 +8,12 @@ host that a row boots. As a program it makes what is missing::
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shlex
-import shutil
 import sys
-import tempfile
-from pathlib import Path
 
 from integration.lab.boot import image as boot
+from integration.lab.boot.bootstrap import KeptRoot
+from integration.lab.entered import PATH
 
 SUITE = "bookworm"
 PACKAGES = (
@@ -52,18 +49,6 @@ MASKED = (
     "proc-sys-fs-binfmt_misc.automount", "systemd-modules-load.service", "modprobe@.service",
     "lxcfs.service", "apparmor.service",
 )  # fmt: skip
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-
-def recipe() -> str:
-    """A word that changes with whatever the image is made of."""
-    parts = [*PACKAGES, *UNPACKED, *QUIET, *MASKED, *boot.dependencies(), *_hooks()]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
-
-
-def path() -> Path:
-    """Where the image is, or will be."""
-    return boot.CACHE / f"neighbourhood-{SUITE}-{recipe()}"
 
 
 def _hooks() -> list[str]:
@@ -76,7 +61,7 @@ def _hooks() -> list[str]:
     return [
         f'chroot "$1" env PATH={PATH} sh -c {shlex.quote(f"{unpack}; rm -f *.deb")}',
         f"for unit in {' '.join(QUIET)}; do {disable}; done",
-        *boot._hooks(boot.dependencies()),
+        *boot.hooks(boot.dependencies()),
         'rm -f "$1"/etc/systemd/system/systemd-networkd.service',
         f'for unit in {masks}; do ln -sf /dev/null "$1$unit"; done',
         'rm -f "$1"/etc/libvirt/qemu/networks/autostart/* "$1"/etc/resolv.conf',
@@ -84,41 +69,10 @@ def _hooks() -> list[str]:
     ]
 
 
-def root() -> Path:
-    """The image; made if it is not there. Unavailable: what it needs is not to be had here."""
-    place = path()
-    if place.exists():
-        return place
-    if shutil.which("mmdebstrap") is None:
-        raise boot.Unavailable("mmdebstrap is missing: apt-get install mmdebstrap")
-    boot.CACHE.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix="neighbourhood-part-", dir=boot.CACHE))
-    argv = ["mmdebstrap", "--variant=minbase", "--mode=root", f"--include={','.join(PACKAGES)}"]
-    argv += ['--aptopt=Acquire::Retries "3"', '--aptopt=APT::Sandbox::User "root"']
-    argv += [f"--customize-hook={hook}" for hook in _hooks()]
-    if os.path.exists(boot.KEYS):
-        argv += [f"--keyring={boot.KEYS}"]
-    try:
-        boot.run(*argv, SUITE, str(part), seconds=1800, cwd="/")
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    part.chmod(0o755)
-    for old in boot.CACHE.glob(f"neighbourhood-{SUITE}-*"):
-        shutil.rmtree(old, ignore_errors=True)
-    part.rename(place)
-    return place
-
-
-def main() -> int:
-    """Make what is missing and say where it is."""
-    try:
-        sys.stdout.write(f"root file system with neighbours: {root()}\n")
-    except boot.Unavailable as problem:
-        sys.stderr.write(f"error: {problem}\n")
-        return 1
-    return 0
+ROOT = KeptRoot(
+    boot.CACHE, "neighbourhood", SUITE, PACKAGES, _hooks(), (*UNPACKED, *boot.dependencies())
+)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ROOT.main("root file system with neighbours"))

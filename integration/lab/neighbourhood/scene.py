@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from integration import lab
-from integration.lab.boot.container import poll
+from integration.lab.entered import poll
 from integration.lab.neighbourhood import flows
 from integration.lab.neighbourhood.flows import Ask, inside
 from integration.lab.neighbourhood.host import FAR4, FAR6, HOST4, HOST6, WORLD4, Host
