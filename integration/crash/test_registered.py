@@ -34,10 +34,10 @@ ASIDE = {
     "metrics": "reads; --textfile writes one file by rename (test_monitoring)",
     "doctor": "reads; --gc is the older spelling of `gc`, which is there",
     "completion": "prints",
-    "systemd install": "files of systemd, no store and no host: test_units_killed",
+    "systemd install": "files of systemd, no store and no host: test_installs_killed",
     "systemd uninstall": "the same",
     "systemd print": "prints",
-    "cni install": "two files, no store and no host: test_cni_install_killed",
+    "cni install": "two files, no store and no host: test_installs_killed",
     "cni uninstall": "the same",
     "cni print": "prints",
 }
