@@ -7,13 +7,14 @@ the test that it came with.
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from integration import lab, shares
-from integration.lab import memory
+from integration.lab import memory, real_guest
 from integration.lab.services import services
 from integration.lab.unprivileged import own_tun, tun_is_open
 
@@ -101,3 +102,16 @@ def world(netns: None) -> Iterator[lab.Namespace]:
     """The host's neighbour, reachable over a veth pair."""
     with lab.world() as other:
         yield other
+
+
+@pytest.fixture(scope="session")
+def guest_files() -> Path:
+    """`real_guest.GUEST`: the kernel and programs of a real guest, downloaded if they are not there.
+
+    Of the session, so that it is asked for while there is a way to the packages: in no namespace.
+    """
+    if os.geteuid() != 0:
+        pytest.skip("needs root: packages of a guest")
+    done = subprocess.run([str(real_guest.PREPARE)], check=False)
+    assert done.returncode == 0
+    return real_guest.GUEST

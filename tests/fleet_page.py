@@ -27,3 +27,9 @@ def template(name: str, blocks: list[str]) -> str:
         ),
         text(name),
     )
+
+
+def lines(title: str, word: str) -> list[str]:
+    """The commands of a section that begin with a word, in its blocks and in its sentences."""
+    section = PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    return re.findall(rf"(?m)^{word} .*$|(?<=`){word} [^`\n]*(?=`)", section)

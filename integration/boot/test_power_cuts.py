@@ -6,6 +6,7 @@ import copy
 import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,12 +16,11 @@ from integration.lab.boot.powercut import Ledger, campaign, faults, settle
 
 
 @pytest.fixture(scope="module", autouse=True)
-def prepared() -> Iterator[None]:
+def prepared(guest_files: Path) -> Iterator[None]:
     """The image, made outside the tests' own namespaces, where there is a network."""
     if os.geteuid() != 0:
         pytest.skip("needs root: the image of a machine")
     image.root_tar()
-    image.run(str(image.TOP / "scripts" / "guest" / "prepare"))
     yield
 
 

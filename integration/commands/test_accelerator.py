@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -103,14 +102,6 @@ def hvtx(monkeypatch: pytest.MonkeyPatch) -> Iterator[Program]:
         program("vm", "stop", vm["name"], "--force")
 
 
-@pytest.fixture(scope="module")
-def guest() -> Path:
-    """The directory of the demo's guest."""
-    done = subprocess.run([str(TOP / "scripts/guest/prepare")], check=False)
-    assert done.returncode == 0
-    return TOP / ".cache/guest"
-
-
 @pytest.fixture
 def disk(tmp_path: Path) -> Path:
     """Nothing boots from it: the firmware says so and waits."""
@@ -160,7 +151,7 @@ def exists(pid: int) -> bool:
 )
 def test_a_real_guest_runs_and_it_is_told_with_what_and_why(
     hvtx: Program,
-    guest: Path,
+    guest_files: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     behaviour: str,
@@ -171,7 +162,7 @@ def test_a_real_guest_runs_and_it_is_told_with_what_and_why(
     monkeypatch.setattr(kvm, "DEVICE", device)
     monkeypatch.setattr(kvm, "NO_DEVICE", f"there is no {device}")
     network(hvtx)
-    boot = ("--kernel", str(guest / "vmlinuz"), "--initrd", str(guest / "initrd.img"))
+    boot = ("--kernel", str(guest_files / "vmlinuz"), "--initrd", str(guest_files / "initrd.img"))
     ran = hvtx("vm", "run", "web", "--network", "net", *boot, "--append", "quiet")
     assert f"accelerator tcg: {why}\n" in ran.out
     vm = hvtx.vm("web")
@@ -189,13 +180,13 @@ def test_a_real_guest_runs_and_it_is_told_with_what_and_why(
 
 
 def test_a_kvm_that_boots_the_kernel_is_taken(
-    hvtx: Program, guest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hvtx: Program, guest_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The VM's own kernel, to its panic for want of a root: emulation needs longer than 3 s."""
     fake = Fake(tmp_path / "bin", WORKS, monkeypatch)
     monkeypatch.setattr(kvm, "SECONDS", 100.0)
     network(hvtx)
-    boot = ("--network", "net", "--kernel", str(guest / "vmlinuz"))
+    boot = ("--network", "net", "--kernel", str(guest_files / "vmlinuz"))
     started = hvtx("vm", "run", "web", *boot, "--json").json()
     assert chosen(started) == ("kvm", "KVM runs Linux")
     assert "panic=-1 rdinit=" in fake.lines()[0]

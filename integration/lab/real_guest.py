@@ -15,7 +15,8 @@ from pathlib import Path
 from types import ModuleType
 
 TOP = Path(__file__).resolve().parents[2]
-GUEST = TOP / ".cache/guest"
+GUEST = TOP / ".cache/guest"  # the fixture `guest_files` fills it
+PREPARE = TOP / "scripts/guest/prepare"
 MODULES = ("virtio_pci", "virtio_net", "virtio_blk", "isofs", "button", "evdev")
 
 BEGIN = """#!/bin/sh
@@ -36,13 +37,6 @@ END = """
 echo "guest: done"
 while true; do sleep 3600; done
 """
-
-
-def prepared() -> Path:
-    """The directory with the kernel, and what an initramfs is made of."""
-    done = subprocess.run([str(TOP / "scripts/guest/prepare")], check=False)
-    assert done.returncode == 0
-    return GUEST
 
 
 def _recipe() -> ModuleType:
@@ -67,11 +61,10 @@ def initramfs(script: str, output: Path, programs: Iterable[str] = ()) -> Path:
     ``programs`` of the host are at their own paths, with their libraries.
     """
     recipe = _recipe()
-    guest = prepared()
-    found = (guest / "root").glob("**/lib/modules/*/kernel/**/*.ko*")
+    found = (GUEST / "root").glob("**/lib/modules/*/kernel/**/*.ko*")
     files = {recipe.canonical(path.name): path for path in found}
     modules = recipe.closure(MODULES, files)
-    busybox = (guest / "busybox").read_bytes()
+    busybox = (GUEST / "busybox").read_bytes()
     entries = list(recipe.members(busybox, (BEGIN + script + END).encode(), modules))
     entries += _copied(recipe, programs)
     output.write_bytes(recipe.archive(entries))

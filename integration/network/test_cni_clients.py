@@ -16,6 +16,7 @@ from integration import lab
 from integration.kernel.test_vm_process import needs_qemu
 from integration.lab import real_guest
 from integration.lab.clients import attached, image, images, leaks
+from integration.lab.clients.attached import page
 from integration.lab.clients.cri import Port, sandbox
 from integration.lab.clients.fixtures import here, layers, only_in_the_long_job
 from integration.lab.clients.host import Host
@@ -41,11 +42,6 @@ LEASES = "/var/lib/cni/networks/net"
 def leases(host: Host) -> list[str]:
     """The addresses that host-local believes to be in use."""
     return sorted(path.name for path in host.path(LEASES).glob("10.*"))
-
-
-def page(address: str, port: int = 80, *enter: str) -> str:
-    """What is served there; ``enter`` are words that enter the namespace of who asks."""
-    return lab.run(*enter, "curl", "-sS", "-m", "5", f"http://{address}:{port}/").strip()
 
 
 @pytest.fixture
@@ -313,7 +309,7 @@ httpd -p 80 -h /www
 @only_in_the_long_job
 @needs_qemu
 def test_a_vm_in_the_namespace_is_reached_through_the_host_port(
-    fresh: Host, world: lab.Namespace, tmp_path: Path
+    fresh: Host, world: lab.Namespace, guest_files: Path, tmp_path: Path
 ) -> None:
     """``"vm": true``: QEMU on the TAP has the container's MAC and address, as firecracker would."""
     before = attached.settled(fresh)
@@ -333,7 +329,7 @@ def test_a_vm_in_the_namespace_is_reached_through_the_host_port(
     argv = (
         "nsenter", f"--net={fresh.path(asked.netns)}", "qemu-system-x86_64", "-accel", "tcg",
         "-m", "128", "-nodefaults", "-no-user-config", "-display", "none", "-serial",
-        f"file:{tmp_path}/console", "-kernel", str(real_guest.GUEST / "vmlinuz"),
+        f"file:{tmp_path}/console", "-kernel", str(guest_files / "vmlinuz"),
         "-initrd", str(initrd), "-append", "console=ttyS0 quiet", "-device", nic,
         "-netdev", f"tap,id=n,ifname={guest['name']},script=no,downscript=no",
     )  # fmt: skip

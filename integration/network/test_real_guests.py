@@ -15,7 +15,7 @@ from integration.kernel.test_vm_process import needs_qemu
 from integration.lab import real_guest
 from integration.lab.program import Forked, preload
 
-pytestmark = needs_qemu
+pytestmark = [needs_qemu, pytest.mark.usefixtures("guest_files")]
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f me@here"
 
 

@@ -21,7 +21,7 @@ from hvtx.drivers.file import mark_of
 from hvtx.host import survivors
 from hvtx.model.user import is_own
 from integration import lab
-from integration.commands.test_accelerator import guest, network  # noqa: F401 - a fixture
+from integration.commands.test_accelerator import network
 from integration.kernel.test_vm_process import needs_qemu, until
 from integration.lab import unprivileged
 from integration.lab.program import Forked, preload
@@ -572,7 +572,7 @@ def test_a_link_in_the_place_of_a_socket_is_not_followed(tmp_path: Path) -> None
 @needs_qemu
 def test_a_real_guest_of_files_that_only_root_may_open(
     hvtx: Forked,
-    guest: Path,  # noqa: F811
+    guest_files: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -582,7 +582,7 @@ def test_a_real_guest_of_files_that_only_root_may_open(
     shut = tmp_path / "shut"
     shut.mkdir(mode=0o700)
     for name in ("vmlinuz", "initrd.img"):
-        (shut / name).write_bytes((guest / name).read_bytes())
+        (shut / name).write_bytes((guest_files / name).read_bytes())
     (shut / "disk.raw").write_bytes(bytes(1 << 20))
     for path in shut.iterdir():
         path.chmod(0o600)

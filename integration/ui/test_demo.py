@@ -87,19 +87,13 @@ def demo(guest: Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def downloaded() -> None:
-    """The files of the demo's guest, got while there still is a way to them: in no namespace."""
-    subprocess.run([str(TOP / "scripts/guest/prepare")], check=True, capture_output=True)
-
-
 @pytest.fixture
-def guest(downloaded: None, tmp_path: Path) -> Path:
+def guest(guest_files: Path, tmp_path: Path) -> Path:
     """The demo's guest, in a directory whose neighbours a test may see come."""
     made = tmp_path / "cache" / "guest"
     made.mkdir(parents=True)
     for name in ("vmlinuz", "initrd.img", "busybox"):
-        (made / name).symlink_to(TOP / ".cache/guest" / name)
+        (made / name).symlink_to(guest_files / name)
     return made
 
 

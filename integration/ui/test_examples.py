@@ -54,14 +54,8 @@ def agrees(wanted: str, got: str) -> bool:
     return checker.check_output(pattern + "\n", got.replace("…", "...") + "\n", _FLAGS)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def guest() -> None:
-    """The files that the tutorial gets, while there still is a way to them: in no namespace."""
-    if os.geteuid() == 0:
-        subprocess.run([str(TOP / "scripts/guest/prepare")], check=True, capture_output=True)
-
-
 @pytest.mark.timeout(300)
+@pytest.mark.usefixtures("guest_files")  # the tutorial gets them, which it can in no namespace
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_is_as_it_says(page: str, tmp_path: Path) -> None:
     """The whole session, in a namespace of its own."""

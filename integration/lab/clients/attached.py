@@ -59,3 +59,15 @@ def same(host: Host, before: dict[str, object]) -> None:
     assert vms(host) == []
     hvtx(host, "gc", "--plan", "--detailed-exitcode")  # 2 where something is to be done
     assert told(host, "intents")["operations"] == []
+
+
+def page(address: str, port: int = 80, *enter: str) -> str:
+    """What is served there; ``enter`` are words that enter the namespace of who asks.
+
+    A server that does not listen yet is waited for: runtimes report a container before its program.
+    """
+    patient = ("--retry", "4", "--retry-connrefused", "--retry-delay", "1")
+    url = f"http://{address}:{port}/"
+    return lab.run(
+        *enter, "curl", "-sS", "-m", "20", "--connect-timeout", "5", *patient, url
+    ).strip()

@@ -14,8 +14,10 @@ SERVE = ("/bin/busybox", "httpd", "-f", "-p", "80", "-h", "/www")
 
 def archive(busybox: bytes) -> bytes:
     """The image as a tar that `docker save` would make (pure)."""
+    sleep = b'#!/bin/busybox sh\nexec /bin/busybox sleep "$@"\n'
     layer = _tar({
         "bin/busybox": (0o755, busybox),
+        "bin/sleep": (0o755, sleep),
         "www/index.html": (0o644, f"{PAGE}\n".encode()),
         "etc/passwd": (0o644, b"root:x:0:0:root:/:/bin/sh\n"),
     })  # fmt: skip

@@ -24,17 +24,20 @@ _CONTAINERD = f"""version = 2
     bin_dir = "{PLUGINS}"
     conf_dir = "{CONFIGURATIONS}"
 """
-_PODMAN = f"""[containers]
-apparmor_profile = ""
-[network]
+_NETWORK = f"""[network]
 network_backend = "cni"
 cni_plugin_dirs = ["{PLUGINS}"]
 network_config_dir = "{CONFIGURATIONS}"
-[engine]
+"""
+# What podman needs where it is root of a host that is a container itself.
+NESTED = """[engine]
 runtime = "runc"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
+[containers]
+apparmor_profile = ""
 """
+PODMAN = _NETWORK + NESTED
 _STORAGE = """[storage]
 driver = "vfs"
 runroot = "/run/containers/storage"
@@ -137,10 +140,10 @@ class Containerd:
 class Podman:
     """podman with its CNI backend in a host."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, configuration: str = PODMAN) -> None:
         """Set it up, and load the image."""
         self.host = host
-        host.write("/etc/containers/containers.conf", _PODMAN)
+        host.write("/etc/containers/containers.conf", configuration)
         host.write("/etc/containers/storage.conf", _STORAGE)
         host.write("/etc/containers/policy.json", _POLICY)
         self("load", "-q", "-i", _saved_image(host))
