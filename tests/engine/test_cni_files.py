@@ -48,10 +48,11 @@ def test_version_is_answered_without_hvtx(data: bytes, version: str, tmp_path: P
 def test_version_imports_nothing(tmp_path: Path) -> None:
     """But what Python itself has loaded by then; so it costs what a bare start costs."""
     text = cni_files.program_text(sys.executable, ["/nowhere"])
+    script = tmp_path / "bare.py"  # of a `-c` Python 3.13 keeps the lines, in a module more
+    script.write_text("import sys; print(*sys.modules)")
     bare = subprocess.run(
-        [sys.executable, "-IS", "-c", "import sys; print(*sys.modules)"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        [sys.executable, "-IS", str(script)], capture_output=True, text=True, check=True
+    )
     leaving = "    posix._exit(0)"
     told = text.replace(leaving, f"    posix.write(2, ' '.join(sys.modules).encode())\n{leaving}")
     done = run(told, tmp_path, b"{}", CNI_COMMAND="VERSION")
