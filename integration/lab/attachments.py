@@ -75,7 +75,8 @@ def run(words: Sequence[str]) -> int:
             elif verb == "del":
                 host.attachments.delete(KEY)
             else:
-                host.attachments.collect(KEY.network, [])
+                for one in host.attachments.collect(KEY.network, []).kept:
+                    sys.stdout.write(f"kept {one.vm} [skipped] {one.reason}: {one.message}\n")
     except HvtxError as problem:
         sys.stderr.write(f"error: {problem.message}\nhint: {problem.hint}\n")
         return problem.exit_code
