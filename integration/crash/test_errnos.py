@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import errno
 import json
 import os
 import re
@@ -49,7 +50,7 @@ from integration.crash.test_failpoints import (
 from integration.crash.test_failpoints import host as dump_without_random
 from integration.lab import attachments, loggers
 from integration.lab.errnos import evenly, faults
-from integration.lab.injector import SUPPORTED, Fault, Injected, run_injected
+from integration.lab.injector import SUPPORTED, Fault, Injected, Site, run_injected
 from integration.lab.program import Forked, Ran, preload
 
 __all__ = ["guests"]  # the fixture that ends what `vm attach` was given
@@ -481,4 +482,29 @@ def test_a_failing_look_proves_nothing(
             complaints.append((str(fault), ran))
         assert (quick(), rows(state)) == before, fault
     assert not complaints, "\n\n".join(map(str, complaints))
+    end_everything(hvtx)
+
+
+# where it looks for the namespace, where it reads the rules, where it removes them
+_LOOKS = (
+    (Fault(Site("send", "route"), 1, errno.ENOBUFS, lasting=True), "cannot tell whether"),
+    (Fault(Site("receive", "netfilter"), 1, errno.ENOMEM), "could not be read"),
+    (Fault(Site("send", "netfilter"), 57, errno.ENOBUFS, lasting=True), "its VM is dead"),
+)
+
+
+@pytest.mark.skipif(not SUPPORTED, reason="errors are put into registers of x86-64")
+@pytest.mark.parametrize(("fault", "words"), _LOOKS, ids=["namespace", "rules", "removal"])
+def test_a_runtimes_gc_that_could_not_look_says_so(fault: Fault, words: str) -> None:
+    """It is an error, of which a runtime hears; the next one finds what is left."""
+    preload()
+    hvtx = Forked()
+    COMMANDS["cni gc"].prepare(hvtx)
+    done = run_injected(given("cni gc"), hvtx.environment, fault)
+    assert done.failed
+    assert (done.ran.code, words in done.ran.err) == (9, True), done.ran
+    assert len(hvtx("vm", "ls", "--json").json()["vms"]) == 1
+    hvtx(*given("cni gc"))
+    assert hvtx("vm", "ls", "--json").json()["vms"] == []
+    assert hvtx.is_clean()
     end_everything(hvtx)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 
 from hvtx.api import Host
-from hvtx.errors import HvtxError
+from hvtx.errors import HvtxError, PartialFailure
 from hvtx.model.attachment import AttachmentKey, AttachmentRequest, PodLabels
 from hvtx.model.vm import Publish
 from integration import lab
@@ -75,8 +75,10 @@ def run(words: Sequence[str]) -> int:
             elif verb == "del":
                 host.attachments.delete(KEY)
             else:
-                for one in host.attachments.collect(KEY.network, []).kept:
-                    sys.stdout.write(f"kept {one.vm} [skipped] {one.reason}: {one.message}\n")
+                kept = host.attachments.collect(KEY.network, []).kept
+                for one in kept:
+                    sys.stderr.write(f"{'error' if one.failed else 'kept'}: {one.message}\n")
+                return PartialFailure.exit_code if any(one.failed for one in kept) else 0
     except HvtxError as problem:
         sys.stderr.write(f"error: {problem.message}\nhint: {problem.hint}\n")
         return problem.exit_code
