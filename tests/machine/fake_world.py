@@ -30,8 +30,7 @@ class FakeWorld(World):
     """The kernel, and the others who use it."""
 
     can_recycle = True
-    # no legacy tables, no programs, no namespaces of others
-    drivers = frozenset(DRIVERS) - {"iptables", "dnsmasq", "veth", "netns"}
+    drivers = frozenset(DRIVERS) - {"iptables", "dnsmasq"}  # no legacy tables, no programs
 
     def __init__(self, place: Path, seed: int = 0) -> None:
         super().__init__(place)
@@ -45,6 +44,12 @@ class FakeWorld(World):
     def close(self) -> None:
         self.closing.close()
         self._stack.close()
+
+    def container(self) -> str:
+        path = "/run/netns/contract"
+        if path not in self.kernel.namespaces:
+            self.kernel.begin_namespace(path)
+        return path
 
     def links(self) -> FakeLinks:
         return FakeLinks(self.kernel)
