@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hvtx.cli.main import run
 from hvtx.engine import gc_plan
 from hvtx.engine.registry import DRIVERS
 from hvtx.host import failpoint as failpoints
@@ -21,6 +20,7 @@ from tests.fake.host import FakeLinks, FakeNftables
 from tests.fake.install import installed
 from tests.fake.kernel import Kernel, Killed
 from tests.fake.ruleset import FakeTable
+from tests.machine.attachment_verbs import command_line
 from tests.machine.world import KILLED, Ran, World
 
 _HOLDER = ("sh", "-c", "exec hold", "sh")
@@ -60,6 +60,9 @@ class FakeWorld(World):
     def processes(self) -> dict[int, int]:
         return {p.pid: p.start for p in self.kernel.processes.values() if not p.gate}
 
+    def namespace_ids(self) -> frozenset[int]:
+        return frozenset(self.kernel.ids())
+
     def holder(self, tap: str) -> tuple[str, ...]:
         return (*_HOLDER, tap)
 
@@ -81,7 +84,7 @@ class FakeWorld(World):
                 contextlib.redirect_stderr(err),
             ):
                 try:
-                    code = run(list(argv))
+                    code = command_line(list(argv))
                 except Killed:
                     pass
                 except BaseException:
@@ -255,6 +258,13 @@ class FakeWorld(World):
 
     def _recycle(self, pid: str) -> None:
         self.kernel.spawn(("stranger",), pid=int(pid))
+
+    def _contain(self, name: str, nsid: str) -> str:
+        self.kernel.begin_namespace(f"/run/netns/{name}", int(nsid) if nsid else None)
+        return f"/run/netns/{name}"
+
+    def _uncontain(self, name: str) -> None:
+        self.kernel.end_namespace(f"/run/netns/{name}")
 
     # -- lives -----------------------------------------------------------------------------------------
 
