@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from integration import lab, shares
 from integration.lab import memory, real_guest
-from integration.lab.services import services
+from integration.lab.services import others_in, own_namespace
 from integration.lab.unprivileged import own_tun, tun_is_open
 
 
@@ -92,9 +93,11 @@ def netns(nothing_outside: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "config.toml").write_text("")
     monkeypatch.setenv("HVTX_CONFIG", str(tmp_path / "config.toml"))
     with lab.private_network():
+        own = own_namespace()
         yield
-        for pid in services():  # a network that a test left would keep the namespace
-            lab.end(pid)
+        for pid in others_in(own):  # of networks and VMs that a test left; they keep the namespace
+            with suppress(ProcessLookupError):  # one goes with another
+                lab.end(pid)
 
 
 @pytest.fixture

@@ -123,12 +123,25 @@ def check(call: Call, base: Base, document: Document, host: Attachments, _tell: 
 
 
 def collect(_call: Call, base: Base, document: Document, host: Attachments, tell: Tell) -> None:
-    """GC: what is proven dead and not in the list goes; what is kept is told."""
+    """GC: what is proven dead and not in the list goes; what is kept is told.
+
+    Raises CniError (11) where something could not be looked at, or not be released.
+    """
     valid = configuration.valid_attachments(document)
     done = host.collect(base.name, valid)
     for one in done.kept:
         of = f"{one.key.ifname} of container {one.key.container}"
         tell(f"hvtx: GC of {base.name} kept {of} ({one.reason}): {one.message}")
+    failed = [one for one in done.kept if one.failed]
+    if failed:
+        first = failed[0]
+        more = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
+        raise CniError(
+            errors.TRY_AGAIN,
+            f"GC of {base.name} left what it could not look at or release: {first.key.ifname} of"
+            f" container {first.key.container} ({first.message}){more}",
+            "`hvtx gc --apply` does the rest; `hvtx gc --plan` shows it",
+        )
 
 
 def status(_call: Call, base: Base, document: Document, host: Attachments, _tell: Tell) -> None:

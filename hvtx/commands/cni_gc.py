@@ -1,6 +1,7 @@
 """GC of the container network interface: of what a runtime does not list, what is proven dead goes.
 
 A list is no proof: it may be missing, empty, or another runtime's. What is listed stays to its DEL.
+What could not be looked at, or not be released, is told apart from what stays because it may live.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.model.attachment import AttachmentKey, Collected, Kept
 from hvtx.model.plan import Action, Item, Plan, Result, Snapshot
+from hvtx.model.reason import Reason
+from hvtx.model.resource import Kind
 from hvtx.model.typed import Any
 from hvtx.model.vm import Liveness, Vm
 from hvtx.planner.gc import plan_gc
@@ -44,7 +47,13 @@ def collect(runtime: Runtime, network: str, valid: Valid) -> Collected:
     left = runtime.read(records.vm_names)
     removed = [key_of(vm) for vm in unlisted.values() if vm.id not in left]
     why = {**_reasons(own), **_reasons(done.items)}
-    kept = [_kept(vm, why.get(name)) for name, vm in sorted(unlisted.items()) if vm.id in left]
+    failed = {item.vm for item in (*own, *done.items) if _is_failed(item)}
+    failed |= {name for name, vm in unlisted.items() if _is_unseen(snapshot, vm)}
+    kept = [
+        _kept(vm, why.get(name), failed=name in failed)
+        for name, vm in sorted(unlisted.items())
+        if vm.id in left
+    ]
     return Collected(tuple(removed), tuple(kept))
 
 
@@ -59,6 +68,21 @@ def _is_dead(snapshot: Snapshot, vm: Vm) -> bool:
     return facts is not None and facts.liveness is Liveness.DEAD
 
 
+def _is_failed(item: Item) -> bool:
+    """Whether it was tried in vain, or nobody knows whether there was something to do."""
+    return item.outcome not in (None, Result.DONE) or item.reason is Reason.OBSERVE_FAILED
+
+
+def _is_unseen(snapshot: Snapshot, vm: Vm) -> bool:
+    """Whether it could not be looked for its namespace: the next look may tell."""
+    seen = [
+        snapshot.processes.get(row.id)
+        for row in snapshot.rows
+        if row.vm == vm.id and row.kind == Kind.NETNS and row.life == snapshot.life.id
+    ]
+    return any(facts is not None and facts.error and not facts.elsewhere for facts in seen)
+
+
 def _reasons(items: Collection[Item]) -> dict[str, Item]:
     """Of each VM the item that tells best why it stays: one that was not done, or is skipped."""
     found: dict[str, Item] = {}
@@ -68,8 +92,8 @@ def _reasons(items: Collection[Item]) -> dict[str, Item]:
     return found
 
 
-def _kept(vm: Vm, item: Item | None) -> Kept:
+def _kept(vm: Vm, item: Item | None, *, failed: bool) -> Kept:
     key = AttachmentKey(*key_of(vm))
     if item is None:
         return Kept(key, vm.name, "operation-running", "another operation works on it")
-    return Kept(key, vm.name, item.reason.value, item.message)
+    return Kept(key, vm.name, item.reason.value, item.message, failed)

@@ -14,6 +14,7 @@ from hvtx.engine.processes import alive_again
 from hvtx.engine.transaction import Operation
 from hvtx.model.plan import DONE, Item, ItemResult, Plan, Result
 from hvtx.model.resource import Resource
+from hvtx.model.vm import Liveness
 from hvtx.planner.execution import Schedule, Step, in_order, result_of, schedule, step_of
 from hvtx.store import records
 
@@ -25,6 +26,7 @@ _CHANGED = ItemResult(Result.SKIPPED, "it changed in the meantime")
 _VM_BUSY = ItemResult(Result.SKIPPED, "another operation works on its VM")
 _NETWORKS_BUSY = ItemResult(Result.SKIPPED, "another operation works on networks")
 _RUNS = ItemResult(Result.SKIPPED, "its VM runs now")
+_UNSEEN = ItemResult(Result.FAILED, "it could not be seen again that its VM is dead")
 _MOVED = ItemResult(Result.FAILED, "the record changed in the meantime")
 
 
@@ -182,8 +184,10 @@ class _Executor:
         alive = alive_again(self.runtime, {row.vm for row in own.values() if row.vm})
         rows = [row for row in own.values() if row.vm not in alive]
         outcomes = self.operation.release(rows, reasons=self._reasons(own))
+        again = {vm: _RUNS if found is Liveness.ALIVE else _UNSEEN for vm, found in alive.items()}
         return {
-            n: _RUNS if row.vm in alive else result_of(outcomes[row.id]) for n, row in own.items()
+            n: again[row.vm] if row.vm in again else result_of(outcomes[row.id])
+            for n, row in own.items()
         }
 
     def _reasons(self, own: Mapping[int, Resource]) -> dict[int, str]:

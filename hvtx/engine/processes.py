@@ -91,9 +91,12 @@ def _has_moved(pair: Resource, ids: NamespaceIds) -> bool:
     return found is None or found >= 0
 
 
-def alive_again(runtime: Runtime, vms: Iterable[str]) -> frozenset[str]:
-    """VMs whose recorded process or namespace is not (or no longer) proven dead, as of now."""
-    alive = set()
+def alive_again(runtime: Runtime, vms: Iterable[str]) -> dict[str, Liveness]:
+    """VMs whose recorded process or namespace is not (or no longer) proven dead, as of now.
+
+    Unknown is what could not be looked at.
+    """
+    alive: dict[str, Liveness] = {}
     lives: Mapping[int, Epoch] = {}
     for vm in vms:
         for row in runtime.read(records.evidence_of_vm, vm):
@@ -101,7 +104,8 @@ def alive_again(runtime: Runtime, vms: Iterable[str]) -> frozenset[str]:
                 lives = lives or runtime.read(records.lives)
                 facts = namespace_facts([row]).get(row.id, ProcessFacts(False))
                 found, _ = judge_namespace(row, runtime.life, lives, facts)
-                alive |= {vm} if found is not Liveness.DEAD else set()
+                if found is not Liveness.DEAD:
+                    alive[vm] = found
                 continue
             identity = identity_of(row)
             if identity is None:
@@ -109,5 +113,5 @@ def alive_again(runtime: Runtime, vms: Iterable[str]) -> frozenset[str]:
             seen = procfs.look_again(identity)
             verdict, _ = judge_process(row, identity, runtime.life, seen)
             if verdict is not Liveness.DEAD:
-                alive.add(vm)
-    return frozenset(alive)
+                alive[vm] = verdict
+    return alive

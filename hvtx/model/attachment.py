@@ -90,6 +90,7 @@ class Kept(NamedTuple):
     vm: str
     reason: str  # a reason of the interface: vm-alive, liveness-unknown, in-use …
     message: str
+    failed: bool = False  # it could not be looked at, or not be released: GC is to come again
 
 
 class Collected(NamedTuple):

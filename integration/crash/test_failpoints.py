@@ -462,7 +462,7 @@ _RANDOM = (
     (r"\b(?:2[1-9]|3[0-2])\d{11}\b", '"mac"'),  # a set of bytes shows it as a number, 0x02…
     (r"8000\.2:[0-9a-f:]+", "bridge-id"),
     (r"fe80::[0-9a-f:]+|0xfe80[0-9a-f]{28}", "link-local"),
-    (r'"(ifindex|handle|link_index|ifi?)": \d+', '"number": 0'),
+    (r'"(ifindex|handle|link_index|link_netnsid|ifi?)": \d+', '"number": 0'),
     (r'"user": [12][0-9]{9}\b', '"user": "own"'),
 )
 

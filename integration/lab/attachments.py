@@ -1,25 +1,14 @@
-"""Attachments as a command of the tests' own: what a runtime asks for, in a process of its own.
-
-``attachments add PATH``, ``del``, ``gc``: each is the library's verb of that name, and ends with
-the exit code of its error.
-"""
+"""Containers' network namespaces, for the command lines of :mod:`tests.machine.attachment_verbs`."""
 
 from __future__ import annotations
 
 import json
-import sys
 import time
-from collections.abc import Sequence
 
-from hvtx.api import Host
-from hvtx.errors import HvtxError
-from hvtx.model.attachment import AttachmentKey, AttachmentRequest, PodLabels
-from hvtx.model.vm import Publish
 from integration import lab
+from tests.machine.attachment_verbs import WORD
 
-WORD = "attachments"  # the first word of such a command line
-KEY = AttachmentKey("podnet", "c0ffee", "eth0")
-SUBNETS = ("10.77.0.0/24", "fd77::/64")
+__all__ = ["WORD"]
 BOXES: list[lab.Namespace] = []  # containers' network namespaces
 
 
@@ -56,27 +45,3 @@ def inside() -> list[dict[str, list[str]]]:
             for link in links
         })  # fmt: skip
     return found
-
-
-def request(netns: str) -> AttachmentRequest:
-    """What the tests' runtime asks for."""
-    ports = (Publish("tcp", None, 8080, 80),)
-    pod = PodLabels("web-0", "default", "uid-1")
-    return AttachmentRequest(KEY, "net", netns, SUBNETS, publish=ports, pod=pod)
-
-
-def run(words: Sequence[str]) -> int:
-    """The command line after the first word; its exit code."""
-    verb, *more = words
-    try:
-        with Host() as host:
-            if verb == "add":
-                host.attachments.add(request(*more))
-            elif verb == "del":
-                host.attachments.delete(KEY)
-            else:
-                host.attachments.collect(KEY.network, [])
-    except HvtxError as problem:
-        sys.stderr.write(f"error: {problem.message}\nhint: {problem.hint}\n")
-        return problem.exit_code
-    return 0

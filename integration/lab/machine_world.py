@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import shutil
 import signal
@@ -16,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hvtx.host import openfiles, procfs
+from hvtx.host import network_namespace, nsid, openfiles, procfs
 from hvtx.host.links import Links
 from hvtx.host.nfnetlink import Nftables
 from integration import lab
@@ -61,6 +62,7 @@ class RealWorld(World):
         self._holders: dict[str, subprocess.Popen[bytes]] = {}
         self._guests: list[subprocess.Popen[bytes]] = []
         self._sockets: dict[str, socket.socket] = {}
+        self._boxes: dict[str, lab.Namespace] = {}
         self._begin()
 
     def _begin(self) -> None:
@@ -78,6 +80,8 @@ class RealWorld(World):
             process.communicate()
         for bound in self._sockets.values():
             bound.close()
+        for name in list(self._boxes):
+            self._uncontain(name)
         self._holders, self._guests, self._sockets = {}, [], {}
         self._gone()
         self._life.close()
@@ -107,6 +111,15 @@ class RealWorld(World):
 
     def nftables(self) -> Nftables:
         return Nftables()
+
+    def namespace_ids(self) -> frozenset[int]:
+        """Of the containers; those of this machine's other tests are in namespaces of their own."""
+        return frozenset(filter(None, map(self._id_of, self._boxes.values())))
+
+    @staticmethod
+    def _id_of(box: lab.Namespace) -> int | None:
+        with nsid.ids() as ids, network_namespace.opened(f"/proc/{box.pid}/ns/net") as namespace:
+            return ids.of(namespace)
 
     def holder(self, tap: str) -> tuple[str, ...]:
         return (sys.executable, "-c", HOLDER.format(flags=_VNET), tap)
@@ -238,6 +251,26 @@ class RealWorld(World):
             time.sleep(0.005)
         raise AssertionError("a guest does not begin")
 
+    def _contain(self, name: str, nsid: str) -> str:
+        self._boxes[name] = box = lab.Namespace()
+        path = f"/proc/{box.pid}/ns/net"
+        if nsid:
+            _give_id(path, int(nsid))
+        return path
+
+    def _uncontain(self, name: str) -> None:
+        """End it, and wait until the kernel has: for its id, and for the host's ends of pairs."""
+        box = self._boxes.pop(name)
+        number = self._id_of(box)
+        links = json.loads(box.run("ip", "-j", "link"))
+        ends = {link["link_index"] for link in links if "link_netnsid" in link}
+        box.close()
+        for _ in range(2000):
+            if not _is_there(number) and not ends & {i for i, _ in socket.if_nameindex()}:
+                return
+            time.sleep(0.005)
+        raise AssertionError("a container that has ended stays")
+
     # -- lives -----------------------------------------------------------------------------------------
 
     def _reboot(self) -> None:
@@ -246,6 +279,16 @@ class RealWorld(World):
         shutil.rmtree(self.runs, ignore_errors=True)
         self._life = contextlib.ExitStack()
         self._begin()
+
+
+def _give_id(path: str, number: int) -> None:
+    with nsid.ids() as ids, network_namespace.opened(path) as namespace:
+        assert ids.give(namespace, number) == number
+
+
+def _is_there(number: int | None) -> bool:
+    with nsid.ids() as ids:
+        return number is not None and bool(ids.there({number}))
 
 
 @contextlib.contextmanager

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple, NoReturn
 import pytest
 
 import hvtx
-from hvtx.cli.main import run
 from hvtx.engine.autostart import program_path
 from hvtx.engine.ownership import problem_of_program
 from hvtx.host import failpoint
 from hvtx.model import typed
+from tests.machine.attachment_verbs import command_line
 
 
 class Ran(NamedTuple):
@@ -145,7 +145,7 @@ def child(arguments: Sequence[str], environment: Mapping[str, str], out: int, er
         failpoint.arm(
             environment.get("HVTX_FAILPOINT", ""), environment.get("HVTX_FAILPOINT_LOG", "")
         )
-        code = _run(arguments)
+        code = command_line(arguments)
         sys.stdout.flush()
         sys.stderr.flush()
     except BaseException:
@@ -153,15 +153,6 @@ def child(arguments: Sequence[str], environment: Mapping[str, str], out: int, er
         sys.stderr.flush()
     finally:
         os._exit(code)
-
-
-def _run(arguments: Sequence[str]) -> int:
-    """The command line, or a verb of the library (:mod:`integration.lab.attachments`)."""
-    if arguments[:1] != ("attachments",):
-        return run(arguments)
-    from integration.lab import attachments
-
-    return attachments.run(arguments[1:])
 
 
 def text_of(descriptor: int) -> str:

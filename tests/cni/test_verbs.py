@@ -123,6 +123,21 @@ def test_gc_passes_the_list_on_and_tells_what_is_kept(one: Recorded, valid: Any)
     assert said == [f"hvtx: GC of lan kept eth0 of container {POD} (vm-alive): its namespace lives"]
 
 
+def test_gc_says_that_not_all_is_done_where_it_could_not_look() -> None:
+    """Who asked sees an error; what stays because it may live is none."""
+    host, said = StandIn(), []
+    words = "the host could not be read"
+    lost = Kept(KEY, "cni-abcdefghijklmnop", "observe-failed", words, failed=True)
+    lives = Kept(KEY._replace(ifname="eth1"), "cni-b", "vm-alive", "its namespace lives")
+    host.kept = (lives, lost, lost._replace(key=KEY._replace(ifname="eth2")))
+    with pytest.raises(CniError) as caught:
+        ask(recorded.LIBCNI_GC_ALL, host, said)
+    assert caught.value.code == errors.TRY_AGAIN
+    assert f"eth0 of container {POD} ({words}), and 1 more" in caught.value.msg
+    assert "hvtx gc --apply" in caught.value.details
+    assert len(said) == 3, "each is told"
+
+
 def test_a_setting_that_is_refused_is_called_by_its_key() -> None:
     problem = UsageError("--lock-timeout cannot be 'soon'", hint="it is a number")
     with pytest.raises(CniError) as caught:

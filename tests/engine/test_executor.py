@@ -13,6 +13,7 @@ from hvtx.engine.executor import execute
 from hvtx.model.plan import DONE, Action, Item, ItemResult, Plan, Result
 from hvtx.model.reason import Reason
 from hvtx.model.resource import GONE, Kind, Outcome, Resource, State
+from hvtx.model.vm import Liveness
 
 KEPT = ItemResult(Result.SKIPPED, "somebody: has it")
 
@@ -83,10 +84,12 @@ def unrecorded(key: str, vm: str | None = None) -> Item:
 
 
 @pytest.fixture(autouse=True)
-def alive(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """VMs that are found to run when they are looked at again."""
-    found: set[str] = set()
-    monkeypatch.setattr(executor, "alive_again", lambda _, vms: found & set(vms))
+def alive(monkeypatch: pytest.MonkeyPatch) -> dict[str, Liveness]:
+    """VMs that are not found dead when they are looked at again."""
+    found: dict[str, Liveness] = {}
+    monkeypatch.setattr(
+        executor, "alive_again", lambda _, vms: {vm: found[vm] for vm in vms if vm in found}
+    )
     return found
 
 
@@ -132,8 +135,8 @@ def test_what_changed_since_the_plan_is_left() -> None:
     assert operation.said[-1] == ("end", "partial")
 
 
-def test_what_others_work_on_is_left(alive: set[str]) -> None:
-    alive.add("db")
+def test_what_others_work_on_is_left(alive: dict[str, Liveness]) -> None:
+    alive["db"] = Liveness.ALIVE
     rows = [row(1, "web"), row(2, None), row(3, "db")]
     items = [item(1), item(2, vm=None), item(3, vm="db"), unrecorded("x", "web"), unrecorded("y")]
     operation = FakeOperation(rows, busy=["web"])
@@ -146,6 +149,17 @@ def test_what_others_work_on_is_left(alive: set[str]) -> None:
     ]
     assert "unlock web" not in operation.said, "a lock of others is not ours to give back"
     assert operation.said.count("unlock db") == 1
+
+
+def test_what_could_not_be_seen_again_is_a_failure(alive: dict[str, Liveness]) -> None:
+    """A look that failed is not somebody's VM that runs: who asked has to come again."""
+    alive["db"] = Liveness.UNKNOWN
+    operation = FakeOperation([row(1), row(2, "db")])
+    assert carried(operation, [item(1), item(2, vm="db")], recorded=True) == [
+        (Result.DONE, "m"),
+        (Result.FAILED, "m; it could not be seen again that its VM is dead"),
+    ]
+    assert ("release", [1]) in operation.said
 
 
 def test_an_operation_on_a_vm_has_its_lock_already() -> None:

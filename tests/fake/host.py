@@ -27,6 +27,7 @@ from hvtx.model.hook import SetElement
 from hvtx.model.resource import Address, Link
 from hvtx.model.routing import Answer, Packet, Route
 from hvtx.model.vm import Identity, ProcessFacts, Publish
+from tests.fake import containers
 from tests.fake.kernel import Kernel
 
 
@@ -47,6 +48,8 @@ class FakeLinks:
 
     def get(self, ifindex: int = 0, name: str = "") -> Link | None:
         self._kernel.alive()
+        if self._kernel.inside is not None:  # of the peers there, which one is asked for by name
+            return self._kernel.devices.get(self._kernel.inside.peers.get(name, 0))
         return self._kernel.devices.get(ifindex) if ifindex else self._kernel.by_name(name)
 
     def touch(self, *ifindexes: int) -> None:
@@ -494,6 +497,8 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.drivers.flows.flush_taken": flush,
         "hvtx.host.failpoint.signal_self": kernel.signalled,
         "hvtx.drivers.tap.driver.Links": links,
+        "hvtx.drivers.tap.veth.Links": links,
+        **containers.doors(kernel),
         "hvtx.host.bpf.load": lambda instructions, name: None,  # a kernel without it
         "hvtx.host.checksum_filter.put": put_sums,
         "hvtx.host.tap_filter_check.summed": lambda ifindex: True,

@@ -57,6 +57,15 @@ class Descriptor:
 
 
 @dataclass
+class Namespace:
+    """A network namespace of somebody else's, by a path: a container's."""
+
+    number: int
+    nsid: int | None = None
+    peers: dict[str, int] = field(default_factory=dict)  # by name: index of the host's end
+
+
+@dataclass
 class Run:
     """A run of hvtx: it may be dead, and then nothing that it still does happens."""
 
@@ -95,6 +104,8 @@ class Kernel:
         self.filtered: set[int] = set()
         self.guards: dict[tuple[int, int], bytes] = {}
         self.sockets: set[tuple[str, int]] = set()
+        self.namespaces: dict[str, Namespace] = {}
+        self.inside: Namespace | None = None  # where the run works just now, if not in the host's
         self.settings = dict(_SETTINGS)
         self._next_index = 2
 
@@ -179,6 +190,8 @@ class Kernel:
         self.filtered.discard(ifindex)
         self.guards = {at: guard for at, guard in self.guards.items() if at[0] != ifindex}
         self.addresses = [a for a in self.addresses if a.ifindex != ifindex]
+        for other_end in self.namespaces.values():
+            other_end.peers = {n: at for n, at in other_end.peers.items() if at != ifindex}
         for descriptor in self.descriptors.values():
             if descriptor.ifindex == ifindex:
                 descriptor.ifindex = 0
@@ -203,6 +216,31 @@ class Kernel:
         if Address(ifindex, address) not in self.addresses:
             raise _error(errno.EADDRNOTAVAIL)
         self.addresses.remove(Address(ifindex, address))
+
+    # -- network namespaces of others -------------------------------------------------------------
+
+    def begin_namespace(self, path: str, nsid: int | None = None) -> Namespace:
+        """One more; with an id where somebody gives it one."""
+        self._numbers += 1
+        self.namespaces[path] = Namespace(self._numbers)
+        if nsid is not None:
+            self.give_id(self.namespaces[path], nsid)
+        return self.namespaces[path]
+
+    def end_namespace(self, path: str) -> None:
+        """It is gone, with its id and both ends of the pairs that lead into it."""
+        for ifindex in self.namespaces.pop(path).peers.values():
+            self._forget(ifindex)
+
+    def give_id(self, namespace: Namespace, nsid: int) -> None:
+        """RTM_NEWNSID; ENOSPC for an id that another one has."""
+        if nsid in self.ids():
+            raise _error(errno.ENOSPC)
+        namespace.nsid = nsid
+
+    def ids(self) -> set[int]:
+        """Those of the namespaces that are there."""
+        return {one.nsid for one in self.namespaces.values() if one.nsid is not None}
 
     # -- tun ---------------------------------------------------------------------------------------
 

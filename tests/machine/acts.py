@@ -64,6 +64,9 @@ ACTS = {
     "unbind": "unbind {port}",
     "guest": "guest",
     "recycle": "recycle {pid}",
+    # containers
+    "contain": "contain {name} {nsid}",
+    "uncontain": "uncontain {name}",
     # lives
     "reboot": "reboot",
     "backup": "backup",

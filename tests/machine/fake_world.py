@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hvtx.cli.main import run
 from hvtx.engine import gc_plan
 from hvtx.engine.registry import DRIVERS
 from hvtx.host import failpoint as failpoints
@@ -21,6 +20,7 @@ from tests.fake.host import FakeLinks, FakeNftables
 from tests.fake.install import installed
 from tests.fake.kernel import Kernel, Killed
 from tests.fake.ruleset import FakeTable
+from tests.machine.attachment_verbs import command_line
 from tests.machine.world import KILLED, Ran, World
 
 _HOLDER = ("sh", "-c", "exec hold", "sh")
@@ -30,8 +30,7 @@ class FakeWorld(World):
     """The kernel, and the others who use it."""
 
     can_recycle = True
-    # no legacy tables, no programs, no namespaces of others
-    drivers = frozenset(DRIVERS) - {"iptables", "dnsmasq", "veth", "netns"}
+    drivers = frozenset(DRIVERS) - {"iptables", "dnsmasq"}  # no legacy tables, no programs
 
     def __init__(self, place: Path, seed: int = 0) -> None:
         super().__init__(place)
@@ -46,6 +45,12 @@ class FakeWorld(World):
         self.closing.close()
         self._stack.close()
 
+    def container(self) -> str:
+        path = "/run/netns/contract"
+        if path not in self.kernel.namespaces:
+            self.kernel.begin_namespace(path)
+        return path
+
     def links(self) -> FakeLinks:
         return FakeLinks(self.kernel)
 
@@ -54,6 +59,9 @@ class FakeWorld(World):
 
     def processes(self) -> dict[int, int]:
         return {p.pid: p.start for p in self.kernel.processes.values() if not p.gate}
+
+    def namespace_ids(self) -> frozenset[int]:
+        return frozenset(self.kernel.ids())
 
     def holder(self, tap: str) -> tuple[str, ...]:
         return (*_HOLDER, tap)
@@ -76,7 +84,7 @@ class FakeWorld(World):
                 contextlib.redirect_stderr(err),
             ):
                 try:
-                    code = run(list(argv))
+                    code = command_line(list(argv))
                 except Killed:
                     pass
                 except BaseException:
@@ -250,6 +258,13 @@ class FakeWorld(World):
 
     def _recycle(self, pid: str) -> None:
         self.kernel.spawn(("stranger",), pid=int(pid))
+
+    def _contain(self, name: str, nsid: str) -> str:
+        self.kernel.begin_namespace(f"/run/netns/{name}", int(nsid) if nsid else None)
+        return f"/run/netns/{name}"
+
+    def _uncontain(self, name: str) -> None:
+        self.kernel.end_namespace(f"/run/netns/{name}")
 
     # -- lives -----------------------------------------------------------------------------------------
 

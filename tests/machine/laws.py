@@ -10,6 +10,8 @@ from hvtx.rulesets.nftables_elements import pieces
 from tests.machine.world import Look, Record
 
 Key = tuple[Any, ...]
+_FRESH = ("bridge", "veth")  # made by one message, and marked by the next
+_DEVICES = (Kind.TAP, Kind.VETH)
 
 
 def is_ours(mark: str | None, installation: str) -> bool:
@@ -28,7 +30,7 @@ def foreign_objects(look: Look, record: Record, made: set[int], pids: set[int]) 
     found: dict[Key, Any] = {}
     own_links = set()
     for index, link in look.links.items():
-        fresh = link.kind == "bridge" and link.group == BRIDGE_GROUP and link.alias is None
+        fresh = link.kind in _FRESH and link.group == BRIDGE_GROUP and link.alias is None
         if index not in made and (is_ours(link.alias, ours) or fresh):
             own_links.add(index)
         else:
@@ -75,6 +77,24 @@ def alive(look: Look, record: Record) -> dict[str, int]:
     }
 
 
+def ids_of(record: Record) -> dict[str, int]:
+    """The id of the network namespace of each attachment that was committed in this life."""
+    names = {identity: name for name, identity in record.vms.items()}
+    return {
+        names[row.vm]: row.observed["nsid"]
+        for row in record.rows
+        if row.kind == Kind.NETNS
+        and row.vm in names
+        and (row.state, row.life) == ("committed", record.life)
+        and "nsid" in row.observed
+    }
+
+
+def attached(look: Look, record: Record) -> set[str]:
+    """The attachments that live: a network namespace has the id on record."""
+    return {vm for vm, nsid in ids_of(record).items() if nsid in look.ids}
+
+
 def needed(look: Look, record: Record, vm: str) -> dict[Key, Any]:
     """What of the host a live VM lives by and has now: its own things and its networks'."""
     own = [row for row in record.of(vm) if row.life == record.life]
@@ -92,7 +112,7 @@ def needed(look: Look, record: Record, vm: str) -> dict[Key, Any]:
 
 def _there(look: Look, record: Record, rows: list[Resource]) -> Iterator[tuple[Key, Any]]:
     for row in rows:
-        if row.kind in (Kind.TAP, Kind.BRIDGE):
+        if row.kind in (*_DEVICES, Kind.BRIDGE):
             link = look.links.get(row.spec["ifindex"])
             if link is not None and link.alias == row.mark:
                 yield ("link", link.ifindex), (link.name, link.alias)
@@ -123,12 +143,12 @@ def lacking(look: Look, record: Record, vm: str) -> list[str]:
     for row in record.of(vm):
         if row.state != "committed":
             missing.append(f"{row.kind} {row.key} is {row.state}")
-        if row.kind == Kind.TAP:
+        if row.kind in _DEVICES:
             link = look.links.get(row.spec["ifindex"])
             if link is None or link.alias != row.mark:
-                missing.append(f"tap {row.key}: {link}")
+                missing.append(f"{row.kind} {row.key}: {link}")
             elif not link.up or look.links.get(link.master) is None:
-                missing.append(f"tap {row.key} is down or not plugged: {link}")
+                missing.append(f"{row.kind} {row.key} is down or not plugged: {link}")
         elif row.kind in FIREWALL_KINDS:
             for piece in pieces(record.installation, row.spec):
                 there = look.elements.get((piece.family, piece.table, piece.set, piece.key))
@@ -168,7 +188,7 @@ def unmarked(before: Look, after: Look, record: Record, stripped: set[int]) -> l
         first = [
             row
             for row in record.rows
-            if row.kind == Kind.BRIDGE
+            if row.kind in (Kind.BRIDGE, Kind.VETH)
             and row.spec["ifindex"] == index
             and row.spec["mac"] == link.mac
             and link.group == BRIDGE_GROUP

@@ -20,8 +20,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from hvtx.host import nfanswers, nfmessages
 from hvtx.model.hook import SetElement
 from hvtx.model.resource import HOLDER, Kind
-from tests.machine import laws
+from tests.machine import containers, laws
 from tests.machine.acts import Ref
+from tests.machine.attachment_verbs import WORD
 from tests.machine.world import KILLED, Look, Ran, Record, World
 
 SUBNETS = {"net": ("10.77.0.0/24", "fd77::/64"), "lan": ("10.78.0.0/24",)}
@@ -69,7 +70,7 @@ COMMANDS = {
 # what a step is, the simplest first; what stands twice is as likely again
 KINDS = (
     *VERBS, *VERBS, "network", "network", *COMMANDS, "gc", "recover", "kill", "kill", *ACTS,
-    "save plan", "apply saved", *LIVES,
+    "save plan", "apply saved", *LIVES, "ADD", "ADD", "container ends", *containers.STEPS,
 )  # fmt: skip
 
 acts = st.tuples(st.sampled_from(ACTS), numbers)
@@ -86,7 +87,7 @@ steps = st.tuples(st.sampled_from(KINDS), numbers, interruptions)
 
 def _timeless(plan: str) -> str:
     """A plan without when it was made, and without how processes died: zombies are reaped."""
-    return re.sub(r'"pid \d+ started [^"]*"|"made": "[^"]*"', "", plan)
+    return re.sub(r'"(pid \d+ started |made": ")[^"]*"', '"\\1"', plan)
 
 
 class Machine(RuleBasedStateMachine):
@@ -103,6 +104,7 @@ class Machine(RuleBasedStateMachine):
         self.pids: set[int] = set()  # processes of others
         self.guests: list[int] = []  # what `vm attach` may be given
         self.held: list[Ref] = []
+        self.containers = containers.Containers(self.world)
         self.forked = False  # an older store was put back across a reboot
         self.palette: Sequence[str] = ACTS
         self.plans = 0
@@ -144,6 +146,10 @@ class Machine(RuleBasedStateMachine):
             lost = laws.changed(laws.needed(old, known, vm), laws.still(new))
             if lost:
                 self.fail(f"VM {vm} lives, and lost:\n" + "\n".join(lost))
+        for vm in laws.attached(old, known) - {owner}:
+            lost = laws.changed(laws.needed(old, known, vm), laws.still(new))
+            if lost:
+                self.fail(f"attachment {vm} lives, and lost:\n" + "\n".join(lost))
         loose = laws.unmarked(old, new, record, self.made)
         if not self.forked:
             loose += laws.off_record(new, record, self.made)
@@ -161,6 +167,8 @@ class Machine(RuleBasedStateMachine):
         """Run hvtx, perhaps interrupted, and ask the laws."""
         words = [str(word) for word in argv]
         owner = words[2] if words[0] == "vm" and words[1] in OWNERS else None
+        if words[0] == WORD:
+            owner = containers.owner_of(words)
         before = self.look()
         failpoint, meanwhile, met = "", None, []
         if interruption:
@@ -203,6 +211,11 @@ class Machine(RuleBasedStateMachine):
     def check_whole(self, words: list[str], ran: Ran, before: tuple[Look, Record]) -> None:
         """Whole or not at all, for a command that nobody interrupted."""
         look, record = self.seen
+        if words[0] == WORD:
+            found = containers.problem(words, ran, before[1], self.seen, self.kept)
+            if found:
+                self.fail(found)
+            return
         verb = words[1] if words[0] == "vm" else words[0]
         vm = words[2] if words[0] == "vm" else ""
         if verb in ("start", "run") and ran.code == 0:
@@ -247,6 +260,8 @@ class Machine(RuleBasedStateMachine):
             self.apply_saved(number, interruption)
         elif kind in COMMANDS:
             self.command(*COMMANDS[kind], interruption=interruption)
+        elif kind in containers.STEPS:
+            self.a_container(kind, number, interruption)
         self.steps += 1
         if self.steps % self.plan_every == 0:
             self.plan()
@@ -262,6 +277,16 @@ class Machine(RuleBasedStateMachine):
             for name in SUBNETS:
                 self.create_network(name, ())
             self.vm_command("run", 0, ())
+
+    def a_container(self, kind: str, number: int, interruption: tuple[Any, ...]) -> None:
+        """One ends, or its runtime asks for something."""
+        if kind == "container ends":
+            self.counts["containers ended"] += 1
+            self.containers.end(containers.NAMES[number % len(containers.NAMES)])
+        else:
+            words = self.containers.words(kind, number, self.seen)
+            self.command(*words, interruption=interruption)
+        self.seen = self.look()
 
     def create_network(self, name: str, interruption: tuple[Any, ...]) -> None:
         subnets = [word for subnet in SUBNETS[name] for word in ("--subnet", subnet)]
@@ -285,7 +310,7 @@ class Machine(RuleBasedStateMachine):
                 *self.world.holder("{tap}"),
             ),
             "ext": ("--network", "lan", "--hypervisor", "external"),
-        }[name]
+        }.get(name, ())  # what stands for an attachment is made by a runtime
 
     def vm_command(self, verb: str, number: int, interruption: tuple[Any, ...]) -> None:
         """A command on a VM that it fits; on any if there is none such, to be refused."""
@@ -340,10 +365,9 @@ class Machine(RuleBasedStateMachine):
 
         A plan of everything has more items of others'.
         """
-        every = json.loads(self.world.plan_row_by_row().out)
+        plans = (json.loads(_timeless(ran.out)) for ran in (first, self.world.plan_row_by_row()))
         one, other = (
-            [item for item in plan["items"] if item["reason"] != "foreign"]
-            for plan in (json.loads(first.out), every)
+            [item for item in plan["items"] if item["reason"] != "foreign"] for plan in plans
         )
         if one != other:
             lines = difflib.unified_diff(
@@ -389,7 +413,7 @@ class Machine(RuleBasedStateMachine):
         """The devices on record, with their marks, in the order of their VMs."""
         found = []
         for vm in record.vms:
-            taps = [row for row in record.of(vm) if row.kind == Kind.TAP]
+            taps = [row for row in record.of(vm) if row.kind in (Kind.TAP, Kind.VETH)]
             found += [(Ref(row.key, f"$(device {vm} {n})"), row.mark) for n, row in enumerate(taps)]
         return found
 
@@ -567,6 +591,7 @@ class Machine(RuleBasedStateMachine):
         self.world.act("reboot")
         for known in (self.made, self.pids, self.guests, self.held, self.dead):
             known.clear()  # type: ignore[attr-defined]
+        self.containers.reboot()
         self.disturbed = False
         self.seen = self.look()
 
@@ -602,6 +627,7 @@ class Machine(RuleBasedStateMachine):
         look, _ = self.look()
         for pid in look.processes:
             self.world.act("kill", pid=str(pid))
+        self.containers.end_all()
         self.guests.clear()
         self.disturbed = False
         self.quiet("recover")

@@ -17,18 +17,23 @@ touch config.toml
 cat /proc/sys/kernel/random/uuid >boot_id
 mount --bind boot_id /proc/sys/kernel/random/boot_id
 ip link set lo up
-declare -A holders=() bound=()
+declare -A holders=() bound=() boxes=()
 guests=()
 lost=()
 
+program() { # a runtime's verbs are the library's
+    local module=hvtx
+    [ "$1" = attachments ] && module=tests.machine.attachment_verbs && shift
+    exec "$python" -m "$module" "$@"
+}
 hvtx() {
-    "$python" -m hvtx "$@"
+    (program "$@")
     local code=$?
     [ "$code" -eq 137 ] && code=-9
     echo "exit $code" >&2
 }
 midst() { # stopped at its failpoint, or ended before it
-    "$python" -m hvtx "$@" &
+    program "$@" &
     midst=$!
     for _ in $(seq 1000); do
         case $(sed 's/.*) //; s/ .*//' "/proc/$midst/stat" 2>/dev/null) in T | Z | '') break ;; esac
@@ -43,7 +48,7 @@ go_on() {
 }
 quiet() { "$python" -m hvtx "$@" 2>/dev/null; }
 device() { quiet vm show "$1" --json | jq -r ".interfaces[${2:-0}].device"; }
-mark() { quiet vm show "$1" --json | jq -r "[.resources[] | select(.kind == \"tap\")][${2:-0}].mark"; }
+mark() { quiet vm show "$1" --json | jq -r "[.resources[] | select(.kind == \"tap\" or .kind == \"veth\")][${2:-0}].mark"; }
 pid() { quiet vm show "$1" --json | jq -r .pid; }
 bridge() { quiet network show "$1" --json | jq -r .bridge; }
 table() { nft list tables inet | sed -n 's/.*\(hvtx-[a-z2-7]*\)$/\1/p' | head -n 1; }
@@ -81,6 +86,22 @@ guest() {
     guest=$!
     guests+=("$guest")
 }
+contain() { # with an id that another one had, where one is given
+    unshare -n sleep 86400 &
+    boxes[$1]=$!
+    while [ "$(readlink "$(netns "$1")")" = "$(readlink /proc/self/ns/net)" ]; do sleep 0.02; done
+    [ -z "${2:-}" ] || "$python" -c "
+import sys
+from hvtx.host import network_namespace, nsid
+with nsid.ids() as ids, network_namespace.opened(sys.argv[1]) as there:
+    ids.give(there, int(sys.argv[2]))" "$(netns "$1")" "$2"
+}
+netns() { echo "/proc/${boxes[$1]}/ns/net"; }
+uncontain() {
+    kill -9 "${boxes[$1]}" && wait "${boxes[$1]}" 2>/dev/null
+    unset "boxes[$1]"
+    sleep 0.5 # the kernel takes the host's ends of pairs away a moment later
+}
 recycle() { echo "# the kernel gives pid $1 again: only the fake world can ask for that"; }
 processes() { grep -lsz "^HVTX_VM=" /proc/[0-9]*/environ | while read -r found; do
     found=${found%/environ}
@@ -89,9 +110,9 @@ done; }
 leave() {
     local all
     mapfile -t all < <(processes)
-    kill -9 "${all[@]}" "${guests[@]}" "${holders[@]}" "${bound[@]}" 2>/dev/null
+    kill -9 "${all[@]}" "${guests[@]}" "${holders[@]}" "${bound[@]}" "${boxes[@]}" 2>/dev/null
     wait 2>/dev/null
-    guests=() holders=() bound=()
+    guests=() holders=() bound=() boxes=()
 }
 reboot() { # nothing is left of this life but the disk
     leave

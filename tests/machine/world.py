@@ -35,6 +35,7 @@ class Look(NamedTuple):
     rules: dict[tuple[str, str, str, int], tuple[bytes, str | None]]
     elements: dict[tuple[str, str, str, bytes], tuple[bytes, str | None]]  # data, comment
     processes: dict[int, int]  # VMs and guests that run: pid and start time
+    ids: frozenset[int]  # of network namespaces of others
 
     def place(self) -> tuple[object, ...]:
         """What must be equal if nothing was done."""
@@ -93,6 +94,10 @@ class World:
 
     def processes(self) -> dict[int, int]:
         """Pid and start time of VMs and guests that run (gates do not)."""
+        raise NotImplementedError
+
+    def namespace_ids(self) -> frozenset[int]:
+        """The ids of network namespaces that this one's kernel tells."""
         raise NotImplementedError
 
     def holder(self, tap: str) -> tuple[str, ...]:
@@ -180,6 +185,7 @@ class World:
                 },
                 elements,
                 self.processes(),
+                self.namespace_ids(),
             )
         finally:
             links.close()
