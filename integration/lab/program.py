@@ -145,7 +145,7 @@ def child(arguments: Sequence[str], environment: Mapping[str, str], out: int, er
         failpoint.arm(
             environment.get("HVTX_FAILPOINT", ""), environment.get("HVTX_FAILPOINT_LOG", "")
         )
-        code = _run(arguments)
+        code = answer(arguments)
         sys.stdout.flush()
         sys.stderr.flush()
     except BaseException:
@@ -155,7 +155,7 @@ def child(arguments: Sequence[str], environment: Mapping[str, str], out: int, er
         os._exit(code)
 
 
-def _run(arguments: Sequence[str]) -> int:
+def answer(arguments: Sequence[str]) -> int:
     """The command line, or a verb of the library (:mod:`integration.lab.attachments`)."""
     if arguments[:1] != ("attachments",):
         return run(arguments)
