@@ -84,10 +84,25 @@ def end(pid: int) -> None:
     descriptor = os.pidfd_open(pid)
     try:
         signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-        if not select.select([descriptor], [], [], 20)[0]:
-            raise AssertionError(f"process {pid} does not end")
+        _await_end(descriptor, pid)
     finally:
         os.close(descriptor)
+
+
+def ended(pid: int | None) -> None:
+    """Wait until a process has ended by itself; None, or one that is no more, has."""
+    with contextlib.suppress(ProcessLookupError):
+        descriptor = os.pidfd_open(pid) if pid else None
+        if descriptor is not None:
+            try:
+                _await_end(descriptor, pid)
+            finally:
+                os.close(descriptor)
+
+
+def _await_end(descriptor: int, pid: int | None) -> None:
+    if not select.select([descriptor], [], [], 20)[0]:
+        raise AssertionError(f"process {pid} does not end")
 
 
 def duplicate_detection(mode: str) -> None:
