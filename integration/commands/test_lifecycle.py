@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -105,7 +104,7 @@ def test_a_hypervisor_that_ends_at_once_is_seen_crashed_and_collected(hvtx: Prog
     hvtx("network", "create", "net", "--subnet", "10.77.0.0/24")
     before = lab.dump()
     hvtx("vm", "run", "web", "--network", "net", "--", "sleep", "0.5")
-    time.sleep(1)
+    lab.ended(hvtx.vm("web")["pid"])
     assert hvtx.vm("web")["state"] == "crashed"
     assert ("delete", "vm-dead") in hvtx.plan()
     hvtx("gc", "--apply")

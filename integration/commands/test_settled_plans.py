@@ -153,8 +153,8 @@ def test_explain_says_of_one_thing_what_it_says_row_by_row(hvtx: Program, damage
     """Of each thing on record, and of what others put there."""
     DAMAGES[damage][0](hvtx)
     texts = {"tap-foo", "net", bridge(), "8081", "8082/tcp", "10.77.0.3", "10.77.0.9", "fd00:77::3"}
-    told = [item for item in items(hvtx, "--all") if item["vm"] != "db"]
-    texts |= {word for item in told for word in (item["key"], item["mark"]) if word}
+    listed = [item for item in items(hvtx, "--all") if item["vm"] != "db"]
+    texts |= {word for item in listed for word in (item["key"], item["mark"]) if word}
     for name in ("api", "web"):
         one = hvtx.vm(name)
         texts |= {name, one["id"], one["interfaces"][0]["mac"]}
@@ -166,9 +166,11 @@ def test_explain_says_of_one_thing_what_it_says_row_by_row(hvtx: Program, damage
     try:
         sight = explain.look(runtime)
         for text in sorted(texts):
-            if explain.explain(runtime, text) != explain.answer(runtime, sight, text):
+            told = explain.explain(runtime, text)
+            if told != explain.answer(runtime, sight, text):
                 sight = explain.look(runtime)  # a process that was killed is reaped only now
-            assert explain.explain(runtime, text) == explain.answer(runtime, sight, text), text
+                told = explain.explain(runtime, text)
+                assert told == explain.answer(runtime, sight, text), text
     finally:
         runtime.nftables().close()
         runtime.close()

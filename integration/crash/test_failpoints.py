@@ -22,6 +22,7 @@ import pytest
 from integration import lab
 from integration.lab import attachments
 from integration.lab.program import Forked, Program, preload
+from integration.lab.resident import resident
 from integration.lab.services import services
 
 BACKENDS = ["nftables", "iptables"]
@@ -210,14 +211,16 @@ def _flushed(hvtx: Program) -> None:
         _cut(tool, "hvtx:")
 
 
-def _cut(tool: str, word: str) -> None:
-    """Take every rule out of the legacy tables that a word stands in; chains stay."""
+def _cut(tool: str, *words: str) -> None:
+    """Take every rule out of the legacy tables that one of the words stands in; chains stay."""
     names = {"iptables-legacy": "ip_tables_names", "ip6tables-legacy": "ip6_tables_names"}
     if not Path("/proc/self/net", names[tool]).read_text():
         return  # looking would make the tables
     text = lab.run(f"{tool}-save")
-    lines = [line for line in text.splitlines() if not (line[:2] == "-A" and word in line)]
-    lab.run(f"{tool}-restore", stdin="\n".join([*lines, ""]))
+    lines = text.splitlines()
+    stay = [line for line in lines if line[:2] != "-A" or not any(word in line for word in words)]
+    if stay != lines:
+        lab.run(f"{tool}-restore", stdin="\n".join([*stay, ""]))
 
 
 # Not a name that another test process has, in its own namespace: which of two devices of one name a
@@ -522,17 +525,17 @@ def points(name: str, firewall: str, tmp_path: Path, hvtx: Program) -> list[str]
 def end_everything(hvtx: Program, *, but: str = "") -> None:
     """Remove all VMs and networks except those named ``but``, and what a preparation littered."""
     end_guests()
-    for vm in hvtx("vm", "ls", "--json").json()["vms"]:
-        if vm["name"] != but:
-            hvtx("vm", "rm", vm["name"], "--force")
-    for network in hvtx("network", "ls", "--json").json()["networks"]:
-        if network["name"] != but:
-            hvtx("network", "rm", network["name"])
+    with resident(hvtx) as quick:
+        for vm in quick("vm", "ls", "--json").json()["vms"]:
+            if vm["name"] != but:
+                quick("vm", "rm", vm["name"], "--force")
+        for network in quick("network", "ls", "--json").json()["networks"]:
+            if network["name"] != but:
+                quick("network", "rm", network["name"])
     devices = ("hvaaaaaaaaaaaa", "tap-dead0001", THEIR_TAP, "mybr0")
     lines = "".join(f"link del {device}\n" for device in devices)
     lab.run("ip", "-force", "-batch", "-", stdin=lines, check=False)
-    for word in ("10.77.0.9/32", "10.88.0.5/32"):
-        _cut("iptables-legacy", word)
+    _cut("iptables-legacy", "10.77.0.9/32", "10.88.0.5/32")
     if but:
         return
     for family in ("ip", "ip6"):
@@ -563,15 +566,17 @@ def test_killed_at_every_failpoint_it_recovers(
     end_everything(hvtx)
     record_property("failpoints", len(found))
     for point in in_turns(found, name, firewall):
-        command.prepare(hvtx)
+        with resident(hvtx) as quick:
+            command.prepare(quick)
         before = host() if command.how == "settles" else {}
         hvtx(*given(name), code=-signal.SIGKILL, HVTX_FAILPOINT=point)
         hvtx("recover")
-        if command.how != "settles":  # `is_clean` asks it too
-            assert hvtx("intents", "--json").json()["operations"] == [], point
-        if command.how == "collects":
-            hvtx("gc", "--apply")
-        assert command.how == "again" or hvtx.is_clean(), point
+        with resident(hvtx) as quick:
+            if command.how != "settles":  # `is_clean` asks it too
+                assert quick("intents", "--json").json()["operations"] == [], point
+            if command.how == "collects":
+                quick("gc", "--apply")
+            assert command.how == "again" or quick.is_clean(), point
         after = host() if command.how == "settles" else {}
         again = hvtx(*given(name), code=None)
         others = {9} if "several" in name else set()  # of these some may be done, others not
@@ -579,8 +584,9 @@ def test_killed_at_every_failpoint_it_recovers(
         if command.how == "settles":
             undone, done = lab.difference(before, after), lab.difference(after, host())
             assert not undone or not done, f"{point}\nbefore:\n{undone}\nafter:\n{done}"
-        assert hvtx.is_clean(), point
-        end_everything(hvtx)
+        with resident(hvtx) as quick:
+            assert quick.is_clean(), point
+            end_everything(quick)
         left = lab.dump()
         assert left["links"][1:] == [], point  # type: ignore[index]
         assert left["nft"] == [], point

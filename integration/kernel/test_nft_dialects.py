@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -225,7 +224,7 @@ def test_a_legacy_listing_that_is_not_whole(hvtx: Program, tmp_path: Path, broke
     legacy = Forked(HVTX_FIREWALL="iptables")
     legacy("network", "create", "net", "--subnet", "10.77.0.0/24")
     legacy("vm", "run", "web", "--network", "net", "-p", "8080:80", "--", "sleep", "600")
-    os.kill(legacy.vm("web")["pid"], signal.SIGKILL)
+    lab.end(legacy.vm("web")["pid"])
     real = shutil.which("iptables-legacy-save")
     edit = {
         "lacks a rule": "grep -v DNAT",

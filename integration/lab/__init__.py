@@ -8,12 +8,14 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -81,10 +84,25 @@ def end(pid: int) -> None:
     descriptor = os.pidfd_open(pid)
     try:
         signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-        if not select.select([descriptor], [], [], 20)[0]:
-            raise AssertionError(f"process {pid} does not end")
+        _await_end(descriptor, pid)
     finally:
         os.close(descriptor)
+
+
+def ended(pid: int | None) -> None:
+    """Wait until a process has ended by itself; None, or one that is no more, has."""
+    with contextlib.suppress(ProcessLookupError):
+        descriptor = os.pidfd_open(pid) if pid else None
+        if descriptor is not None:
+            try:
+                _await_end(descriptor, pid)
+            finally:
+                os.close(descriptor)
+
+
+def _await_end(descriptor: int, pid: int | None) -> None:
+    if not select.select([descriptor], [], [], 20)[0]:
+        raise AssertionError(f"process {pid} does not end")
 
 
 def duplicate_detection(mode: str) -> None:
@@ -94,6 +112,15 @@ def duplicate_detection(mode: str) -> None:
     turn it on (``1``).
     """
     Path("/proc/sys/net/ipv6/conf/default/accept_dad").write_text(mode)
+
+
+def loopback_up() -> None:
+    """Set up ``lo`` of the current namespace (netdevice(7)); every test does, so without a program."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as asked:
+        name, flags = struct.unpack(
+            "16sh22x", fcntl.ioctl(asked, _SIOCGIFFLAGS, b"lo".ljust(40, b"\0"))
+        )
+        fcntl.ioctl(asked, _SIOCSIFFLAGS, struct.pack("16sh22x", name, flags | _IFF_UP))
 
 
 class private_network:  # noqa: N801 - it is called like a function
@@ -107,7 +134,7 @@ class private_network:  # noqa: N801 - it is called like a function
         self._before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
             unshare(CLONE_NEWNET)
-            run("ip", "link", "set", "lo", "up")
+            loopback_up()
             # A new namespace inherits what the first one has, and that differs between machines.
             Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
             duplicate_detection("0")
@@ -125,14 +152,13 @@ class Namespace:
 
     def __init__(self) -> None:
         self._keeper = subprocess.Popen(
-            ["unshare", "-n", "sh", "-c", "echo ready; exec sleep 600"],
+            ["unshare", "-n", "sh", "-c", "ip link set lo up; echo ready; exec sleep 600"],
             stdout=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
         )
         assert self._keeper.stdout is not None
         self._keeper.stdout.readline()
         self.pid = self._keeper.pid
-        self.run("ip", "link", "set", "lo", "up")
 
     def argv(self, *argv: str) -> list[str]:
         """``argv`` as it must be called to run in there."""
@@ -163,15 +189,21 @@ def world() -> Iterator[Namespace]:
         # Its own link-local address is there at once, and no dump changes while it is tried.
         Path("/proc/sys/net/ipv6/conf/uplink/accept_dad").write_text("0")
         run("ip", "link", "set", "uplink", "up")
-        other.run("ip", "link", "set", "eth0", "up")
         # Addresses that a device has before it is up answer only some tenths of a second after it
         # is: the neighbour's first question was lost, and asked again a second later.
-        run("ip", "addr", "add", f"{HOST4}/24", "dev", "uplink")
-        run("ip", "addr", "add", f"{HOST6}/64", "dev", "uplink", "nodad")
-        other.run("ip", "addr", "add", f"{WORLD4}/24", "dev", "eth0")
-        other.run("ip", "addr", "add", f"{WORLD6}/64", "dev", "eth0", "nodad")
-        run("ip", "route", "add", "default", "via", WORLD4)
-        run("ip", "-6", "route", "add", "default", "via", WORLD6)
+        there = (
+            "link set eth0 up\n"
+            f"addr add {WORLD4}/24 dev eth0\n"
+            f"addr add {WORLD6}/64 dev eth0 nodad\n"
+        )
+        other.run("ip", "-batch", "-", stdin=there)
+        here = (
+            f"addr add {HOST4}/24 dev uplink\n"
+            f"addr add {HOST6}/64 dev uplink nodad\n"
+            f"route add default via {WORLD4}\n"
+            f"route add default via {WORLD6}\n"
+        )
+        run("ip", "-batch", "-", stdin=here)
         yield other
     finally:
         other.close()
@@ -270,14 +302,14 @@ def dump() -> dict[str, object]:
             if "elem" in item.get(named, {}):
                 lasting = [e for e in item[named].pop("elem") if not _expires(e)]
                 item[named] |= {"elem": lasting} if lasting else {}
+    told = run("ip", "-j", "-batch", "-", stdin="addr show\nroute show table all\n")
+    addresses, routes = (json.loads(line, strict=False) for line in told.splitlines())
     return {
         "links": links,
-        "addresses": [
-            {k: v for k, v in a.items() if k != "valid_life_time"}
-            for a in json.loads(run("ip", "-j", "addr"), strict=False)
-        ],
-        "routes4": json.loads(run("ip", "-j", "route", "show", "table", "all")),
-        "routes6": json.loads(run("ip", "-j", "-6", "route", "show", "table", "all")),
+        "addresses": [{k: v for k, v in a.items() if k != "valid_life_time"} for a in addresses],
+        # without a family `table all` is both of them; of IPv6's each has a preference (RFC 4191)
+        "routes4": [route for route in routes if "pref" not in route],
+        "routes6": [route for route in routes if "pref" in route],
         "nft": [item for item in rules if "metainfo" not in item],
         "legacy": legacy,
     }

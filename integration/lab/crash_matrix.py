@@ -166,10 +166,10 @@ class Matrix:
                 f"{where} call {ran.calls}", node, ran, partial(self._once, argv, passed[-1])
             )
 
-    def sample(self, most: int, turn: int) -> None:
-        """Kill the command at some of the places where something has changed, evenly taken.
+    def sample(self, most: int, part: slice) -> None:
+        """Kill the command at ``most`` of the places where something has changed, evenly taken.
 
-        Of ``most`` places every second one, from the first or the second (``turn``: 0 or 1) on.
+        Of these at those in ``part``.
         """
         self.go(None)
         places: list[int] = []
@@ -188,7 +188,7 @@ class Matrix:
         assert ran.ran.code == 0, ran.ran
         self.see()
         self.figures.calls, self.host_after = ran.calls, self.host()
-        for call in evenly(places, most)[turn::2]:
+        for call in evenly(places, most)[part]:
             self.crash(call)
 
     def _watch(self, passed: list[str]) -> Callable[[Call], bool]:

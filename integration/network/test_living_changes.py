@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import threading
@@ -227,8 +226,7 @@ def test_holders_follow(hvtx: Program) -> None:
     hvtx("vm", "set", "web", "--unpublish", "8080", "--unpublish", "8081")
     assert not refused("tcp", Where("0.0.0.0"), 8081)
     assert hvtx.is_clean()
-    pid = hvtx.vm("web")["pid"]
-    os.kill(pid, signal.SIGKILL)
+    lab.end(hvtx.vm("web")["pid"])
     hvtx("vm", "stop", "web")
     assert holders() == []
 

@@ -357,7 +357,7 @@ def test_what_is_whole_is_not_told(hvtx: Program) -> None:
     assert damage() == []
     hvtx("vm", "restart", "two")
     assert damage() == []
-    os.kill(hvtx.vm("two")["pid"], signal.SIGKILL)
+    lab.end(hvtx.vm("two")["pid"])
     assert damage() == []
     hvtx("gc", "--apply")
     assert damage() == []

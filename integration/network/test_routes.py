@@ -139,8 +139,9 @@ def test_an_address_that_was_replaced(hvtx: Program) -> None:
     )
     assert not [key for key in hvtx.plan() if key[0] != "skip"]
     hvtx("network", "rm", "net")
-    for part in ("links", "addresses", "routes4", "nft"):
-        assert lab.difference(clean[part], lab.dump()[part]) == ""
+    left = lab.dump()
+    for part in ("links", "addresses", "routes4", "routes6", "nft"):
+        assert lab.difference(clean[part], left[part]) == ""
 
 
 def test_rules_of_routing_are_not_ours(hvtx: Program) -> None:

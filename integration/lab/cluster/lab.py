@@ -13,12 +13,27 @@ from pathlib import Path
 from typing import Any
 
 from integration import lab
-from integration.lab.program import Ran
+from integration.lab.program import Forked, Ran, preload
 
 MEMBERS, HOSTS = ("e1", "e2", "e3"), ("h1", "h2")
 NAMES = MEMBERS + HOSTS
 ADDRESS = {name: f"192.0.2.{number}" for number, name in enumerate(NAMES, start=1)}
 SUBNET = "10.64.0.0/10"
+
+
+class _Elsewhere(Forked):
+    """The program in the network namespace of a process."""
+
+    def __init__(self, keeper: int, **environment: str) -> None:
+        super().__init__(**environment)
+        self._keeper = keeper
+
+    def enter(self, out: int, err: int) -> tuple[int, int]:
+        """Go where the process is."""
+        there = os.open(f"/proc/{self._keeper}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        lab.setns(there)
+        os.close(there)
+        return out, err
 
 
 class Lab:
@@ -84,17 +99,15 @@ class Lab:
 
     def hvtx(self, host: str, *arguments: str, code: int | None = 0, **environment: str) -> Ran:
         """Run the program on a host."""
-        done = subprocess.run(
-            self.spaces[host].argv(sys.executable, "-m", "hvtx", *arguments),
-            capture_output=True, text=True, check=False, timeout=120, stdin=subprocess.DEVNULL,
-            env={**os.environ, **self.environment(host), **environment},
-        )  # fmt: skip
-        if code is not None and done.returncode != code:
+        preload()
+        program = _Elsewhere(self.spaces[host].pid, **self.environment(host))
+        ran = program(*arguments, code=None, **environment)
+        if code is not None and ran.code != code:
             words = " ".join(arguments)
             raise AssertionError(
-                f"{host}: hvtx {words}: exit {done.returncode}, not {code}\n{done.stdout}{done.stderr}"
+                f"{host}: hvtx {words}: exit {ran.code}, not {code}\n{ran.out}{ran.err}"
             )
-        return Ran(done.returncode, done.stdout, done.stderr)
+        return ran
 
     def status(self, host: str) -> dict[str, Any]:
         """`cluster status`."""
