@@ -236,6 +236,20 @@ def test_a_namespace_that_has_gone_proves_death(host: Host, box: lab.Namespace) 
     assert not lab.difference(before, lab.dump())
 
 
+def test_a_list_tells_each_attachment_by_its_own_namespace(host: Host, box: lab.Namespace) -> None:
+    """One whose namespace has gone is crashed, as `vm show` has it, and the others run."""
+    host.network.create("pods", SUBNETS)
+    made = add(host, box)
+    other = lab.Namespace()
+    try:
+        living = add(host, other, KEY._replace(container="other"))
+        gone(box, made.host_device)
+        states = {vm.vm.name: vm.state.value for vm in host.vm.ls()}
+        assert states == {made.vm: "crashed", living.vm: "running"}
+    finally:
+        other.close()
+
+
 @pytest.mark.parametrize("by", ["an address of others", "another alias"])
 def test_an_address_stays_leased_while_its_interface_is_there(
     host: Host, box: lab.Namespace, by: str
