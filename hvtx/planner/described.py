@@ -78,12 +78,22 @@ def _network(wanted: WantedNetwork, known: Known, allowed: Allowed) -> list[Step
     up = known.up_in(name) if any(each.option == "isolate" for each in free) else []
     if up:
         words = f"network {name} cannot be changed while VMs are up in it: {_told(free)}"
-        hint = f"isolation is held by a filter on each VM's device: hvtx vm stop {' '.join(up)}"
+        hint = f"isolation is held by a filter on each VM's device: {_ending(up, known)}"
         return [_step(Action.REFUSE, Reason.IN_USE, wanted, words, free, found, hint)]
     if free:
         words = f"change network {name}: {_told(free)}"
         return [_step(Action.CHANGE, Reason.DIFFERS, wanted, words, free, found)]
     return [_step(Action.SKIP, Reason.AS_DESCRIBED, wanted, f"network {name} is as described")]
+
+
+def _ending(up: Sequence[str], known: Known) -> str:
+    """The commands after which these VMs are up no more."""
+    containers = [name for name in up if known.vms[name].vm.attachment]
+    stopped = [name for name in up if name not in containers]
+    commands = [f"hvtx vm stop {' '.join(stopped)}"] if stopped else []
+    if containers:
+        commands.append(f"hvtx vm rm {' '.join(containers)} --force")
+    return "; ".join(commands)
 
 
 def _other_network(

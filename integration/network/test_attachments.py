@@ -481,6 +481,31 @@ def test_a_person_changes_an_attachment_by_its_end_alone(host: Host, box: lab.Na
     assert "eth0" not in links(box)
 
 
+def test_what_is_asked_as_of_a_vm_leads_nobody_to_what_is_refused(
+    host: Host, box: lab.Namespace
+) -> None:
+    """No hint names a command that an attachment refuses; a removed one is its runtime's to make."""
+    made = add(host, box)
+    before = lab.dump()
+    for call in (
+        lambda: host.vm.logs(made.vm),
+        lambda: host.vm.console(made.vm),
+        lambda: host.network.set("pods", isolate=True),
+    ):
+        with pytest.raises((Conflict, NotFound)) as refused:
+            call()
+        assert "hvtx vm start" not in (refused.value.hint or "")
+        assert "hvtx vm stop" not in (refused.value.hint or "")
+    assert refused.value.hint == (
+        f"release the container's interface first: hvtx vm rm {made.vm} --force"
+    )
+    assert not lab.difference(before, lab.dump())
+    host.attachments.delete(KEY)
+    with pytest.raises(Conflict, match="only its runtime makes"):
+        host.vm.create_from_log(made.vm)
+    assert vms(host) == []
+
+
 @pytest.mark.parametrize("asked", ["c0ffee", "web-0", "default/web-0", "uid-1"])
 def test_explain_knows_a_container_and_its_pod(host: Host, box: lab.Namespace, asked: str) -> None:
     made = add(host, box)

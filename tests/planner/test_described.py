@@ -18,7 +18,7 @@ from hvtx.model.described import (
     WantedVm,
 )
 from hvtx.model.policy import NO_POLICY, EgressRule, Limits, Policy
-from hvtx.model.vm import Interface, Network, Publish, Vm
+from hvtx.model.vm import Attachment, Interface, Network, Publish, Vm
 from hvtx.planner.described import NETWORK_CHANGES, VM_AT_START, VM_CHANGES, plan
 from hvtx.planner.described_order import acting
 
@@ -66,6 +66,25 @@ def steps(
 
 def short(some: list[Step]) -> list[tuple[str, str, str]]:
     return [(s.action.value, s.name, s.reason.value) for s in some if s.action != Action.SKIP]
+
+
+def container() -> KnownVm:
+    pod = Attachment("podnet", "c0ffee", "eth0", "/run/netns/box")
+    return known_vm("cni-a", octet=3, hypervisor="cni", attachment=pod)
+
+
+def test_an_attachment_is_no_vm_of_a_set() -> None:
+    """Its runtime alone makes and removes it: the plan does not say that a step would."""
+    with pytest.raises(Conflict, match="only its runtime changes") as refused:
+        steps([], [vm("cni-a")], known(container()), ALL)
+    assert "[cni-a]" in refused.value.message
+
+
+def test_who_is_up_in_a_network_is_ended_by_a_command_that_does_it() -> None:
+    [found] = steps([net(isolate=True)], [], known(known_vm(), container()))
+    assert found.action is Action.REFUSE
+    assert found.hint is not None
+    assert found.hint.endswith(": hvtx vm stop web; hvtx vm rm cni-a --force")
 
 
 def test_as_described() -> None:
