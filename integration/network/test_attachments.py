@@ -407,8 +407,22 @@ def test_check_names_what_is_missing_and_the_command(host: Host, box: lab.Namesp
         "hvtx repair",
         f"hvtx vm rm {made.vm} --force; then the runtime has to ADD it again",
     }
+    assert f"{request.netns} has no default route by 10.88.0.1" in found  # it goes with the address
     box.run("ip", "addr", "add", "10.88.0.2/24", "dev", "eth0")
+    box.run("ip", "route", "add", "default", "via", "10.88.0.1")
     host.repair()
+    assert host.attachments.check(request) == ()
+    box.run("ip", "route", "del", "default")
+    box.run("ip", "-6", "route", "del", "default")
+    box.run("ip", "-6", "route", "add", "unreachable", "default")
+    assert [missing.what for missing in host.attachments.check(request)] == [
+        f"{request.netns} has no default route by {gateway}" for gateway in ("10.88.0.1", "fd88::1")
+    ]
+    box.run("ip", "link", "add", "name", "later", "type", "bridge")
+    box.run("ip", "link", "set", "later", "up")
+    box.run("ip", "route", "add", "default", "dev", "later")  # a later plugin's own
+    box.run("ip", "-6", "route", "del", "unreachable", "default")
+    box.run("ip", "-6", "route", "add", "default", "via", "fd88::1", "dev", "eth0")
     assert host.attachments.check(request) == ()
     other = lab.Namespace()
     try:
