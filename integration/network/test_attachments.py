@@ -607,11 +607,21 @@ def test_people_are_told_of_containers_and_pods(host: Host, box: lab.Namespace) 
     assert "default/web-0" in program("vm", "ls").out
     assert program.vm(made.vm)["attachment"] == {
         "network": "podnet", "container": "c0ffee", "ifname": "eth0", "netns": path_of(box),
-        "pod": "web-0", "pod_namespace": "default", "pod_uid": "uid-1",
+        "pod": "web-0", "pod_namespace": "default", "pod_uid": "uid-1", "tap": None,
     }  # fmt: skip
     host.attachments.delete(KEY)
     assert f"VM {made.vm}, {words}" in [line.message for line in host.log(event="removed")]
     assert not [one for one in host.metrics() if one.name == "hvtx_attachment_info"]
+
+
+def test_the_tap_inside_is_named(host: Host, box: lab.Namespace) -> None:
+    """Who is to start a VM there reads its name from `vm show`, or from a list."""
+    made = add(host, box, tap=TapRequest("vm0"))
+    program = Program()
+    assert program.vm(made.vm)["attachment"]["tap"] == "vm0"
+    [listed] = json.loads(program("vm", "ls", "--json").out)["vms"]
+    assert listed["attachment"]["tap"] == "vm0"
+    assert "tap inside:  vm0" in program("vm", "show", made.vm).out
 
 
 @BOTH
