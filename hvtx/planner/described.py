@@ -170,9 +170,18 @@ def _told(differences: Iterable[Difference]) -> str:
 
 
 def _short(difference: Difference) -> str:
-    old, new = (_word(value) for value in (difference.old, difference.new))
-    words = f"{old} → {new}"
+    words = f"{_word(difference.old)} → {_word(difference.new)}"
+    if len(words) > _LONGEST and isinstance(difference.old, list):
+        words = _moved(difference.old, list(difference.new))
     return words if len(words) <= _LONGEST else f"{words[: _LONGEST - 1]}…"
+
+
+def _moved(old: list[Any], new: list[Any]) -> str:
+    """Of long lists what goes and what comes, beside what stays."""
+    gone, come = [v for v in old if v not in new], [v for v in new if v not in old]
+    if not gone and not come:  # in another order
+        return f"{_word(old)} → {_word(new)}"
+    return f"… {_word(gone)} → {_word(come)}"
 
 
 def _word(value: Any) -> str:

@@ -268,6 +268,17 @@ def test_identities_are_of_what_is_described() -> None:
     assert [s.identity() for s in steps([], moved, known())] == ids[0]
 
 
+def test_of_many_ports_those_are_told_that_come_and_go() -> None:
+    """A list that is too long for a sentence would be cut before what is new."""
+    many = tuple(Publish("udp", None, 5000 + n, 6000 + n) for n in range(9))
+    there = known(known_vm(publish=(HTTP, *many)))
+    other = Publish("tcp", None, 8081, 80)
+    [step] = steps([], [vm(ports=((other, *many),))], there)
+    assert step.message == "change VM web: publish … 8080:80/tcp → 8081:80/tcp"
+    [step] = steps([], [vm(ports=(many,))], there)
+    assert step.message == "change VM web: publish … 8080:80/tcp → none"
+
+
 def test_secrets_are_not_in_sentences() -> None:
     wanted = vm(command=("run", "--token=abc"), append="pw=abc", ssh_keys=("abc",))
     (step,) = acting(steps([], [wanted], known(known_vm(up=False)))[:1])
