@@ -125,7 +125,7 @@ def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> N
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    help="Transactional network resources for virtual machines.",
+    help="Transactional network resources for virtual machines and containers.",
 )
 @click.option(
     "--state-dir",

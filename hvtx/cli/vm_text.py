@@ -126,11 +126,15 @@ def attached_to(shown: ShownVm) -> list[tuple[str, object]]:
     own = shown.vm.attachment
     if own is None:
         return []
+    from hvtx.model.container import inner_tap  # VMs have none
+
     pod = [("pod", own.pod_name)]
+    tap = inner_tap(shown.resources)
     return [
         ("container", f"{own.container} {own.ifname}, network {own.network}"),
         *(pod if own.pod else []),
         ("namespace", own.netns),
+        *([("tap inside", tap)] if tap else []),
     ]
 
 

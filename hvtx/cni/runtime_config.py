@@ -76,6 +76,7 @@ def _address(text: str, where: str, code: int = CONFIGURATION) -> str:
 def published(config: Mapping[str, Any]) -> tuple[Publish, ...]:
     """The host ports that are asked for, each once; port 0 is none. Raises CniError."""
     found: dict[Publish, None] = {}
+    by_service: dict[tuple[str, int], list[Publish]] = {}
     for number, entry in enumerate(reading.items(config.get("portmappings"), "portMappings")):
         where = f"portMappings[{number}]"
         one = reading.without_case(entry, where)
@@ -94,7 +95,15 @@ def published(config: Mapping[str, Any]) -> tuple[Publish, ...]:
         place = None if address in _EVERYWHERE else _address(address, f"{where}.hostIP")
         if place in _EVERYWHERE:  # written otherwise: 0:0::0
             place = None
-        found[Publish(protocol, place, host, guest)] = None
+        port = Publish(protocol, place, host, guest)
+        if port in found:
+            continue
+        same = by_service.setdefault((protocol, host), [])
+        if any(port.collides(other) for other in same):
+            hint = "an entry before it publishes that port: give each its own"
+            raise reading.wrong(f"{where}.hostPort", host, hint)
+        same.append(port)
+        found[port] = None
     return tuple(found)
 
 

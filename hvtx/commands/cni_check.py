@@ -12,6 +12,7 @@ from hvtx.engine import attachments, damage, ownrules
 from hvtx.engine.loopback import bridges_in_need
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import take_snapshot
+from hvtx.model.address import family_of
 from hvtx.model.attachment import AttachmentRequest, Missing
 from hvtx.model.container import namespace_id, veth_spec
 from hvtx.model.plan import Snapshot
@@ -83,3 +84,7 @@ def _inside(
     for address, _ in spec["peer_addresses"]:
         if address not in seen.addresses:
             yield Missing(f"{name} has lost {address}", anew)
+    # One by another device does: ADD leaves it, and a later plugin may have put it.
+    for gateway in dict.fromkeys(gateway for _, gateway in spec["peer_addresses"]):
+        if family_of(gateway) not in seen.worlds:
+            yield Missing(f"{request.netns} has no default route by {gateway}", anew)

@@ -12,7 +12,7 @@ from hvtx.engine.scope import all_networks
 from hvtx.engine.vm_options import changed_policy
 from hvtx.errors import Conflict, UsageError
 from hvtx.model.policy import NO_POLICY, policy_words
-from hvtx.model.resource import PORTS, Resource
+from hvtx.model.resource import PORTS, Kind, Resource
 from hvtx.model.typed import TYPE_CHECKING, Any, NamedTuple
 from hvtx.model.vm import Network
 from hvtx.planner.exits import Exits, parse_exits
@@ -127,16 +127,18 @@ def _refuse_isolation(network: Network, rows: Iterable[Resource], names: Mapping
     ``rows`` are those of all VMs, ``names`` the VMs' by id.
     """
     up = {
-        names.get(row.vm or "", "?")
+        names.get(row.vm or "", "?"): row.kind
         for row in rows
         if row.kind in PORTS and row.network == network.id
     }
     if up:
-        shown = ", ".join(sorted(up))
+        shown, one = ", ".join(sorted(up)), min(up)
         raise Conflict(
             f"VMs are up in network {network.name!r} ({shown}), and isolation is held by a filter"
             " on each one's device, which is made when it starts",
-            hint=f"stop them first: hvtx vm stop {min(up)}",
+            hint=f"release the container's interface first: hvtx vm rm {one} --force"
+            if up[one] == Kind.VETH
+            else f"stop them first: hvtx vm stop {one}",
         )
 
 

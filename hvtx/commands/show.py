@@ -221,7 +221,13 @@ def list_vms(runtime: Runtime) -> list[ShownVm]:
 
 def vm_log(runtime: Runtime, name: str) -> list[str]:
     """Where a VM's log is, the older part first; raises NotFound if there is none yet."""
-    paths = log_paths(runtime.settings.state_directory, runtime.read(records.get_vm, name))
+    vm = runtime.read(records.get_vm, name)
+    if vm.attachment is not None:
+        raise NotFound(
+            f"VM {name!r} stands for an interface of a container, and has no log",
+            hint="the container's runtime has its log",
+        )
+    paths = log_paths(runtime.settings.state_directory, vm)
     if not paths:
         raise NotFound(f"VM {name!r} has no log yet", hint=f"hvtx vm start {name}")
     return paths
@@ -232,6 +238,11 @@ def console(runtime: Runtime, name: str) -> tuple[str, str | None, str]:
     from hvtx.hypervisors.base import TRAITS
 
     vm = runtime.read(records.get_vm, name)
+    if vm.attachment is not None:
+        raise Conflict(
+            f"VM {name!r} stands for an interface of a container, and has no console",
+            hint="the container's runtime has it",
+        )
     state, _, _ = state_of(runtime, vm)
     if state is not VmState.RUNNING:
         raise Conflict(

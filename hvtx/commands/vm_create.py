@@ -30,21 +30,12 @@ from hvtx.store.history import Event
 def request_from_log(runtime: Runtime, name: str, operation: int | None = None) -> VmRequest:
     """A VM as it was when it was last forgotten (by ``operation``): with its addresses and ports.
 
-    Raises NotFound where the history has none, or where one of its networks is gone.
+    Raises NotFound where the history has none, or where one of its networks is gone; Conflict for
+    an attachment, which its runtime alone makes.
     """
-    record = runtime.read(history.forgotten_vm, name, operation)
-    if record is None:
-        raise NotFound(
-            f"the history has no VM {name!r} that was removed"
-            + (f" by operation {operation}" if operation else ""),
-            hint="hvtx log --event removed shows what was removed",
-        )
+    kept = runtime.read(history.forgotten_vm, name, operation)
+    record = _checked(kept, name, operation)
     interfaces = record["interfaces"]
-    if not interfaces:
-        raise NotFound(
-            f"VM {name!r} had no network of hvtx's: it had been taken over from another tool",
-            hint="hvtx import or hvtx adopt take it over again",
-        )
     return VmRequest(
         name=name,
         hypervisor=record["hypervisor"],
@@ -72,6 +63,27 @@ def request_from_log(runtime: Runtime, name: str, operation: int | None = None) 
         policy=_policy_of(record.get("policy")),
         limits=Limits(*record.get("limits", ())),
     )
+
+
+def _checked(record: dict[str, Any] | None, name: str, operation: int | None) -> dict[str, Any]:
+    """A record that the history keeps, of a VM that `create` makes. Raises NotFound, Conflict."""
+    if record is None:
+        raise NotFound(
+            f"the history has no VM {name!r} that was removed"
+            + (f" by operation {operation}" if operation else ""),
+            hint="hvtx log --event removed shows what was removed",
+        )
+    if record.get("attachment"):
+        raise Conflict(
+            f"VM {name!r} stood for an interface of a container, which only its runtime makes",
+            hint="let its runtime do it (CNI ADD)",
+        )
+    if not record["interfaces"]:
+        raise NotFound(
+            f"VM {name!r} had no network of hvtx's: it had been taken over from another tool",
+            hint="hvtx import or hvtx adopt take it over again",
+        )
+    return record
 
 
 def _policy_of(kept: Any) -> Policy:

@@ -9,7 +9,7 @@ created, and stay as they are.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from hvtx.commands import vm_create
 from hvtx.engine import guest_options, living_limits, vm_change, vm_options
@@ -22,11 +22,12 @@ from hvtx.model import limiting
 from hvtx.model.address import with_port
 from hvtx.model.policy import Limits, policy_words
 from hvtx.model.typed import TYPE_CHECKING, Any, NamedTuple
-from hvtx.model.vm import Vm
+from hvtx.model.vm import Publish, Vm
 from hvtx.planner import ports
 from hvtx.planner.scope import VmScope, refuse_attachment
 from hvtx.planner.start import families_of, ports_of
 from hvtx.planner.states import VmState
+from hvtx.store import leases
 from hvtx.store.history import Event
 
 if TYPE_CHECKING:
@@ -132,11 +133,12 @@ def set_vm(runtime: Runtime, name: str, changes: Changes) -> VmScope:
     different = _differences(vm, wanted)
     if not different:
         return scope
+    new = [port for port in ports_of(wanted) if port not in set(ports_of(vm))]
+    runtime.read(_refuse_taken, name, new)
     events = [Event("changed", f"VM {name}: {_words(different)}", detail=different)]
     if running and different.keys() != {"limits"}:
         return vm_change.change_running(runtime, scope, wanted, events)
     vm_create.warn_of_disks(wanted.kernel, () if running else wanted.disks)
-    new = [port for port in ports_of(wanted) if port not in set(ports_of(vm))]
     refuse_ports(runtime, new, families_of(wanted))
     old = living_limits.devices_of(scope.rows, runtime.life.id) if running else []
     limited = {row.id: living_limits.with_limits(row, wanted.limits) for row in old}
@@ -149,6 +151,14 @@ def set_vm(runtime: Runtime, name: str, changes: Changes) -> VmScope:
         return scope._replace(vm=wanted, rows=[limited.get(row.id, row) for row in scope.rows])
     operation.end("done", events=events, then=vm_change.record_of(wanted, vm))
     return scope._replace(vm=wanted)
+
+
+def _refuse_taken(sql: Any, name: str, new: Iterable[Publish]) -> None:
+    """Name the VM that has a port, where a socket would tell of a program only. Raises Conflict."""
+    for port in new:
+        holder = leases.port_holder(sql, port)
+        if holder is not None and holder != name:
+            raise leases.port_conflict(sql, port, holder)
 
 
 def _runs(scope: VmScope) -> bool:

@@ -23,7 +23,7 @@ def document(shown: ShownVm, view: AsOf | None = None) -> dict[str, Any]:
         "accelerator": shown.accelerator,
         "accelerator_reason": shown.accelerator_reason,
         "hypervisor": vm.hypervisor,
-        "attachment": None if vm.attachment is None else vm.attachment._asdict(),
+        "attachment": _attachment(shown),
         "pid": shown.pid,
         "user": shown.user,
         "vhost": shown.vhost,
@@ -45,6 +45,15 @@ def document(shown: ShownVm, view: AsOf | None = None) -> dict[str, Any]:
         "notes": list(shown.notes),
         **parts.seen_in(view),
     }
+
+
+def _attachment(shown: ShownVm) -> dict[str, Any] | None:
+    own = shown.vm.attachment
+    if own is None:
+        return None
+    from hvtx.model.container import inner_tap  # VMs have none
+
+    return {**own._asdict(), "tap": inner_tap(shown.resources)}
 
 
 def _interface(shown: ShownInterface) -> dict[str, Any]:

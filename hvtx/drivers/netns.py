@@ -91,25 +91,29 @@ class Inside(NamedTuple):
     nsid: int | None  # of the namespace; None where it has none
     link: Link | None
     addresses: frozenset[str]  # with prefix lengths
+    worlds: frozenset[int]  # the families of which the namespace has a default route, by any device
 
 
 def look_inside(path: str, interface: str) -> Inside:
     """An interface in the namespace at a path. Raises NotFound, NotPermitted, HostRefused."""
     try:
         with nsid.ids() as ids, network_namespace.opened(path) as namespace:
-            link, addresses = network_namespace.inside(namespace, partial(_look, interface))
-            return Inside(ids.of(namespace), link, addresses)
+            seen = network_namespace.inside(namespace, partial(_look, interface))
+            return Inside(ids.of(namespace), *seen)
     except OSError as problem:
         raise refused(path, problem) from problem
 
 
-def _look(interface: str) -> tuple[Link | None, frozenset[str]]:
+def _look(interface: str) -> tuple[Link | None, frozenset[str], frozenset[int]]:
     """In a thread that is inside. Raises OSError."""
+    from hvtx.host import devroutes  # CHECK alone looks inside
+
+    worlds = frozenset(family for family in (4, 6) if devroutes.has_default(family))
     with closing(Links()) as links:
         seen = links.get(name=interface)
         if seen is None:
-            return None, frozenset()
-        return seen, frozenset(one.address for one in links.addresses(seen.ifindex))
+            return None, frozenset(), worlds
+        return seen, frozenset(one.address for one in links.addresses(seen.ifindex)), worlds
 
 
 def known_id(path: str) -> int | None:

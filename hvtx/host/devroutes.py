@@ -22,21 +22,38 @@ _APPEND = 0x800  # beside one of another device, such as ff00::/8
 _KERNEL = 2  # RTPROT_KERNEL
 _KINDS = {"unicast": 1, "local": 2, "broadcast": 3, "multicast": 5}
 _LINK, _HOST = 253, 254  # scopes
+_MAIN, _TYPE_AT = 254, 7  # RT_TABLE_MAIN; rtm_type's offset
 _SIX_METRIC = 256  # IP6_RT_PRIO_ADDRCONF; a local route has 0, which only the kernel can give
 
 
 def of_device(ifindex: int, family: int) -> set[tuple[str, int]]:
     """Prefix and table of each route by a device. Raises OSError, DumpInterrupted, Garbled."""
     af = socket.AF_INET6 if family == 6 else socket.AF_INET
-    asked = _RTMSG.pack(af, 0, 0, 0, 0, 0, 0, 0, 0) + u32(_OIF, ifindex)
+    bodies = _dump(af, u32(_OIF, ifindex))
+    return {found[:2] for body in bodies if (found := route_of(body))[2] in (0, ifindex)}
+
+
+def has_default(family: int) -> bool:
+    """Whether the main table leads to everywhere, by any device.
+
+    Raises OSError, DumpInterrupted, Garbled.
+    """
+    af, anywhere = (socket.AF_INET6, "::/0") if family == 6 else (socket.AF_INET, "0.0.0.0/0")
+    return any(
+        body[_TYPE_AT] == _KINDS["unicast"] and route_of(body)[:2] == (anywhere, _MAIN)
+        for body in _dump(af, b"")
+    )
+
+
+def _dump(af: int, wanted: bytes) -> list[bytes]:
+    asked = _RTMSG.pack(af, 0, 0, 0, 0, 0, 0, 0, 0) + wanted
     with closing(Channel(0)) as channel:
         try:
-            bodies = retry_transient(lambda: channel.dump(_GETROUTE, asked), attempts=20)
+            return retry_transient(lambda: channel.dump(_GETROUTE, asked), attempts=20)
         except OSError as problem:
             if problem.errno in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP):  # without IPv6
-                return set()
+                return []
             raise
-    return {found[:2] for body in bodies if (found := route_of(body))[2] in (0, ifindex)}
 
 
 @legible

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from hvtx.model.resource import Kind, Resource, TapSpec
 from hvtx.model.typed import NotRequired, TypedDict, cast
 
@@ -44,6 +46,13 @@ def veth_spec(row: Resource) -> VethSpec:
     """The spec of a row of kind ``veth``."""
     assert row.kind == Kind.VETH, row.kind
     return cast("VethSpec", row.spec)
+
+
+def inner_tap(rows: Iterable[Resource]) -> str | None:
+    """The TAP device in the namespace of an attachment whose rows these are; None without one."""
+    pair = next((row for row in rows if row.kind == Kind.VETH), None)
+    tap = veth_spec(pair).get("tap") if pair is not None else None
+    return None if tap is None else tap["name"]
 
 
 def netns_spec(row: Resource) -> NetnsSpec:

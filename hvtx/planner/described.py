@@ -78,12 +78,22 @@ def _network(wanted: WantedNetwork, known: Known, allowed: Allowed) -> list[Step
     up = known.up_in(name) if any(each.option == "isolate" for each in free) else []
     if up:
         words = f"network {name} cannot be changed while VMs are up in it: {_told(free)}"
-        hint = f"isolation is held by a filter on each VM's device: hvtx vm stop {' '.join(up)}"
+        hint = f"isolation is held by a filter on each VM's device: {_ending(up, known)}"
         return [_step(Action.REFUSE, Reason.IN_USE, wanted, words, free, found, hint)]
     if free:
         words = f"change network {name}: {_told(free)}"
         return [_step(Action.CHANGE, Reason.DIFFERS, wanted, words, free, found)]
     return [_step(Action.SKIP, Reason.AS_DESCRIBED, wanted, f"network {name} is as described")]
+
+
+def _ending(up: Sequence[str], known: Known) -> str:
+    """The commands after which these VMs are up no more."""
+    containers = [name for name in up if known.vms[name].vm.attachment]
+    stopped = [name for name in up if name not in containers]
+    commands = [f"hvtx vm stop {' '.join(stopped)}"] if stopped else []
+    if containers:
+        commands.append(f"hvtx vm rm {' '.join(containers)} --force")
+    return "; ".join(commands)
 
 
 def _other_network(
@@ -160,9 +170,18 @@ def _told(differences: Iterable[Difference]) -> str:
 
 
 def _short(difference: Difference) -> str:
-    old, new = (_word(value) for value in (difference.old, difference.new))
-    words = f"{old} → {new}"
+    words = f"{_word(difference.old)} → {_word(difference.new)}"
+    if len(words) > _LONGEST and isinstance(difference.old, list):
+        words = _moved(difference.old, list(difference.new))
     return words if len(words) <= _LONGEST else f"{words[: _LONGEST - 1]}…"
+
+
+def _moved(old: list[Any], new: list[Any]) -> str:
+    """Of long lists what goes and what comes, beside what stays."""
+    gone, come = [v for v in old if v not in new], [v for v in new if v not in old]
+    if not gone and not come:  # in another order
+        return f"{_word(old)} → {_word(new)}"
+    return f"… {_word(gone)} → {_word(come)}"
 
 
 def _word(value: Any) -> str:

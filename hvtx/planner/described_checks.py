@@ -14,6 +14,7 @@ from hvtx.model.nearest import nearest
 from hvtx.model.vm import Network, Publish
 from hvtx.planner import addressing
 from hvtx.planner.assigning import Asked, assigned
+from hvtx.planner.scope import refuse_attachment
 
 
 def networks_then(
@@ -73,6 +74,8 @@ def check(
     _check_networks(wanted, known)
     for vm in vms:
         with placed(vm.where):
+            if vm.name in known.vms:
+                refuse_attachment(known.vms[vm.name].vm)
             _check_vm(vm, networks)
     _check_ports(vms, known)
     _check_addresses(vms, known, networks)

@@ -22,6 +22,7 @@ from typing import NoReturn
 
 from integration.lab import program
 from integration.lab.program import Forked, Program, Ran
+from tests.machine.attachment_verbs import command_line
 
 _OWN = ("HVTX_FAILPOINT", "HVTX_FAILPOINT_LOG")  # what is killed, or counted, has its own process
 _REQUEST = 1 << 17  # bytes: a command line and the environment
@@ -115,7 +116,7 @@ def _run(request: bytes, out: int, err: int) -> int:
         os.fdopen(number, mode, closefd=False) for number, mode in ((0, "r"), (1, "w"), (2, "w"))
     )
     try:
-        code = program.command_line(tuple(arguments))
+        code = command_line(tuple(arguments))
         sys.stdout.flush()
         sys.stderr.flush()
     except BaseException:

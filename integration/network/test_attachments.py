@@ -236,6 +236,20 @@ def test_a_namespace_that_has_gone_proves_death(host: Host, box: lab.Namespace) 
     assert not lab.difference(before, lab.dump())
 
 
+def test_a_list_tells_each_attachment_by_its_own_namespace(host: Host, box: lab.Namespace) -> None:
+    """One whose namespace has gone is crashed, as `vm show` has it, and the others run."""
+    host.network.create("pods", SUBNETS)
+    made = add(host, box)
+    other = lab.Namespace()
+    try:
+        living = add(host, other, KEY._replace(container="other"))
+        gone(box, made.host_device)
+        states = {vm.vm.name: vm.state.value for vm in host.vm.ls()}
+        assert states == {made.vm: "crashed", living.vm: "running"}
+    finally:
+        other.close()
+
+
 @pytest.mark.parametrize("by", ["an address of others", "another alias"])
 def test_an_address_stays_leased_while_its_interface_is_there(
     host: Host, box: lab.Namespace, by: str
@@ -393,8 +407,22 @@ def test_check_names_what_is_missing_and_the_command(host: Host, box: lab.Namesp
         "hvtx repair",
         f"hvtx vm rm {made.vm} --force; then the runtime has to ADD it again",
     }
+    assert f"{request.netns} has no default route by 10.88.0.1" in found  # it goes with the address
     box.run("ip", "addr", "add", "10.88.0.2/24", "dev", "eth0")
+    box.run("ip", "route", "add", "default", "via", "10.88.0.1")
     host.repair()
+    assert host.attachments.check(request) == ()
+    box.run("ip", "route", "del", "default")
+    box.run("ip", "-6", "route", "del", "default")
+    box.run("ip", "-6", "route", "add", "unreachable", "default")
+    assert [missing.what for missing in host.attachments.check(request)] == [
+        f"{request.netns} has no default route by {gateway}" for gateway in ("10.88.0.1", "fd88::1")
+    ]
+    box.run("ip", "link", "add", "name", "later", "type", "bridge")
+    box.run("ip", "link", "set", "later", "up")
+    box.run("ip", "route", "add", "default", "dev", "later")  # a later plugin's own
+    box.run("ip", "-6", "route", "del", "unreachable", "default")
+    box.run("ip", "-6", "route", "add", "default", "via", "fd88::1", "dev", "eth0")
     assert host.attachments.check(request) == ()
     other = lab.Namespace()
     try:
@@ -465,6 +493,31 @@ def test_a_person_changes_an_attachment_by_its_end_alone(host: Host, box: lab.Na
     assert vms(host) == []
     assert made.host_device not in links()
     assert "eth0" not in links(box)
+
+
+def test_what_is_asked_as_of_a_vm_leads_nobody_to_what_is_refused(
+    host: Host, box: lab.Namespace
+) -> None:
+    """No hint names a command that an attachment refuses; a removed one is its runtime's to make."""
+    made = add(host, box)
+    before = lab.dump()
+    for call in (
+        lambda: host.vm.logs(made.vm),
+        lambda: host.vm.console(made.vm),
+        lambda: host.network.set("pods", isolate=True),
+    ):
+        with pytest.raises((Conflict, NotFound)) as refused:
+            call()
+        assert "hvtx vm start" not in (refused.value.hint or "")
+        assert "hvtx vm stop" not in (refused.value.hint or "")
+    assert refused.value.hint == (
+        f"release the container's interface first: hvtx vm rm {made.vm} --force"
+    )
+    assert not lab.difference(before, lab.dump())
+    host.attachments.delete(KEY)
+    with pytest.raises(Conflict, match="only its runtime makes"):
+        host.vm.create_from_log(made.vm)
+    assert vms(host) == []
 
 
 @pytest.mark.parametrize("asked", ["c0ffee", "web-0", "default/web-0", "uid-1"])
@@ -554,11 +607,21 @@ def test_people_are_told_of_containers_and_pods(host: Host, box: lab.Namespace) 
     assert "default/web-0" in program("vm", "ls").out
     assert program.vm(made.vm)["attachment"] == {
         "network": "podnet", "container": "c0ffee", "ifname": "eth0", "netns": path_of(box),
-        "pod": "web-0", "pod_namespace": "default", "pod_uid": "uid-1",
+        "pod": "web-0", "pod_namespace": "default", "pod_uid": "uid-1", "tap": None,
     }  # fmt: skip
     host.attachments.delete(KEY)
     assert f"VM {made.vm}, {words}" in [line.message for line in host.log(event="removed")]
     assert not [one for one in host.metrics() if one.name == "hvtx_attachment_info"]
+
+
+def test_the_tap_inside_is_named(host: Host, box: lab.Namespace) -> None:
+    """Who is to start a VM there reads its name from `vm show`, or from a list."""
+    made = add(host, box, tap=TapRequest("vm0"))
+    program = Program()
+    assert program.vm(made.vm)["attachment"]["tap"] == "vm0"
+    [listed] = json.loads(program("vm", "ls", "--json").out)["vms"]
+    assert listed["attachment"]["tap"] == "vm0"
+    assert "tap inside:  vm0" in program("vm", "show", made.vm).out
 
 
 @BOTH

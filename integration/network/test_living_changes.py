@@ -104,6 +104,16 @@ def test_ports_come_and_go(hvtx: Program) -> None:
     assert holders() == []
 
 
+@pytest.mark.parametrize("up", [False, True], ids=["down", "up"])
+def test_who_has_a_port_is_named(up: bool, hvtx: Program) -> None:
+    """The VM, and not the program of hvtx's that holds it for the VM."""
+    hvtx("vm", "run", "web", "--network", "net", "-p", "8080:80", *SLEEP)
+    hvtx("vm", "run" if up else "create", "other", "--network", "net", *SLEEP)
+    refused = hvtx("vm", "set", "other", "-p", "8080:80", code=4)
+    assert "port 8080/tcp is published for VM 'web'" in refused.err
+    assert hvtx.is_clean()
+
+
 def test_flows_stay_or_end_with_their_port(wide: Program, world: lab.Namespace) -> None:
     """By both families, from outside; the guest sees the client's own address."""
     guest = run(wide, "web", "-p", "8080:80", "-p", "8081:81", "-p", "8082:82/udp")

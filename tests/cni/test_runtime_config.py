@@ -66,6 +66,8 @@ def test_a_port_that_is_told_twice_is_one() -> None:
         ({"hostPort": 80, "containerPort": 80, "hostIP": "localhost"}, 7, '"localhost"'),
         ({"hostPort": 80, "containerPort": 80, "hostIP": 3}, 7, "hostIP"),
         ("8080:80", 7, '"8080:80"'),
+        ({"hostPort": 1, "containerPort": 2}, 7, "hostPort cannot be 1"),  # the first has it
+        ({"hostPort": 1, "containerPort": 1, "hostIP": "127.0.0.1"}, 7, "hostPort cannot be 1"),
     ],
 )
 def test_a_port_that_cannot_be_is_refused(entry: Any, code: int, named: str) -> None:

@@ -18,7 +18,7 @@ from hvtx.model.described import (
     WantedVm,
 )
 from hvtx.model.policy import NO_POLICY, EgressRule, Limits, Policy
-from hvtx.model.vm import Interface, Network, Publish, Vm
+from hvtx.model.vm import Attachment, Interface, Network, Publish, Vm
 from hvtx.planner.described import NETWORK_CHANGES, VM_AT_START, VM_CHANGES, plan
 from hvtx.planner.described_order import acting
 
@@ -66,6 +66,25 @@ def steps(
 
 def short(some: list[Step]) -> list[tuple[str, str, str]]:
     return [(s.action.value, s.name, s.reason.value) for s in some if s.action != Action.SKIP]
+
+
+def container() -> KnownVm:
+    pod = Attachment("podnet", "c0ffee", "eth0", "/run/netns/box")
+    return known_vm("cni-a", octet=3, hypervisor="cni", attachment=pod)
+
+
+def test_an_attachment_is_no_vm_of_a_set() -> None:
+    """Its runtime alone makes and removes it: the plan does not say that a step would."""
+    with pytest.raises(Conflict, match="only its runtime changes") as refused:
+        steps([], [vm("cni-a")], known(container()), ALL)
+    assert "[cni-a]" in refused.value.message
+
+
+def test_who_is_up_in_a_network_is_ended_by_a_command_that_does_it() -> None:
+    [found] = steps([net(isolate=True)], [], known(known_vm(), container()))
+    assert found.action is Action.REFUSE
+    assert found.hint is not None
+    assert found.hint.endswith(": hvtx vm stop web; hvtx vm rm cni-a --force")
 
 
 def test_as_described() -> None:
@@ -247,6 +266,17 @@ def test_identities_are_of_what_is_described() -> None:
     assert ids[0] != ids[1]
     moved = [each._replace(where="elsewhere") for each in one]
     assert [s.identity() for s in steps([], moved, known())] == ids[0]
+
+
+def test_of_many_ports_those_are_told_that_come_and_go() -> None:
+    """A list that is too long for a sentence would be cut before what is new."""
+    many = tuple(Publish("udp", None, 5000 + n, 6000 + n) for n in range(9))
+    there = known(known_vm(publish=(HTTP, *many)))
+    other = Publish("tcp", None, 8081, 80)
+    [step] = steps([], [vm(ports=((other, *many),))], there)
+    assert step.message == "change VM web: publish … 8080:80/tcp → 8081:80/tcp"
+    [step] = steps([], [vm(ports=(many,))], there)
+    assert step.message == "change VM web: publish … 8080:80/tcp → none"
 
 
 def test_secrets_are_not_in_sentences() -> None:

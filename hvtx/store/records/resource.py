@@ -14,6 +14,7 @@ from hvtx.store.raw_rows import decoded
 _COLUMNS = "id, kind, key, state, mark, spec, observed, operation, life, vm, network"
 _PROVING = frozenset({Kind.PROCESS.value, Kind.NETNS.value})  # by which a VM lives
 _FILTER, _EGRESS = Kind.FILTER.value, '"egress"'
+_VETH = Kind.VETH.value
 _CHUNK = 500  # bound values of a statement; SQLite's own limit is higher everywhere
 
 
@@ -41,17 +42,22 @@ def raw_resources(sql: sqlite3.Connection) -> list[RawResource]:
 
 
 def resources_in_brief(sql: sqlite3.Connection) -> list[Resource]:
-    """All live rows: ``observed`` of processes and namespaces, ``spec`` of egress policies alone.
+    """All live rows: ``observed`` of processes and namespaces, ``spec`` of what a list tells.
 
-    The others' are empty: a list of 5,000 VMs has no use for 25,000 of them.
+    That is of egress policies, and of veth pairs, whose peer is looked for by its number. The
+    others' are empty: a list of 5,000 VMs has no use for 25,000 of them.
     """
     raw = raw_resources(sql)
     learnt = [row[6] if row[1] in _PROVING else "{}" for row in raw]
-    specs = [row[5] if row[1] == _FILTER and _EGRESS in row[5] else "{}" for row in raw]
+    specs = [row[5] if _is_told(row[1], row[5]) else "{}" for row in raw]
     return [
         Resource._make((*row[:5], spec, observed, *row[7:]))
         for row, spec, observed in zip(raw, decode_all(specs), decode_all(learnt), strict=True)
     ]
+
+
+def _is_told(kind: str, spec: str) -> bool:
+    return kind == _VETH or (kind == _FILTER and _EGRESS in spec)
 
 
 def resources(sql: sqlite3.Connection) -> list[Resource]:
