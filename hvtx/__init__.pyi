@@ -11,6 +11,7 @@ from hvtx.api.stores import Stores
 from hvtx.api.units import Printed, Units
 from hvtx.api.vms import Each, VmLog, Vms
 from hvtx.commands.cluster_forget import Forgotten
+from hvtx.commands.cluster_register import Registered
 from hvtx.commands.cluster_status import ClusterStatus, ShownRoute
 from hvtx.commands.cni_install import Outcome as PluginOutcome
 from hvtx.commands.metrics import Gauge
@@ -102,6 +103,7 @@ __all__ = [
     "Recovery",
     "Refused",
     "RefusedCount",
+    "Registered",
     "Repair",
     "Resource",
     "Restored",

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 
+from hvtx.engine import block_machine
 from hvtx.engine.etcd_blocks import EtcdBlocks, held
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.static_blocks import StaticBlocks
@@ -19,7 +20,7 @@ from hvtx.errors import Busy, Conflict, HvtxError, NoRoom, UsageError
 from hvtx.host import failpoint, machine
 from hvtx.host.etcd import Reply
 from hvtx.model.block import Block, BlockState, Pool, Who
-from hvtx.model.typed import NamedTuple
+from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.vm import Network
 from hvtx.planner import blocks as decide
 from hvtx.planner.blocks import Difference
@@ -53,11 +54,16 @@ def room(
     """Inside, each network has a free address in a block of this host.
 
     Only where it has none the cluster is asked. ``taken``: addresses that guests cannot have.
-    Raises NoRoom (all blocks are held), Busy (the cluster does not answer), Conflict, Refused.
+    Raises NoRoom (all blocks are held), Busy (the cluster does not answer), Conflict, Refused (the
+    blocks on record are another machine's).
     """
     wanted = [network for network in networks if network.block_size is not None]
     runtime.lock("all", "blocks")
     try:
+        block_machine.refuse_elsewhere(runtime)
+        if block_machine.is_unconfirmed(runtime):
+            with opened(runtime) as blocks:
+                blocks.confirm()
         own = tuple(taken)
         missing = [n for n in wanted if runtime.read(leases.free_in_blocks, n, own) is None]
         if missing:
@@ -70,9 +76,12 @@ def room(
 
 
 @contextmanager
-def opened(runtime: Runtime) -> Iterator[Blocks]:
-    """The blocks of this host, with their source. Raises UsageError without ``[cluster]``."""
-    blocks = Blocks(runtime)
+def opened(runtime: Runtime, *, another: bool = False) -> Iterator[Blocks]:
+    """The blocks of this host, with their source; ``another``: whichever etcd it is by now.
+
+    Raises UsageError without ``[cluster]``.
+    """
+    blocks = Blocks(runtime, another=another)
     with closing(blocks.source):
         yield blocks
 
@@ -89,14 +98,16 @@ def unconfigured(what: str) -> UsageError:
 class Blocks:
     """What is done about blocks; whoever changes them holds the lock ``all blocks``."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, *, another: bool = False) -> None:
         """Raises UsageError where the configuration names no source."""
         self._runtime = runtime
+        self._another = another  # the first answer says which etcd it is: a person wants it so
         cluster = runtime.settings.cluster
         if cluster is None:
             raise unconfigured("blocks come from a cluster")
         self._seen = runtime.read(rows.seen)
         self._known = self._seen[0] is not None
+        self.is_other = False  # the etcd that answers is not the one that the blocks are from
         self._address = cluster.address
         self.source: Source = (
             StaticBlocks(cluster, self._on_record)
@@ -114,12 +125,18 @@ class Blocks:
     def _saw(self, reply: Reply) -> None:
         """Refuse an etcd that is not the one that this host's blocks are from, or went back."""
         identity, revision = self._seen
-        if identity is not None and (identity != reply.identity or reply.revision < revision):
+        apart = identity is not None and (identity != reply.identity or reply.revision < revision)
+        if self._another:
+            self._another, self.is_other = False, apart
+            self._seen = reply.identity, reply.revision
+            return
+        if apart:
             what = "is another one" if identity != reply.identity else "went back"
             raise Conflict(
                 f"etcd {what}: cluster {reply.identity} at revision {reply.revision}, where this"
                 f" host has seen {identity} at {revision}; what it grants may be had already",
-                hint="hvtx cluster status; put back the etcd that has the blocks of all hosts",
+                hint="put back the etcd that has the blocks of all hosts; where that is lost for"
+                " good, on each host: hvtx cluster register --yes",
             )
         self._seen = reply.identity, max(revision, reply.revision)
 
@@ -195,13 +212,24 @@ class Blocks:
                 rows.commit(sql, block, cidr)
                 words = f"block {cidr} of network {block.pool.network}"
                 history.add(sql, [Event("made", words)], operation=None, verb="claim")
-            self._remember(sql)
+            self.remember(sql)
         return None if cidr is None else block._replace(cidr=cidr, state=BlockState.COMMITTED)
 
-    def _remember(self, sql: object) -> None:
+    def remember(self, sql: Any) -> None:
+        """Write down which etcd answered, and that it gives this machine blocks."""
         identity, revision = self._seen
         if identity is not None:
-            rows.see(sql, identity, revision)  # type: ignore[arg-type]
+            rows.see(sql, identity, revision)
+        known, here = rows.machine(sql), block_machine.here()
+        if known is None and here is not None:
+            rows.belong_to(sql, here)
+
+    def confirm(self) -> None:
+        """Ask whether this machine is the one whose blocks they are. Raises Refused, Busy."""
+        self.source.last_claim()
+        if self._runtime.read(rows.machine) is None:
+            with self._runtime.store.transaction() as sql:
+                self.remember(sql)
 
     # -- giving back -----------------------------------------------------------------------------
 
@@ -219,6 +247,8 @@ class Blocks:
             self.source.announce()
         except HvtxError as problem:
             failed.append(("cluster", problem.message))
+            if problem.code == "store-cloned" and self._is_this_machine():
+                self._doubt()
         return Settled(tuple(done), tuple(failed))
 
     def _return(self, *, spare: bool) -> list[Block]:
@@ -251,7 +281,7 @@ class Blocks:
             rows.forget(sql, block)
             words = f"block {block.cidr} of network {block.pool.network} was given back"
             history.add(sql, [Event("removed", words)], operation=None, verb="release")
-            self._remember(sql)
+            self.remember(sql)
 
     # -- an older store --------------------------------------------------------------------------
 
@@ -273,15 +303,23 @@ class Blocks:
                 rows.forget(sql, block)
             rows.skip_to(sql, last)
             rows.doubt(sql, doubted=False)
-            self._remember(sql)
+            self.remember(sql)
         return found
+
+    def _is_this_machine(self) -> bool:
+        return self._runtime.read(rows.machine) == block_machine.here()
+
+    def _doubt(self) -> None:
+        """Lease no more: the cluster says that the blocks are another machine's, or given up."""
+        with self._runtime.store.transaction() as sql:
+            rows.doubt(sql)
 
     def _lose(self) -> list[str]:
         """Lease no more from what the cluster has not for this host, in words; Refused to a copy.
 
         A store of which nobody said that it was put back, with its whole disk, is known by it.
         """
-        self.source.last_claim()
+        self.confirm()
         known = self._on_record()
         lost = decide.difference(known, self.source.mine()).lost
         if lost:
@@ -305,6 +343,7 @@ def settle(runtime: Runtime, *, accept_rollback: bool = False) -> Settled:
         return Settled()
     runtime.lock("all", "blocks")
     try:
+        block_machine.refuse_elsewhere(runtime)
         with opened(runtime) as blocks:
             return blocks.settle()
     except HvtxError as problem:

@@ -132,12 +132,47 @@ class EtcdBlocks(EtcdHosts):
         self._txn([], [etcd.delete(self._key("hosts", installation, "last"))])
         return gone
 
+    def put_back(self, block: Held, was: Held | None) -> bool:
+        """Have a block in an etcd that does not have it for this claim; False: somebody else has.
+
+        ``was`` is an earlier claim of this host, which that etcd has the block for. Raises Busy.
+        """
+        key = self._block_key(block.network, block.cidr)
+        value = _value(block.installation, block.token)
+        name = self._claim_key(block.installation, block.token)
+        machine = self._key("hosts", block.installation, "machine")
+        reply = self._txn(
+            [
+                etcd.equal(machine, self.who.machine),
+                etcd.absent(key)
+                if was is None
+                else etcd.equal(key, _value(was.installation, was.token)),
+            ],
+            [
+                etcd.put(key, value),
+                etcd.put(name, f"{block.network} {block.cidr}"),
+                *(
+                    []
+                    if was is None
+                    else [etcd.delete(self._claim_key(was.installation, was.token))]
+                ),
+            ],
+            [etcd.get(key)],
+        )
+        return reply.succeeded or first(reply.found[0]) == value
+
     def define(self, pool: Pool) -> None:
         """Say what a network is, or learn that it is another. Raises Conflict, Busy."""
         key, wanted = self._key("networks", pool.network), _definition(pool)
         reply = self._txn([etcd.absent(key)], [etcd.put(key, wanted)], [etcd.get(key)])
         if not reply.succeeded and first(reply.found[0]) not in (wanted, None):
             raise _another(pool, first(reply.found[0]) or "")
+
+    def check(self, pool: Pool) -> None:
+        """Raise Conflict if the network is another on other hosts; says nothing itself."""
+        found = first(self._read(etcd.get(self._key("networks", pool.network))).found[0])
+        if found not in (_definition(pool), None):
+            raise _another(pool, found or "")
 
     def undefine(self, network: str) -> None:
         """Forget what a network is, if no host has a block of it."""

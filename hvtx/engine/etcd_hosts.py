@@ -63,7 +63,40 @@ class EtcdHosts:
             raise self._lost()
         if machine not in (None, self.who.machine):
             raise self._not_this_host(machine)
-        return int(last or 0)
+        return number_of(last)
+
+    def is_registered(self) -> bool:
+        """Whether this installation is, by whichever machine."""
+        found = self._read(etcd.get(self._key("hosts", self.who.installation, "machine"))).found[0]
+        return bool(found)
+
+    def take_over(self, recorded: str | None, number: int) -> bool:
+        """Register this installation for this machine, by a person's word; True if it was not.
+
+        ``recorded`` is the machine that had it, for the store; ``number`` its newest claim. Raises
+        Refused (given up, or registered by a third machine), Busy.
+        """
+        who, place = self.who, ("hosts", self.who.installation)
+        keys = [self._key(*place, what) for what in ("machine", "last")]
+        reply = self._read(*map(etcd.get, keys))
+        there, last = first(reply.found[0]), first(reply.found[1])
+        if there not in (None, who.machine, recorded) and (recorded or there == FORGOTTEN):
+            raise self._not_this_host(there or "")
+        new = who.machine, f"{max(number, number_of(last)):0{NUMBER}d}"
+        about = json.dumps({"host": who.host, "address": who.address})
+        reply = self._txn(
+            [
+                etcd.absent(key) if value is None else etcd.equal(key, value)
+                for key, value in zip(keys, (there, last), strict=True)
+            ],
+            [
+                *(etcd.put(key, value) for key, value in zip(keys, new, strict=True)),
+                etcd.put(self._key(*place, "about"), about),
+            ],
+        )
+        if not reply.succeeded:
+            raise Busy("the registration of this host changed meanwhile", hint="try again")
+        return there != who.machine
 
     def members(self) -> list[Member]:
         """Every host that registered."""
@@ -155,6 +188,18 @@ class EtcdHosts:
 
     def _key(self, *parts: str) -> str:
         return "/".join((self._cluster.prefix, *parts))
+
+
+def number_of(text: str | None) -> int:
+    """The number of a claim; 0: there was none. Raises HostRefused for what is no number."""
+    if text is None:
+        return 0
+    if not (text.isascii() and text.isdigit()):
+        raise HostRefused(
+            f"etcd has {text[:40]!r} where the number of this host's newest claim should be",
+            hint="etcdctl get --prefix PREFIX/hosts/ shows it; only hosts may write there",
+        )
+    return int(text)
 
 
 def first(found: Sequence[Kv]) -> str | None:
