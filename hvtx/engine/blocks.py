@@ -9,7 +9,7 @@ interrupted. Claims are asked in the order of their numbers: the cluster grants 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing, contextmanager
 
 from hvtx.engine import block_machine
@@ -95,6 +95,15 @@ def unconfigured(what: str) -> UsageError:
     )
 
 
+def no_block_left(pool: Pool) -> NoRoom:
+    """The error of a network all of whose blocks are held."""
+    return NoRoom(
+        f"network {pool.network!r} has no block of /{pool.size} left in {pool.subnet}",
+        hint="hvtx cluster status tells who has them; remove VMs there, or make a network with a"
+        " larger subnet",
+    )
+
+
 class Blocks:
     """What is done about blocks; whoever changes them holds the lock ``all blocks``."""
 
@@ -168,22 +177,23 @@ class Blocks:
         failpoint.reach("intended:block")
         got = self._ask(block)
         if got is None:
-            raise NoRoom(
-                f"network {pool.network!r} has no block of /{pool.size} left in {pool.subnet}",
-                hint="hvtx cluster status tells who has them; remove VMs there, or make a network"
-                " with a larger subnet",
-            )
+            raise no_block_left(pool)
         return got
 
-    def ask_again(self) -> list[str]:
-        """Ask for the answers of interrupted claims; in words. Raises Busy (still unknown)."""
+    def ask_again(self, only: Collection[str] | None = None) -> list[str]:
+        """Ask for the answers of interrupted claims; in words. Raises Busy (still unknown).
+
+        ``only``: of these tokens.
+        """
         told = []
         known = sorted(self._on_record())
         for block in [block for block in known if block.state is BlockState.INTENDED]:
+            if only is not None and block.token not in only:
+                continue
             try:
                 got = self._ask(block)
             except Conflict as problem:
-                if problem.code != "network-differs" or self.source.end(block.token):
+                if problem.code != "network-differs" or self.source.end(block.pool, block.token):
                     raise
                 with self._runtime.store.transaction() as sql:
                     rows.forget(sql, block)
@@ -233,25 +243,29 @@ class Blocks:
 
     # -- giving back -----------------------------------------------------------------------------
 
-    def settle(self) -> Settled:
-        """Ask again what was interrupted, give back what is empty; goes on past errors."""
+    def settle(self, only: Collection[str] | None = None) -> Settled:
+        """Ask again what was interrupted, give back what is empty; goes on past errors.
+
+        ``only``: of these tokens; "" is the comparison of a store that is in doubt.
+        """
         done: list[str] = []
         failed: list[tuple[str, str]] = []
         try:
-            if self._runtime.read(rows.is_doubted):
+            if self._runtime.read(rows.is_doubted) and (only is None or "" in only):
                 done += self._compare_in_words()
-            done += self.ask_again()
-            done += self._lose()
-            for block in self._return(spare=True):
+            done += self.ask_again(only)
+            done += self._lose() if only is None else []
+            for block in self._return(spare=True, only=only):
                 done.append(f"network {block.pool.network}: block {block.cidr} given back")
-            self.source.announce()
+            if only is None:
+                self.source.announce()
         except HvtxError as problem:
             failed.append(("cluster", problem.message))
             if problem.code == "store-cloned" and self._is_this_machine():
                 self._doubt()
         return Settled(tuple(done), tuple(failed))
 
-    def _return(self, *, spare: bool) -> list[Block]:
+    def _return(self, *, spare: bool, only: Collection[str] | None = None) -> list[Block]:
         """Give back what was to go, what networks that are gone had, and with ``spare`` more.
 
         Returns which they were. Raises Busy, Refused.
@@ -261,11 +275,13 @@ class Blocks:
         known = self._on_record()
         going = decide.to_return(known, pools)
         going = [block for block in going if spare or block.pool not in pools]
+        going = [block for block in going if only is None or block.token in only]
         if going:
             with self._runtime.store.transaction() as sql:
                 rows.release(sql, going)
             failpoint.reach("releasing:block")
         done = [block for block in self._on_record() if block.state is BlockState.RELEASING]
+        done = [block for block in done if only is None or block.token in only]
         for block in done:
             self._give_back(block)
         left = {block.pool.network for block in self._on_record()}
@@ -333,8 +349,13 @@ class Blocks:
         return lost + [f"block {one.cidr} is not on record: not used" for one in found.unrecorded]
 
 
-def settle(runtime: Runtime, *, accept_rollback: bool = False) -> Settled:
-    """What ``recover`` and ``gc --apply`` do about blocks; nothing where there never were any."""
+def settle(
+    runtime: Runtime, *, accept_rollback: bool = False, only: Collection[str] | None = None
+) -> Settled:
+    """What ``recover`` and ``gc --apply`` do about blocks; nothing where there never were any.
+
+    ``only``: of claims with these tokens, of a plan that was looked at.
+    """
     if accept_rollback:
         with runtime.store.transaction() as sql:
             rows.doubt(sql)
@@ -345,7 +366,7 @@ def settle(runtime: Runtime, *, accept_rollback: bool = False) -> Settled:
     try:
         block_machine.refuse_elsewhere(runtime)
         with opened(runtime) as blocks:
-            return blocks.settle()
+            return blocks.settle(only)
     except HvtxError as problem:
         return Settled(failed=(("cluster", problem.message),))
     finally:

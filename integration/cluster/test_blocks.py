@@ -195,6 +195,17 @@ def test_what_was_interrupted_recover_ends(two: Lab, point: str) -> None:
         create(two, "h1", "one")
         two.hvtx("h1", "vm", "rm", "one")
         two.hvtx("h1", "network", "rm", "lab", code=-9, HVTX_FAILPOINT=f"{point}:kill")
+    (step,) = two.hvtx("h1", "gc", "--plan", "--json").json()["blocks"]
+    reasons = {"intended:block": "claim-interrupted"}
+    assert step["reason"] == reasons.get(point, "return-interrupted")
+    two.isolate("h1")
+    (step,) = two.hvtx("h1", "gc", "--apply", "--json", code=9).json()["blocks"]
+    assert step["outcome"] == "failed"
+    two.heal()
+    two.await_quorum("h1")
+    if point == "released:block":
+        (step,) = two.hvtx("h1", "gc", "--apply", "--json").json()["blocks"]
+        assert step["outcome"] == "done"
     two.hvtx("h1", "recover")
     status = two.status("h1")
     assert [b["state"] for b in status["blocks"] if b["state"] != "committed"] == []
@@ -514,6 +525,58 @@ def test_a_block_that_another_host_has_in_another_etcd_is_refused(two: Lab) -> N
     two.hvtx("h2", "vm", "rm", "two")
     assert "not this host's any more" in two.hvtx("h2", "cluster", "register", "--yes").err
     assert ipaddress.ip_address(create(two, "h2", "two")) not in ipaddress.ip_network(block)
+
+
+def test_junk_below_the_prefix_is_named(two: Lab) -> None:
+    """Whoever reaches etcd may write anything; nothing of it is a traceback, or a route."""
+    create(two, "h1", "one")
+    for key in ("lab/junk", "lab/10.64.0.1_30", "junk", "lab/deeper/10.64.0.0_30"):
+        put(two, f"/hvtx/blocks/{key}", "x")
+    for key, value in {
+        "junk": "x", "x/about": "no JSON", "y/about": '{"host": [], "address": "a\nip route"}',
+        "z/machine": "", "x/y/z": "", f"{two.status('h2')['installation']}/about": "[]",
+    }.items():  # fmt: skip
+        put(two, f"/hvtx/hosts/{key}", value)
+    create(two, "h2", "two")
+    ran = two.hvtx("h1", "cluster", "status", "--json")
+    assert len(ran.json()["holders"]) == 2
+    assert ran.err.count("left out") == 4
+    assert "'/hvtx/blocks/lab/junk'" in ran.err
+    two.hvtx("h1", "cluster", "status")
+    two.hvtx("h1", "network", "routes", "--format", "frr")
+    two.hvtx("h1", "explain", "10.64.0.5")
+    two.hvtx("h1", "doctor", code=None)
+    two.hvtx("h1", "network", "create", "all", "--subnet", "10.200.0.0/29", "--block-size", "30")
+    put(two, "/hvtx/blocks/all/junk", "x")
+    for n in range(5):  # all that there are, by the list of what is held
+        two.hvtx("h1", "vm", "create", f"a{n}", "--network", "all", "--hypervisor", "external")
+    said = two.hvtx(
+        "h1", "vm", "create", "a5", "--network", "all", "--hypervisor", "external", code=4
+    )
+    assert "no block of /30 left" in said.err
+    installation = two.status("h1")["installation"]
+    known = two.etcd("print(etcd.txn([], [etcd.get(sys.argv[1])]).found[0][0].value)",
+                     f"/hvtx/hosts/{installation}/last").strip()  # fmt: skip
+    put(two, f"/hvtx/hosts/{installation}/last", "junk")
+    assert f"/hvtx/hosts/{installation}/last" in create_until(two, "h1", 6)
+    assert "'junk'" in two.hvtx("h1", "recover", code=9).out
+    put(two, f"/hvtx/hosts/{installation}/last", known)
+    put(two, f"/hvtx/claims/{installation}/x", "junk")
+    assert f"/hvtx/claims/{installation}/x" in two.hvtx("h1", "recover", code=9).out
+    two.etcd("etcd.txn([], [etcd.delete(sys.argv[1])])", f"/hvtx/claims/{installation}/x")
+    assert two.hvtx("h1", "recover").code == 0
+
+
+def plugin_status(two: Lab, host: str, network: str) -> tuple[int, str]:
+    """The code and message of the CNI plugin's STATUS."""
+    ran = two.spaces[host].argv(_python(), "-c", "from hvtx.cni.main import main; main()")
+    done = subprocess.run(
+        ran, capture_output=True, text=True, check=False, timeout=60,
+        input=json.dumps({"cniVersion": "1.1.0", "name": network, "type": "hvtx", "network": network}),
+        env={**_environ(), **two.environment(host), "CNI_COMMAND": "STATUS", "CNI_PATH": "/"},
+    )  # fmt: skip
+    said = json.loads(done.stdout) if done.stdout else {}
+    return said.get("code", 0), said.get("msg", "")
 
 
 def create_until(two: Lab, host: str, code: int) -> str:

@@ -96,13 +96,14 @@ def main():
     counts = report.plan.counts()
     items = [told(item) for item in acting]
     result = {
-        "changed": bool(acting) if given["apply"] and module.check_mode else False,
+        "changed": bool(acting or report.blocks) if given["apply"] and module.check_mode else False,
         "items": items,
         "left": {reason: n for (action, reason), n in counts.items() if action == "skip"},
         "diff": {"before": "".join(map(line, acting)), "after": ""},
     }
     if do:
-        result["changed"] = any(item["outcome"] == "done" for item in items)
+        blocks = [step.outcome for step in report.blocks]
+        result["changed"] = any(item["outcome"] == "done" for item in items) or "done" in blocks
         kept = [item for item in acting if str(item.outcome) != "done"]
         result["diff"]["after"] = "".join(map(line, kept))
         failed = [item for item in items if item["outcome"] == "failed"]
