@@ -43,7 +43,7 @@ from hvtx.errors import (
     StoreError,
     UsageError,
 )
-from hvtx.model.block import Block, Held, Member
+from hvtx.model.block import Block, BlockStep, Held, Member
 from hvtx.model.described import Difference as SetDifference
 from hvtx.model.described import Step as SetStep
 from hvtx.model.guest import Guest
@@ -60,6 +60,7 @@ __all__ = [
     "Adopted",
     "AsOf",
     "Block",
+    "BlockStep",
     "Busy",
     "ClusterStatus",
     "Clusters",
