@@ -569,6 +569,27 @@ def test_junk_below_the_prefix_is_named(two: Lab) -> None:
     assert two.hvtx("h1", "recover").code == 0
 
 
+def test_an_open_claim_whose_answer_is_junk_is_refused(two: Lab) -> None:
+    """It was granted, killed before its commit, and somebody wrote over it: no block is made of it."""
+    create(two, "h1", "one", code=-9, HVTX_FAILPOINT="claimed:block:kill")
+    (block,) = two.status("h1")["holders"]
+    installation = two.status("h1")["installation"]
+    below = f"/hvtx/claims/{installation}/"
+    key = two.etcd("print(etcd.txn([], [etcd.below(sys.argv[1])]).found[0][0].key)", below).strip()
+    for value in (
+        "junk",
+        "lab junk",
+        "lab 192.0.2.0/30",
+        "lab 10.64.0.0/29",
+        f"other {block['cidr']}",
+    ):
+        put(two, key, value)
+        assert key in create(two, "h1", "one", code=6)
+    put(two, key, f"lab {block['cidr']}")
+    create(two, "h1", "one")
+    assert list(agree(two)) == [block["cidr"]]
+
+
 def plugin_status(two: Lab, host: str, network: str) -> tuple[int, str]:
     """The code and message of the CNI plugin's STATUS."""
     ran = two.spaces[host].argv(_python(), "-c", "from hvtx.cni.main import main; main()")
