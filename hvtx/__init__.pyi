@@ -11,6 +11,7 @@ from hvtx.api.stores import Stores
 from hvtx.api.units import Printed, Units
 from hvtx.api.vms import Each, VmLog, Vms
 from hvtx.commands.cluster_forget import Forgotten
+from hvtx.commands.cluster_register import Registered
 from hvtx.commands.cluster_status import ClusterStatus, ShownRoute
 from hvtx.commands.cni_install import Outcome as PluginOutcome
 from hvtx.commands.metrics import Gauge
@@ -42,7 +43,7 @@ from hvtx.errors import (
     StoreError,
     UsageError,
 )
-from hvtx.model.block import Block, Held, Member
+from hvtx.model.block import Block, BlockStep, Held, Member
 from hvtx.model.described import Difference as SetDifference
 from hvtx.model.described import Step as SetStep
 from hvtx.model.guest import Guest
@@ -59,6 +60,7 @@ __all__ = [
     "Adopted",
     "AsOf",
     "Block",
+    "BlockStep",
     "Busy",
     "ClusterStatus",
     "Clusters",
@@ -102,6 +104,7 @@ __all__ = [
     "Recovery",
     "Refused",
     "RefusedCount",
+    "Registered",
     "Repair",
     "Resource",
     "Restored",

@@ -15,6 +15,7 @@ _MODULES = (
     "m0006_bounded_past",
     "m0007_attachments",
     "m0008_blocks",
+    "m0009_machine_of_blocks",
 )
 SCHEMA = len(_MODULES)
 MIGRATIONS: tuple[tuple[str, tuple[str, ...]], ...]

@@ -8,6 +8,7 @@ from hvtx.model.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hvtx.commands.cluster_forget import Forgotten
+    from hvtx.commands.cluster_register import Registered
     from hvtx.commands.cluster_status import ClusterStatus
 
 
@@ -34,3 +35,12 @@ class Clusters:
         """
         with self._calls.opened(writable=True) as runtime:
             return commands.cluster_forget.forget(runtime, what)
+
+    def register(self) -> Registered:
+        """Register this host anew: with another machine id, or with another etcd.
+
+        It is the caller's word that no other machine has the blocks on record. Raises Conflict,
+        Busy, Refused, HostRefused.
+        """
+        with self._calls.opened(writable=True) as runtime:
+            return commands.cluster_register.register(runtime)

@@ -129,9 +129,9 @@ def _identities(
     """What a reviewed plan would do; None: none was reviewed. Raises NotFound, UsageError."""
     if reviewed is None:
         return None
-    if isinstance(reviewed, str | os.PathLike):
-        from hvtx.engine.saved_plan import load_plan
+    from hvtx.engine.saved_plan import identities_of, load_plan
 
+    if isinstance(reviewed, str | os.PathLike):
         return load_plan(os.fspath(reviewed), heuristic=heuristic)
     if not hasattr(reviewed, "refused"):
         raise UsageError(
@@ -144,4 +144,4 @@ def _identities(
             f"the plan is {'' if reviewed.heuristic else 'not '}one of the emergency mode",
             hint="plan() is for apply(), plan_heuristic() for apply_heuristic()",
         )
-    return [item.identity() for item in reviewed.plan.acting()]
+    return [item.identity() for item in reviewed.plan.acting()] + identities_of(reviewed.blocks)

@@ -1,4 +1,4 @@
-"""`hvtx cluster`: status, forget."""
+"""`hvtx cluster`: status, forget, register."""
 
 from __future__ import annotations
 
@@ -100,3 +100,29 @@ def forget(ctx: click.Context, host: str, yes: bool, json_: bool) -> None:
         return
     freed = ", ".join(one.cidr for one in done.blocks) or "no block"
     render.say(f"{render.plain(host)} (installation {done.installation}): {freed} freed")
+
+
+@cluster.command()
+@click.option("--yes", is_flag=True, help="Confirm that no other machine has these blocks.")
+@as_json
+@click.pass_context
+def register(ctx: click.Context, yes: bool, json_: bool) -> None:
+    """Register this host and its blocks anew: after another machine id, or with another etcd.
+
+    For a host whose disk is in another machine or whose /etc/machine-id changed, and for an etcd
+    that was put back from a snapshot or made anew. A block that another host has there is refused.
+    With another etcd, do it on every host before a VM is made on any.
+    """
+    if not yes:
+        raise UsageError(
+            "cluster register makes the blocks on record this machine's, and cannot see whether the"
+            " machine that had them still runs",
+            hint="if it never does again, and the etcd of the configuration is the right one:"
+            " hvtx cluster register --yes",
+        )
+    done = host_of(ctx).cluster.register()
+    if json_:
+        render.emit_json(documents.registered.document(done))
+        return
+    own = ", ".join(str(one.cidr) for one in done.blocks) or "no block"
+    render.say(f"installation {done.installation} is registered by this machine: {own}")

@@ -192,7 +192,7 @@ def _apply(
         raise report.refused
     verbs.tell_notes(report.notes)
     if not json_:
-        show_plan(report.plan, done=True, evidence=evidence)
+        show_plan(report.plan, done=True, evidence=evidence, blocks=report.blocks)
     return _exit_code(report)
 
 
@@ -200,7 +200,8 @@ def _exit_code(report: Any) -> int:
     """That of a plan that was carried out."""
     from hvtx.api.plans import failed
 
-    return PartialFailure.exit_code if failed(report) else 0
+    late = any(step.outcome == "failed" for step in report.blocks)
+    return PartialFailure.exit_code if late or failed(report) else 0
 
 
 # -- recover and repair ----------------------------------------------------------------------------

@@ -23,11 +23,16 @@ _LINES = 5  # of others' rules
 
 
 def show_plan(
-    plan: Any, *, done: bool = False, evidence: bool = False, by: str = "hvtx gc --apply"
+    plan: Any,
+    *,
+    done: bool = False,
+    evidence: bool = False,
+    by: str = "hvtx gc --apply",
+    blocks: Sequence[Any] = (),
 ) -> None:
     """Print a plan; one that was carried out shows what was done, and counts the rest.
 
-    ``by`` is the command that carries it out.
+    ``by`` is the command that carries it out, ``blocks`` are those of a cluster.
     """
     groups: dict[str, list[Any]] = {}
     for item in plan.judged() if done else plan.items:
@@ -46,7 +51,21 @@ def show_plan(
         for heading in (_OTHERS, _FOREIGN_RESOURCES):
             if heading in groups:
                 _sum_up(heading, groups[heading])
-    _show_counts(plan, done=done, evidence=evidence, by=by)
+    _show_blocks(blocks)
+    _show_counts(plan, done=done, evidence=evidence, by=by, blocks=len(blocks))
+
+
+def _show_blocks(blocks: Sequence[Any]) -> None:
+    """What is done about blocks of a cluster."""
+    if not blocks:
+        return
+    render.say("blocks of the cluster", "bold")
+    for step in blocks:
+        what = " ".join(filter(None, (step.network, step.cidr))) or "all"
+        came = f": {step.outcome}" if step.outcome else ""
+        words = f"~ {step.action} {render.plain(what)}: {step.message}  ({step.reason}){came}"
+        render.say(render.wrapped(words, "  "))
+    render.say("")
 
 
 def _heading(item: Any) -> str:
@@ -213,7 +232,7 @@ def _count(number: int, what: str) -> str:
 # -- the end ---------------------------------------------------------------------------------------
 
 
-def _show_counts(plan: Any, *, done: bool, evidence: bool, by: str) -> None:
+def _show_counts(plan: Any, *, done: bool, evidence: bool, by: str, blocks: int = 0) -> None:
     acting = plan.acting()
     left = len(plan.items) - len(acting)
     if done:
@@ -223,12 +242,12 @@ def _show_counts(plan: Any, *, done: bool, evidence: bool, by: str) -> None:
         actions = [item.action.value for item in acting]
         words = ", ".join(f"{actions.count(a)} to {a}" for a in ("delete", "commit", "forget"))
     render.say(f"{words}; {left} left alone", "bold")
-    if not acting:
+    if not acting and not blocks:
         render.say("nothing to do")
     if done:
         return
     words = "nothing was changed"
-    if acting:
+    if acting or blocks:
         words += f"; run `{by}` to apply: each item is verified again first"
     if not evidence and plan.items:
         words += "; --evidence shows the evidence for each item"

@@ -112,8 +112,9 @@ def plan(
     if not json_:
         from hvtx.cli.plan_text import show_plan
 
-        show_plan(report.plan, evidence=evidence or everything)
-    return EXIT_PLAN_NOT_EMPTY if detailed_exitcode and report.plan.acting() else 0
+        show_plan(report.plan, evidence=evidence or everything, blocks=report.blocks)
+    something = report.plan.acting() or report.blocks
+    return EXIT_PLAN_NOT_EMPTY if detailed_exitcode and something else 0
 
 
 def tell_notes(notes: Sequence[str]) -> None:

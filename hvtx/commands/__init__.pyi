@@ -7,6 +7,9 @@ from hvtx.commands import (
     cluster_forget as cluster_forget,
 )
 from hvtx.commands import (
+    cluster_register as cluster_register,
+)
+from hvtx.commands import (
     cluster_status as cluster_status,
 )
 from hvtx.commands import (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from hvtx.engine import block_machine
 from hvtx.engine import blocks as engine
 from hvtx.engine.etcd_blocks import EtcdBlocks
 from hvtx.engine.runtime import Runtime
@@ -52,6 +53,7 @@ def status(runtime: Runtime) -> ClusterStatus:
         endpoints = source.reached() if isinstance(source, EtcdBlocks) else {}
         found = ClusterStatus(source.name, runtime.installation, endpoints, None, doubted, known)
         try:
+            block_machine.refuse_elsewhere(runtime)
             source.last_claim()
             apart = decide.difference(known, source.mine())
             holders = tuple(source.holders())

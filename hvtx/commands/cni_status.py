@@ -30,7 +30,7 @@ def check_status(runtime: Runtime, name: str, subnets: Sequence[str] | None = No
     One that is not there yet is no problem where ADD would make it: with ``subnets``, or by the
     name `default`; None where it is not known whether there are any.
     NotFound, Refused (the store), NotPermitted, HostRefused (netfilter), Conflict (no address is
-    left).
+    left), Busy (a block is needed, and the cluster does not answer).
     HostRefused with the code ``network-damaged``: the network is not as it was made, so that what
     is attached already suffers, too.
     """
@@ -43,6 +43,12 @@ def check_status(runtime: Runtime, name: str, subnets: Sequence[str] | None = No
         return
     privileges.need_to_start([standing.network])
     _refuse_damaged(runtime, standing)
+    if standing.network.block_size is not None:
+        from hvtx.engine import block_supply, own_addresses
+
+        taken = own_addresses.in_subnets([standing.network])
+        block_supply.refuse_without(runtime, standing.network, taken)
+        return
     for text in standing.network.subnets:
         if standing.used.get(family_of(text), 0) >= room_in(text):
             raise Conflict(

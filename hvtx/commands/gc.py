@@ -9,12 +9,15 @@ from hvtx.engine.collect_outside import collect_outside
 from hvtx.engine.executor import Progress
 from hvtx.engine.gc_plan import Report, make_plan
 from hvtx.engine.runtime import Runtime
-from hvtx.engine.saved_plan import as_saved
+from hvtx.engine.saved_plan import Identity, as_saved, of_blocks, of_items
 from hvtx.model.plan import Action, Item, Plan
 from hvtx.model.reason import Reason
-from hvtx.model.typed import Any
+from hvtx.model.typed import TYPE_CHECKING, Any
 from hvtx.store import history, records, trust
 from hvtx.store.history import Event
+
+if TYPE_CHECKING:
+    from hvtx.model.block import BlockStep
 
 
 def collect(
@@ -43,13 +46,13 @@ def collect(
         plan = plan.with_judged([_on_operators_word(item) for item in plan.judged()])
     newer = 0
     if saved is not None:
-        reviewed = as_saved(plan, saved)
+        reviewed = as_saved(plan, of_items(saved))
+        report = report._replace(blocks=_reviewed(report.blocks, saved))
         newer = len(plan.items) - len(reviewed.items)
         plan = reviewed
     done = apply_plan(runtime, plan, verb="gc", progress=progress)
     _tell_skipped(runtime, done)
-    if saved is None:  # a plan that was looked at is carried out, and nothing beside it
-        _blocks(runtime)
+    report = _blocks(runtime, report, saved=saved is not None)
     runtime.unlock("all", "gc")
     done = collect_outside(
         done, runtime.settings, lambda ids: runtime.read(records.resources_by_id, ids)
@@ -57,17 +60,23 @@ def collect(
     return report._replace(plan=done, applied=True, newer=newer)
 
 
-def _blocks(runtime: Runtime) -> None:
-    """Give spare blocks back to the cluster; a plan of the host's resources has none of them."""
-    if runtime.settings.cluster is None:
-        return
-    from hvtx.engine import blocks, notice
+def _reviewed(planned: Sequence[BlockStep], saved: Sequence[Identity]) -> tuple[BlockStep, ...]:
+    """What a saved plan says of blocks; raises StalePlan."""
+    wanted = of_blocks(saved)
+    if not wanted:
+        return ()
+    from hvtx.planner.block_steps import reviewed
 
-    found = blocks.settle(runtime)
-    for words in found.done:
-        notice.note(words)
-    for what, why in found.failed:
-        notice.warning(f"{what}: {why}")
+    return reviewed(planned, wanted)
+
+
+def _blocks(runtime: Runtime, report: Report, *, saved: bool) -> Report:
+    """Carry out what is planned about blocks of a cluster."""
+    if runtime.settings.cluster is None:
+        return report
+    from hvtx.engine import block_plan
+
+    return report._replace(blocks=block_plan.carry_out(runtime, report.blocks, saved=saved))
 
 
 _WORTH_TELLING = frozenset(Reason) - {

@@ -70,6 +70,9 @@ def recover(
     tell(Recovery(tuple(done.items), failed=tuple(failed)))
     rebuilt: list[str] = []
     started: list[str] = []
+    settle = partial(_blocks, runtime, accept_rollback=accept_rollback)
+    doubted = accept_rollback or _is_doubted(runtime)
+    late = settle() if doubted else []  # first: till then no VM with an address of a block starts
     scope = all_networks(runtime)  # now that the plan is carried out
     if not runtime.life.recovered:
         rebuilt, problems = _rebuild(runtime, scope)
@@ -81,12 +84,21 @@ def recover(
             records.set_recovered(sql, runtime.life.id, history.now())
         runtime.life = runtime.life._replace(recovered=True)
         scope = all_networks(runtime)  # read again: networks were rebuilt
-    problems = _blocks(runtime, accept_rollback=accept_rollback)
-    problems += _serve(runtime, scope)
-    failed += problems
-    tell(Recovery(failed=tuple(problems)))
+    late += [] if doubted else settle()
+    late += _serve(runtime, scope)
+    failed += late
+    tell(Recovery(failed=tuple(late)))
     settle_accepts(runtime, scope)
     return Recovery(tuple(done.items), tuple(rebuilt), tuple(started), tuple(failed))
+
+
+def _is_doubted(runtime: Runtime) -> bool:
+    """Whether the store's blocks may be others' by now; False where no cluster gives any."""
+    if runtime.settings.cluster is None:
+        return False
+    from hvtx.store import blocks
+
+    return runtime.read(blocks.is_doubted)
 
 
 def _blocks(runtime: Runtime, *, accept_rollback: bool) -> list[tuple[str, str]]:

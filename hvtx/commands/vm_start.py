@@ -183,6 +183,7 @@ def free_for_start(runtime: Runtime, name: str) -> tuple[VmScope, NetworkScope]:
         if decide.is_half_recorded(scope):
             _resolve(runtime, name)
         raise refusal
+    _need_own_blocks(runtime, scope)
     if not decide.has_leftovers(scope):
         return scope, networks
     plan = _resolve(runtime, name)
@@ -196,6 +197,15 @@ def free_for_start(runtime: Runtime, name: str) -> tuple[VmScope, NetworkScope]:
             hint=f"run it again: hvtx vm run {name}, with all that it was given",
         )
     return start_scope(runtime, name)  # read anew: the plan closed rows of it
+
+
+def _need_own_blocks(runtime: Runtime, scope: VmScope) -> None:
+    """Refuse a VM whose addresses of a cluster's blocks may be others'. Refused, Busy, Conflict."""
+    if all(network.block_size is None for network in scope.networks.values()):
+        return
+    from hvtx.engine import block_guests
+
+    block_guests.need_own(runtime, scope.vm, scope.networks)
 
 
 def _not_released(runtime: Runtime, vm: Vm, kept: Sequence[Resource], plan: Plan) -> Conflict:
@@ -292,6 +302,7 @@ def restart_vm(
     refuse_attachment(scope.vm)
     probe_of(runtime, scope.vm)
     privileges.need_to_start(scope.networks.values())
+    _need_own_blocks(runtime, scope)
     try:
         stop_scope(runtime, scope, timeout=timeout, force=force, tell=tell)
     except PartialFailure:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hvtx.documents.parts import held_block
+from hvtx.documents.parts import held_block, own_block
 from hvtx.model.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,18 +22,7 @@ def document(shown: ClusterStatus) -> dict[str, Any]:
         ],
         "problem": shown.problem,
         "doubted": shown.doubted,
-        "blocks": [
-            {
-                "network": block.pool.network,
-                "cidr": block.cidr,
-                "state": str(block.state),
-                "since": block.since,
-                "kept": block.kept,
-                "used": block.used,
-                "addresses": block.addresses,
-            }
-            for block in shown.blocks
-        ],
+        "blocks": [own_block(block) for block in shown.blocks],
         "holders": [held_block(one) for one in shown.holders] if known else None,
         "unrecorded": [held_block(one) for one in shown.unrecorded] if known else None,
         "hosts": [

@@ -10,7 +10,7 @@ from hvtx.model.typed import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hvtx.commands.published_view import AsOf
     from hvtx.engine.imported import ImportedThing
-    from hvtx.model.block import Held
+    from hvtx.model.block import Block, Held
     from hvtx.model.resource import Resource
 
 
@@ -39,6 +39,19 @@ def taken(item: ImportedThing) -> dict[str, Any]:
         "reason": item.reason,
         "message": item.message,
         "evidence": list(item.evidence),
+    }
+
+
+def own_block(block: Block) -> dict[str, Any]:
+    """A block of the store."""
+    return {
+        "network": block.pool.network,
+        "cidr": block.cidr,
+        "state": str(block.state),
+        "since": block.since,
+        "kept": block.kept,
+        "used": block.used,
+        "addresses": block.addresses,
     }
 
 

@@ -10,6 +10,7 @@ from hvtx.model.typed import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hvtx.engine.gc_plan import Report
     from hvtx.errors import Refused
+    from hvtx.model.block import BlockStep
     from hvtx.model.plan import Item
 
 
@@ -31,13 +32,14 @@ def head(report: Report, installation: str | None = None) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         **({"heuristic": True} if report.heuristic else {}),
-        "plan_id": plan_id(report.plan),
+        "plan_id": plan_id(report.plan, report.blocks),
         "made": report.made,
         "applied": report.applied,
         "refused": report.refused.code if report.refused else None,
         "epoch": {"boot_id": report.boot_id, "netns": report.netns},
         "items": [],
         "summary": counts,
+        **({"blocks": list(map(_block, report.blocks))} if report.blocks else {}),
         **({"installation": installation} if installation else {}),
     }
 
@@ -45,6 +47,19 @@ def head(report: Report, installation: str | None = None) -> dict[str, Any]:
 def refused(refusal: Refused, *, heuristic: bool = False) -> dict[str, Any]:
     """The plan of a store that refuses to be opened."""
     return document(refused_here(refusal, heuristic=heuristic))
+
+
+def _block(step: BlockStep) -> dict[str, Any]:
+    """What a plan says of a block of a cluster."""
+    return {
+        "action": step.action,
+        "reason": step.reason,
+        "network": step.network,
+        "cidr": step.cidr,
+        "claim": step.claim,
+        "message": step.message,
+        "outcome": step.outcome,
+    }
 
 
 def item_of(item: Item, report: Report) -> dict[str, Any]:

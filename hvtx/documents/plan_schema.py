@@ -14,6 +14,7 @@ from hvtx.model.reason import Reason
 from hvtx.model.reasons import MEANING, action_of
 from hvtx.model.resource import Kind, State
 from hvtx.model.typed import Any
+from hvtx.planner.block_steps import ACTIONS, REASONS
 
 _OUTCOMES = ("done", "failed", "skipped")
 _STRANGE_KINDS = ("rule", "device")
@@ -32,8 +33,8 @@ def document() -> dict[str, Any]:
             "What `hvtx gc --plan --json` and `hvtx gc --apply --json` print,"
             " and what `hvtx gc --plan --out FILE` saves."
         ),
-        **_object(_plan(), optional=("heuristic",)),
-        "$defs": {"item": _item()},
+        **_object(_plan(), optional=("heuristic", "blocks")),
+        "$defs": {"item": _item(), "block": _block()},
     }
 
 
@@ -66,6 +67,10 @@ def _plan() -> dict[str, Any]:
             "description": "In the order in which they would be done.",
         },
         "summary": {**_object(counts), "description": "How many items have each action."},
+        "blocks": {
+            "type": "array", "items": {"$ref": "#/$defs/block"},
+            "description": "Of a cluster, what is done about them, too; left out: nothing.",
+        },
         "heuristic": {"const": True, "description": "Only in plans of the emergency mode."},
     }  # fmt: skip
 
@@ -100,6 +105,24 @@ def _item() -> dict[str, Any]:
         },
     }
     return {**_object(properties, optional=("restore",)), "allOf": _pairs()}
+
+
+def _block() -> dict[str, Any]:
+    """A block of addresses that a cluster gave, or the claim of one."""
+    maybe = {"type": ["string", "null"]}
+    return _object({
+        "action": {"oneOf": [_word(*word) for word in ACTIONS.items()]},
+        "reason": {"oneOf": [_word(*word) for word in REASONS.items()]},
+        "network": maybe,
+        "cidr": {**maybe, "description": "Null: a claim without an answer, or all blocks."},
+        "claim": {"type": "string", "description": "What the cluster knows the claim by."},
+        "message": {"type": "string", "description": "One sentence for a person."},
+        "outcome": {"enum": [None, "done", "failed"], "description": "After --apply."},
+    })  # fmt: skip
+
+
+def _word(name: str, meaning: str) -> dict[str, Any]:
+    return {"const": name, "description": meaning}
 
 
 def _reason(reason: Reason) -> dict[str, Any]:

@@ -9,9 +9,10 @@ interrupted. Claims are asked in the order of their numbers: the cluster grants 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing, contextmanager
 
+from hvtx.engine import block_machine
 from hvtx.engine.etcd_blocks import EtcdBlocks, held
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.static_blocks import StaticBlocks
@@ -19,7 +20,7 @@ from hvtx.errors import Busy, Conflict, HvtxError, NoRoom, UsageError
 from hvtx.host import failpoint, machine
 from hvtx.host.etcd import Reply
 from hvtx.model.block import Block, BlockState, Pool, Who
-from hvtx.model.typed import NamedTuple
+from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.vm import Network
 from hvtx.planner import blocks as decide
 from hvtx.planner.blocks import Difference
@@ -53,11 +54,16 @@ def room(
     """Inside, each network has a free address in a block of this host.
 
     Only where it has none the cluster is asked. ``taken``: addresses that guests cannot have.
-    Raises NoRoom (all blocks are held), Busy (the cluster does not answer), Conflict, Refused.
+    Raises NoRoom (all blocks are held), Busy (the cluster does not answer), Conflict, Refused (the
+    blocks on record are another machine's).
     """
     wanted = [network for network in networks if network.block_size is not None]
     runtime.lock("all", "blocks")
     try:
+        block_machine.refuse_elsewhere(runtime)
+        if block_machine.is_unconfirmed(runtime):
+            with opened(runtime) as blocks:
+                blocks.confirm()
         own = tuple(taken)
         missing = [n for n in wanted if runtime.read(leases.free_in_blocks, n, own) is None]
         if missing:
@@ -70,9 +76,12 @@ def room(
 
 
 @contextmanager
-def opened(runtime: Runtime) -> Iterator[Blocks]:
-    """The blocks of this host, with their source. Raises UsageError without ``[cluster]``."""
-    blocks = Blocks(runtime)
+def opened(runtime: Runtime, *, another: bool = False) -> Iterator[Blocks]:
+    """The blocks of this host, with their source; ``another``: whichever etcd it is by now.
+
+    Raises UsageError without ``[cluster]``.
+    """
+    blocks = Blocks(runtime, another=another)
     with closing(blocks.source):
         yield blocks
 
@@ -86,17 +95,28 @@ def unconfigured(what: str) -> UsageError:
     )
 
 
+def no_block_left(pool: Pool) -> NoRoom:
+    """The error of a network all of whose blocks are held."""
+    return NoRoom(
+        f"network {pool.network!r} has no block of /{pool.size} left in {pool.subnet}",
+        hint="hvtx cluster status tells who has them; remove VMs there, or make a network with a"
+        " larger subnet",
+    )
+
+
 class Blocks:
     """What is done about blocks; whoever changes them holds the lock ``all blocks``."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, *, another: bool = False) -> None:
         """Raises UsageError where the configuration names no source."""
         self._runtime = runtime
+        self._another = another  # the first answer says which etcd it is: a person wants it so
         cluster = runtime.settings.cluster
         if cluster is None:
             raise unconfigured("blocks come from a cluster")
         self._seen = runtime.read(rows.seen)
         self._known = self._seen[0] is not None
+        self.is_other = False  # the etcd that answers is not the one that the blocks are from
         self._address = cluster.address
         self.source: Source = (
             StaticBlocks(cluster, self._on_record)
@@ -114,12 +134,18 @@ class Blocks:
     def _saw(self, reply: Reply) -> None:
         """Refuse an etcd that is not the one that this host's blocks are from, or went back."""
         identity, revision = self._seen
-        if identity is not None and (identity != reply.identity or reply.revision < revision):
+        apart = identity is not None and (identity != reply.identity or reply.revision < revision)
+        if self._another:
+            self._another, self.is_other = False, apart
+            self._seen = reply.identity, reply.revision
+            return
+        if apart:
             what = "is another one" if identity != reply.identity else "went back"
             raise Conflict(
                 f"etcd {what}: cluster {reply.identity} at revision {reply.revision}, where this"
                 f" host has seen {identity} at {revision}; what it grants may be had already",
-                hint="hvtx cluster status; put back the etcd that has the blocks of all hosts",
+                hint="put back the etcd that has the blocks of all hosts; where that is lost for"
+                " good, on each host: hvtx cluster register --yes",
             )
         self._seen = reply.identity, max(revision, reply.revision)
 
@@ -151,22 +177,23 @@ class Blocks:
         failpoint.reach("intended:block")
         got = self._ask(block)
         if got is None:
-            raise NoRoom(
-                f"network {pool.network!r} has no block of /{pool.size} left in {pool.subnet}",
-                hint="hvtx cluster status tells who has them; remove VMs there, or make a network"
-                " with a larger subnet",
-            )
+            raise no_block_left(pool)
         return got
 
-    def ask_again(self) -> list[str]:
-        """Ask for the answers of interrupted claims; in words. Raises Busy (still unknown)."""
+    def ask_again(self, only: Collection[str] | None = None) -> list[str]:
+        """Ask for the answers of interrupted claims; in words. Raises Busy (still unknown).
+
+        ``only``: of these tokens.
+        """
         told = []
         known = sorted(self._on_record())
         for block in [block for block in known if block.state is BlockState.INTENDED]:
+            if only is not None and block.token not in only:
+                continue
             try:
                 got = self._ask(block)
             except Conflict as problem:
-                if problem.code != "network-differs" or self.source.end(block.token):
+                if problem.code != "network-differs" or self.source.end(block.pool, block.token):
                     raise
                 with self._runtime.store.transaction() as sql:
                     rows.forget(sql, block)
@@ -195,33 +222,50 @@ class Blocks:
                 rows.commit(sql, block, cidr)
                 words = f"block {cidr} of network {block.pool.network}"
                 history.add(sql, [Event("made", words)], operation=None, verb="claim")
-            self._remember(sql)
+            self.remember(sql)
         return None if cidr is None else block._replace(cidr=cidr, state=BlockState.COMMITTED)
 
-    def _remember(self, sql: object) -> None:
+    def remember(self, sql: Any) -> None:
+        """Write down which etcd answered, and that it gives this machine blocks."""
         identity, revision = self._seen
         if identity is not None:
-            rows.see(sql, identity, revision)  # type: ignore[arg-type]
+            rows.see(sql, identity, revision)
+        known, here = rows.machine(sql), block_machine.here()
+        if known is None and here is not None:
+            rows.belong_to(sql, here)
+
+    def confirm(self) -> None:
+        """Ask whether this machine is the one whose blocks they are. Raises Refused, Busy."""
+        self.source.last_claim()
+        if self._runtime.read(rows.machine) is None:
+            with self._runtime.store.transaction() as sql:
+                self.remember(sql)
 
     # -- giving back -----------------------------------------------------------------------------
 
-    def settle(self) -> Settled:
-        """Ask again what was interrupted, give back what is empty; goes on past errors."""
+    def settle(self, only: Collection[str] | None = None) -> Settled:
+        """Ask again what was interrupted, give back what is empty; goes on past errors.
+
+        ``only``: of these tokens; "" is the comparison of a store that is in doubt.
+        """
         done: list[str] = []
         failed: list[tuple[str, str]] = []
         try:
-            if self._runtime.read(rows.is_doubted):
+            if self._runtime.read(rows.is_doubted) and (only is None or "" in only):
                 done += self._compare_in_words()
-            done += self.ask_again()
-            done += self._lose()
-            for block in self._return(spare=True):
+            done += self.ask_again(only)
+            done += self._lose() if only is None else []
+            for block in self._return(spare=True, only=only):
                 done.append(f"network {block.pool.network}: block {block.cidr} given back")
-            self.source.announce()
+            if only is None:
+                self.source.announce()
         except HvtxError as problem:
             failed.append(("cluster", problem.message))
+            if problem.code == "store-cloned" and self._is_this_machine():
+                self._doubt()
         return Settled(tuple(done), tuple(failed))
 
-    def _return(self, *, spare: bool) -> list[Block]:
+    def _return(self, *, spare: bool, only: Collection[str] | None = None) -> list[Block]:
         """Give back what was to go, what networks that are gone had, and with ``spare`` more.
 
         Returns which they were. Raises Busy, Refused.
@@ -231,11 +275,13 @@ class Blocks:
         known = self._on_record()
         going = decide.to_return(known, pools)
         going = [block for block in going if spare or block.pool not in pools]
+        going = [block for block in going if only is None or block.token in only]
         if going:
             with self._runtime.store.transaction() as sql:
                 rows.release(sql, going)
             failpoint.reach("releasing:block")
         done = [block for block in self._on_record() if block.state is BlockState.RELEASING]
+        done = [block for block in done if only is None or block.token in only]
         for block in done:
             self._give_back(block)
         left = {block.pool.network for block in self._on_record()}
@@ -251,7 +297,7 @@ class Blocks:
             rows.forget(sql, block)
             words = f"block {block.cidr} of network {block.pool.network} was given back"
             history.add(sql, [Event("removed", words)], operation=None, verb="release")
-            self._remember(sql)
+            self.remember(sql)
 
     # -- an older store --------------------------------------------------------------------------
 
@@ -273,15 +319,23 @@ class Blocks:
                 rows.forget(sql, block)
             rows.skip_to(sql, last)
             rows.doubt(sql, doubted=False)
-            self._remember(sql)
+            self.remember(sql)
         return found
+
+    def _is_this_machine(self) -> bool:
+        return self._runtime.read(rows.machine) == block_machine.here()
+
+    def _doubt(self) -> None:
+        """Lease no more: the cluster says that the blocks are another machine's, or given up."""
+        with self._runtime.store.transaction() as sql:
+            rows.doubt(sql)
 
     def _lose(self) -> list[str]:
         """Lease no more from what the cluster has not for this host, in words; Refused to a copy.
 
         A store of which nobody said that it was put back, with its whole disk, is known by it.
         """
-        self.source.last_claim()
+        self.confirm()
         known = self._on_record()
         lost = decide.difference(known, self.source.mine()).lost
         if lost:
@@ -295,8 +349,13 @@ class Blocks:
         return lost + [f"block {one.cidr} is not on record: not used" for one in found.unrecorded]
 
 
-def settle(runtime: Runtime, *, accept_rollback: bool = False) -> Settled:
-    """What ``recover`` and ``gc --apply`` do about blocks; nothing where there never were any."""
+def settle(
+    runtime: Runtime, *, accept_rollback: bool = False, only: Collection[str] | None = None
+) -> Settled:
+    """What ``recover`` and ``gc --apply`` do about blocks; nothing where there never were any.
+
+    ``only``: of claims with these tokens, of a plan that was looked at.
+    """
     if accept_rollback:
         with runtime.store.transaction() as sql:
             rows.doubt(sql)
@@ -305,8 +364,9 @@ def settle(runtime: Runtime, *, accept_rollback: bool = False) -> Settled:
         return Settled()
     runtime.lock("all", "blocks")
     try:
+        block_machine.refuse_elsewhere(runtime)
         with opened(runtime) as blocks:
-            return blocks.settle()
+            return blocks.settle(only)
     except HvtxError as problem:
         return Settled(failed=(("cluster", problem.message),))
     finally:

@@ -13,11 +13,13 @@ No key has a lease of etcd's: time frees nothing.
 
 from __future__ import annotations
 
-from hvtx.engine.etcd_hosts import NUMBER, EtcdHosts, first, members_of
+from hvtx.engine import notice
+from hvtx.engine.etcd_hosts import NUMBER, EtcdHosts, first
+from hvtx.engine.etcd_values import block_of_key, claim_of_value, granted, number_of
 from hvtx.errors import Busy, Conflict, Refused
 from hvtx.host import etcd, failpoint
 from hvtx.model.block import Block, Held, Pool
-from hvtx.planner.blocks import FORGOTTEN, Answer, Verdict, candidates, free_block, verdict
+from hvtx.planner.blocks import FORGOTTEN, Answer, Verdict, candidates, free_block, is_of, verdict
 
 _TURNS = 64  # answers that change under us: others are as quick
 
@@ -42,7 +44,7 @@ class EtcdBlocks(EtcdHosts):
             found = self._judge(answer, pool, token)
             if found is Verdict.OURS:
                 assert answer.claimed is not None
-                return answer.claimed
+                return self._granted(pool, token, answer.claimed)
             if found is Verdict.UNREGISTERED:
                 self._register()
             elif found is Verdict.UNDEFINED:
@@ -51,13 +53,17 @@ class EtcdBlocks(EtcdHosts):
                 following = None if listed else next(tries, None)
                 if following is None:
                     listed = True
-                    following = free_block(pool, self._held(pool.network), token)
+                    following = free_block(pool, self._held(pool), token)
                 if following is None:
-                    return self.end(token)
+                    return self.end(pool, token)
                 cidr = following
         raise Busy("too many hosts claim blocks at once", hint="try again")
 
-    def end(self, token: str) -> str | None:
+    def has_free(self, pool: Pool) -> bool:
+        """Whether a claim could be granted now."""
+        return free_block(pool, self._held(pool), "") is not None
+
+    def end(self, pool: Pool, token: str) -> str | None:
         """End a claim that nothing is left for; its block after all, if it had one.
 
         A question of it that is still under way could be granted a block later, which nobody would
@@ -72,17 +78,25 @@ class EtcdBlocks(EtcdHosts):
             [etcd.get(claimed)],
         )
         known = None if reply.succeeded else first(reply.found[0])
-        return known.partition(" ")[2] if known else None
+        return None if known is None else self._granted(pool, token, known)
+
+    def _granted(self, pool: Pool, token: str, value: str) -> str:
+        """The block of a claim that is known. Raises HostRefused for what hvtx did not write."""
+        cidr = granted(value, pool)
+        if cidr is None:
+            raise self._unreadable(self._claim_key(self.who.installation, token), value)
+        return cidr
 
     def mine(self) -> list[Held]:
-        """What this host has."""
+        """What this host has. Raises HostRefused for a claim that hvtx did not write."""
         who = self.who
         reply = self._read(etcd.below(self._key("claims", who.installation, "")))
         found = []
         for kv in reply.found[0]:
-            network, _, cidr = kv.value.partition(" ")
-            token = kv.key.rpartition("/")[2]
-            found.append(Held(network, cidr, who.installation, token, who.host, who.address))
+            claimed, token = claim_of_value(kv.value), kv.key.rpartition("/")[2]
+            if claimed is None or number_of(token.partition(".")[0]) is None:
+                raise self._unreadable(kv.key, kv.value)
+            found.append(Held(*claimed, who.installation, token, who.host, who.address))
         return found
 
     def release(self, block: Held) -> None:
@@ -106,17 +120,19 @@ class EtcdBlocks(EtcdHosts):
             raise self._not_this_host(known)
 
     def holders(self, network: str | None = None) -> list[Held]:
-        """Who has which block, of a network or of all."""
+        """Who has which block, of a network or of all; keys that are no block's are told of."""
         prefix = self._key("blocks", *((network, "") if network else ("",)))
         reply = self._read(etcd.below(prefix), etcd.below(self._key("hosts", "")))
-        hosts = {one.installation: one for one in members_of(reply.found[1])}
-        found = []
+        hosts = {one.installation: one for one in self._members(reply.found[1])}
+        begin, found = len(self._key("blocks", "")), []
         for kv in reply.found[0]:
-            installation, _, token = kv.value.partition(" ")
-            *_, name, cidr = kv.key.split("/")
-            host = hosts.get(installation)
+            held = block_of_key(kv.key[begin:], kv.value)
+            if held is None:
+                notice.warning(f"left out: {self._unreadable(kv.key, kv.value).message}")
+                continue
+            host = hosts.get(held.installation)
             about = (host.host, host.address) if host else ("", None)
-            found.append(Held(name, cidr.replace("_", "/"), installation, token, *about))
+            found.append(Held(*held[:4], *about))
         return found
 
     def forget(self, installation: str) -> list[Held]:
@@ -132,12 +148,47 @@ class EtcdBlocks(EtcdHosts):
         self._txn([], [etcd.delete(self._key("hosts", installation, "last"))])
         return gone
 
+    def put_back(self, block: Held, was: Held | None) -> bool:
+        """Have a block in an etcd that does not have it for this claim; False: somebody else has.
+
+        ``was`` is an earlier claim of this host, which that etcd has the block for. Raises Busy.
+        """
+        key = self._block_key(block.network, block.cidr)
+        value = _value(block.installation, block.token)
+        name = self._claim_key(block.installation, block.token)
+        machine = self._key("hosts", block.installation, "machine")
+        reply = self._txn(
+            [
+                etcd.equal(machine, self.who.machine),
+                etcd.absent(key)
+                if was is None
+                else etcd.equal(key, _value(was.installation, was.token)),
+            ],
+            [
+                etcd.put(key, value),
+                etcd.put(name, f"{block.network} {block.cidr}"),
+                *(
+                    []
+                    if was is None
+                    else [etcd.delete(self._claim_key(was.installation, was.token))]
+                ),
+            ],
+            [etcd.get(key)],
+        )
+        return reply.succeeded or first(reply.found[0]) == value
+
     def define(self, pool: Pool) -> None:
         """Say what a network is, or learn that it is another. Raises Conflict, Busy."""
         key, wanted = self._key("networks", pool.network), _definition(pool)
         reply = self._txn([etcd.absent(key)], [etcd.put(key, wanted)], [etcd.get(key)])
         if not reply.succeeded and first(reply.found[0]) not in (wanted, None):
             raise _another(pool, first(reply.found[0]) or "")
+
+    def check(self, pool: Pool) -> None:
+        """Raise Conflict if the network is another on other hosts; says nothing itself."""
+        found = first(self._read(etcd.get(self._key("networks", pool.network))).found[0])
+        if found not in (_definition(pool), None):
+            raise _another(pool, found or "")
 
     def undefine(self, network: str) -> None:
         """Forget what a network is, if no host has a block of it."""
@@ -171,8 +222,7 @@ class EtcdBlocks(EtcdHosts):
         if reply.succeeded:
             return Answer(None, None, None, None, None), True
         answer = Answer(*(first(found) for found in reply.found))
-        known = answer.claimed and answer.claimed.partition(" ")[2]
-        return answer._replace(claimed=known), False
+        return answer, False
 
     def _judge(self, answer: Answer, pool: Pool, token: str) -> Verdict:
         """What a refused claim means; raises what ends it."""
@@ -185,15 +235,16 @@ class EtcdBlocks(EtcdHosts):
         if found is Verdict.SPENT:
             raise Refused(
                 "store-rolled-back",
-                f"the cluster has claim {int(answer.last or 0)} of this installation, and the store"
-                f" is only at {int(token[:NUMBER])}: it is an older copy, or is used twice",
+                f"the cluster has claim {self._number(answer.last)} of this installation, and the"
+                f" store is only at {int(token[:NUMBER])}: it is an older copy, or is used twice",
                 hint="hvtx recover --accept-rollback",
             )
         return found
 
-    def _held(self, network: str) -> list[str]:
-        reply = self._read(etcd.below(self._key("blocks", network, ""), keys_only=True))
-        return [kv.key.rpartition("/")[2].replace("_", "/") for kv in reply.found[0]]
+    def _held(self, pool: Pool) -> list[str]:
+        reply = self._read(etcd.below(self._key("blocks", pool.network, ""), keys_only=True))
+        keys = (kv.key.rpartition("/")[2].replace("_", "/") for kv in reply.found[0])
+        return [cidr for cidr in keys if is_of(pool, cidr)]
 
     def _block_key(self, network: str, cidr: str) -> str:
         return self._key("blocks", network, cidr.replace("/", "_"))

@@ -7,8 +7,10 @@ etcd's: time frees nothing.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Sequence
 
+from hvtx.engine.etcd_values import members_of, number_of
 from hvtx.errors import Busy, Conflict, HostRefused, Refused
 from hvtx.host import etcd
 from hvtx.host.etcd import Etcd, Kv, Reply, Unanswered
@@ -63,11 +65,44 @@ class EtcdHosts:
             raise self._lost()
         if machine not in (None, self.who.machine):
             raise self._not_this_host(machine)
-        return int(last or 0)
+        return self._number(last)
+
+    def is_registered(self) -> bool:
+        """Whether this installation is, by whichever machine."""
+        found = self._read(etcd.get(self._key("hosts", self.who.installation, "machine"))).found[0]
+        return bool(found)
+
+    def take_over(self, recorded: str | None, number: int) -> bool:
+        """Register this installation for this machine, by a person's word; True if it was not.
+
+        ``recorded`` is the machine that had it, for the store; ``number`` its newest claim. Raises
+        Refused (given up, or registered by a third machine), Busy.
+        """
+        who, place = self.who, ("hosts", self.who.installation)
+        keys = [self._key(*place, what) for what in ("machine", "last")]
+        reply = self._read(*map(etcd.get, keys))
+        there, last = first(reply.found[0]), first(reply.found[1])
+        if there not in (None, who.machine, recorded) and (recorded or there == FORGOTTEN):
+            raise self._not_this_host(there or "")
+        new = who.machine, f"{max(number, self._number(last)):0{NUMBER}d}"
+        about = json.dumps({"host": who.host, "address": who.address})
+        reply = self._txn(
+            [
+                etcd.absent(key) if value is None else etcd.equal(key, value)
+                for key, value in zip(keys, (there, last), strict=True)
+            ],
+            [
+                *(etcd.put(key, value) for key, value in zip(keys, new, strict=True)),
+                etcd.put(self._key(*place, "about"), about),
+            ],
+        )
+        if not reply.succeeded:
+            raise Busy("the registration of this host changed meanwhile", hint="try again")
+        return there != who.machine
 
     def members(self) -> list[Member]:
         """Every host that registered."""
-        return members_of(self._read(etcd.below(self._key("hosts", ""))).found[0])
+        return self._members(self._read(etcd.below(self._key("hosts", ""))).found[0])
 
     def reached(self) -> dict[str, str | None]:
         """Each endpoint: None if it answers, or why it does not."""
@@ -136,6 +171,25 @@ class EtcdHosts:
             " store",
         )
 
+    def _members(self, found: Sequence[Kv]) -> list[Member]:
+        begin = len(self._key("hosts", ""))
+        return members_of({kv.key[begin:]: kv.value for kv in found})
+
+    def _number(self, last: str | None) -> int:
+        """The number of this host's newest claim, as etcd has it. Raises HostRefused."""
+        found = 0 if last is None else number_of(last)
+        if found is None:
+            raise self._unreadable(self._key("hosts", self.who.installation, "last"), last)
+        return found
+
+    def _unreadable(self, key: str, value: str | None) -> HostRefused:
+        """The error of what hvtx did not write."""
+        return HostRefused(
+            f"etcd has under {key!r} what hvtx did not write: {(value or '')[:60]!r}",
+            hint=f"look at it: etcdctl get {shlex.quote(key)}; only hosts may write to the prefix",
+            code="cluster-unreadable",
+        )
+
     def _read(self, *parts: Any) -> Reply:
         return self._txn([], parts)
 
@@ -160,21 +214,3 @@ class EtcdHosts:
 def first(found: Sequence[Kv]) -> str | None:
     """The value of a key that was read; None: it is not there."""
     return found[0].value if found else None
-
-
-def members_of(found: Sequence[Kv]) -> list[Member]:
-    """The hosts of all keys below ``hosts``."""
-    hosts: dict[str, dict[str, str]] = {}
-    for kv in found:
-        *_, installation, what = kv.key.split("/")
-        hosts.setdefault(installation, {})[what] = kv.value
-    members = []
-    for installation, known in hosts.items():
-        try:
-            about = json.loads(known.get("about", "{}"))
-        except ValueError:
-            about = None
-        about = about if isinstance(about, dict) else {}  # whoever reaches etcd may write anything
-        member = Member(installation, known.get("machine") == FORGOTTEN)
-        members.append(member._replace(host=about.get("host", ""), address=about.get("address")))
-    return members

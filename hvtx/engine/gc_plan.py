@@ -14,11 +14,13 @@ from hvtx.errors import HvtxError, Refused
 from hvtx.host import procfs
 from hvtx.model.plan import Item, Plan, Result, Snapshot
 from hvtx.model.reason import Reason
+from hvtx.model.resource import Kind
 from hvtx.model.typed import TYPE_CHECKING, NamedTuple
 from hvtx.planner.gc import plan_gc
 from hvtx.store import history
 
 if TYPE_CHECKING:
+    from hvtx.model.block import BlockStep
     from hvtx.model.diagram import Diagram
     from hvtx.model.foreign_rule import ForeignRule
 
@@ -35,6 +37,7 @@ class Report(NamedTuple):
     snapshot: Snapshot | None = None  # what the plan was made from
     newer: int = 0  # acting items that a saved plan does not have
     heuristic: bool = False  # a plan of the emergency mode: of guesses
+    blocks: tuple[BlockStep, ...] = ()  # of a cluster: what is to be done about them, too
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -60,7 +63,16 @@ def make_plan(runtime: Runtime, *, everything: bool = False, whole: bool = False
             plan = plan_gc(snapshot, everything=everything, rules=rules)
     except Refused as refusal:
         return refused_report(refusal, runtime.boot_id, runtime.netns)
-    return Report(plan, False, None, runtime.boot_id, runtime.netns, made, snapshot)
+    report = Report(plan, False, None, runtime.boot_id, runtime.netns, made, snapshot)
+    return report if runtime.settings.cluster is None else with_blocks(report, runtime)
+
+
+def with_blocks(report: Report, runtime: Runtime) -> Report:
+    """The plan with what is to be done about blocks of a cluster."""
+    from hvtx.engine import block_plan
+
+    ending = [item.key for item in report.plan.acting() if item.kind == Kind.LEASE]
+    return report._replace(blocks=block_plan.planned(runtime, ending))
 
 
 def _foreign_rules(runtime: Runtime) -> tuple[tuple[ForeignRule, ...], dict[str, str]]:

@@ -8,11 +8,15 @@ from collections.abc import Mapping, Sequence
 from hvtx.engine.files import PRIVATE, is_no_file, read_plan, unwritten, write_out
 from hvtx.errors import NotFound, StalePlan, UsageError
 from hvtx.model.plan import Action, Plan
-from hvtx.model.typed import Any
+from hvtx.model.typed import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hvtx.model.block import BlockStep
 
 SCHEMA = "hvtx/gc/1"  # of the file, which is read back here
 
 Identity = tuple[Any, ...]  # what :meth:`Item.identity` gives
+_BLOCK = "block"  # stands where an item has its kind (planner.block_steps)
 _REMAKE = {False: "hvtx gc --plan --out FILE", True: "hvtx gc --heuristic --plan --out FILE"}
 
 
@@ -55,11 +59,31 @@ def _how(plan: Plan, identity: Identity) -> str:
     return f"{was}, it is no longer planned: it is neither on the host nor on record"
 
 
-def plan_id(plan: Plan) -> str:
+def of_items(saved: Sequence[Identity]) -> list[Identity]:
+    """What a saved plan says of the host's things."""
+    return [identity for identity in saved if identity[2] != _BLOCK]
+
+
+def of_blocks(saved: Sequence[Identity]) -> list[Identity]:
+    """What it says of a cluster's blocks."""
+    return [identity for identity in saved if identity[2] == _BLOCK]
+
+
+def identities_of(blocks: Sequence[BlockStep]) -> list[Identity]:
+    """What a plan says of blocks, to be compared."""
+    if not blocks:
+        return []
+    from hvtx.planner.block_steps import identity
+
+    return [identity(step) for step in blocks]
+
+
+def plan_id(plan: Plan, blocks: Sequence[BlockStep] = ()) -> str:
     """A short name of what a plan would do: equal plans have equal ids."""
     from hashlib import blake2b
 
-    text = json.dumps([item.identity() for item in plan.acting()])
+    found = [item.identity() for item in plan.acting()] + identities_of(blocks)
+    text = json.dumps(found)
     return blake2b(text.encode(), digest_size=8).hexdigest()
 
 
@@ -94,6 +118,7 @@ def load_plan(path: str, *, heuristic: bool = False) -> list[Identity]:
         )
     try:
         found = [_identity(item, heuristic=heuristic) for item in document["items"]]
+        found += [] if heuristic else map(_identity_of_block, document.get("blocks", ()))
     except KeyError as problem:
         raise UsageError(f"{path} is not a whole plan: {problem} is missing") from problem
     except TypeError as problem:
@@ -115,3 +140,12 @@ def _identity(item: Any, *, heuristic: bool) -> Identity:
     if mark is not None and not isinstance(mark, str):
         raise TypeError("an item's mark is not text")
     return (*words, row, mark)
+
+
+def _identity_of_block(step: Any) -> Identity:
+    """What ``planner.block_steps`` says, of a saved line; raises KeyError, TypeError."""
+    place = " ".join(filter(None, (step["network"], step["cidr"])))
+    words = (step["action"], step["reason"], _BLOCK, place)
+    if not all(isinstance(word, str) for word in (*words, step["claim"])):
+        raise TypeError("words of a block are not text")
+    return (*words, 0, step["claim"])

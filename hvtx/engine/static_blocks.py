@@ -21,12 +21,19 @@ class StaticBlocks:
     def claim(self, pool: Pool, token: str) -> str | None:
         """The first block of the network that is not on record yet."""
         del token
+        return self._free(pool)
+
+    def has_free(self, pool: Pool) -> bool:
+        """Whether there is one."""
+        return self._free(pool) is not None
+
+    def _free(self, pool: Pool) -> str | None:
         used = {b.cidr for b in self._on_record() if b.state is not BlockState.LOST}
         return next(
             (c for c in self._named(pool.network) if c not in used and is_of(pool, c)), None
         )
 
-    def end(self, token: str) -> str | None:
+    def end(self, pool: Pool, token: str) -> str | None:
         """Nobody is told."""
 
     def mine(self) -> list[Held]:

@@ -76,6 +76,18 @@ class Held(NamedTuple):
     address: str | None = None  # where its guests are reached
 
 
+class BlockStep(NamedTuple):
+    """A line of gc's plan about blocks."""
+
+    action: str  # compare, ask-again, give-back
+    reason: str
+    network: str | None
+    cidr: str | None  # None: of a claim that has no answer, or of all blocks
+    claim: str  # the token; of all blocks ""
+    message: str  # a sentence for a person
+    outcome: str | None = None  # done, failed
+
+
 class Member(NamedTuple):
     """A host that registered."""
 

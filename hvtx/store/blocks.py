@@ -130,6 +130,23 @@ def see(sql: sqlite3.Connection, identity: str, revision: int) -> None:
     sql.execute("UPDATE cluster SET identity = ?, revision = ?", (identity, revision))
 
 
+def machine(sql: sqlite3.Connection) -> str | None:
+    """Whose the blocks are: a digest of that machine's id; None: not on record."""
+    found = sql.execute("SELECT machine FROM cluster").fetchone()[0]
+    return None if found is None else str(found)
+
+
+def belong_to(sql: sqlite3.Connection, machine: str) -> None:
+    """Remember the same."""
+    sql.execute("UPDATE cluster SET machine = ?", (machine,))
+
+
+def newest(sql: sqlite3.Connection) -> int:
+    """The highest number that a claim was ever given; 0: there was none."""
+    found = sql.execute("SELECT seq FROM sqlite_sequence WHERE name = 'block'").fetchone()
+    return int(found[0]) if found else 0
+
+
 def is_doubted(sql: sqlite3.Connection) -> bool:
     """Whether the store is an older one, whose blocks may be others' by now."""
     return bool(sql.execute("SELECT doubted FROM cluster").fetchone()[0])

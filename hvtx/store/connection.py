@@ -147,8 +147,12 @@ _STAND_INS = {
             "CREATE TEMP VIEW block (id, nonce, network, subnet, size, length, cidr, start, state,"
             " since, kept) AS SELECT 0, '', '', '', 0, 0, NULL, NULL, '', '', 0 WHERE 0"
         ),
-        "CREATE TEMP VIEW cluster (id, identity, revision, doubted) AS SELECT 1, NULL, 0, 0",
+        (
+            "CREATE TEMP VIEW cluster (id, identity, revision, doubted, machine) AS"
+            " SELECT 1, NULL, 0, 0, NULL"
+        ),
     ),
+    9: (("CREATE TEMP VIEW IF NOT EXISTS cluster AS SELECT *, NULL AS machine FROM main.cluster"),),
 }
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from hvtx import Host, HvtxError
 from hvtx.cni import errors
+from hvtx.errors import Busy, NoRoom
 from hvtx.model.attachment import AttachmentKey, AttachmentRequest
 from integration import lab
 from integration.lab.program import Program
@@ -97,16 +98,22 @@ def test_containers_lease_from_blocks(hvtx: Program) -> None:
 
     try:
         with Host() as host:
+            host.attachments.status("lab")  # a block is to be had
             assert refused(0, addresses=("10.64.5.5",)) == errors.CONFLICT  # no block of this host
             got += [add(n) for n in range(6)]
             assert got == [f"10.64.{of}/16" for of in ("0.2", "0.3", "9.0", "9.1", "9.2", "9.3")]
             assert refused(6) == errors.CONFLICT  # the configuration names no more
+            with pytest.raises(NoRoom, match="no block of /30 left"):
+                host.attachments.status("lab")
         Path(os.environ["HVTX_CONFIG"]).write_text(
             '[cluster]\nsource = "etcd"\nendpoints = ["http://127.0.0.1:1"]\n'
         )
         with Host() as host:
             assert refused(6) == errors.TRY_AGAIN
+            with pytest.raises(Busy, match="no etcd answers"):
+                host.attachments.status("lab")
             host.attachments.delete(AttachmentKey("lab", "c0ffee", "eth2"))
+            host.attachments.status("lab")
             assert add(7) == got[2]  # a block that is had needs nobody's answer
     finally:
         box.close()
@@ -139,3 +146,35 @@ def test_a_block_that_was_taken_out_of_the_configuration_and_put_back(hvtx: Prog
     configure('lab = ["10.64.0.0/30", "10.64.9.0/30"]')
     hvtx("gc", "--apply")
     assert [create(hvtx, f"v{n}") for n in range(4)][-1] == "10.64.0.3"
+
+
+def test_what_gc_does_about_blocks_is_in_its_plan(hvtx: Program, tmp_path: Path) -> None:
+    """Saved, compared, carried out, told; a plan writes nothing."""
+    configure('lab = ["10.64.0.0/30", "10.64.9.0/30", "10.64.8.0/30"]')
+    hvtx("network", "create", "lab", "--subnet", "10.64.0.0/16", "--block-size", "30")
+    made = [create(hvtx, f"v{n}") for n in range(7)]
+    assert made[-1] == "10.64.8.0"
+    assert "blocks" not in hvtx("gc", "--plan", "--json").json()
+    assert hvtx("gc", "--plan", "--detailed-exitcode").code == 0
+    for n in (0, 2, 3, 4, 5):  # one of the two in the first, all in the second
+        hvtx("vm", "rm", f"v{n}")
+    before = lab.dump()
+    plan = tmp_path / "plan"
+    ran = hvtx("gc", "--plan", "--detailed-exitcode", "--out", str(plan), code=2)
+    assert "give-back lab 10.64.9.0/30" in ran.out
+    assert "nothing to do" not in ran.out
+    (step,) = hvtx("gc", "--plan", "--json").json()["blocks"]
+    assert (step["action"], step["reason"], step["outcome"]) == ("give-back", "block-spare", None)
+    assert len(hvtx("cluster", "status", "--json").json()["blocks"]) == 3
+    assert lab.difference(before, lab.dump()) == ""
+    done = hvtx("gc", "--apply", str(plan), "--json").json()
+    assert [(one["cidr"], one["outcome"]) for one in done["blocks"]] == [("10.64.9.0/30", "done")]
+    assert done["plan_id"] != hvtx("gc", "--plan", "--json").json()["plan_id"]
+    assert "was give-back" in hvtx("gc", "--apply", str(plan), code=8).err
+    hvtx("vm", "rm", "v1")  # nothing of it was in a plan that was saved
+    saved = plan.read_text().replace(step["claim"], "000000000009.00")
+    plan.write_text(saved)
+    hvtx("gc", "--apply", str(plan), code=8)
+    assert len(hvtx("cluster", "status", "--json").json()["blocks"]) == 2
+    assert "give-back lab 10.64.0.0/30" in hvtx("gc", "--apply").out
+    assert len(hvtx("cluster", "status", "--json").json()["blocks"]) == 1

@@ -10,6 +10,7 @@ import pytest
 
 from hvtx.commands import cni_install
 from hvtx.commands.cluster_forget import Forgotten
+from hvtx.commands.cluster_register import Registered
 from hvtx.commands.cluster_status import ClusterStatus, ShownRoute
 from hvtx.commands.metrics import Gauge
 from hvtx.commands.recover import Recovery
@@ -75,6 +76,10 @@ CLUSTER = ClusterStatus(
     hosts=(Member("bbbbbbbbbb", forgotten=False, host="two", address="192.0.2.2"),),
 )
 FORGOTTEN = Forgotten("bbbbbbbbbb", "two", (_HELD,))
+REGISTERED = Registered(
+    "aaaaaaaaaa", moved=True, another=False, blocks=CLUSTER.blocks[:1],
+    lost=(Block(3, "cc", _POOL, "10.64.9.0/26", BlockState.COMMITTED, NOW),),
+)  # fmt: skip
 ROUTES = [
     ShownRoute("lab", "10.64.0.0/26", "aaaaaaaaaa", "one", None, local=True),
     ShownRoute("lab", "10.64.1.0/26", "bbbbbbbbbb", "two", "192.0.2.2", local=False),

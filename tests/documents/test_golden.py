@@ -91,6 +91,7 @@ VALUES: Mapping[str, Callable[[], Any]] = {
         samples.CLUSTER._replace(problem="no etcd answers", hosts=(), holders=(), unrecorded=())
     ),
     "cluster-forget": lambda: documents.forgotten.document(samples.FORGOTTEN),
+    "cluster-register": lambda: documents.registered.document(samples.REGISTERED),
     "routes": lambda: documents.routes.document(samples.ROUTES),
     "adopt": lambda: documents.adopt.document(samples.ADOPTED),
 }

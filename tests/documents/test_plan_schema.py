@@ -12,10 +12,12 @@ import pytest
 from hvtx.documents import plan, plan_schema
 from hvtx.engine import gc_plan
 from hvtx.errors import REFUSALS, Refused
+from hvtx.model.block import BlockStep
 from hvtx.model.plan import Action, Ground, Item, Plan, Result
 from hvtx.model.reason import Reason
 from hvtx.model.reasons import EXPLANATION, MEANING, action_of
 from hvtx.model.resource import Kind, State
+from hvtx.planner.block_steps import ACTIONS, REASONS
 
 MADE = "2026-01-02T03:04:05.000006Z"
 
@@ -28,7 +30,11 @@ def check(document: Any) -> None:
 
 
 def document(*items: Item, applied: bool = False, refused: Refused | None = None) -> dict[str, Any]:
-    return plan.document(gc_plan.Report(Plan(items), applied, refused, "boot", 3, MADE))
+    return plan.document(report(*items, applied=applied, refused=refused))
+
+
+def report(*items: Item, applied: bool = False, refused: Refused | None = None) -> gc_plan.Report:
+    return gc_plan.Report(Plan(items), applied, refused, "boot", 3, MADE)
 
 
 def item(action: Action, reason: Reason, kind: str = Kind.TAP, **more: Any) -> Item:
@@ -56,6 +62,9 @@ def test_every_word_of_a_plan_fits() -> None:
     check(document(*(item(Action.SKIP, Reason.FOREIGN, kind, row=0, state=None) for kind in kinds)))
     check(document(*(item(Action.DELETE, Reason.VM_DEAD, state=state) for state in State)))
     check(document(*(item(Action.DELETE, Reason.VM_DEAD, outcome=o) for o in Result), applied=True))
+    for action, reason in zip(ACTIONS, REASONS, strict=False):
+        step = BlockStep(action, reason, None, None, "", "m", "done")
+        check(plan.document(report()._replace(blocks=(step,))))
     for code in REFUSALS:
         check(document(refused=Refused(code, "words")))
 

@@ -7,6 +7,7 @@ and is in no parser's ``covers``.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import os
 import re
@@ -32,7 +33,7 @@ from hvtx.drivers import foreign_rules
 from hvtx.drivers.nftables.ruleset import listed_rules
 from hvtx.drivers.vm_process.gate import tail as tail_of
 from hvtx.drivers.vm_process.probe import look_into
-from hvtx.engine import guest_options, packaged_units, runtime, state_files, units
+from hvtx.engine import etcd_values, guest_options, packaged_units, runtime, state_files, units
 from hvtx.engine import saved_set as saved_sets
 from hvtx.engine.saved_plan import load_plan
 from hvtx.errors import HvtxError, NotPermitted, UsageError
@@ -211,6 +212,21 @@ def traits(body: bytes) -> LinkSettingsSocket:
     found = object.__new__(LinkSettingsSocket)
     found._channel = Told([body])
     return found
+
+
+def etcd_read(text: str) -> None:
+    """What is believed of it is what hvtx writes: a prefix, an address, a name without a line's end."""
+    held = etcd_values.block_of_key(text, text)
+    claim = etcd_values.claim_of_value(text)
+    for cidr in (held and held.cidr, claim and claim[1]):
+        assert cidr is None or str(ipaddress.ip_network(cidr)) == cidr
+    number = etcd_values.number_of(text)
+    assert number is None or number >= 0
+    about = etcd_values.about_of(text)
+    assert about.host.isprintable()
+    assert about.address is None or str(ipaddress.ip_address(about.address)) == about.address
+    for member in etcd_values.members_of({text: text, f"aaaaaaaaaa/{text}": text}):
+        assert "/" not in member.installation
 
 
 def every_link(bodies: list[bytes]) -> None:
@@ -1048,6 +1064,12 @@ PARSERS: dict[str, Parser] = {
     "owners of tun devices": Parser(
         lambda bodies: links(bodies).tun_owner(1), bodies("links").map(lambda one: [one]), GARBLED,
         ("host.links.Links.tun_owner",),
+    ),
+    "what stands in etcd": Parser(
+        etcd_read,
+        texts(["lab/10.64.1.0_26", "lab 10.64.1.0/26", "aaaaaaaaaa 000000000001.bb", "aaaaaaaaaa/about", "000000000007",
+               '{"host": "one", "address": "192.0.2.1"}', '{"host": [1], "address": 5}', "lab/x_y", "forgotten"]),
+        (), ("engine.etcd_values.about_of",),
     ),
     "what networkd makes of a link": Parser(
         managers.file_of, texts(["ADMIN_STATE=configured\nNETWORK_FILE=/etc/systemd/network/50-x.network\n"]), (), ("host.managers.file_of",)

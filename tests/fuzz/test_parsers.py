@@ -67,7 +67,6 @@ ASIDE = {
     "cni.main.run": "an answer of our own",
     "engine.cni_files.is_our_configuration": "what is no JSON is not ours, as tests/engine shows",
     "engine.cni_files.text_at": "replaces what is no text",
-    "engine.etcd_hosts.members_of": "what other hosts of ours wrote; what is no JSON there says nothing",
     "host.etcd": "as tests/host/test_etcd.py shows",
     "host.veth": "addresses of our own",
     "planner.attaching": "a digest and random bytes of our own",

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from hvtx.model.block import Block, BlockState, Held, Pool
 from hvtx.planner.blocks import FORGOTTEN, Answer, Verdict, never_granted, verdict
+from hvtx.planner.registering import registration
 
 BLOCKS = ("p", "q")
 POOL = Pool("lab", "10.64.0.0/25", 26)
@@ -38,6 +39,11 @@ RULES = frozenset(
         "release-before-row",  # the block goes back while it may be leased from
         "release-by-copy",  # 4: whoever has the token: the machine is not compared
         "release-by-block",  # whoever has it now: the token is not compared
+        "no-machine-in-store",  # 4: whose the blocks are is not on record: a copy leases from them
+        "start-what-is-lost",  # 5: a guest on record starts in a block that is another host's
+        "register-unfenced",  # a person's word for a copy, and the machine that had the blocks runs
+        "claim-before-all-registered",  # another etcd, of which a host that has blocks did not hear
+        "register-without-compare",  # another etcd: a block is put there whoever has it
         "forget-unfenced",  # a person's word, and claims of that host go on
     }
 )
@@ -79,6 +85,9 @@ class Host(NamedTuple):
     heard: str = ""  # the answer: a block, "none", "spent", "refused"
     alive: bool = True
     guests: frozenset[str] = frozenset()  # blocks with a guest that runs: no crash ends it
+    machine: str = ""  # on record: whose the blocks are
+    answered: int = 0  # which etcd the answer is from
+    etcd: int = 0  # on record: which one it is that the blocks are from
 
 
 class Cluster(NamedTuple):
@@ -102,6 +111,8 @@ class World(NamedTuple):
     rollbacks: int = 0
     forgets: int = 0
     pauses: int = 0  # long enough for a TTL
+    registers: int = 0  # a person says that the copy has the blocks
+    etcds: int = 0  # etcd is lost with all that it had, and another one is there
 
 
 class State(NamedTuple):
@@ -111,6 +122,7 @@ class State(NamedTuple):
     cluster: Cluster = Cluster()
     wire: frozenset[Message] = frozenset()
     old: Host | None = None  # a copy of A's store
+    etcd: int = 0  # which one it is
     fenced: bool = False  # A was taken off the network, and its guests ended
     budget: World = World()
 
@@ -213,10 +225,17 @@ def _moves(s: State, who: int, weak: frozenset[str]) -> Iterator[_STEP]:
         elif s.budget.late:
             yield f"{name} gives up waiting", _given_up(_spend(s, "late"), who, weak)
         return
-    open_ones = [r for r in host.rows if r.state == "intended"]
+    if host.etcd != s.etcd and any(r.state != "intended" for r in host.rows):
+        yield from _registered(s, who, weak)
+        yield from _guests(s, who, weak)
+        return  # an etcd that is another one is asked nothing
     if host.doubted and "trust-old-store" not in weak:
         yield f"{name} compares with the cluster", _compared(s, who, weak)
         return
+    yield from _guests(s, who, weak)
+    if not _may_ask(s, weak):
+        return
+    open_ones = [r for r in host.rows if r.state == "intended"]
     if open_ones:
         yield f"{name} asks for p", _ask(s, who, open_ones[0], "claim", "p")
     elif s.budget.claims:
@@ -227,7 +246,29 @@ def _moves(s: State, who: int, weak: frozenset[str]) -> Iterator[_STEP]:
         else:
             yield f"{name} intends a claim", _host(begun, who, rows=(*host.rows, row))
     for row in host.rows:
-        if row.state == "committed" and not row.used:
+        if row.state == "committed" and not row.used and not row.kept and s.budget.releases:
+            if "release-before-row" in weak:
+                yield f"{name} gives {row.block} back", _ask(s, who, row, "release", row.block)
+            rows = _row(host, row.token, state="releasing")
+            yield f"{name} closes {row.block}", _host(_spend(s, "releases"), who, rows=rows)
+        if row.state == "releasing":
+            yield f"{name} gives {row.block} back", _ask(s, who, row, "release", row.block)
+
+
+def _guests(s: State, who: int, weak: frozenset[str]) -> Iterator[_STEP]:
+    """What is done about guests without a word to the cluster."""
+    host, name = s.hosts[who], NAMES[who]
+    own = host.machine == MACHINES[who] or "no-machine-in-store" in weak
+    for row in host.rows:
+        startable = row.state == "committed" or (
+            row.state == "lost" and "start-what-is-lost" in weak
+        )
+        if own and startable and row.used and row.block not in host.guests:
+            yield (
+                f"{name} starts its guest in {row.block}",
+                _host(s, who, guests=host.guests | {row.block}),
+            )
+        if own and row.state == "committed" and not row.used:
             guests = host.guests | {row.block}
             yield (
                 f"{name} leases from {row.block}",
@@ -243,19 +284,52 @@ def _moves(s: State, who: int, weak: frozenset[str]) -> Iterator[_STEP]:
                     guests=host.guests - {row.block},
                 ),
             )
-        if row.state == "committed" and not row.used and not row.kept and s.budget.releases:
-            if "release-before-row" in weak:
-                yield f"{name} gives {row.block} back", _ask(s, who, row, "release", row.block)
-            rows = _row(host, row.token, state="releasing")
-            yield f"{name} closes {row.block}", _host(_spend(s, "releases"), who, rows=rows)
-        if row.state == "releasing":
-            yield f"{name} gives {row.block} back", _ask(s, who, row, "release", row.block)
+
+
+def _may_ask(s: State, weak: frozenset[str]) -> bool:
+    """Whether every host that has blocks is registered: till then a person keeps VMs unmade."""
+    known = [h.etcd for h in s.hosts if h.alive and any(r.state != "intended" for r in h.rows)]
+    known += [h.answered for h in s.hosts if h.alive and h.heard]
+    return all(etcd == s.etcd for etcd in known) or "claim-before-all-registered" in weak
+
+
+def _registered(s: State, who: int, weak: frozenset[str]) -> Iterator[_STEP]:
+    """`cluster register` with another etcd (``planner.registering``), in one step."""
+    host, installation = s.hosts[who], INSTALLATIONS[who]
+    rows = [
+        Block(r.number, str(r.nonce), POOL, r.block, BlockState(r.state), "", used=int(r.used))
+        for r in host.rows
+        if r.state != "intended"
+    ]
+    holders = [Held("lab", block, *held) for block, held in s.cluster.blocks]
+    if "register-without-compare" in weak:
+        holders = []
+    found = registration(rows, holders, [POOL], installation=installation, another=True)
+    if found.taken:
+        return  # refused: nothing is changed
+    blocks, claims = dict(s.cluster.blocks), dict(s.cluster.claims)
+    for block, _ in found.put:
+        blocks[str(block.cidr)] = (installation, block.token)
+        claims[f"{installation} {block.token}"] = str(block.cidr)
+    lost = {block.token for block in found.lost}
+    kept = tuple(
+        r._replace(state="lost") if r.token in lost else r
+        for r in host.rows
+        if r.state != "intended"
+    )
+    machines = {**dict(s.cluster.machines), installation: MACHINES[who]}
+    last = {**dict(s.cluster.last), installation: host.next - 1}
+    after = s._replace(cluster=_made(blocks, claims, machines, last))
+    yield f"{NAMES[who]} is registered", _host(after, who, rows=kept, etcd=s.etcd)
 
 
 def _answered(s: State, who: int, weak: frozenset[str]) -> State:
     host = s.hosts[who]
     verb, token, asked = host.waiting.split(" ")
     done = {"waiting": "", "heard": ""}
+    if host.heard == "another" or (host.heard == "taken" and host.answered != s.etcd):
+        # one run has one etcd: it ends
+        return _host(s, who, **done)
     if verb == "release" and host.heard == "refused":
         return _host(s, who, alive=False, **done)
     if verb == "release":
@@ -265,7 +339,9 @@ def _answered(s: State, who: int, weak: frozenset[str]) -> State:
         if "row-after-asking" in weak and all(r.token != token for r in rows):
             number, _, nonce = token.partition(".")
             rows = (*rows, Row(int(number), int(nonce), "committed", host.heard))
-        return _host(s, who, rows=rows, **done)
+        return _host(
+            s, who, rows=rows, machine=host.machine or MACHINES[who], etcd=host.answered, **done
+        )
     if host.heard == "taken" and asked == "p":
         number, _, nonce = token.partition(".")
         row = Row(int(number), int(nonce), "intended")
@@ -290,7 +366,8 @@ def _given_up(s: State, who: int, weak: frozenset[str]) -> State:
     if "guess-not-granted" in weak:
         return _host(s, who, rows=tuple(r for r in host.rows if r.token != token))
     if "guess-granted" in weak:
-        return _host(s, who, rows=_row(host, token, state="committed", block=block))
+        rows = _row(host, token, state="committed", block=block)
+        return _host(s, who, rows=rows, machine=MACHINES[who])
     if "another-token" in weak:
         rows = tuple(r for r in host.rows if r.token != token)
         new = Row(host.next, 100 + host.next, "intended")
@@ -333,15 +410,20 @@ def _world(s: State, weak: frozenset[str]) -> Iterator[_STEP]:
         if message.host != 1 and s.fenced and message.host == 0:
             continue  # fenced: nothing of it arrives
         cluster, answer = arrive(s.cluster, message, weak)
-        after = s._replace(cluster=cluster, wire=rest)
         host = s.hosts[message.host]
+        if host.machine and host.etcd != s.etcd:  # it had blocks, and is not registered in this one
+            cluster, answer = s.cluster, "another"
+        after = s._replace(cluster=cluster, wire=rest)
         heard = host.alive and host.waiting == _words(message)
         what = f"{NAMES[message.host]}'s {message.verb} of {message.block} arrives"
         if heard and not host.heard:
-            yield what, _host(after, message.host, heard=answer)
+            yield what, _host(after, message.host, heard=answer, answered=s.etcd)
             if s.budget.late:
                 twice = _spend(after._replace(wire=s.wire), "late")
-                yield f"{what}, and once more later", _host(twice, message.host, heard=answer)
+                yield (
+                    f"{what}, and once more later",
+                    _host(twice, message.host, heard=answer, answered=s.etcd),
+                )
             if s.budget.lost:
                 yield f"{what}, its answer is lost", _spend(after, "lost")
         else:
@@ -355,10 +437,6 @@ def _world(s: State, weak: frozenset[str]) -> Iterator[_STEP]:
                 yield f"{NAMES[who]} is killed", down
     if s.budget.copies and not s.hosts[2].alive:
         twin = s.hosts[0]._replace(waiting="", heard="", alive=True, guests=frozenset())
-        # what the copy would lease from the blocks that it has on record no cluster can see: it is
-        # about what is claimed and given back from here on
-        rows = (r if r.state == "intended" else r._replace(state="releasing") for r in twin.rows)
-        twin = twin._replace(rows=tuple(rows))
         yield (
             "A is copied to another machine",
             _spend(s._replace(hosts=_with(s.hosts, 2, twin)), "copies"),
@@ -373,6 +451,10 @@ def _world(s: State, weak: frozenset[str]) -> Iterator[_STEP]:
                 _spend(s._replace(hosts=_with(s.hosts, 0, now)), "rollbacks"),
             )
     yield from _forgets(s, weak)
+    yield from _moved(s, weak)
+    if s.budget.etcds:
+        after = s._replace(cluster=Cluster(), wire=frozenset(), etcd=s.etcd + 1)
+        yield "etcd is lost, and another one is there", _spend(after, "etcds")
     if "ttl" in weak and s.budget.pauses:
         for block, (installation, token) in s.cluster.blocks:
             blocks, claims = dict(s.cluster.blocks), dict(s.cluster.claims)
@@ -400,7 +482,41 @@ def _forgets(s: State, weak: frozenset[str]) -> Iterator[_STEP]:
     yield "a person says that A is gone", _spend(s._replace(cluster=cluster), "forgets")
 
 
+def _moved(s: State, weak: frozenset[str]) -> Iterator[_STEP]:
+    """A person ends A's guests and switches it off; then says so of its copy (`cluster register`)."""
+    twin = s.hosts[2]
+    registered = dict(s.cluster.machines).get("a") == MACHINES[0]
+    if not (
+        s.budget.registers and twin.alive and not twin.waiting and not twin.heard and registered
+    ):
+        return
+    if not s.fenced and "register-unfenced" not in weak:
+        down = s.hosts[0]._replace(guests=frozenset(), alive=False)
+        yield "A is fenced", s._replace(fenced=True, hosts=_with(s.hosts, 0, down))
+        return
+    own = {held[1] for _, held in s.cluster.blocks if held[0] == "a"}
+    rows = [r for r in twin.rows if r.state == "intended" or r.token in own]
+    if any(r.used for r in twin.rows if r not in rows):
+        return  # refused: its guests' block went back meanwhile
+    granted = {key.split(" ")[1] for key, _ in s.cluster.claims}
+    last = max(dict(s.cluster.last).get("a", 0), twin.next - 1)
+    rows = [r for r in rows if r.state != "intended" or r.token in granted]
+    machines = {**dict(s.cluster.machines), "a": MACHINES[2]}
+    cluster = s.cluster._replace(
+        machines=tuple(sorted(machines.items())),
+        last=tuple(sorted({**dict(s.cluster.last), "a": last}.items())),
+    )
+    after = _spend(s._replace(cluster=cluster), "registers")
+    changes = {"rows": tuple(rows), "machine": MACHINES[2], "next": last + 1}
+    yield "a person says that A' has the blocks", _host(after, 2, **changes)
+
+
 # -- what must hold --------------------------------------------------------------------------------
+
+
+def not_own(s: State) -> str | None:
+    """Whether a host leases from a block that is not its own; whoever has guests in it."""
+    return violation(s._replace(hosts=tuple(h._replace(guests=frozenset()) for h in s.hosts)))
 
 
 def two_owners(s: State) -> str | None:
@@ -426,6 +542,10 @@ def violation(s: State) -> str | None:
         for row in host.rows:
             if row.state != "committed" or host.doubted or (who == 0 and s.fenced):
                 continue
+            if host.etcd != s.etcd or (
+                host.machine != MACHINES[who] and row.block not in host.guests
+            ):
+                continue  # it does not lease
             if held.get(row.block) != (INSTALLATIONS[who], row.token):
                 return "a host leases from a block that is not its own"
     return None

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from tests.protocol.claims import RULES, Found, World, search, two_owners
+from tests.protocol.claims import RULES, Found, World, not_own, search, two_owners
 
 WORLDS = {
     "two claims, lost words, a crash": World(claims=2, lost=1, crashes=1, late=1),
     "claims and blocks that go back": World(claims=2, lost=1, late=1, releases=2),
     "three claims of two blocks": World(claims=3, late=1, releases=1),
     "a copy of a host": World(claims=2, copies=1, lost=1, late=1),
+    "a copy that gives back": World(claims=2, copies=1, releases=2),
+    "a copy that is registered": World(claims=2, copies=1, registers=1, late=1),
+    "another etcd": World(claims=3, etcds=1, releases=1),
     "an older store": World(claims=2, rollbacks=1, releases=2),
     "a host that is given up": World(claims=3, forgets=1, late=1),
     "time passes": World(claims=2, pauses=1),
@@ -41,9 +44,18 @@ NEEDED = [
     ("no-numbers", "claims and blocks that go back", UNKNOWN, "A's claim of p arrives late"),
     ("no-closing", "three claims of two blocks", UNKNOWN, "B's claim of p arrives late"),
     ("no-registration", "a copy of a host", TWO_OWNERS, "A' leases from p"),
-    ("release-by-copy", "a copy of a host", NOT_OURS, "A''s release of p arrives"),
+    ("release-by-copy", "a copy that gives back", NOT_OURS, "A''s release of p arrives"),
     ("trust-old-store", "an older store", TWO_OWNERS, "B leases from p"),
     ("give-back-after-rollback", "an older store", TWO_OWNERS, "B leases from p"),
+    ("no-machine-in-store", "a copy of a host", TWO_OWNERS, "A' starts its guest in p"),
+    ("start-what-is-lost", "an older store", TWO_OWNERS, "A starts its guest in p"),
+    (
+        "register-unfenced",
+        "a copy that is registered",
+        TWO_OWNERS,
+        "A' starts its guest in p",
+    ),
+    ("claim-before-all-registered", "another etcd", TWO_OWNERS, "B leases from p"),
     ("forget-unfenced", "a host that is given up", NOT_OURS, "a person says that A is gone"),
 ]
 
@@ -79,5 +91,15 @@ def test_a_person_who_says_so_of_a_host_that_runs_gives_its_blocks_to_two() -> N
     assert found.violation == TWO_OWNERS
 
 
+def test_who_is_registered_with_another_etcd_too_late_is_refused() -> None:
+    """A block has been claimed there: its first host leases no more from it. Its guests run on."""
+    late = "claim-before-all-registered"
+    assert search(WORLDS["another etcd"], frozenset({late}), not_own).violation is None
+    found = search(WORLDS["another etcd"], frozenset({late, "register-without-compare"}), not_own)
+    assert found.violation == NOT_OURS
+    assert any(step.endswith("is registered") for step in found.way)
+
+
 def test_every_rule_is_left_out_once() -> None:
-    assert {rule for rule, *_ in NEEDED} | {"ttl"} == RULES
+    others = {"ttl", "register-without-compare"}
+    assert {rule for rule, *_ in NEEDED} | others == RULES

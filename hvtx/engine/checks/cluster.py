@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from hvtx.engine import block_machine
 from hvtx.engine import blocks as engine
 from hvtx.engine.finding import Finding
 from hvtx.engine.runtime import Runtime
@@ -25,6 +26,7 @@ def check_cluster(runtime: Runtime) -> Iterator[Finding]:
         return
     with engine.opened(runtime) as blocks:
         try:
+            block_machine.refuse_elsewhere(runtime)
             blocks.source.last_claim()
             found = decide.difference(known, blocks.source.mine())
         except Busy as problem:

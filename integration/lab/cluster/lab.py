@@ -61,8 +61,8 @@ class Lab:
         for name in HOSTS:
             self.configure(name, timeout)
 
-    def start(self, name: str) -> None:
-        """Start a member."""
+    def start(self, name: str, token: str = "etcd-cluster") -> None:
+        """Start a member; with another ``token`` it is another cluster's."""
         own = ADDRESS[name]
         every = ",".join(f"{one}=http://{ADDRESS[one]}:2380" for one in MEMBERS)
         argv = [
@@ -72,6 +72,7 @@ class Lab:
             "--listen-peer-urls", f"http://{own}:2380",
             "--initial-advertise-peer-urls", f"http://{own}:2380",
             "--initial-cluster", every, "--initial-cluster-state", "new",
+            "--initial-cluster-token", token,
             *self._more,
         ]  # fmt: skip
         with (self.base / f"{name}.log").open("ab") as log:
@@ -108,6 +109,19 @@ class Lab:
                 f"{host}: hvtx {words}: exit {ran.code}, not {code}\n{ran.out}{ran.err}"
             )
         return ran
+
+    def etcd(self, words: str, *arguments: str) -> str:
+        """What a line of Python prints that asks ``etcd``, as whoever reaches it may."""
+        endpoints = [f"http://{ADDRESS[one]}:2379" for one in MEMBERS]
+        text = f"""
+import sys
+from hvtx.host import etcd as parts
+class etcd:
+    txn = staticmethod(parts.Etcd({endpoints!r}, timeout=5).txn)
+    put, get, below, delete = map(staticmethod, (parts.put, parts.get, parts.below, parts.delete))
+{words}
+"""
+        return self.spaces["h1"].run(sys.executable, "-c", text, *arguments)
 
     def status(self, host: str) -> dict[str, Any]:
         """`cluster status`."""

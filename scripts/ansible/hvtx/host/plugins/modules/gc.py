@@ -91,24 +91,28 @@ def main():
         if report.refused is not None:
             raise report.refused
     acting = report.plan.acting()
+    steps = getattr(report, "blocks", ())  # of a cluster; an older hvtx on that host has none
     if given["apply"] and given["unrecorded"] and not do:
         acting += [item for item in report.plan.judged() if item.reason == "unrecorded"]
     counts = report.plan.counts()
     items = [told(item) for item in acting]
     result = {
-        "changed": bool(acting) if given["apply"] and module.check_mode else False,
+        "changed": bool(acting or steps) if given["apply"] and module.check_mode else False,
         "items": items,
         "left": {reason: n for (action, reason), n in counts.items() if action == "skip"},
         "diff": {"before": "".join(map(line, acting)), "after": ""},
     }
     if do:
-        result["changed"] = any(item["outcome"] == "done" for item in items)
+        blocks = [step.outcome for step in steps]
+        result["changed"] = any(item["outcome"] == "done" for item in items) or "done" in blocks
         kept = [item for item in acting if str(item.outcome) != "done"]
         result["diff"]["after"] = "".join(map(line, kept))
-        failed = [item for item in items if item["outcome"] == "failed"]
+        failed = [item["message"] for item in items if item["outcome"] == "failed"]
+        failed += [step.message for step in steps if step.outcome == "failed"]
         if failed:
-            words = "; ".join(item["message"] for item in failed[:3])
-            told_ = f"{len(failed)} of {len(items)} items failed, the others are done: {words}"
+            words = "; ".join(failed[:3])
+            every = len(items) + len(blocks)
+            told_ = f"{len(failed)} of {every} items failed, the others are done: {words}"
             common.stop(module, told_, "hvtx gc --plan", code="partial", exit_code=9, **result)
     module.exit_json(**result)
 
