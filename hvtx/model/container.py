@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from hvtx.model.resource import Kind, Resource, TapSpec
 from hvtx.model.typed import NotRequired, TypedDict, cast
 
@@ -44,6 +46,11 @@ def veth_spec(row: Resource) -> VethSpec:
     """The spec of a row of kind ``veth``."""
     assert row.kind == Kind.VETH, row.kind
     return cast("VethSpec", row.spec)
+
+
+def has_tap(rows: Iterable[Resource]) -> bool:
+    """Whether a VM is to stand behind a TAP in the namespace, of an attachment's rows."""
+    return any(row.kind == Kind.VETH and "tap" in veth_spec(row) for row in rows)
 
 
 def netns_spec(row: Resource) -> NetnsSpec:
