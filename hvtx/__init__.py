@@ -11,6 +11,8 @@ What ``__all__`` names is public, and kept as docs/library.md says; nothing else
 loads none of it, prints nothing and configures nothing.
 """
 
+import sys
+
 UNBUILT = "0.2.0"  # of a checkout that nobody has installed; `fallback_version` in pyproject.toml
 
 # name -> module, with the name in it where that is another
@@ -152,10 +154,8 @@ def __getattr__(name: str) -> object:
     if name == "__version__":
         value: object = _built()
     elif name in _AT:
-        from importlib import import_module
-
         module, _, attribute = _AT[name].partition(":")
-        value = getattr(import_module(module), attribute or name)
+        value = _named(module, attribute or name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
@@ -168,9 +168,12 @@ def __dir__() -> list[str]:
 
 
 def _built() -> str:
-    from importlib import import_module
-
     try:
-        return str(import_module("hvtx._version").__version__)
+        return str(_named("hvtx._version", "__version__"))
     except ImportError:
         return UNBUILT
+
+
+def _named(module: str, attribute: str) -> object:
+    __import__(module)
+    return getattr(sys.modules[module], attribute)

@@ -6,35 +6,32 @@ Where one of hvtx's stands is known from its name. What is read is the same: the
 Python wrote beside the source, if it is of this Python and of the source as it is now (size and
 modification time, as importlib compares them). Anything else is left to Python's own loader, which
 compiles and refuses as ever. See docs/adr/0061.
+
+What Python does around that (two locks of the module's own, the search through all finders, the
+attributes one by one, the names that are imported from a package) costs five times as much again.
+So ``import`` of a module of hvtx is carried out here, too, under one lock.
 """
 
 from __future__ import annotations
 
+import builtins
 import sys
-from collections.abc import Sequence
-from importlib.machinery import ModuleSpec, SourceFileLoader
+from _frozen_importlib import ModuleSpec  # importlib.machinery has them, and loads more
+from _frozen_importlib_external import MAGIC_NUMBER, SourceFileLoader
+from _thread import RLock
+from collections.abc import Callable, Sequence
 from marshal import loads
 from os import O_CLOEXEC, O_RDONLY, close, read, stat
 from os import open as open_file
 
-from hvtx.model.typed import Any
+from hvtx.model.typed import Any, be_short
 
 _PACKAGE = "hvtx"
+_BELOW = "hvtx."
 _HEAD = 16  # magic, flags, modification time and size of the source: PEP 552, four bytes each
 _MOST = 1 << 16  # bytes of a compiled file; a longer one is left to Python's own loader
 _MASK = 0xFFFFFFFF
-
-
-def _magic() -> bytes:
-    """What a compiled file of this Python begins with; empty where that cannot be told."""
-    try:  # importlib.util has the same number, and is dear to load
-        from importlib._bootstrap_external import MAGIC_NUMBER
-    except ImportError:
-        return b""
-    return MAGIC_NUMBER
-
-
-_MAGIC = _magic()
+_Module = type(sys)
 
 
 class _Loader(SourceFileLoader):
@@ -44,25 +41,31 @@ class _Loader(SourceFileLoader):
         """Of a source that was just looked at."""
         super().__init__(name, path)
         self._compiled = compiled
-        self._head = _MAGIC + bytes(4)
-        self._head += (int(moment) & _MASK).to_bytes(4, "little")
-        self._head += (size & _MASK).to_bytes(4, "little")
+        self._moment, self._size = moment, size
 
-    def get_code(self, fullname: str) -> Any:
-        """The code of the module; ImportError and SyntaxError as ever."""
+    def compiled(self) -> Any:
+        """The code of the module as it was compiled; None where that is another Python's work."""
         try:
             descriptor = open_file(self._compiled, O_RDONLY | O_CLOEXEC)
         except OSError:
-            return super().get_code(fullname)
+            return None
         try:
             data = read(descriptor, _MOST)
         finally:
             close(descriptor)
-        if len(data) < _MOST and data[:_HEAD] == self._head:
+        head = MAGIC_NUMBER + bytes(4)
+        head += (int(self._moment) & _MASK).to_bytes(4, "little")
+        head += (self._size & _MASK).to_bytes(4, "little")
+        if len(data) < _MOST and data[:_HEAD] == head:
             code = loads(memoryview(data)[_HEAD:])  # noqa: S302 - what importlib itself would read
             if code.co_filename == self.path:  # else it was compiled elsewhere, and is put right
                 return code
-        return super().get_code(fullname)
+        return None
+
+    def get_code(self, fullname: str) -> Any:
+        """The code of the module; ImportError and SyntaxError as ever."""
+        code = self.compiled()
+        return super().get_code(fullname) if code is None else code
 
 
 class Finder:
@@ -105,9 +108,114 @@ class Finder:
         return spec
 
 
+class Importer:
+    """Carries ``import`` out for modules of hvtx, as importlib would; of others nothing changes.
+
+    One lock for all of them: who asks for one that another thread loads waits until it is whole.
+    """
+
+    def __init__(self, finder: Finder, usual: Callable[..., Any]) -> None:
+        """``usual`` is the function that has carried it out so far."""
+        self._finder, self._usual = finder, usual
+        self._lock = RLock()
+        self._loading: set[str] = set()
+        self._modules = sys.modules
+
+    def imported(
+        self,
+        name: str,
+        space: Any = None,
+        local: Any = None,
+        fromlist: Sequence[str] | None = (),
+        level: int = 0,
+    ) -> Any:
+        """What an ``import`` statement calls. ImportError, and what the module itself raises."""
+        if (name[:5] != _BELOW and name != _PACKAGE) or level:
+            return self._usual(name, space, local, fromlist, level)
+        module = self._modules.get(name)
+        if module is None or name in self._loading:
+            with self._lock:
+                module = self._loaded(name)
+        if module is not None:
+            if not fromlist:
+                return self._modules[_PACKAGE]
+            if all(one in module.__dict__ or self._is_submodule(module, one) for one in fromlist):
+                return module
+        return self._usual(name, space, local, fromlist, level)
+
+    def _is_submodule(self, module: Any, name: str) -> bool:
+        """Whether it is a module below this one, which is loaded now."""
+        if "__path__" not in module.__dict__:
+            return False
+        with self._lock:
+            return self._loaded(f"{module.__name__}.{name}") is not None
+
+    def _loaded(self, name: str) -> Any:
+        """A module, whole but for a circle of imports; None where it is to be left to Python."""
+        if name in self._modules:
+            return self._modules[name]
+        package, _, last = name.rpartition(".")
+        above = self._loaded(package) if package else None
+        within = getattr(above, "__path__", None)
+        spec = self._finder.find_spec(name, within)
+        if spec is None or name in self._modules:
+            return self._modules.get(name)
+        loader: Any = spec.loader
+        code = loader.compiled()
+        if code is None:
+            return None
+        module = _new(spec)
+        self._run(module, code)
+        module = self._modules[name]
+        setattr(above, last, module)
+        return module
+
+    def _run(self, module: Any, code: Any) -> None:
+        name, spec = module.__name__, module.__spec__
+        spec._initializing = True  # noqa: SLF001 - what Python calls it by for a circle's error
+        self._modules[name] = module
+        self._loading.add(name)
+        try:
+            exec(code, module.__dict__)  # noqa: S102 - as importlib does
+        except BaseException:
+            self._modules.pop(name, None)
+            raise
+        finally:
+            self._loading.discard(name)
+            spec._initializing = False  # noqa: SLF001
+
+
+def _new(spec: Any) -> Any:
+    """An empty module with the attributes that importlib gives it."""
+    module: Any = _Module(spec.name)
+    space = module.__dict__
+    space["__loader__"] = spec.loader
+    space["__package__"] = spec.parent
+    space["__spec__"] = spec
+    space["__file__"] = spec.origin
+    space["__cached__"] = spec.cached
+    if spec.submodule_search_locations is not None:
+        space["__path__"] = spec.submodule_search_locations
+    return module
+
+
+def module_named(name: str) -> Any:
+    """A module by its whole name, as `importlib.import_module` has it; that loads more itself."""
+    __import__(name)
+    return sys.modules[name]
+
+
 def install() -> None:
-    """Find modules of hvtx so from now on, where compiled files are where they usually are."""
+    """Load modules of hvtx so from now on, where compiled files are where they usually are.
+
+    For programs that end with their command, before they load more: their enumerations are light.
+    """
+    be_short()
     tag = sys.implementation.cache_tag
-    if not _MAGIC or tag is None or sys.flags.optimize or sys.pycache_prefix:
+    if tag is None or sys.flags.optimize or sys.pycache_prefix:
         return
-    sys.meta_path.insert(0, Finder(tag))
+    finder = Finder(tag)
+    sys.meta_path.insert(0, finder)  # for who asks importlib itself
+    if "importtime" in sys._xoptions:  # noqa: SLF001 - documented: who measures is to see each
+        return
+    vars(builtins)["__import__"] = Importer(finder, builtins.__import__).imported

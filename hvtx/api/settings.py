@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from collections.abc import Mapping
 
 from hvtx.errors import HostRefused, NotFound, NotPermitted, UsageError
@@ -53,6 +52,12 @@ def settings(options: Mapping[str, Any]) -> Any:
     )
 
 
+def _fits(pattern: str, text: str) -> bool:
+    import re  # 3 ms that only who sets one of these pays
+
+    return re.fullmatch(pattern, text) is not None
+
+
 def _checked(name: str, text: str, where: str) -> str:
     """The text of a setting, if it is one, and ``where`` it was found (pure). Raises UsageError."""
     good, hint = text.isprintable(), "write it without control characters and stray bytes"
@@ -63,10 +68,10 @@ def _checked(name: str, text: str, where: str) -> str:
     elif name == "dhcp":
         good, hint = text in DHCP, f"it is one of {', '.join(DHCP)}"
     elif name == "lock_timeout":
-        good = bool(re.fullmatch(SECONDS, text)) and float(text) <= DAY
+        good = _fits(SECONDS, text) and float(text) <= DAY
         hint = f"it is a number of seconds from 0 to {DAY}; 0 does not wait at all"
     elif name == "history_lines":
-        good = bool(re.fullmatch("[0-9]{3,10}", text)) and 100 <= int(text) <= 10**9
+        good = _fits("[0-9]{3,10}", text) and 100 <= int(text) <= 10**9
         hint = f"it is a number from 100 to {10**9}: how many lines of the history are kept"
     if not good:
         raise UsageError(f"{where} cannot be {_short(text)}", hint=hint)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 
 from hvtx.api.calls import lacks_frame, unexpected, with_notes
 from hvtx.cli import quick
@@ -13,6 +12,7 @@ from hvtx.cli.interrupts import interruptible
 from hvtx.cli.names import PROGRAM
 from hvtx.cli.streams import Answers, Messages, never_fail_to_write, open_what_is_closed
 from hvtx.errors import HvtxError, OutputLost, SeveralFailed, UsageError
+from hvtx.loader import module_named
 from hvtx.model.typed import Any, cast
 
 
@@ -66,7 +66,7 @@ def _answer(head: list[str]) -> int:
     """Run a command line; click is loaded where it is to read it."""
     completes = f"_{PROGRAM.upper()}_COMPLETE" in os.environ
     if completes:
-        import_module("hvtx.cli.completion").register()
+        module_named("hvtx.cli.completion").register()
     _refuse_bytes(head)
     command = None if completes else quick.command(head)
     if command is None:

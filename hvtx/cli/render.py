@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -45,6 +44,8 @@ _SEQUENCE = r"\x1b(?:\[[0-9;?=]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)?"
 
 def plain_line(text: str) -> str:
     """A line of a guest's console for a terminal: no sequences, no control characters but tabs."""
+    import re  # for which, and `enum` with it, most commands have no use
+
     words = re.sub(_SEQUENCE, "", text.rstrip("\r\n"))
     return "".join(c if c.isprintable() or c == "\t" else "?" for c in words.replace("\r", ""))
 
@@ -113,6 +114,8 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 def moment(time: str) -> str:
     """A time of the record without its fraction of a second: for people; JSON has it whole."""
+    import re
+
     return re.sub(r"\.[0-9]+Z", "Z", time)
 
 

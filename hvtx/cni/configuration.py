@@ -15,6 +15,7 @@ from hvtx.cni.errors import (
     UNSUPPORTED_FIELD,
     CniError,
 )
+from hvtx.model import json_text
 from hvtx.model.address import family_of
 from hvtx.model.cni_version import VERSIONS, at_least
 from hvtx.model.typed import Any, NamedTuple
@@ -67,14 +68,12 @@ class NetworkWish(NamedTuple):
 
 def decode(data: bytes) -> dict[str, Any]:
     """The object on standard input. Raises CniError (6)."""
-    import json
-
     if len(data) > MOST:
         raise CniError(
             DECODING_FAILED, f"the configuration has more than {MOST} bytes", "shorten it"
         )
     try:
-        found = json.loads(data.decode(), parse_constant=_no_constant)
+        found = json_text.loads(data.decode(), _no_constant)
     except RecursionError:
         found = None
         problem = f"it is nested deeper than {_DEEPEST}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from hvtx.cni.errors import ENVIRONMENT, CniError
@@ -14,11 +13,11 @@ _NEEDS = {
     "CHECK": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
     "DEL": ("CNI_CONTAINERID", "CNI_IFNAME"),  # the namespace may be gone
 }
-_IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*")
+_IN_IDS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")
 _ID_MOST = 255  # letters; containerd's are at most 76, Kubernetes' and podman's 64
 _PATH_MOST = 4096
 _ARGS_MOST = 1 << 16
-_IFNAME = re.compile(r"[^/:%\s\x00-\x1f\x7f]+")  # as dev_valid_name has it; % makes a pattern of it
+_NOT_IN_IFNAMES = "/:%\x7f"  # as dev_valid_name has it; % makes a pattern of it
 _IFNAME_MOST = 15  # bytes, as IFNAMSIZ has it
 _NO_IFNAMES = frozenset((".", "..", "all", "default", "lo"))  # of files, sysctls and each namespace
 # keys that decide something: two values of one are a contradiction, of the others the last counts
@@ -67,7 +66,7 @@ def parse_environment(environment: Mapping[str, str]) -> Call:
 
 def _check(call: Call) -> None:
     wrong = []
-    if len(call.container) > _ID_MOST or not _IDENTIFIER.fullmatch(call.container):
+    if not _is_id(call.container):
         wrong.append(("CNI_CONTAINERID", call.container, "letters, digits and _ . -, at most 255"))
     if not _is_ifname(call.ifname):
         hint = "at most 15 bytes without blanks, / : and %, and not lo, all or default"
@@ -108,13 +107,20 @@ def parse_args(text: str) -> dict[str, str]:
     return found
 
 
+def _is_id(text: str) -> bool:
+    """Whether a container can have this id."""
+    plain = 1 <= len(text) <= _ID_MOST and _IN_IDS.issuperset(text)
+    return plain and text[0] not in "_.-"
+
+
 def _is_ifname(text: str) -> bool:
     """Whether an interface that is made can have this name."""
     try:
         short = len(text.encode()) <= _IFNAME_MOST
     except UnicodeEncodeError:
         return False
-    return short and bool(_IFNAME.fullmatch(text)) and text not in _NO_IFNAMES
+    strange = any(c in _NOT_IN_IFNAMES or c < " " or c.isspace() for c in text)
+    return short and bool(text) and not strange and text not in _NO_IFNAMES
 
 
 def _shown(text: str) -> str:

@@ -16,6 +16,7 @@ from hvtx.cni import errors
 from hvtx.cni.configuration import MOST, decode, version_of
 from hvtx.cni.environment import parse_environment
 from hvtx.cni.errors import CniError
+from hvtx.model import json_text
 from hvtx.model.cni_version import NEWEST, VERSIONS
 from hvtx.model.typed import TYPE_CHECKING, Any, NoReturn
 
@@ -102,9 +103,7 @@ def _read() -> bytes:
 
 
 def _written(document: Mapping[str, Any]) -> bytes:
-    import json
-
-    return json.dumps(document, separators=(",", ":")).encode() + b"\n"
+    return json_text.dumps(document, separators=(",", ":")).encode() + b"\n"
 
 
 def _pour(descriptor: int, data: bytes) -> None:

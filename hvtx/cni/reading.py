@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hvtx.cni.errors import CONFIGURATION, CniError
+from hvtx.model import json_text
 from hvtx.model.typed import Any
 
 _SHOWN = 60  # letters of a value in a message
@@ -16,9 +17,7 @@ TEXT_MOST = 4096  # letters: a path's
 
 def shown(value: Any) -> str:
     """A value in a message: its JSON, cut short."""
-    import json
-
-    text = json.dumps(value)
+    text = json_text.dumps(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 

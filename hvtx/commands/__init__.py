@@ -7,14 +7,14 @@ tells type checkers which there are.
 
 from __future__ import annotations
 
+from hvtx.loader import module_named
+
 
 def __getattr__(name: str) -> object:
     """One of the modules, imported now."""
-    from importlib import import_module
-
     try:
         if not name.startswith("_"):
-            return import_module(f"{__name__}.{name}")
+            return module_named(f"{__name__}.{name}")
     except ModuleNotFoundError as problem:
         if problem.name != f"{__name__}.{name}":
             raise

@@ -10,7 +10,6 @@ process. docs/adr/0011-view.md has the reasons.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from hvtx.engine.processes import process_facts
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.errors import NotPermitted
 from hvtx.host import procfs
+from hvtx.model import json_text
 from hvtx.model.history import Line
 from hvtx.model.policy import NO_POLICY, EgressRule, Limits, Policy
 from hvtx.model.resource import Resource
@@ -303,7 +303,7 @@ def _unreadable(what: str, problem: Exception) -> NotPermitted:
 
 
 def _parsed(text: bytes, settings: Settings) -> dict[str, Any]:
-    seen: dict[str, Any] = json.loads(text)
+    seen: dict[str, Any] = json_text.loads(text)
     if seen["schema"] != SCHEMA or seen["state_directory"] != settings.state_directory:
         raise ValueError("it is not of this store, or of another version of hvtx")
     return seen

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal as signals
 from collections.abc import Sequence
 
 from hvtx.drivers.vm_process import stop
@@ -16,7 +15,7 @@ from hvtx.engine.undo import take_down
 from hvtx.engine.vm_paths import remove_log, run_directory
 from hvtx.engine.vm_record import forget_vm
 from hvtx.errors import Conflict, PartialFailure
-from hvtx.host import failpoint, procfs
+from hvtx.host import failpoint, procfs, signals
 from hvtx.hypervisors import base as hypervisors
 from hvtx.model.reason import Reason
 from hvtx.model.resource import Kind, Outcome, Resource, is_changing

@@ -6,6 +6,7 @@ that prints text pays for none.
 
 from __future__ import annotations
 
+from hvtx.loader import module_named
 from hvtx.model.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -80,6 +81,4 @@ def __getattr__(name: str) -> Any:
     """One of the modules, imported now."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return import_module(f"{__name__}.{name}")
+    return module_named(f"{__name__}.{name}")

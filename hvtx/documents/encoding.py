@@ -6,9 +6,7 @@ together by its module of a few forms (:mod:`hvtx.documents.plan_text`), to the 
 
 from __future__ import annotations
 
-import json
-from json.encoder import encode_basestring_ascii
-
+from hvtx.model import json_text
 from hvtx.model.typed import Any
 
 _LONE = "\\ud"  # how half of a surrogate pair would be written
@@ -20,16 +18,22 @@ def to_json(document: Any, indent: int | None = None) -> str:
     (Python keeps such bytes as lone surrogates, and would write them as escapes that stricter
     readers refuse.)
     """
-    text = json.dumps(document, indent=indent)
-    if _LONE not in text:
-        return text
-    return json.dumps(_well_formed(document), indent=indent)
+    text = _written(document, indent)
+    return text if _LONE not in text else _written(_well_formed(document), indent)
+
+
+def _written(document: Any, indent: int | None) -> str:
+    if indent is None:
+        return json_text.dumps(document)
+    import json
+
+    return json.dumps(document, indent=indent)
 
 
 def quoted(text: str) -> str:
     """What :func:`to_json` says of a text."""
-    found = encode_basestring_ascii(text)
-    return found if _LONE not in found else encode_basestring_ascii(_well_formed(text))
+    found = json_text.quoted(text)
+    return found if _LONE not in found else json_text.quoted(_well_formed(text))
 
 
 def _well_formed(value: Any) -> Any:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import stat
 import time
@@ -108,6 +107,8 @@ def _content(spec: SeedSpec) -> bytes:
 
 
 def _json(value: object) -> bytes:
+    import json
+
     return json.dumps(value, indent=2).encode() + b"\n"
 
 

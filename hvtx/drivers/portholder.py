@@ -14,26 +14,26 @@ word, and is gone if its starter dies before that; then it ends when the VM's pr
 
 from __future__ import annotations
 
+import _socket as socket
 import array
 import contextlib
 import errno
 import os
-import signal
-import socket
 import struct
 import sys
 import time
 from collections.abc import Collection, Iterable, Sequence
 
 from hvtx.errors import Conflict, HostRefused
-from hvtx.host import capabilities, children, descriptors, logger, procfs
+from hvtx.host import capabilities, children, descriptors, logger, procfs, signals
 from hvtx.host.inet import socket_family
 from hvtx.host.ports import has_connections, taken
 from hvtx.model.vm import Identity, Publish
 
 SIGNATURE = "hvtx-port"  # a word of its command line, and its name once it holds for good
 SCRIPT = """
-import os, select, signal, sys
+import os, select, sys
+import _signal as signal
 if os.read(0, 3) == b"go\\n":
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
@@ -195,7 +195,7 @@ def taken_over(identity: Identity, ports: Iterable[Publish]) -> Held:
     return held
 
 
-_Where = tuple[socket.SocketKind, str, int]
+_Where = tuple[int, str, int]
 
 
 def _wheres(port: Publish) -> list[_Where]:
@@ -323,7 +323,7 @@ def _spawn(held: Held, vm: Identity | None, words: Sequence[str]) -> Holder:
                 ],
                 setsid=True,
                 setsigmask=(),
-                setsigdef=(signal.SIGPIPE, signal.SIGCHLD, signal.SIGXFSZ, signal.SIGTERM),
+                setsigdef=(signals.SIGPIPE, signals.SIGCHLD, signals.SIGXFSZ, signals.SIGTERM),
             )
             children.started(pid)
         inherited_limits.forget(pid)
@@ -362,7 +362,7 @@ def ended(identity: Identity) -> bool:
 
 def end(identity: Identity) -> bool:
     """End a holder; whether it has, and its ports are free. Raises OSError."""
-    if not procfs.signal(identity, signal.SIGKILL) or procfs.wait_gone(identity, _END_SECONDS):
+    if not procfs.signal(identity, signals.SIGKILL) or procfs.wait_gone(identity, _END_SECONDS):
         children.reap(identity.pid)
         return True
     return False

@@ -67,6 +67,9 @@ def version():
 
 def module():
     """What answers the other commands; an editable installation is found by `site` alone."""
+    import gc
+
+    gc.set_threshold(1 << 18)  # a command makes hardly any garbage: it is not searched for
     sys.path += PATHS
     try:
         import hvtx.cni.main as found

@@ -6,8 +6,8 @@ routes are read only where an answer is wrong, to name what makes it so.
 
 from __future__ import annotations
 
+import _socket as socket
 import errno
-import socket
 import time
 from collections.abc import Iterable, Sequence
 

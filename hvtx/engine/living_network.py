@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Sequence
 from hvtx.engine import living_service, vm_change
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import Busy, Conflict
+from hvtx.model.container import inner_tap
 from hvtx.model.resource import PORTS, Resource, State, is_changing, only_flows_remain
 from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.vm import Network, Vm
-from hvtx.planner import changes
+from hvtx.planner import changes, service
 from hvtx.store import records
 
 _TRIES = 5
@@ -112,7 +113,11 @@ def _wanted(
 ) -> list[changes.Wanted]:
     own = [row for row in rows if row.vm is None]
     found = changes.of_network(network, own)
-    vms = [guest.vm for guest in guests]
+    vms = [
+        guest.vm
+        for guest in guests
+        if service.asks(guest.vm, tap=inner_tap(guest.rows) is not None)
+    ]
     found += living_service.of_network(network, vms, run_directory)
     for guest in guests:
         wants = changes.of_vm(guest.vm, {**guest.networks, network.id: network}, guest.rows)

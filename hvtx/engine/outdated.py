@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import networks_now
+from hvtx.loader import module_named
 from hvtx.model.resource import (
     FIREWALL_KINDS,
     Resource,
@@ -57,5 +57,5 @@ def _outdated_of(runtime: Runtime, rows: Sequence[Resource]) -> list[Resource]:
 
 def outdated(row: Resource) -> bool:
     """Whether an earlier version made a firewall row's objects otherwise."""
-    module = import_module(f"hvtx.drivers.{row.backend}")
+    module = module_named(f"hvtx.drivers.{row.backend}")
     return bool(module.outdated(row))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 
 from hvtx.drivers.base import (
     BridgesDriver,
@@ -17,6 +16,7 @@ from hvtx.drivers.base import (
     RuleMarker,
     ServiceDriver,
 )
+from hvtx.loader import module_named
 from hvtx.model.resource import FIREWALL_KINDS, Resource
 from hvtx.model.typed import TYPE_CHECKING, Any, Literal, overload
 
@@ -118,5 +118,5 @@ class Drivers:
     def _loaded(self, name: str, where: str) -> Any:
         if name not in self._made:
             module, _, attribute = where.partition(":")
-            self._made[name] = getattr(import_module(module), attribute)(self._host())
+            self._made[name] = getattr(module_named(module), attribute)(self._host())
         return self._made[name]

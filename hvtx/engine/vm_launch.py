@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 
 from hvtx.engine import effects, notice, port_holders
 from hvtx.engine.guest_routes import refuse_diverted
@@ -15,6 +14,7 @@ from hvtx.engine.transaction import Operation
 from hvtx.engine.vm_paths import remove_log
 from hvtx.errors import HvtxError, StoreError, UsageError
 from hvtx.host import failpoint, paths
+from hvtx.loader import module_named
 from hvtx.model.resource import Kind, Resource
 from hvtx.model.typed import TYPE_CHECKING, Any, NamedTuple
 from hvtx.model.user import ROOT, User
@@ -248,7 +248,7 @@ def render(
         _port(interface, networks[interface.network], device)
         for interface, device in zip(vm.interfaces, devices, strict=True)
     ]
-    module = import_module(hypervisors.REGISTRY[vm.hypervisor])
+    module = module_named(hypervisors.REGISTRY[vm.hypervisor])
     try:
         launch: hypervisors.Launch = module.render(vm, ports, probes, directory)
     except ValueError as problem:

@@ -20,9 +20,9 @@ since 4.9.
 
 from __future__ import annotations
 
+import _socket as socket
 import errno
 import functools
-import socket
 import struct
 
 NAME = "hvtx-sums"  # what `tc filter show` calls it

@@ -8,9 +8,9 @@ always matched again here). For IPv6 addresses the kernel's filter is the wrong 
 
 from __future__ import annotations
 
+import _socket as socket
 import errno
 import os
-import socket
 import struct
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -51,7 +51,7 @@ def family_of(raw: bytes) -> int:
 def tracked() -> int | None:
     """How many flows this namespace has; 0 without connection tracking, None if unknown."""
     try:
-        with open(_COUNT, encoding="ascii") as count:
+        with open(_COUNT, encoding="utf-8") as count:
             return int(count.read())
     except OSError as problem:
         # a /proc that is not mounted proves nothing

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+import _socket as socket
 
 from hvtx.host.netlink import (
     NESTED,
@@ -63,7 +63,7 @@ def parse(body: bytes) -> Flow | None:
     original = attribute_map(parts.get(ORIGINAL, b""))
     reply = attribute_map(parts.get(REPLY, b""))
     one, other = attribute_map(original.get(IP, b"")), attribute_map(reply.get(IP, b""))
-    source = SOURCE[socket.AddressFamily(family)]
+    source = SOURCE[family]
     if not all(kind in ends for ends in (one, other) for kind in (source, source + 1)):
         raise Garbled("a tracked connection without its addresses")
     proto = attribute_map(original.get(PROTO, b""))

@@ -73,7 +73,7 @@ def taken(subnets: Iterable[str]) -> list[Publish]:
     for family in sorted(families):
         dhcp = DHCP if family == socket.AF_INET else DHCP6
         for protocol, number in (("udp", DNS), ("tcp", DNS), ("udp", dhcp)):
-            if _is_taken(family, _KINDS[protocol], number):
+            if _is_taken(socket.AddressFamily(family), _KINDS[protocol], number):
                 found[Publish(protocol, None, number, number)] = None
     return list(found)
 

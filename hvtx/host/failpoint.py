@@ -10,9 +10,9 @@ that is passed, which is how tests learn the list.
 from __future__ import annotations
 
 import os
-import signal
 
 from hvtx.errors import HostRefused
+from hvtx.host import signals
 
 _WANTED = os.environ.get("HVTX_FAILPOINT", "")
 _LOG = os.environ.get("HVTX_FAILPOINT_LOG", "")
@@ -52,9 +52,9 @@ def _act_if(name: str, wanted: str) -> None:
     if point not in (name, "*") or _passed[point] != nth:
         return
     if rest == "kill":
-        signal_self(signal.SIGKILL)
+        signal_self(signals.SIGKILL)
     elif rest == "stop":
-        signal_self(signal.SIGSTOP)
+        signal_self(signals.SIGSTOP)
     elif rest == "eio":
         raise OSError(5, "a failpoint was asked for")
     else:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import socket
+import _socket as socket
 
 from hvtx.model.address import is_ipv6
 
 
-def socket_family(address: str) -> socket.AddressFamily:
+def socket_family(address: str) -> int:
     """AF_INET or AF_INET6, by the text of an address."""
     return socket.AF_INET6 if is_ipv6(address) else socket.AF_INET
 

@@ -6,18 +6,19 @@ be kept away (signal(7)); what a terminal sends can, and comes when the moment i
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_OF_A_TERMINAL = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+from hvtx.host import signals
+
+_OF_A_TERMINAL = (signals.SIGTSTP, signals.SIGTTIN, signals.SIGTTOU)
 
 
 @contextmanager
 def going_on() -> Iterator[None]:
     """Hold back what would stop this thread from the keyboard; nests."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_A_TERMINAL)
+    before = signals.pthread_sigmask(signals.SIG_BLOCK, _OF_A_TERMINAL)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signals.pthread_sigmask(signals.SIG_SETMASK, before)

@@ -14,10 +14,10 @@ import fcntl
 import os
 import struct
 import time
+from _weakref import ref  # of weakref's own classes none is needed
+from binascii import crc32
 from collections import Counter
 from contextlib import suppress
-from weakref import WeakSet
-from zlib import crc32
 
 from hvtx.errors import Busy, StoreError
 
@@ -40,7 +40,8 @@ class LockFile:
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if make else 0)
         self.descriptor = os.open(path, flags, 0o600)
         self._taken: Counter[int] = Counter()  # how often each byte was taken and not given back
-        _files.add(self)
+        self._listed = ref(self, _files.discard)
+        _files.add(self._listed)
 
     def try_lock(self, offset: int, *, shared: bool = False) -> bool:
         """Take the byte if nobody holds it; raises StoreError where it cannot be locked at all."""
@@ -103,18 +104,20 @@ class LockFile:
 
     def close(self) -> None:
         """Give everything back."""
-        _files.discard(self)
+        _files.discard(self._listed)
         os.close(self.descriptor)
 
 
-_files: WeakSet[LockFile] = WeakSet()
+_files: set[ref[LockFile]] = set()
 
 
 def _forget_inherited() -> None:
     """In a forked child: the kernel gives a lock back only when every copy is closed."""
-    for file in list(_files):
-        with suppress(OSError):
-            file.close()
+    for one in list(_files):
+        file = one()
+        if file is not None:
+            with suppress(OSError):
+                file.close()
 
 
 os.register_at_fork(after_in_child=_forget_inherited)

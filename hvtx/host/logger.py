@@ -17,11 +17,10 @@ from __future__ import annotations
 
 import fcntl
 import os
-import signal
 import struct
 import time
 
-from hvtx.host import children
+from hvtx.host import children, signals
 
 SHELL = "/bin/sh"
 SIGNATURE = "hvtx-log"
@@ -77,7 +76,7 @@ def spawn(path: str, source: int, size: int) -> int:
             file_actions=[*actions, *closing(2)],
             setsid=True,
             setsigmask=(),
-            setsigdef=(signal.SIGPIPE, signal.SIGCHLD, signal.SIGXFSZ),
+            setsigdef=(signals.SIGPIPE, signals.SIGCHLD, signals.SIGXFSZ),
         )
     children.started(pid)
     return pid
@@ -113,7 +112,7 @@ def renew(pid: int) -> None:
             try:
                 with open(children, encoding="ascii") as listed:  # it is no other process by now
                     if str(child) in listed.read().split():
-                        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                        signals.pidfd_send_signal(descriptor, signals.SIGKILL)
             finally:
                 os.close(descriptor)
     except OSError:  # it has ended; or this kernel lists no children, and dd stays where it is

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import re
 from collections.abc import Callable, Iterable, Sequence
 
 from hvtx.host import procfs
@@ -86,7 +85,7 @@ def _has_chains(chains: Iterable[bytes], rules: Callable[[str, str], Sequence[Ru
 def _lists_some(name: str) -> bool:
     """Whether the kernel lists a legacy table nat or mangle of a family. Raises OSError."""
     try:
-        listed = procfs.read_whole(f"/proc/thread-self/net/{name}").decode("ascii")
+        listed = procfs.read_whole(f"/proc/thread-self/net/{name}").decode()
         return bool(_TABLES & set(listed.split()))
     except OSError as problem:
         if problem.errno == errno.ENOENT:
@@ -137,5 +136,7 @@ def translates(chain: bytes) -> bool:
 
 def has_translating(text: str) -> bool:
     """Whether a legacy table has a rule of others that translates destinations. Pure."""
+    import re
+
     lines = (line for line in text.splitlines() if not re.match(OUR_LINE, line))
     return any(re.match(LEGACY_RULE, f"[0:0] {line}") for line in lines)

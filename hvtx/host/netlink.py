@@ -10,11 +10,11 @@ Shapes: attributes are ``(length u16, type u16, payload, padding to 4)``, messag
 
 from __future__ import annotations
 
+import _socket as socket
 import contextlib
 import errno
 import functools
 import os
-import socket
 import struct
 from collections.abc import Callable, Iterator, Sequence
 
@@ -33,7 +33,7 @@ _CAPPED, _ACK_TLVS = 0x100, 0x200
 _SO_RCVBUFFORCE = 33
 _SOL_NETLINK, _EXT_ACK, _CAP_ACK, _GET_STRICT = 270, 11, 10, 12
 _BUFFER = 1 << 18
-_TRUNCATED = int(socket.MSG_TRUNC)  # an enum's own "and" takes longer than the system call
+_TRUNCATED = socket.MSG_TRUNC
 _MOST_ERRNO = 4095  # MAX_ERRNO, include/linux/err.h
 
 P = ParamSpec("P")

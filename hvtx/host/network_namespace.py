@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import os
+from _thread import allocate_lock, start_new_thread  # threading itself would cost a millisecond
 from collections.abc import Callable, Iterator
 
 from hvtx.model.typed import TypeVar
@@ -51,7 +52,7 @@ def is_own(descriptor: int) -> bool:
 
 def _enter(descriptor: int) -> None:
     """Have this thread work in a network namespace from here on. Raises OSError."""
-    import ctypes  # dear to load, as threads are; who ends an attachment enters nothing
+    import ctypes  # dear to load; who ends an attachment enters nothing
 
     library = ctypes.CDLL(None, use_errno=True)
     if library.setns(descriptor, _CLONE_NEWNET):
@@ -65,10 +66,10 @@ def inside(descriptor: int, work: Callable[[], T]) -> T:
     The calling thread stays where it is. Sockets that ``work`` opens belong to the namespace for as
     long as they live, whoever uses them. Raises OSError.
     """
-    import threading
-
     done: list[T] = []
     failed: list[BaseException] = []
+    ended = allocate_lock()
+    ended.acquire()
 
     def run() -> None:
         try:
@@ -76,13 +77,14 @@ def inside(descriptor: int, work: Callable[[], T]) -> T:
             done.append(work())
         except BaseException as problem:  # noqa: BLE001 - it is raised where it was asked
             failed.append(problem)
+        finally:
+            ended.release()
 
-    thread = threading.Thread(target=run, name="namespace")
     try:
-        thread.start()
+        start_new_thread(run, ())
     except RuntimeError as problem:  # a limit of tasks
         raise OSError(errno.EAGAIN, f"no thread for the namespace: {problem}") from problem
-    thread.join()
+    ended.acquire()
     if failed:
         raise failed[0]
     return done[0]

@@ -8,9 +8,9 @@ nfnetlink.h. All integers in attributes are big-endian.
 
 from __future__ import annotations
 
+import _socket as socket
 import contextlib
 import errno
-import socket
 from collections.abc import Sequence
 
 from hvtx.host.netlink import (

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-import socket
+import _socket as socket
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from hvtx.host.netlink import attribute_map, legible
@@ -123,6 +122,8 @@ def _object(body: bytes) -> tuple[str, str, str, int]:
 
 def _device(raw: bytes) -> str:
     name = raw.rstrip(b"\0").decode()
+    import re
+
     if not re.fullmatch(r"[\w.:@+-]+", name):
         raise ValueError(f"a device name that nft does not read: {name!r}")
     return f'"{name}"'
@@ -193,6 +194,8 @@ _OWNERS: Mapping[str, _Parts] = {"vm": (_D, (8, _mac)), "network": (_D,)}
 
 def _ranged(family: str, name: str) -> _Parts:
     """The parts of a set of an egress policy's rules, whose keys are a first and a last."""
+    import re
+
     found = re.fullmatch(r"(vm|network)_(?:deny|allow)([46])(_ports)?", name)
     if found is None or family != "inet":
         return ()

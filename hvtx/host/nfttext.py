@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+import _socket as socket
 from collections.abc import Callable, Iterator, Mapping
 
 from hvtx.host.netlink import attribute_map

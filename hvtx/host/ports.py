@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import _socket as socket
 import contextlib
 import errno
-import socket
 
 from hvtx.errors import Conflict
 from hvtx.host.inet import socket_family
@@ -23,7 +23,7 @@ def refuse_taken_port(port: Publish, container: str | None = None) -> bool:
     for address in wanted:
         family = socket_family(address)
         try:
-            with socket.socket(family, kind) as probe:
+            with contextlib.closing(socket.socket(family, kind)) as probe:
                 if family == socket.AF_INET6:
                     probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 if kind == socket.SOCK_STREAM:

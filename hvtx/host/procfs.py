@@ -18,6 +18,7 @@ import contextlib
 import errno
 import os
 
+from hvtx.host import signals
 from hvtx.model.vm import Identity, ProcessFacts
 
 _SO_NETNS_COOKIE = 71  # include/uapi/asm-generic/socket.h, Linux 5.14 on
@@ -55,9 +56,9 @@ def netns_cookie() -> int:
 
     OSError (ENOPROTOOPT) on kernels before 5.14.
     """
-    import socket
+    import _socket as socket
 
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as probe:
         answer = probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
     return int.from_bytes(answer, "little" if _little() else "big")
 
@@ -153,8 +154,6 @@ def signal(identity: Identity, number: int) -> bool:
     if descriptor is None:
         return False
     try:
-        import signal as signals
-
         if _readable(descriptor, 0):
             return False
         signals.pidfd_send_signal(descriptor, number)
@@ -173,8 +172,6 @@ def may_signal(identity: Identity) -> bool:
         return True  # whoever signals it will be told what is wrong
     if descriptor is None:
         return True
-    import signal as signals
-
     try:
         signals.pidfd_send_signal(descriptor, 0)
     except PermissionError:
@@ -321,8 +318,6 @@ def _time_shift() -> int | None:
 
 def _is_there(descriptor: int) -> bool:
     """Whether a pidfd's process has not been reaped; signal 0 asks without sending."""
-    import signal as signals
-
     try:
         signals.pidfd_send_signal(descriptor, 0)
     except ProcessLookupError:

@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
-from hvtx.host import children, paths
+from hvtx.host import children, paths, signals
 from hvtx.model.typed import NamedTuple
 
 _MOST = 1 << 16  # bytes of output that are kept
@@ -167,7 +166,7 @@ def _wait(pid: int, seconds: float, enough: Callable[[], bool] | None = None) ->
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) if ended else None
     finally:
         if not ended:  # not yet reaped: the pid is still its own
-            os.kill(pid if enough is None else -pid, signal.SIGKILL)
+            os.kill(pid if enough is None else -pid, signals.SIGKILL)
             if descriptor is None or poll.poll(1000 * _DYING_SECONDS):
                 os.waitpid(pid, 0)
         if descriptor is not None:

@@ -22,7 +22,7 @@ Linux since 5.2, ``gso_size`` since 5.7; the clock is for programs of any licenc
 
 from __future__ import annotations
 
-import socket
+import _socket as socket
 import struct
 from collections.abc import Iterator
 

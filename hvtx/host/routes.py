@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import _socket as socket
 import errno
-import socket
 import struct
 
 from hvtx.host.inet import socket_family

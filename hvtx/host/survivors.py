@@ -14,13 +14,12 @@ Sources: kernel/signal.c (kill_something_info, kill_ok_by_cred), kernel/sys.c (g
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 
-from hvtx.host import openfiles, procfs
+from hvtx.host import openfiles, procfs, signals
 from hvtx.host.program import run
 from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Identity
@@ -57,7 +56,7 @@ def end(user: int, main: Identity, devices: Collection[str], *, force: bool = Fa
     """
     seen: set[int] = set()
     found: list[Identity] = []
-    for number in (*(() if force else (signal.SIGTERM,)), *(signal.SIGKILL,) * _TRIES):
+    for number in (*(() if force else (signals.SIGTERM,)), *(signals.SIGKILL,) * _TRIES):
         if not _has_any(user):
             break
         found, fled = _look(user, main)
@@ -66,7 +65,7 @@ def end(user: int, main: Identity, devices: Collection[str], *, force: bool = Fa
         seen |= {one.pid for one in found}
         _signal_all(user, found, number)
         found = _wait(user, main)
-        if number == signal.SIGKILL and not found:
+        if number == signals.SIGKILL and not found:
             break
     left = {one.pid for one in found}
     return Survivors(len(seen - left), len(left))

@@ -5,8 +5,8 @@ Constants are those of include/uapi/linux/{rtnetlink,pkt_sched,pkt_cls}.h.
 
 from __future__ import annotations
 
+import _socket as socket
 import errno
-import socket
 import struct
 from collections.abc import Collection
 

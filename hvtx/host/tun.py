@@ -128,7 +128,7 @@ def set_persistent(descriptor: int, wanted: bool) -> None:
 
 def passing_tap() -> tuple[int, int]:
     """``(descriptor, ifindex)`` of a nameless TAP that goes when the descriptor is closed."""
-    import socket
+    import _socket as socket
 
     descriptor = open_device()
     try:

@@ -21,7 +21,7 @@ def listed(family: int) -> frozenset[str]:
     Raises NotPermitted or HostRefused (``cannot-observe``) when the list cannot be read.
     """
     try:
-        return frozenset(procfs.read_whole(NAMES[family]).decode("ascii").split())
+        return frozenset(procfs.read_whole(NAMES[family]).decode().split())
     except FileNotFoundError:
         return frozenset()  # this kernel has no legacy tables of the family
     except PermissionError as problem:

@@ -6,7 +6,6 @@ arguments (:class:`Probes`), so that a command line can be tested by comparing i
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 
 from hvtx.model.typed import TYPE_CHECKING, Literal, NamedTuple
@@ -42,8 +41,6 @@ SOCKETS: Mapping[str, tuple[str, ...]] = {
 """Where a hypervisor is asked about its guest, by ``ready``; the first that is there is taken.
 
 (VMs that an earlier hvtx started have no monitor of ours.)"""
-
-_SEPARATORS = r"\s+"
 
 
 class Nic(NamedTuple):
@@ -252,6 +249,8 @@ def literal(text: str, wrong: Callable[[str], bool]) -> tuple[str, str | None]:
 
     ``{{word}}`` stands for such a ``{word}`` that is meant literally; ``${word}`` is the shell's.
     """
+    import re
+
     unknown: list[str] = []
 
     def kept(found: re.Match[str]) -> str:
@@ -268,6 +267,10 @@ def literal(text: str, wrong: Callable[[str], bool]) -> tuple[str, str | None]:
 
 def replace(text: str, words: Mapping[str, str]) -> str:
     """``text`` with ``{word}`` replaced; braces around anything else stay as they are."""
+    if "{" not in text:
+        return text
+    import re
+
     return re.sub(r"\{([a-z0-9_]+)\}", lambda found: words.get(found[1], found[0]), text)
 
 
@@ -279,7 +282,7 @@ def kernel_arguments(vm: Vm, ports: Sequence[Nic], defaults: Sequence[str]) -> s
     Documentation/admin-guide/nfs/nfsroot.rst has its form.
     """
     own = replace(vm.append or "", variables(vm, ports)).strip()
-    keys = {word.partition("=")[0] for word in re.split(_SEPARATORS, own)}
+    keys = {word.partition("=")[0] for word in own.split()}
     words = [*defaults, *address_argument(vm, ports)]
     added = [word for word in words if word.partition("=")[0] not in keys]
     return " ".join([*([own] if own else []), *added])

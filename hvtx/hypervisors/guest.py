@@ -7,7 +7,6 @@ vmm/src/api/openapi/cloud-hypervisor.yaml of Cloud Hypervisor.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -78,6 +77,8 @@ LEFT_OUT = "…"
 
 def is_refusal(lines: str) -> bool:
     """Whether a log tells of something that a process was not allowed."""
+    import re
+
     return re.search(_REFUSAL, lines) is not None
 
 
@@ -89,6 +90,8 @@ def telling(lines: Sequence[str], most: int) -> list[str]:
     """
     if len(lines) <= most:
         return list(lines)
+    import re
+
     told = [n for n, line in enumerate(lines) if re.search(_TELLING, line)]
     early = [n for n in told if n < len(lines) - most]
     if not early:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
 
 from hvtx.model.address import family_of
-from hvtx.model.typed import NamedTuple
+from hvtx.model.typed import NamedTuple, StrEnum
 
 SOURCES = ("static", "etcd")
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from hashlib import blake2b
 
 from hvtx.model.policy import Policy
-from hvtx.model.typed import Any, NamedTuple
+from hvtx.model.typed import Any, NamedTuple, StrEnum
 from hvtx.model.vm import Network, Publish, Vm
 
 DEFAULT = "default"  # the network that is made where it is needed

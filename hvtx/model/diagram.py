@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-
-from hvtx.model.typed import NamedTuple
+from hvtx.model.typed import NamedTuple, StrEnum
 
 
 class Health(StrEnum):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib import import_module
 
 from hvtx.model.typed import Any
 
@@ -19,7 +18,7 @@ def _made() -> Any:
     """Python's own, called ``_sha256`` in 3.11 and ``_sha2`` since; OpenSSL's where it has none."""
     for name in ("_sha256", "_sha2"):
         try:
-            return import_module(name).sha256
+            return __import__(name).sha256
         except ImportError:
             continue
-    return import_module("hashlib").sha256
+    return __import__("hashlib").sha256

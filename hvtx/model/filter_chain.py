@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 
-from hvtx.model.typed import NamedTuple
+from hvtx.model.typed import NamedTuple, StrEnum
 
 
 class Does(StrEnum):

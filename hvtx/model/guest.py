@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from hvtx.model.typed import StrEnum
 
 
 class Guest(StrEnum):

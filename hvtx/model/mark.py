@@ -8,16 +8,22 @@ of a resource has a nonce of its own (80 random bits).
 
 from __future__ import annotations
 
-import re
 from functools import cache
 
-from hvtx.model.typed import NamedTuple
+from hvtx.model.typed import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import re
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 INSTALLATION_LENGTH = 10
 NONCE_LENGTH = 16
 FAMILY = "hvtx:"
 
+_KNOWN = "hvtx:1:"
+_LETTERS, _DIGITS = frozenset(ALPHABET), frozenset("0123456789")
+_ROW_MOST = 19  # digits: of 64 bits
+_FIRST = iter(range(100))  # marks that are read by hand: who reads more has `re` loaded, 3 ms
 _ANYBODYS = r"hvtx:1:([^:\s]+):\S+\Z"
 _ANYWHERE = r"(hvtx:\d+:)[a-z0-9:.]+"
 
@@ -53,20 +59,41 @@ def make_mark(installation: str, row: int, random: bytes) -> str:
 
 def without_marks(text: str) -> str:
     """A sentence with its marks cut, for people who should not know them."""
+    import re
+
     return re.sub(_ANYWHERE, r"\1…", text)
 
 
+def _by_hand(text: str) -> Mark | None:
+    installation, _, token = text.removeprefix(_KNOWN).partition(":")
+    row, _, nonce = token.partition(".")
+    lengths = len(installation) == INSTALLATION_LENGTH and len(nonce) == NONCE_LENGTH
+    plain = _LETTERS.issuperset(installation) and _LETTERS.issuperset(nonce)
+    numbered = 1 <= len(row) <= _ROW_MOST and _DIGITS.issuperset(row)
+    known = text.startswith(_KNOWN) and lengths and plain and numbered
+    return Mark(installation, token) if known else None
+
+
 @cache
-def _known() -> re.Pattern[str]:
-    """Compiled when the first mark is read: a start writes them and reads none."""
+def _pattern() -> re.Pattern[str]:
+    import re
+
     return re.compile(r"hvtx:1:([a-z2-7]{10}):([0-9]{1,19}\.[a-z2-7]{16})\Z")
+
+
+def _by_pattern(text: str) -> Mark | None:
+    found = _pattern().match(text)
+    return Mark(found[1], found[2]) if found else None
 
 
 def parse_mark(text: str | None) -> Mark | UnreadableMark | None:
     """Read a mark from an alias or comment; None if the text is not of this family at all."""
     if not text or not text.startswith(FAMILY):
         return None
-    if found := _known().match(text):
-        return Mark(found[1], found[2])
+    known = _by_hand(text) if next(_FIRST, None) is not None else _by_pattern(text)
+    if known is not None:
+        return known
+    import re
+
     anybodys = re.match(_ANYBODYS, text)
     return UnreadableMark(text, anybodys[1] if anybodys else None)

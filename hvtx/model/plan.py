@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from enum import StrEnum
 
 from hvtx.model.reason import Reason
 from hvtx.model.resource import Address, Entry, Link, Resource
-from hvtx.model.typed import TYPE_CHECKING, Any, NamedTuple, overload
+from hvtx.model.typed import TYPE_CHECKING, Any, NamedTuple, StrEnum, overload
 from hvtx.model.vm import Epoch, Liveness, ProcessFacts
 
 if TYPE_CHECKING:

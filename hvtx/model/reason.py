@@ -1,6 +1,6 @@
 """The reasons of a plan's items, by which rows and the history speak of them too."""
 
-from enum import StrEnum
+from hvtx.model.typed import StrEnum
 
 
 class Reason(StrEnum):

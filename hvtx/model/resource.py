@@ -8,9 +8,8 @@ TypedDicts below, and ``tap_spec(row)`` and its like give them with these types.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from enum import StrEnum
 
-from hvtx.model.typed import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict, cast
+from hvtx.model.typed import TYPE_CHECKING, Any, NamedTuple, NotRequired, StrEnum, TypedDict, cast
 from hvtx.model.vm import Identity
 
 if TYPE_CHECKING:

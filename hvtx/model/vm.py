@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 from hvtx.model.address import family_of, is_of
 from hvtx.model.policy import NO_LIMITS, NO_POLICY, Limits, Policy
-from hvtx.model.typed import NamedTuple
+from hvtx.model.typed import NamedTuple, StrEnum
 
 
 class Liveness(StrEnum):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from enum import Enum, auto
 
 from hvtx.model.plan import DONE, Item, ItemResult, Result
 from hvtx.model.reason import Reason
 from hvtx.model.resource import Outcome, Resource, State
-from hvtx.model.typed import NamedTuple
+from hvtx.model.typed import NamedTuple, StrEnum
 
 CHUNK = 640  # items, of some 128 VMs: 64 devices wait for the kernel at a time
 
@@ -18,15 +17,15 @@ _LEFT = frozenset(
 )
 
 
-class Step(Enum):
+class Step(StrEnum):
     """What is done for an item that acts."""
 
-    COMMIT = auto()  # the record is completed, of what an interrupted start had made
-    CARRY_ON = auto()  # an interrupted change of something living: all rows of it at once
-    FORGET = auto()  # the record is closed, of what is proven absent
-    END_FLOWS = auto()  # what still flows past a published port ends; the row stays
-    RELEASE = auto()  # by its row
-    REMOVE = auto()  # what no row stands for, as it was seen
+    COMMIT = "commit"  # the record is completed, of what an interrupted start had made
+    CARRY_ON = "carry-on"  # an interrupted change of something living: all rows of it at once
+    FORGET = "forget"  # the record is closed, of what is proven absent
+    END_FLOWS = "end-flows"  # what still flows past a published port ends; the row stays
+    RELEASE = "release"  # by its row
+    REMOVE = "remove"  # what no row stands for, as it was seen
 
 
 class Schedule(NamedTuple):

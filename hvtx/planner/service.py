@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from hvtx.model.resource import Kind, Resource
 from hvtx.model.typed import TYPE_CHECKING
-from hvtx.model.vm import Interface, Network
+from hvtx.model.vm import Interface, Network, Vm
 from hvtx.planner.provision import ResourceSpec
 from hvtx.planner.scope import NetworkScope
 
@@ -53,6 +53,15 @@ def want_service(network: Network, run_directory: str) -> list[ResourceSpec]:
     if not network.dhcp:
         return []
     return [want_directory(network, run_directory), want_process(network, run_directory)]
+
+
+def asks(vm: Vm, *, tap: bool) -> bool:
+    """Whether a guest may ask for its addresses; ``tap``: a VM stands behind its namespace's TAP.
+
+    A container does not: it is given them with its interface, under another MAC each time, and
+    each address that is given again would have the service started again.
+    """
+    return vm.attachment is None or tap
 
 
 def want_reservation(

@@ -12,7 +12,7 @@ from hvtx.model.vm import BRIDGE_PORTS, LAUNCHED_BY_OTHERS, Network, Publish, Vm
 from hvtx.planner import provision
 from hvtx.planner.provision import ResourceSpec
 from hvtx.planner.scope import NetworkScope, VmScope, of_runtime
-from hvtx.planner.service import want_reservation
+from hvtx.planner.service import asks, want_reservation
 from hvtx.planner.states import VmState
 
 if TYPE_CHECKING:
@@ -141,7 +141,8 @@ def plan_start(
         from hvtx.planner.attaching import in_container
 
         create = in_container(create, vm, networks.networks, given.container)
-    create = [*_reservations(vm, networks, given.run_directory), *create]
+    if asks(vm, tap=given.container is not None and given.container.tap is not None):
+        create = [*_reservations(vm, networks, given.run_directory), *create]
     return StartPlan([row for row in rows if only_flows_remain(row)], create, launch)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 
 from hvtx.model.resource import (
     Kind,
@@ -13,6 +12,7 @@ from hvtx.model.resource import (
     identity_in,
     process_observed,
 )
+from hvtx.model.typed import StrEnum
 from hvtx.model.vm import Epoch, Identity, Liveness, ProcessFacts
 from hvtx.planner.liveness import classify
 

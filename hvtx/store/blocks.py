@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import _sqlite3 as sqlite3
 import ipaddress
-import sqlite3
 from collections.abc import Iterable, Sequence
 
 from hvtx.model.block import Block, BlockState, Pool

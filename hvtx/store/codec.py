@@ -7,30 +7,30 @@ leave what a newer one wrote.
 
 from __future__ import annotations
 
-import json
-import sqlite3
+import _sqlite3 as sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from hvtx.model import json_text
 from hvtx.model.typed import Any
 
 
 def encode(value: Mapping[str, Any]) -> str:
     """The text of one object."""
-    return json.dumps(dict(value))
+    return json_text.dumps(dict(value))
 
 
 def decode(text: str) -> dict[str, Any]:
     """The object of one text, which the schema holds to be JSON."""
     with legible():
-        found: dict[str, Any] = json.loads(text)
+        found: dict[str, Any] = json_text.loads(text)
     return found
 
 
 def decode_all(texts: Sequence[str]) -> list[dict[str, Any]]:
     """The objects of many texts, read as one array: that takes a third of the time."""
     with legible():
-        found: list[dict[str, Any]] = json.loads(f"[{','.join(texts)}]")
+        found: list[dict[str, Any]] = json_text.loads(f"[{','.join(texts)}]")
     return found
 
 

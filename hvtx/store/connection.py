@@ -6,8 +6,8 @@ full file system gets a copy in memory.
 
 from __future__ import annotations
 
+import _sqlite3 as sqlite3
 import os
-import sqlite3
 
 from hvtx.errors import Refused, StoreError
 from hvtx.migrations import APPLICATION_ID, SCHEMA

@@ -5,8 +5,8 @@ Loaded only where a store is made, migrated or restored.
 
 from __future__ import annotations
 
+import _sqlite3 as sqlite3
 import os
-import sqlite3
 import stat
 from contextlib import suppress
 

@@ -5,7 +5,7 @@ Every error that leaves the store is one of the interface's (:mod:`hvtx.errors`)
 
 from __future__ import annotations
 
-import sqlite3
+import _sqlite3 as sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 

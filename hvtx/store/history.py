@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import sqlite3
+import _sqlite3 as sqlite3
 import time
 from collections.abc import Iterable, Mapping
 
+from hvtx.model import json_text
 from hvtx.model.history import Line
 from hvtx.model.typed import Any, NamedTuple
 from hvtx.store.packing import pack, unpack
@@ -74,7 +74,7 @@ def add(
                 e.event,
                 e.reason,
                 "" if e.message == f"{e.kind} {e.key}" else e.message,
-                None if e.detail is None or e.kind is not None else json.dumps(e.detail),
+                None if e.detail is None or e.kind is not None else json_text.dumps(e.detail),
                 None if e.detail is None or e.kind is None else pack(e.detail),
             )
             for e in events
@@ -152,7 +152,7 @@ def forgotten_vm(
         " AND detail IS NOT NULL AND (? IS NULL OR operation = ?) ORDER BY id DESC LIMIT 1",
         (name, operation, operation),
     ).fetchone()
-    return None if row is None else dict(json.loads(row[0]))
+    return None if row is None else dict(json_text.loads(row[0]))
 
 
 def _detail(sql: sqlite3.Connection) -> str:
@@ -169,5 +169,5 @@ def _column(sql: sqlite3.Connection, name: str) -> str:
 
 def _line(row: tuple[Any, ...]) -> Line:
     """A line of its columns; one without words of its own says what it is about."""
-    line = Line._make((*row[:-1], None if row[-1] is None else json.loads(row[-1])))
+    line = Line._make((*row[:-1], None if row[-1] is None else json_text.loads(row[-1])))
     return line if line.message else line._replace(message=f"{line.kind} {line.key}")

@@ -6,8 +6,7 @@ nothing else in hvtx decides who has an address.
 
 from __future__ import annotations
 
-import ipaddress
-import sqlite3
+import _sqlite3 as sqlite3
 from collections.abc import Collection, Iterable, Sequence
 
 from hvtx.errors import Conflict, NoRoom, UsageError
@@ -96,6 +95,8 @@ class _Ends(NamedTuple):
 
     def offsets(self) -> list[int]:
         """How far the gateway and what is taken are from the subnet's beginning, sorted."""
+        import ipaddress
+
         subnet = ipaddress.ip_network(self.cidr)
         inside = (
             address
@@ -113,6 +114,8 @@ def _lease(
     given: str | None,
     position: int = 0,
 ) -> str:
+    import ipaddress
+
     cidr = ends.cidr
     family = family_of(cidr)
     subnet = ipaddress.ip_network(cidr)
@@ -156,6 +159,8 @@ def _insert(
 
 def free_in_blocks(sql: sqlite3.Connection, network: Network, taken: Collection[str]) -> int | None:
     """The lowest free offset in this host's blocks of a network; None: they are full."""
+    import ipaddress
+
     from hvtx.store import blocks
 
     cidr, gateway = network.ranges[0]
@@ -174,6 +179,8 @@ def _lease_of_block(
     position: int,
 ) -> str:
     """Lease an address of a block that is this host's. Raises NoRoom, Conflict."""
+    import ipaddress
+
     base = ipaddress.ip_network(ends.cidr).network_address
     if given is None:
         offset = free_in_blocks(sql, network, ends.taken)
@@ -193,6 +200,8 @@ def _lease_of_block(
 
 def refuse_others_block(sql: sqlite3.Connection, network: Network, address: str) -> None:
     """Raise Conflict if the address is in none of this host's blocks of a network."""
+    import ipaddress
+
     from hvtx.store import blocks
 
     base = ipaddress.ip_network(network.subnets[0]).network_address

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
+from hvtx.model import json_text
 from hvtx.model.typed import Any
 from hvtx.store.codec import legible
 
@@ -35,7 +35,7 @@ def pack(detail: Mapping[str, Any]) -> bytes:
     import zlib  # no start packs anything
 
     packer = zlib.compressobj(4, wbits=-12, memLevel=4, zdict=COMMON)
-    text = json.dumps(detail, separators=(",", ":")).encode()
+    text = json_text.dumps(detail, separators=(",", ":")).encode()
     return packer.compress(text) + packer.flush()
 
 
@@ -48,5 +48,5 @@ def unpack(packed: bytes) -> dict[str, Any]:
             text = zlib.decompressobj(wbits=-12, zdict=COMMON).decompress(packed)
         except zlib.error as problem:
             raise ValueError(f"a packed line of the history: {problem}") from problem
-        found: dict[str, Any] = json.loads(text)
+        found: dict[str, Any] = json_text.loads(text)
     return found

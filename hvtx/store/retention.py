@@ -10,7 +10,7 @@ By number, since a clock may jump. What is kept is what can still be needed (doc
 
 from __future__ import annotations
 
-import sqlite3
+import _sqlite3 as sqlite3
 
 from hvtx.store import history, tombstone
 

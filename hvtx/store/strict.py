@@ -6,7 +6,7 @@ have been so. Only this program is watched; a test may read as it likes.
 
 from __future__ import annotations
 
-import sqlite3
+import _sqlite3 as sqlite3
 import sys
 
 from hvtx.model.typed import Any

@@ -9,10 +9,10 @@ values; these stand in ``own``, in the order of ``_VARYING``, and the rest once 
 
 from __future__ import annotations
 
-import json
-import sqlite3
+import _sqlite3 as sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 
+from hvtx.model import json_text
 from hvtx.model.mark import NONCE_LENGTH, Mark, parse_mark
 from hvtx.model.resource import Resource, State
 from hvtx.model.typed import Any
@@ -80,8 +80,8 @@ def bury(sql: sqlite3.Connection, *, keep: int, most: int) -> int:
     ).fetchall()
     for identity, kind, key, mark, spec, operation, life, vm, network in rows:
         common, own = _parted(key, decode(spec))
-        told = json.dumps(own, separators=(",", ":")) if own else None
-        shape = _shape(sql, kind, network, json.dumps(common, separators=(",", ":")))
+        told = json_text.dumps(own, separators=(",", ":")) if own else None
+        shape = _shape(sql, kind, network, json_text.dumps(common, separators=(",", ":")))
         whose = bytes.fromhex(vm) if vm is not None and _is_hex(vm) else vm
         sql.execute(
             "INSERT OR REPLACE INTO tombstone (id, nonce, operation, life, vm, shape, own)"
@@ -167,7 +167,7 @@ def _found(sql: sqlite3.Connection, ids: Iterable[int]) -> Iterator[Resource]:
 def _resource(found: tuple[Any, ...]) -> Resource:
     identity, nonce, operation, life, vm, own, kind, network, common, installation = found
     with legible():
-        key, spec = _joined(json.loads(common), json.loads(own) if own else ())
+        key, spec = _joined(json_text.loads(common), json_text.loads(own) if own else ())
     whole = nonce if len(nonce) != NONCE_LENGTH else f"hvtx:1:{installation}:{identity}.{nonce}"
     return Resource(
         id=identity,

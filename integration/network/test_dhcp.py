@@ -20,6 +20,8 @@ from typing import Any
 
 import pytest
 
+from hvtx import Host
+from hvtx.model.attachment import AttachmentKey, AttachmentRequest, TapRequest
 from integration import lab
 from integration.boot.test_reboots import Booted, forget_everything
 from integration.lab import HOST4, HOST6
@@ -849,4 +851,52 @@ def test_a_guest_of_two_networks_has_a_reservation_in_each_that_serves(one: Prog
     one("network", "set", "other", "--no-dhcp")
     assert web.does("four", "eth1") is None
     assert web.does("four", "eth0")["address"] == web.ipv4
+    assert one.is_clean()
+
+
+# -- containers ------------------------------------------------------------------------------------
+
+
+def reservations(program: Program) -> list[str]:
+    rows = [row for vm in program("vm", "ls", "--json").json()["vms"] for row in vm["resources"]]
+    return [row["key"] for row in rows if row["kind"] == "file" and "/hosts/" in row["key"]]
+
+
+def test_a_container_has_no_reservation_and_its_address_is_given_on_at_no_cost(
+    one: Program,
+) -> None:
+    """It is given its addresses with its interface: only a VM behind its TAP may ask for them."""
+    network(one)
+    web = start(one, "web")
+    assert web.does("four", "eth0")["address"] == web.ipv4
+    before = services()
+    box = lab.Namespace()
+    try:
+        key = AttachmentKey("pods", "c0ffee", "eth0")
+        asked = AttachmentRequest(key, "net", f"/proc/{box.pid}/ns/net")
+        with Host(firewall="nftables", dhcp="on", lock_timeout=30) as host:
+            first = host.attachments.add(asked)
+            assert len(reservations(one)) == 1
+            host.attachments.delete(key)
+            again = host.attachments.add(asked)
+            assert [one.address for one in again.addresses] == [
+                one.address for one in first.addresses
+            ]
+            assert again.mac != first.mac
+            assert services() == before
+            for switch, count in (("--no-dhcp", 0), ("--dhcp", 1)):
+                one("network", "set", "net", switch)
+                assert len(reservations(one)) == count
+            host.attachments.delete(key)
+            behind = host.attachments.add(asked._replace(tap=TapRequest("tap0")))
+            for switch, count in (("--no-dhcp", 0), ("--dhcp", 2)):
+                assert len(reservations(one)) == 2 - count
+                one("network", "set", "net", switch)
+                assert len(reservations(one)) == count
+            assert behind.tap == "tap0"
+            host.attachments.delete(key)
+            assert len(reservations(one)) == 1
+    finally:
+        box.close()
+    assert web.does("reboot", "eth0", web.ipv4)["type"] == "ack"
     assert one.is_clean()

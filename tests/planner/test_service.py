@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hvtx.model.resource import Resource, State
-from hvtx.model.vm import Interface, Network
+from hvtx.model.vm import Attachment, Interface, Network, Vm
 from hvtx.planner import service
 from hvtx.planner.scope import NetworkScope
 
@@ -40,6 +40,14 @@ def test_a_reservation_is_of_one_interface() -> None:
     }  # fmt: skip
     bare = GUEST._replace(ipv4=None, ipv6=None)
     assert service.want_reservation("v1", "web", bare, SERVED, "/run/hvtx/i") == []
+
+
+def test_a_container_does_not_ask_but_a_vm_behind_its_tap_may() -> None:
+    vm = Vm("v1", "web", "cni", 0, 0, None, None, None, (), (), "/", False, (GUEST,))
+    container = vm._replace(attachment=Attachment("pods", "c0ffee", "eth0", "/run/netns/n0"))
+    assert service.asks(vm, tap=False)
+    assert not service.asks(container, tap=False)
+    assert service.asks(container, tap=True)
 
 
 def test_who_should_be_served_and_is_not() -> None:

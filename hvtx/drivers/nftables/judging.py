@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 
 from hvtx.host import store_location
@@ -12,6 +11,8 @@ from hvtx.model.firewall import NftablesObserved, chain_key, digests_in, firewal
 from hvtx.model.hook import BaseRuleset, SetElement
 from hvtx.model.resource import GONE, Outcome, Resource
 from hvtx.rulesets.nftables_base import FAMILIES, SKELETONS, layout
+
+_COMMENT = " comment "
 
 
 def digests(rules: Iterable[Rule], mark: str) -> dict[str, list[str]]:
@@ -120,7 +121,9 @@ def damaged(
 
 def without_comment(text: str) -> str:
     """A rule's text without the comment: that is in the entry's mark."""
-    return re.sub(r' comment "[^"]*"$', "", text)
+    before, quote, _ = text[:-1].rpartition('"')
+    ends = bool(quote) and text.endswith('"') and before.endswith(_COMMENT)
+    return before.removesuffix(_COMMENT) if ends else text
 
 
 def counts_others(element: Element, piece: SetElement) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from hvtx.drivers.nftables.judging import (
@@ -40,6 +39,8 @@ def rule_mark(rule: Rule) -> str | None:
 
 def listed_rules(listing: str) -> dict[tuple[str, int], str]:
     """``{(chain, handle): text}`` from what ``nft -a list table`` prints."""
+    import re
+
     found: dict[tuple[str, int], str] = {}
     chain = ""
     for line in libnftables.lines_of(listing):
@@ -161,6 +162,8 @@ def _rendered(family: str, name: str) -> Callable[[bytes, bytes], str]:
 
 
 def _plain(name: str) -> bool:
+    import re
+
     return re.fullmatch(r"[A-Za-z_][A-Za-z0-9_./\-]*", name) is not None
 
 

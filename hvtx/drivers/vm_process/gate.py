@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Mapping
 
 from hvtx.errors import HostRefused
-from hvtx.host import children, logger, paths, procfs
+from hvtx.host import children, logger, paths, procfs, signals
 from hvtx.hypervisors import guest as words
 from hvtx.hypervisors.base import API_SOCKET, QMP_SOCKET, SOCKETS, Launch
 from hvtx.model.gate import SCRIPT, SIGNATURE
@@ -110,7 +109,7 @@ class Gate:
         if self._opened:
             return
         if not procfs.wait_gone(self.identity, TERM_SECONDS):
-            procfs.signal(self.identity, signal.SIGKILL)
+            procfs.signal(self.identity, signals.SIGKILL)
             procfs.wait_gone(self.identity, KILL_SECONDS)
         reap(self.identity)
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Mapping, Sequence
 
 from hvtx.drivers.vm_process.gate import Gate, Log
 from hvtx.errors import HostRefused
-from hvtx.host import capabilities, children, logger, paths
+from hvtx.host import capabilities, children, logger, paths, signals
 from hvtx.hypervisors.base import Launch, by_descriptor
 from hvtx.model.gate import SCRIPT, SHELL, SIGNATURE
 from hvtx.model.passed_fds import FIRST_HANDED
@@ -17,14 +16,14 @@ from hvtx.model.user import User
 
 ENTER = 'umask "$1"; cd -- "$2" || exit 126; shift 2; exec "$@"'
 _DEFAULTED = (
-    signal.SIGHUP,
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGPIPE,
-    signal.SIGTERM,
-    signal.SIGCHLD,
-    signal.SIGTSTP,
-    signal.SIGXFSZ,
+    signals.SIGHUP,
+    signals.SIGINT,
+    signals.SIGQUIT,
+    signals.SIGPIPE,
+    signals.SIGTERM,
+    signals.SIGCHLD,
+    signals.SIGTSTP,
+    signals.SIGXFSZ,
 )
 # What a service manager tells its own child, and what another VM process was told: not for ours.
 _NOT_INHERITED = (

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable
 
 from hvtx.drivers.vm_process.gate import KILL_SECONDS, SETTLE, TERM_SECONDS, reap
 from hvtx.errors import HostRefused, HvtxError, NotPermitted
-from hvtx.host import logger, procfs
+from hvtx.host import logger, procfs, signals
 from hvtx.hypervisors import guest as words
 from hvtx.hypervisors.base import SOCKETS, PowerDown
 from hvtx.model.guest import CANNOT_ANSWER
@@ -86,7 +85,7 @@ def _end(ending: Ending, timeout: float, *, force: bool) -> None:
             return
         patience = timeout if ending.power_down == "none" else TERM_SECONDS
     what = f"the process of VM {ending.name}" if ending.name else "the VM process"
-    for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, KILL_SECONDS)):
+    for number, seconds in ((signals.SIGTERM, patience), (signals.SIGKILL, KILL_SECONDS)):
         if not procfs.signal(identity, number):
             reap(identity)
             return
@@ -98,7 +97,7 @@ def _end(ending: Ending, timeout: float, *, force: bool) -> None:
         if gone:
             reap(identity)
             return
-        if number == signal.SIGTERM:
+        if number == signals.SIGTERM:
             ending.tell(f"{what} did not end within {seconds:g} s: killing it")
     raise HostRefused(
         f"the VM process {identity.pid} does not end, not even by SIGKILL",

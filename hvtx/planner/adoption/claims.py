@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from enum import StrEnum
 
 from hvtx.model.foreign_rule import ForeignRule
 from hvtx.model.resource import Link, link_called
-from hvtx.model.typed import NamedTuple
+from hvtx.model.typed import NamedTuple, StrEnum
 from hvtx.model.vm import Liveness, ProcessFacts
 
 TOOL = "my-hypervisor"

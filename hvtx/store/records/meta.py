@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
+import _sqlite3 as sqlite3
 
 
 def has_provisional(sql: sqlite3.Connection) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import sqlite3
+import _sqlite3 as sqlite3
 from collections.abc import Iterable
 
 from hvtx.errors import NotFound
+from hvtx.model import json_text
 from hvtx.model.address import family_of
 from hvtx.model.typed import Any
 from hvtx.model.vm import Network
@@ -111,7 +111,7 @@ def add_network(sql: sqlite3.Connection, network: Network, operation: int) -> No
             int(network.isolate),
             network.firewall,
             network.gateway6,
-            json.dumps(settings.of_network(network)),
+            json_text.dumps(settings.of_network(network)),
             operation,
         ),
     )
@@ -126,7 +126,7 @@ def set_network(sql: sqlite3.Connection, network: Network) -> None:
     """Put what a network is set to in the place of what it was; all else of it stays."""
     sql.execute(
         "UPDATE network SET settings = ?, isolate = ? WHERE id = ?",
-        (json.dumps(settings.of_network(network)), int(network.isolate), network.id),
+        (json_text.dumps(settings.of_network(network)), int(network.isolate), network.id),
     )
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import sqlite3
+import _sqlite3 as sqlite3
 from collections.abc import Iterable
 
 from hvtx.errors import NotFound
+from hvtx.model import json_text
 from hvtx.model.typed import Any
 from hvtx.model.vm import Attachment, Interface, Publish, Vm
 from hvtx.store import settings
@@ -209,7 +209,7 @@ def _spec(vm: Vm) -> str:
         "command": list(vm.command),
         "directory": vm.directory,
     }
-    return json.dumps(spec | settings.of_vm(vm))
+    return json_text.dumps(spec | settings.of_vm(vm))
 
 
 def add_vm(sql: sqlite3.Connection, vm: Vm, operation: int) -> None:

@@ -1,0 +1,54 @@
+"""Signals, without the enums that ``signal`` makes of their numbers: a millisecond of a command."""
+
+from __future__ import annotations
+
+from hvtx.model.typed import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from signal import (
+        SIG_BLOCK,
+        SIG_IGN,
+        SIG_SETMASK,
+        SIGCHLD,
+        SIGHUP,
+        SIGINT,
+        SIGKILL,
+        SIGPIPE,
+        SIGQUIT,
+        SIGSTOP,
+        SIGTERM,
+        SIGTSTP,
+        SIGTTIN,
+        SIGTTOU,
+        SIGXFSZ,
+        pidfd_send_signal,
+        pthread_sigmask,
+        signal,
+    )
+else:
+    from _signal import (
+        SIG_BLOCK,
+        SIG_IGN,
+        SIG_SETMASK,
+        SIGCHLD,
+        SIGHUP,
+        SIGINT,
+        SIGKILL,
+        SIGPIPE,
+        SIGQUIT,
+        SIGSTOP,
+        SIGTERM,
+        SIGTSTP,
+        SIGTTIN,
+        SIGTTOU,
+        SIGXFSZ,
+        pidfd_send_signal,
+        pthread_sigmask,
+        signal,
+    )
+
+__all__ = [
+    "SIGCHLD", "SIGHUP", "SIGINT", "SIGKILL", "SIGPIPE", "SIGQUIT", "SIGSTOP", "SIGTERM", "SIGTSTP",
+    "SIGTTIN", "SIGTTOU", "SIGXFSZ", "SIG_BLOCK", "SIG_IGN", "SIG_SETMASK", "pidfd_send_signal",
+    "pthread_sigmask", "signal",
+]  # fmt: skip
