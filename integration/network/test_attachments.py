@@ -79,7 +79,9 @@ def gone(box: lab.Namespace, host_device: str) -> None:
 
 SENT = 1 << 20
 BURST = 0.2  # seconds of its rate that a limit lets pass at once
-SEGMENT = 1 << 16  # bytes of one frame that the card cuts up (TSO); its end may go beyond the bucket's
+SEGMENT = (
+    1 << 16
+)  # bytes of one frame that the card cuts up (TSO); its end may go beyond the bucket's
 # refused by nobody but the host itself: it was reached
 ASK = """
 import socket, sys
