@@ -114,7 +114,8 @@ class RealWorld(World):
 
     def namespace_ids(self) -> frozenset[int]:
         """Of the containers; those of this machine's other tests are in namespaces of their own."""
-        return frozenset(filter(None, map(self._id_of, self._boxes.values())))
+        found = map(self._id_of, self._boxes.values())
+        return frozenset(number for number in found if number is not None)
 
     @staticmethod
     def _id_of(box: lab.Namespace) -> int | None:
