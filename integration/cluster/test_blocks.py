@@ -283,6 +283,10 @@ def test_a_copy_of_a_host_leases_nothing_of_its_originals_blocks(two: Lab) -> No
         assert told["level"] == "error"
         assert "cluster register" in told["hint"]
         assert run("recover").returncode == 9
+        (two.base / "machine-id").write_text("")
+        done = run("vm", "start", "one")
+        assert done.returncode == 6
+        assert "systemd-machine-id-setup" in done.stderr
     assert create(two, "h1", "two")  # the original goes on
     two.hvtx("h1", "vm", "start", "one")
     agree(two)
@@ -329,6 +333,10 @@ def test_a_store_of_an_earlier_program_asks_which_machine_has_its_blocks(two: La
         assert "registered by another machine" in done.stderr
     create(two, "h1", "two")
     assert store_row(two, "SELECT machine FROM cluster") == before != (None,)
+    assert plugin_status(two, "h1", "lab") == (0, "")
+    store_row(two, "UPDATE cluster SET machine = 'another' RETURNING 1")
+    code, said = plugin_status(two, "h1", "lab")
+    assert (code, "another machine id" in said) == (50, True)
 
 
 def store_row(two: Lab, words: str) -> object:
