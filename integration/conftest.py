@@ -6,6 +6,7 @@ the test that it came with.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from integration import lab, shares
 from integration.lab import memory
-from integration.lab.services import services
+from integration.lab.services import left_behind
 from integration.lab.unprivileged import own_tun, tun_is_open
 
 
@@ -92,8 +93,10 @@ def netns(nothing_outside: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("HVTX_CONFIG", str(tmp_path / "config.toml"))
     with lab.private_network():
         yield
-        for pid in services():  # a network that a test left would keep the namespace
-            lab.end(pid)
+        # what a network or an `external` VM left behind would keep the namespace, for good
+        for pid in left_behind():
+            with contextlib.suppress(ProcessLookupError):  # its VM has just ended
+                lab.end(pid)
 
 
 @pytest.fixture
