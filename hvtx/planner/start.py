@@ -12,7 +12,7 @@ from hvtx.model.vm import BRIDGE_PORTS, LAUNCHED_BY_OTHERS, Network, Publish, Vm
 from hvtx.planner import provision
 from hvtx.planner.provision import ResourceSpec
 from hvtx.planner.scope import NetworkScope, VmScope, of_runtime
-from hvtx.planner.service import want_reservation
+from hvtx.planner.service import want_told
 from hvtx.planner.states import VmState
 
 if TYPE_CHECKING:
@@ -152,7 +152,5 @@ def _reservations(
     return [
         (want, interface.network)
         for interface in vm.interfaces
-        for want in want_reservation(
-            vm.id, vm.name, interface, networks.networks[interface.network], run_directory
-        )
+        for want in want_told(vm, interface, networks.networks[interface.network], run_directory)
     ]
