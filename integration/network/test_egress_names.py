@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -221,7 +222,6 @@ def test_nothing_stays_of_a_vm_that_is_gone(
     hvtx: Program, resolver: Resolver, world: lab.Namespace
 ) -> None:
     resolver.says({"example.org": [FIRST]})
-    before = lab.dump()
     mac = "02:00:00:00:00:77"
     policy = ("--egress", "none", "--allow", "example.org")
     web = run(hvtx, "web", "net", *policy, "--mac", mac)
@@ -235,7 +235,22 @@ def test_nothing_stays_of_a_vm_that_is_gone(
     hvtx("vm", "rm", "two", "--force")
     hvtx("network", "rm", "net")
     assert tables() == []
-    assert before
+
+
+def test_the_host_is_as_before_when_the_network_is_gone(hvtx: Program, resolver: Resolver) -> None:
+    """Whole dumps: the table, its sets and what dnsmasq put into them go with the network."""
+    resolver.says({"example.org": [FIRST]})
+    other = ("--subnet", "10.77.1.0/24", "--egress", "none", "--allow", "example.org:443")
+    run(hvtx, "first", "net", "--egress", "none")  # what policies stand on stays with a network
+    before = lab.dump()
+    hvtx("network", "create", "other", *other)
+    web = run(hvtx, "web", "other", "--allow", "example.net")
+    told = web.run(sys.executable, str(LAB / "dhcp.py"), "ask", "10.77.1.1", "example.org", "A")
+    assert json.loads(told)["addresses"] == [FIRST]
+    assert any("8.8.4.4" in lab.run("nft", "list", *table.split()) for table in tables())
+    hvtx("vm", "rm", "web", "--force")
+    hvtx("network", "rm", "other")
+    assert lab.difference(before, lab.dump()) == ""
 
 
 def test_it_is_collected_and_put_back(
@@ -306,3 +321,23 @@ def test_what_cannot_be_is_refused(hvtx: Program) -> None:
     told = hvtx("vm", "create", "c", "--network", "net", "--deny", "example.org", code=2)
     assert "only addresses and subnets can be denied" in told.err
     assert lab.difference(before, lab.dump()) == ""
+
+
+def test_of_a_lost_store_the_table_goes_with_the_rest(
+    hvtx: Program, resolver: Resolver, tmp_path: Path
+) -> None:
+    run(hvtx, "web", "net", "--egress", "none", "--allow", "example.org")
+    assert len(tables()) == 1
+    installation = tables()[0].split("-")[1]
+    end_vms(hvtx)
+    other = Forked(
+        HVTX_DHCP="auto",
+        HVTX_STATE_DIR=str(tmp_path / "2"),
+        HVTX_RUN_DIR=os.environ["HVTX_RUN_DIR"],
+    )
+    other("network", "create", "beside", "--subnet", "10.78.0.0/24")
+    shutil.rmtree(os.environ["HVTX_STATE_DIR"])
+    other("gc", "--apply", "--installation", installation, "--yes")
+    assert tables() == []
+    assert not other("repair", "--json").json()["repaired"]
+    other("network", "rm", "beside")
