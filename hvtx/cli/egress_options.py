@@ -12,6 +12,7 @@ from hvtx.model.policy import EGRESS
 from hvtx.model.typed import Any
 
 RULE = "CIDR[:PORT[-PORT][/PROTO]]"
+ALLOWED = f"NAME|{RULE}"
 
 
 def _modes() -> tuple[str, ...]:
@@ -30,8 +31,8 @@ def egress_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--allow",
             multiple=True,
-            metavar=RULE,
-            help="Let guests reach it, whatever the mode; repeatable.",
+            metavar=ALLOWED,
+            help="Let guests reach it, whatever the mode; a NAME with its subdomains; repeatable.",
         ),
         click.option(
             "--egress",

@@ -9,12 +9,12 @@ from hvtx.engine.exits import refuse_exits
 from hvtx.engine.network_build import ensure_networks, resolved_networks, settle_accepts
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
-from hvtx.engine.vm_options import changed_policy
+from hvtx.engine.vm_options import changed_policy, refuse_names
 from hvtx.errors import Conflict, UsageError
-from hvtx.model.policy import NO_POLICY, policy_words
+from hvtx.model.policy import NO_POLICY, names_in, policy_words, written
 from hvtx.model.resource import PORTS, Kind, Resource
 from hvtx.model.typed import TYPE_CHECKING, Any, NamedTuple
-from hvtx.model.vm import Network
+from hvtx.model.vm import Network, Vm
 from hvtx.planner.exits import Exits, parse_exits
 from hvtx.store import records
 from hvtx.store.history import Event
@@ -119,6 +119,21 @@ def _refuse(
     refuse_exits(Exits(uplink, sources), every)
     if wanted.dhcp and not network.dhcp:
         network_service.wanted("on", asked=True, subnets=network.subnets)
+    refuse_names(wanted.policy, [wanted])
+    if network.dhcp and not wanted.dhcp:
+        for vm in read(records.vms):
+            if any(interface.network == network.id for interface in vm.interfaces):
+                _refuse_vm_names(vm, wanted)
+
+
+def _refuse_vm_names(vm: Vm, network: Network) -> None:
+    """Refuse to take away the DNS that names in a VM's policy are looked up by."""
+    if names := names_in(vm.policy.rules):
+        raise Conflict(
+            f"VM {vm.name!r} may reach {written(names[0])} by its name, which the DNS of network"
+            f" {network.name!r} looks up",
+            hint=f"hvtx vm set {vm.name} --no-rules",
+        )
 
 
 def _refuse_isolation(network: Network, rows: Iterable[Resource], names: Mapping[str, str]) -> None:

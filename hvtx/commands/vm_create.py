@@ -13,10 +13,10 @@ from hvtx.engine.peer_ports import refuse_ports
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import bridges_now
 from hvtx.engine.transaction import Operation, begin
-from hvtx.engine.vm_options import VmRequest, warn_of_useless
+from hvtx.engine.vm_options import VmRequest, refuse_names, warn_of_useless
 from hvtx.engine.vm_user import check_user
 from hvtx.errors import Conflict, NotFound, advised
-from hvtx.model.policy import EgressRule, Limits, Policy
+from hvtx.model.policy import EgressRule, Limits, Policy, names_in
 from hvtx.model.resource import Kind
 from hvtx.model.typed import Any
 from hvtx.model.vm import Interface, Network, Publish, Vm
@@ -170,11 +170,13 @@ def check_request(runtime: Runtime, request: VmRequest, *, starts: bool = False)
         for mac in request.macs:
             leases.refuse_taken_mac(sql, mac)
         known = {n: records.get_network(sql, n) for n in request.networks if n != DEFAULT}
+    named = bool(names_in(request.policy.rules))
     networks = [
-        default_draft(runtime) if name == DEFAULT else known[name]
+        default_draft(runtime, serves=named) if name == DEFAULT else known[name]
         for name in request.networks or (DEFAULT,)
     ]
     _check_addresses(runtime, request, networks)
+    refuse_names(request.policy, networks)
     warn_of_useless(request.policy, networks)
     families = {f for n, own in enumerate(networks) if request.ports(n) for f in own.families}
     container = request.attachment.container if request.attachment else None
@@ -224,6 +226,7 @@ def take_networks(runtime: Runtime, request: VmRequest) -> list[Network]:
     """
     networks = [take_network(runtime, name) for name in request.networks or (DEFAULT,)]
     _check_addresses(runtime, request, networks)
+    refuse_names(request.policy, networks)
     return networks
 
 

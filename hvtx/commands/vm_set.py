@@ -129,6 +129,8 @@ def set_vm(runtime: Runtime, name: str, changes: Changes) -> VmScope:
         where = runtime.installation, runtime.settings.state_directory
         check_user(changes.user, vm.hypervisor, *where)
     wanted = wanted._replace(policy=vm_options.changed_policy(vm.policy, changes.policy))
+    if wanted.policy != vm.policy:
+        vm_options.refuse_names(wanted.policy, scope.networks.values())
     vm_options.warn_of_useless(wanted.policy, list(scope.networks.values()))
     different = _differences(vm, wanted)
     if not different:

@@ -144,6 +144,9 @@ class ServiceDriver(Driver, Protocol):
     def open(self, resources: Sequence[Resource]) -> None:
         """Let what was made go on, and wait until it serves. Raises HostRefused."""
 
+    def learns(self, row: Resource) -> bool:
+        """Have it act by what is told to it by now; False where it has to be started for that."""
+
 
 class ExchangingDriver(Driver, Protocol):
     """A driver that can change what stands, without a moment between before and after."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from hvtx.drivers.base import Host
-from hvtx.errors import HostRefused
+from hvtx.errors import HostRefused, HvtxError
 from hvtx.host import forgotten, paths
 from hvtx.host.files import is_there
 from hvtx.model.resource import GONE, Kind, Outcome, Resource, file_spec, reservation_spec
@@ -30,11 +30,13 @@ class ReservationDriver:
 
     def create(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
         """Write the files; ``{"displaces": True}`` where dnsmasq still serves another by it."""
-        return {row.id: _create(row) for row in resources}
+        return {
+            row.id: _write_names(row) if _is_of_names(row) else _create(row) for row in resources
+        }
 
     def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
         """Remove the files that carry their mark; the network's dnsmasq may know them on."""
-        return {row.id: _release(row) for row in resources}
+        return {row.id: _release(self._host, row) for row in resources}
 
 
 def network_directory(row: Resource) -> str:
@@ -45,6 +47,30 @@ def network_directory(row: Resource) -> str:
 def _names_path(path: str) -> str:
     hosts, name = os.path.split(path)
     return os.path.join(os.path.dirname(hosts), dnsmasq.NAMES, name)
+
+
+def _is_of_names(row: Resource) -> bool:
+    """Whether a file says what names an interface may reach, and is no reservation."""
+    return os.path.basename(os.path.dirname(file_spec(row)["path"])) == dnsmasq.EGRESS
+
+
+def _write_names(row: Resource) -> dict[str, Any]:
+    from hvtx.model.service import names_spec  # few VMs have names
+    from hvtx.rulesets import egress_names
+
+    path, directory = file_spec(row)["path"], network_directory(row)
+    try:
+        paths.make_directory(os.path.dirname(path), 0o755)
+        if is_there(path):
+            raise FileExistsError(17, "it exists already", path)
+        _write(directory, path, egress_names.file_of(names_spec(row), row.mark))
+    except OSError as problem:
+        raise HostRefused(
+            f"the names in {path} cannot be written: {problem.strerror}",
+            hint="hvtx repair makes the network's directory again; look at the run directory's"
+            " space, too",
+        ) from problem
+    return {"displaces": True}  # dnsmasq reads it when it starts
 
 
 def _create(row: Resource) -> dict[str, Any]:
@@ -76,16 +102,43 @@ def _write(directory: str, path: str, text: str) -> None:
     os.rename(draft, path)
 
 
-def _release(row: Resource) -> Outcome:
-    path, directory = file_spec(row)["path"], network_directory(row)
-    beside = (_names_path(path), os.path.join(directory, f".{os.path.basename(path)}"))
+@contextlib.contextmanager
+def _table_lock(directory: str) -> Iterator[None]:
+    """Nobody fills the table of names meanwhile, from files of which one is about to go."""
+    if not is_there(directory):  # somebody emptied the run directory
+        yield
+        return
+    with forgotten.locked(os.path.join(directory, dnsmasq.NAMED_LOCK)):
+        yield
+
+
+def _close(host: Host, row: Resource) -> None:
+    """Let an interface reach nothing by names any more. Raises HostRefused, NotPermitted."""
+    from hvtx.host import named_sets
+    from hvtx.model.service import names_spec
+    from hvtx.rulesets import egress_names
+
+    mac = names_spec(row)["mac"]
+    named_sets.removed(egress_names.closed(host.installation, network_directory(row), mac))
+
+
+def _release(host: Host, row: Resource) -> Outcome:
+    path, directory, names = file_spec(row)["path"], network_directory(row), _is_of_names(row)
+    beside = [os.path.join(directory, f".{os.path.basename(path)}")]
+    if not names:
+        beside.insert(0, _names_path(path))
     try:
         carried = dnsmasq.mark_in(_text(path))
         if carried is None and is_there(path):
             return Outcome(False, "mark-mismatch", f"{path} carries no mark")
         if carried not in (None, row.mark):
             return Outcome(False, "mark-mismatch", f"{path} does not carry the mark {row.mark}")
-        if carried is not None:
+        if names:
+            with _table_lock(directory):
+                _close(host, row)
+                if carried is not None:
+                    os.unlink(path)
+        elif carried is not None:
             with forgotten.locked(os.path.join(directory, dnsmasq.FORGOTTEN)) as file:
                 os.write(file, dnsmasq.forgotten(reservation_spec(row)).encode())
                 os.unlink(path)
@@ -94,6 +147,8 @@ def _release(row: Resource) -> Outcome:
                 os.unlink(left)
     except OSError as problem:
         return Outcome(False, "host-refused", f"{path} cannot be removed: {problem.strerror}")
+    except HvtxError as problem:
+        return Outcome(False, "host-refused", f"what {path} opens stays open: {problem.message}")
     return GONE
 
 

@@ -7,6 +7,7 @@ from contextlib import closing
 
 from hvtx.drivers import bridge
 from hvtx.drivers.bridge import route_localnet
+from hvtx.drivers.dnsmasq import names_table
 from hvtx.drivers.sysctl import read as read_setting
 from hvtx.drivers.tap import damage as tap_damage
 from hvtx.engine import own_routes, ownrules, port_holders
@@ -235,6 +236,8 @@ def _missing(
         return None
     if not seen.complete:
         return "a part of it was gone"
+    if row.is_service:
+        return names_table.missing(row)
     if row.kind in FIREWALL_KINDS and outdated(row):
         return "it was made by an earlier version, and lacks rules of this one"
     return _drift(row, seen.link, bridges, loopback) if seen.link is not None else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from hvtx.drivers import flows
 from hvtx.engine.egress_guests import concerns
@@ -10,8 +10,10 @@ from hvtx.engine.runtime import Runtime
 from hvtx.errors import HvtxError
 from hvtx.host import failpoint
 from hvtx.model.firewall import FirewallSpec, addresses_in, firewall_spec
+from hvtx.model.policy import EgressRule, names_in
 from hvtx.model.reason import Reason
-from hvtx.model.resource import FIREWALL_KINDS, Outcome, Resource, State
+from hvtx.model.resource import FIREWALL_KINDS, Kind, Outcome, Resource, State, service_spec
+from hvtx.planner.egress_flows import Named, nothing
 from hvtx.store import records
 
 ROLE = "egress"
@@ -27,13 +29,40 @@ def end_refused(runtime: Runtime, changed: Sequence[Resource]) -> Outcome | None
         return None
     try:
         failpoint.reach("flushing:refused")
-        flows.flush_where(concerns(*_policies(runtime, rows)))
+        vms, networks, subnets = _policies(runtime, rows)
+        named = _named(
+            [*vms, *networks],
+            lambda: [
+                row
+                for row in runtime.read(records.resources_of_kind, Kind.PROCESS)
+                if row.is_service and row.life == runtime.life.id
+            ],
+            runtime.installation,
+        )
+        flows.flush_where(concerns(vms, networks, subnets, named))
     except (HvtxError, OSError) as problem:
         words = problem.message if isinstance(problem, HvtxError) else str(problem)
         what = ", ".join(sorted({row.key for row in rows}))
         words = f"connections that {what} refuses may continue: {words}"
         return Outcome(False, Reason.FLOWS_REMAIN, words)
     return None
+
+
+def _named(
+    specs: Sequence[FirewallSpec], services: Callable[[], list[Resource]], installation: str
+) -> Named:
+    """What tells the addresses of names; ``services`` are those of networks, if they are asked."""
+    rules = [EgressRule(*rule) for spec in specs for rule in spec.get("rules", ())]  # type: ignore[arg-type]
+    if not names_in(rules):
+        return nothing
+    from hvtx.host import named_sets
+    from hvtx.rulesets import egress_names
+
+    sets = {}
+    for service in map(service_spec, services()):
+        there = named_sets.read(egress_names.table_of(installation, service["directory"]))
+        sets[service["bridge"]] = there.addresses if there else {}
+    return lambda bridge, name: egress_names.addresses(name, sets.get(bridge, {}))
 
 
 def _policies(

@@ -9,13 +9,14 @@ from hvtx.host.ctmessages import Flow
 from hvtx.host.inet import packed
 from hvtx.host.links import Links
 from hvtx.model.firewall import FirewallSpec, addresses_in
-from hvtx.planner.egress_flows import Guests, Sent, refused
+from hvtx.planner.egress_flows import Guests, Named, Sent, nothing, refused
 
 
 def concerns(
     vms: Sequence[FirewallSpec],
     networks: Sequence[FirewallSpec],
     own: Collection[tuple[str, ...]],
+    named: Named = nothing,
 ) -> Callable[[Flow], bool]:
     """Whether a flow is one of a guest's that would not pass now; ``own``: subnets of networks."""
     shared = {spec["bridge"]: spec for spec in networks}
@@ -35,7 +36,7 @@ def concerns(
         if flow.reply_source != flow.destination:
             return False  # translated: by a port that is published
         sent = Sent(flow.destination, flow.protocol, flow.port, flow.destination in local)
-        return refused(flow.source, sent, guests, own)
+        return refused(flow.source, sent, guests, own, named)
 
     return ends
 

@@ -15,7 +15,7 @@ from hvtx.model.container import inner_tap
 from hvtx.model.resource import PORTS, Resource, State, is_changing, only_flows_remain
 from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.vm import Network, Vm
-from hvtx.planner import changes, service
+from hvtx.planner import changes
 from hvtx.store import records
 
 _TRIES = 5
@@ -113,11 +113,7 @@ def _wanted(
 ) -> list[changes.Wanted]:
     own = [row for row in rows if row.vm is None]
     found = changes.of_network(network, own)
-    vms = [
-        guest.vm
-        for guest in guests
-        if service.asks(guest.vm, tap=inner_tap(guest.rows) is not None)
-    ]
+    vms = [(guest.vm, inner_tap(guest.rows) is not None) for guest in guests]
     found += living_service.of_network(network, vms, run_directory)
     for guest in guests:
         wants = changes.of_vm(guest.vm, {**guest.networks, network.id: network}, guest.rows)

@@ -22,15 +22,20 @@ if TYPE_CHECKING:
     from hvtx.engine.transaction import Operation
 
 
-def of_network(network: Network, guests: Iterable[Vm], run_directory: str) -> list[Wanted]:
-    """What the service of a network is made of, with the reservations of ``guests`` that run."""
+def of_network(
+    network: Network, guests: Iterable[tuple[Vm, bool]], run_directory: str
+) -> list[Wanted]:
+    """What the service of a network is made of, with what it is told of ``guests`` that run.
+
+    Of each whether a VM stands behind a TAP in its namespace.
+    """
     own = [Wanted(want, None, network.id) for want in service.want_service(network, run_directory)]
     return own + [
         Wanted(want, vm.id, network.id)
-        for vm in guests
+        for vm, tap in guests
         for interface in vm.interfaces
         if interface.network == network.id
-        for want in service.want_reservation(vm.id, vm.name, interface, network, run_directory)
+        for want in service.want_told(vm, interface, network, run_directory, tap=tap)
     ]
 
 
@@ -57,7 +62,17 @@ def exchange(
     # with what is on record of each row, so that whoever finds it carries the change on
     kept = {row.id: {**row.observed, **seen[row.id]} for row in made}
     network_service.go_on(operation, list(made), kept)
+    network_service.settle(operation.runtime, made, seen)
     return seen
+
+
+def names_of(vm: Vm, networks: Mapping[str, Network], run_directory: str) -> list[Wanted]:
+    """What the services of a VM's networks are told of names that its policy allows."""
+    return [
+        Wanted(want, vm.id, interface.network)
+        for interface in vm.interfaces
+        for want in service.want_names(vm, interface, networks[interface.network], run_directory)
+    ]
 
 
 def _end(operation: Operation, rows: Sequence[Resource]) -> None:

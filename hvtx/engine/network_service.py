@@ -32,6 +32,7 @@ from hvtx.model.resource import (
     reservation_spec,
     service_spec,
 )
+from hvtx.model.service import is_of_names
 from hvtx.model.typed import Any
 from hvtx.model.vm import Liveness, Network
 from hvtx.planner import service
@@ -280,7 +281,10 @@ def renew(
             found = runtime.read(records.resources_by_id, [row.id]).get(row.id)
             if found is None or found.state != State.COMMITTED:
                 return
-            if always or is_dead(found) or _displaces(path, reservations):
+            stale = always or is_dead(found) or _displaces(path, reservations)
+            if not stale and any(map(is_of_names, reservations)):
+                stale = not runtime.drivers.of("dnsmasq").learns(found)
+            if stale:
                 _start_again(runtime, found)
     except OSError as problem:
         raise HostRefused(
@@ -292,7 +296,9 @@ def _displaces(path: str, reservations: Sequence[Resource]) -> bool:
     text = forgotten.read(path)
     lines = text.splitlines()
     return len(text) > forgotten.MOST or any(
-        rules.displaces(reservation_spec(row), lines) for row in reservations
+        rules.displaces(reservation_spec(row), lines)
+        for row in reservations
+        if not is_of_names(row)
     )
 
 

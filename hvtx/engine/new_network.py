@@ -15,6 +15,7 @@ from hvtx.engine.network_build import (
 )
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
+from hvtx.engine.vm_options import refuse_names
 from hvtx.errors import (
     Conflict,
     HostRefused,
@@ -55,6 +56,7 @@ def make_network(runtime: Runtime, request: NetworkRequest, scope: NetworkScope)
     _check_free(scope, request)
     _warn_of_public(request.subnets)
     network = describe(runtime, request)._replace(dhcp=_serves(runtime, request))
+    refuse_names(network.policy, [network])
     if network.block_size is not None:
         from hvtx.engine import blocks
 
@@ -151,11 +153,18 @@ def _make_missing(runtime: Runtime, request: NetworkRequest) -> Network:
     return network
 
 
-def default_draft(runtime: Runtime) -> Network:
-    """The network ``default`` as it is, or as :func:`take_network` would make it now."""
+def default_draft(runtime: Runtime, *, serves: bool = False) -> Network:
+    """The network ``default`` as it is, or as :func:`take_network` would make it now.
+
+    ``serves``: with the look whether it would have a service.
+    """
     known = runtime.read(records.networks)
     found = next((network for network in known if network.name == DEFAULT), None)
-    return found or describe(runtime, NetworkRequest(DEFAULT, (_free_subnet(known),)))
+    if found is not None:
+        return found
+    request = NetworkRequest(DEFAULT, (_free_subnet(known),))
+    draft = describe(runtime, request)
+    return draft._replace(dhcp=_serves(runtime, request)) if serves else draft
 
 
 def _named(scope: NetworkScope, name: str) -> Network | None:

@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
 
+from hvtx.drivers.nftables.ruleset import BACKEND, TABLE_TEXT
 from hvtx.engine import looks
 from hvtx.engine.processes import rows_by_vm
 from hvtx.engine.runtime import Runtime
@@ -32,6 +33,7 @@ from hvtx.engine.seen_host import SeenHost, look_again
 from hvtx.engine.settling import Settling
 from hvtx.errors import Refused
 from hvtx.host import failpoint
+from hvtx.model.place import nft_place
 from hvtx.model.plan import NetworkFacts, OperationFacts, Snapshot, VmFacts
 from hvtx.model.resource import (
     FIREWALL_KINDS,
@@ -45,6 +47,7 @@ from hvtx.planner import recheck
 from hvtx.planner.recheck import Before, Record
 from hvtx.planner.settled import carried, undisturbed
 from hvtx.planner.states import judge_vm
+from hvtx.rulesets.nftables_base import table_name
 from hvtx.store import raw_rows, records
 
 _ID = itemgetter(0)
@@ -250,6 +253,13 @@ def _vms(
 
 
 def _expected(runtime: Runtime, rows: Iterable[Resource]) -> dict[int, tuple[Entry, ...]]:
+    rows = list(rows)
     own = [row for row in rows if row.kind in FIREWALL_KINDS]
     say = {name: runtime.firewall(name).expected for name in {row.backend for row in own}}
-    return {row.id: say[row.backend](row) for row in own}
+    found = {row.id: say[row.backend](row) for row in own}
+    for row in rows:
+        if row.is_service:  # its table, where it has one
+            table = f"{table_name(runtime.installation)}-{row.network}"
+            place = nft_place("inet", table)
+            found[row.id] = (Entry(BACKEND, place, TABLE_TEXT, row.mark),)
+    return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hvtx.engine import egress_base, exchange, living_limits, privileges
+from hvtx.engine import egress_base, exchange, living_limits, living_service, privileges
 from hvtx.engine.network_build import ensure_networks
 from hvtx.engine.peer_ports import holding_ports
 from hvtx.engine.resolve import resolve
@@ -65,9 +65,12 @@ def change_running(
             f"VM {vm.name!r} runs with devices that hvtx did not make: its rules stay as they are",
             hint=f"stop it, change it, and let hvtx start it: hvtx vm stop {vm.name}",
         )
-    difference = changes.difference(
-        scope.rows, before, changes.of_vm(wanted, scope.networks, scope.rows)
-    )
+    after = changes.of_vm(wanted, scope.networks, scope.rows)
+    told = [
+        living_service.names_of(each, scope.networks, runtime.store.run_directory)
+        for each in (vm, wanted)
+    ]
+    difference = changes.difference(scope.rows, before + told[0], after + told[1])
     fresh = _fresh(vm, wanted)
     with holding_ports(runtime, fresh, families_of(wanted)) as held:
         old = living_limits.devices_of(scope.rows, runtime.life.id)

@@ -9,7 +9,7 @@ from hvtx.engine import notice
 from hvtx.engine.guest_options import GuestOptions
 from hvtx.errors import UsageError, advised
 from hvtx.model.limiting import parse_limit
-from hvtx.model.policy import NO_LIMITS, NO_POLICY, Limits, Policy
+from hvtx.model.policy import NO_LIMITS, NO_POLICY, Limits, Policy, names_in
 from hvtx.model.typed import TYPE_CHECKING, NamedTuple
 from hvtx.model.vm import Attachment, Network, Publish
 from hvtx.planner import addressing, ports
@@ -128,6 +128,21 @@ def changed_policy(policy: Policy, change: PolicyChange | None) -> Policy:
     from hvtx.planner import egress_rules
 
     return egress_rules.changed(policy, change)
+
+
+def refuse_names(policy: Policy, networks: Iterable[Network]) -> None:
+    """Refuse names in an egress policy where they cannot be looked up. Raises Conflict.
+
+    That is in networks without a DNS of their own, and where dnsmasq fills no sets.
+    """
+    if not names_in(policy.rules):
+        return
+    from hvtx.host import dnsmasq
+    from hvtx.planner import egress_rules
+
+    egress_rules.refuse_names(policy, networks)
+    if (why := dnsmasq.fills_no_sets()) is not None:
+        raise why
 
 
 def warn_of_useless(policy: Policy, networks: Iterable[Network]) -> None:

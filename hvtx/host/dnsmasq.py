@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Iterable
 
-from hvtx.errors import HostRefused
+from hvtx.errors import Conflict, HostRefused
 from hvtx.host import capabilities, program
 from hvtx.host.inet import socket_family
 from hvtx.model.vm import Publish
@@ -17,6 +17,7 @@ NAMES = ("dnsmasq", "/usr/sbin/dnsmasq", "/usr/local/sbin/dnsmasq")
 USERS = ("dnsmasq", "nobody")
 NEEDS = ("CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_NET_BIND_SERVICE")
 DNS, DHCP, DHCP6 = 53, 67, 547
+_VERSION_SECONDS = 10.0
 _NOBODYS = {  # nobody's own addresses: who is in the way there listens on all of the family
     socket.AF_INET: "127.83.86.84", socket.AF_INET6: "fd83:8684::1"
 }  # fmt: skip
@@ -45,6 +46,25 @@ def lack() -> HostRefused | None:
                 " network with --no-dhcp",
             )
     return None
+
+
+def fills_no_sets() -> Conflict | None:
+    """Why the dnsmasq of this host cannot fill sets of nftables with addresses of names, if so."""
+    path = find()
+    if path is None:
+        words = "dnsmasq, which looks names up for guests, is not installed"
+        return Conflict(f"names cannot be allowed: {words}", hint=HINT)
+    try:
+        ended = program.run((path, "--version"), _VERSION_SECONDS)
+    except OSError as problem:
+        return Conflict(f"names cannot be allowed: {path}: {problem.strerror}", hint=HINT)
+    if "nftset" in ended.output.split():
+        return None
+    return Conflict(
+        f"names cannot be allowed: {path} fills no sets of nftables",
+        hint="it is needed from version 2.87, built with nftset, as Debian has it: "
+        "`dnsmasq --version` tells; or allow addresses instead",
+    )
 
 
 def user() -> tuple[str, int, str, int] | None:

@@ -172,6 +172,8 @@ _KEYS: Mapping[tuple[str, str], _Parts] = {
     ("inet", "dnat6_any"): ((8, _service),),
     ("inet", "dnat6_host"): ((16, _v6), (8, _service)),
     ("inet", "refused_of"): (_D, (8, _mac)),
+    ("inet", "vm_named"): (_D, (8, _mac)),
+    ("inet", "network_named"): (_D,),
     ("inet", "own_network"): (_D, (8, _mac), _D),
     ("inet", "vm_policies"): (_D, (8, _mac)),
     ("inet", "vm_input"): (_D, (8, _mac)),

@@ -102,6 +102,8 @@ _RENDER: Mapping[tuple[str, str], Callable[[bytes, bytes], str]] = {
     ("inet", "dnat4_host"): lambda k, d: f"{_ntop(_V4, k[:4])} {_service(k[4:])} -> {_to4(d)}",
     ("inet", "dnat6_host"): lambda k, d: f"[{_ntop(_V6, k[:16])}] {_service(k[16:])} -> {_to6(d)}",
     ("inet", "refused_of"): lambda k, _: f"{_name(k[:16])} {_mac(k[16:])}",
+    ("inet", "vm_named"): lambda k, _: f"{_name(k[:16])} {_mac(k[16:])}",
+    ("inet", "network_named"): lambda k, _: _name(k),
     ("inet", "own_network"): lambda k, _: f"{_name(k[:16])} {_mac(k[16:])} {_name(k[24:])}",
     ("inet", "vm_policies"): lambda k, d: f"{_name(k[:16])} {_mac(k[16:])} -> {_verdict(d)}",
     ("inet", "vm_input"): lambda k, d: f"{_name(k[:16])} {_mac(k[16:])} -> {_verdict(d)}",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from hvtx.model.address import is_ipv6
 from hvtx.model.typed import NamedTuple
 
@@ -12,14 +14,27 @@ class EgressRule(NamedTuple):
     """One ``--allow`` or ``--deny``."""
 
     action: str  # "allow" or "deny"
-    to: str  # "192.0.2.0/24", "2001:db8::1/128"
+    to: str  # "192.0.2.0/24", "2001:db8::1/128"; of an allowance also a name: "example.org"
     first_port: int | None = None  # None: all that is sent there, of any protocol
     last_port: int | None = None
     protocol: str | None = None  # "tcp" or "udp"; None beside a port: both
 
 
+def is_name(rule: EgressRule) -> bool:
+    """Whether a rule is about a name, and whatever addresses it has at the time."""
+    return "/" not in rule.to
+
+
+def names_in(rules: Iterable[EgressRule]) -> tuple[EgressRule, ...]:
+    """The rules among these that are about names."""
+    return tuple(rule for rule in rules if is_name(rule))
+
+
 def written(rule: EgressRule) -> str:
-    """A rule as people write it, without its action: ``192.0.2.0/24``, ``[2001:db8::1]:443``."""
+    """A rule as people write it, without its action.
+
+    ``192.0.2.0/24``, ``[2001:db8::1]:443``, ``example.org:443/tcp``.
+    """
     address, _, length = rule.to.partition("/")
     six = is_ipv6(address)
     to = address if length == ("128" if six else "32") else rule.to

@@ -91,7 +91,7 @@ class Resource(NamedTuple):
     @property
     def is_reservation(self) -> bool:
         """Whether it is a file by which a network's dnsmasq knows an interface."""
-        return self.kind == Kind.FILE and "reservation" in self.spec
+        return self.kind == Kind.FILE and not self.spec.keys().isdisjoint(("reservation", "names"))
 
     @property
     def imported(self) -> bool:
@@ -199,7 +199,7 @@ class ProcessObserved(TypedDict, total=False):
 
 
 class FileSpec(TypedDict):
-    """A run-time directory of a VM or a network, or a reservation for one interface."""
+    """A run-time directory of a VM or a network, or what a dnsmasq is told of an interface."""
 
     path: str
     reservation: NotRequired[ReservationSpec]

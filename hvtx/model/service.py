@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from hvtx.model.typed import TypedDict
+from hvtx.model.resource import Resource
+from hvtx.model.typed import NotRequired, TypedDict, cast
 
 SERVICE = "dnsmasq"
+NAMES = "names"  # in the specification of a file
 
 
 class ServiceSpec(TypedDict):
@@ -16,6 +18,15 @@ class ServiceSpec(TypedDict):
     mtu: int
     subnets: list[str]
     gateways: list[str]
+    names: NotRequired[list[list[str | int | None]]]  # that the network's policy allows
+
+
+class NamesSpec(TypedDict):
+    """Names that a VM's policy allows to an interface (lists of model/policy.EgressRule)."""
+
+    mac: str
+    apart: bool  # the VM says a mode: names of its network are not its own
+    rules: list[list[str | int | None]]
 
 
 class ReservationSpec(TypedDict):
@@ -25,3 +36,13 @@ class ReservationSpec(TypedDict):
     mac: str
     ipv4: str | None
     ipv6: str | None
+
+
+def names_spec(row: Resource) -> NamesSpec:
+    """The specification of a file that is about names; KeyError of another."""
+    return cast("NamesSpec", row.spec[NAMES])
+
+
+def is_of_names(row: Resource) -> bool:
+    """Whether a file says what names an interface may reach."""
+    return NAMES in row.spec

@@ -6,10 +6,10 @@ so those that a change refuses are found here, and ended.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from hvtx.model.firewall import FirewallSpec
-from hvtx.model.policy import INTERNET, NONE, OPEN, EgressRule
+from hvtx.model.policy import INTERNET, NONE, OPEN, EgressRule, is_name, names_in
 from hvtx.model.typed import NamedTuple
 from hvtx.rulesets.egress_boxes import range_of
 from hvtx.rulesets.nftables_egress import (
@@ -35,7 +35,15 @@ class Sent(NamedTuple):
     local: bool  # an address of the host
 
 
-def permitted(sent: Sent, policies: Sequence[FirewallSpec]) -> bool:
+Named = Callable[[str, str], Collection[bytes]]  # by bridge and name: its addresses of now
+
+
+def nothing(_bridge: str, _name: str) -> Collection[bytes]:
+    """The addresses of names where nobody knows any."""
+    return ()
+
+
+def permitted(sent: Sent, policies: Sequence[FirewallSpec], named: Named = nothing) -> bool:
     """Whether policies let it pass; ``policies`` are those that are asked, a VM's own first."""
     mode = OPEN
     for spec in policies:
@@ -45,6 +53,8 @@ def permitted(sent: Sent, policies: Sequence[FirewallSpec]) -> bool:
         for action in ("deny", "allow"):
             if any(rule.action == action and _matches(rule, sent) for rule in rules):
                 return action == "allow"
+        if any(_is_named(rule, sent, named, spec.get("bridge", "")) for rule in names_in(rules)):
+            return True
         if spec["egress"] is not None:
             mode = spec["egress"]
             break
@@ -64,9 +74,18 @@ def _by_mode(mode: str, sent: Sent) -> bool:
     return not _within(sent.to, METADATA6 if six else (LINK_LOCAL4, *METADATA4))
 
 
-def _matches(rule: EgressRule, sent: Sent) -> bool:
-    if not _within(sent.to, (rule.to,)):
+def _is_named(rule: EgressRule, sent: Sent, named: Named, bridge: str) -> bool:
+    """Whether it is to an address of a name; one that is not on the internet never is."""
+    if sent.local or sent.to not in named(bridge, rule.to):
         return False
+    return _by_mode(INTERNET, sent) and _at_port(rule, sent)
+
+
+def _matches(rule: EgressRule, sent: Sent) -> bool:
+    return not is_name(rule) and _within(sent.to, (rule.to,)) and _at_port(rule, sent)
+
+
+def _at_port(rule: EgressRule, sent: Sent) -> bool:
     if rule.first_port is None:
         return True
     known = {_PROTOCOLS[rule.protocol]} if rule.protocol else set(_PROTOCOLS.values())
@@ -100,7 +119,13 @@ class Guests(NamedTuple):
         return None
 
 
-def refused(source: bytes, sent: Sent, guests: Guests, own: Collection[tuple[str, ...]]) -> bool:
+def refused(
+    source: bytes,
+    sent: Sent,
+    guests: Guests,
+    own: Collection[tuple[str, ...]],
+    named: Named = nothing,
+) -> bool:
     """Whether a flow of a guest's would not pass now; flows within a network always do."""
     policies = guests.policies(source)
     if policies is None:
@@ -108,4 +133,4 @@ def refused(source: bytes, sent: Sent, guests: Guests, own: Collection[tuple[str
     for subnets in own:
         if _within(source, subnets) and _within(sent.to, subnets) and not sent.local:
             return False
-    return not permitted(sent, policies)
+    return not permitted(sent, policies, named)

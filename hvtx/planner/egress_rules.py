@@ -1,4 +1,7 @@
-"""Rules of egress policies as people write them: ``CIDR[:PORT[-PORT][/proto]]``. Pure."""
+"""Rules of egress policies as people write them. Pure.
+
+``CIDR[:PORT[-PORT][/proto]]``, and what is allowed also ``NAME[:PORT[-PORT][/proto]]``.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,32 @@ import ipaddress
 import re
 from collections.abc import Iterable
 
-from hvtx.errors import UsageError
+from hvtx.errors import Conflict, UsageError
 from hvtx.model.address import family_of, is_ipv6
-from hvtx.model.policy import EGRESS, NO_POLICY, EgressRule, Policy, written
+from hvtx.model.policy import (
+    EGRESS,
+    NO_POLICY,
+    NONE,
+    EgressRule,
+    Policy,
+    is_name,
+    names_in,
+    written,
+)
 from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Network
+from hvtx.planner.egress import effective
+from hvtx.rulesets.dnsmasq import DOMAIN
 
 MOST_RULES = 128  # of one owner: more belong into a proxy or a firewall of one's own
 HINT = "write it as 192.0.2.0/24, 192.0.2.1:443, 192.0.2.1:8000-8010/udp or [2001:db8::/32]:443"
 _PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp))?")
 _LABEL = re.compile(r"(?i)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+_NAME_MOST = 253
 
 
 def parse_rule(action: str, text: str) -> EgressRule:
-    """One ``--allow`` or ``--deny``: ``CIDR[:PORT[-PORT][/proto]]``. Raises UsageError."""
+    """One ``--allow`` or ``--deny``. Raises UsageError."""
     to, ports = _split(text)
     if ports is None:
         return EgressRule(action, _destination(action, text, to))
@@ -55,10 +70,10 @@ def _destination(action: str, text: str, to: str) -> str:
     try:
         meant = ipaddress.ip_network(to, strict=False)
     except ValueError:
-        hint = HINT
-        if all(map(_LABEL.fullmatch, to.split("."))) and not to.replace(".", "").isdigit():
-            hint = f"{to} is a name: give the addresses that it stands for; {HINT}"
-        raise UsageError(f"{words}: {to!r} is no address or subnet", hint=hint) from None
+        labels = to.split(".")
+        if all(map(_LABEL.fullmatch, labels)) and not labels[-1].isdigit():
+            return _name(action, words, to.lower())
+        raise UsageError(f"{words}: {to!r} is no address, subnet or name", hint=HINT) from None
     if "%" in to:
         raise UsageError(f"{words}: an address with a device is the host's own", hint=HINT)
     if isinstance(meant, ipaddress.IPv6Network) and meant.subnet_of(_MAPPED):
@@ -70,6 +85,24 @@ def _destination(action: str, text: str, to: str) -> str:
     except ValueError:
         hint = f"did you mean {meant}?"
         raise UsageError(f"{words}: {to} has host bits set", hint=hint) from None
+
+
+def _name(action: str, words: str, name: str) -> str:
+    """A name as it is kept. Raises UsageError where no rule can be about it."""
+    if action != "allow":
+        raise UsageError(
+            f"{words}: only addresses and subnets can be denied, since {name} may have others than"
+            " a guest was told",
+            hint=f"--egress none --allow NAME lets guests reach nothing but names; {HINT}",
+        )
+    if "." not in name or len(name) > _NAME_MOST:
+        raise UsageError(f"{words}: {name} is no whole name", hint="write it as example.org:443")
+    if name.endswith(f".{DOMAIN}"):
+        raise UsageError(
+            f"{words}: {name} is a guest's name, and guests of one network reach each other",
+            hint="a guest of another network is allowed by its address",
+        )
+    return name
 
 
 class PolicyChange(NamedTuple):
@@ -110,10 +143,30 @@ def changed(policy: Policy, change: PolicyChange) -> Policy:
 
 def useless(policy: Policy, networks: Iterable[Network]) -> list[str]:
     """The rules that no packet of these networks' guests can match, in words."""
+    networks = list(networks)
     families = {family for network in networks for family in network.families}
-    return [
+    modes = {effective(policy, network.policy).mode for network in networks}
+    found = [
+        f"--allow {written(rule)} opens nothing more: a name opens what is on the internet, and"
+        f" that is reached without it (--egress {', '.join(sorted(modes))})"
+        for rule in names_in(policy.rules)
+        if modes and NONE not in modes
+    ]
+    return found + [
         f"--{rule.action} {written(rule)} never applies: the network has no "
         f"IPv{family_of(rule.to)} subnet"
         for rule in policy.rules
-        if family_of(rule.to) not in families
+        if not is_name(rule) and family_of(rule.to) not in families
     ]
+
+
+def refuse_names(policy: Policy, networks: Iterable[Network]) -> None:
+    """Refuse names where nobody would look them up for guests. Raises Conflict."""
+    for rule in names_in(policy.rules):
+        for network in networks:
+            if not network.dhcp:
+                raise Conflict(
+                    f"--allow {written(rule)} needs the network's own DNS, and network"
+                    f" {network.name!r} has none",
+                    hint=f"hvtx network set {network.name} --dhcp; or allow addresses instead",
+                )

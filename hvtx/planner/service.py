@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from hvtx.model.policy import names_in
 from hvtx.model.resource import Kind, Resource
 from hvtx.model.typed import TYPE_CHECKING
 from hvtx.model.vm import Interface, Network, Vm
@@ -15,11 +16,11 @@ from hvtx.planner.provision import ResourceSpec
 from hvtx.planner.scope import NetworkScope
 
 if TYPE_CHECKING:
-    from hvtx.model.service import ReservationSpec, ServiceSpec
+    from hvtx.model.service import NamesSpec, ReservationSpec, ServiceSpec
 
 
 AUTO, ON, OFF = DEFAULTS = ("auto", "on", "off")
-_HOSTS = "hosts"
+_HOSTS, EGRESS = "hosts", "egress"
 
 
 def directory_of(run_directory: str, network: str) -> str:
@@ -45,6 +46,8 @@ def want_process(network: Network, run_directory: str) -> ResourceSpec:
         "subnets": list(network.subnets),
         "gateways": list(network.gateways),
     }
+    if names := names_in(network.policy.rules):
+        spec["names"] = [list(rule) for rule in names]
     return ResourceSpec(Kind.PROCESS, f"dnsmasq {network.name}", {**spec})
 
 
@@ -78,6 +81,32 @@ def want_reservation(
     }
     path = f"{directory_of(run_directory, network.id)}/{_HOSTS}/{vm}-{interface.position}"
     return [ResourceSpec(Kind.FILE, path, {"path": path, "reservation": reservation})]
+
+
+def want_names(
+    vm: Vm, interface: Interface, network: Network, run_directory: str
+) -> list[ResourceSpec]:
+    """The file by which a network's dnsmasq knows what names a VM's policy allows it; or none."""
+    names = names_in(vm.policy.rules)
+    if not names or not network.dhcp:
+        return []
+    spec: NamesSpec = {
+        "mac": interface.mac,
+        "apart": vm.policy.egress is not None,
+        "rules": [list(rule) for rule in names],
+    }
+    path = f"{directory_of(run_directory, network.id)}/{EGRESS}/{vm.id}-{interface.position}"
+    return [ResourceSpec(Kind.FILE, path, {"path": path, "names": spec})]
+
+
+def want_told(
+    vm: Vm, interface: Interface, network: Network, run_directory: str, *, tap: bool
+) -> list[ResourceSpec]:
+    """All that a network's dnsmasq is told of an interface of a VM that runs; ``tap`` as `asks`."""
+    found = want_names(vm, interface, network, run_directory)
+    if asks(vm, tap=tap):
+        found = want_reservation(vm.id, vm.name, interface, network, run_directory) + found
+    return found
 
 
 def service_of(rows: Iterable[Resource], network: str) -> Resource | None:

@@ -12,7 +12,7 @@ from hvtx.model.vm import BRIDGE_PORTS, LAUNCHED_BY_OTHERS, Network, Publish, Vm
 from hvtx.planner import provision
 from hvtx.planner.provision import ResourceSpec
 from hvtx.planner.scope import NetworkScope, VmScope, of_runtime
-from hvtx.planner.service import asks, want_reservation
+from hvtx.planner.service import want_told
 from hvtx.planner.states import VmState
 
 if TYPE_CHECKING:
@@ -141,19 +141,19 @@ def plan_start(
         from hvtx.planner.attaching import in_container
 
         create = in_container(create, vm, networks.networks, given.container)
-    if asks(vm, tap=given.container is not None and given.container.tap is not None):
-        create = [*_reservations(vm, networks, given.run_directory), *create]
+    tap = given.container is not None and given.container.tap is not None
+    create = [*_told(vm, networks, given.run_directory, tap=tap), *create]
     return StartPlan([row for row in rows if only_flows_remain(row)], create, launch)
 
 
-def _reservations(
-    vm: Vm, networks: NetworkScope, run_directory: str
+def _told(
+    vm: Vm, networks: NetworkScope, run_directory: str, *, tap: bool
 ) -> list[tuple[ResourceSpec, str | None]]:
     """What the services of the VM's networks are to know, each with its network."""
     return [
         (want, interface.network)
         for interface in vm.interfaces
-        for want in want_reservation(
-            vm.id, vm.name, interface, networks.networks[interface.network], run_directory
+        for want in want_told(
+            vm, interface, networks.networks[interface.network], run_directory, tap=tap
         )
     ]

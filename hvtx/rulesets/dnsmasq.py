@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 DOMAIN = "lan"
 LEASE = "12h"  # a guest whose network has no service keeps its address at least half as long
 CONFIGURATION, HOSTS, NAMES = "dnsmasq.conf", "hosts", "names"
+EGRESS = "egress"  # names that VMs' policies allow, a file for each interface
+NAMED = "named"  # the table of names as it was made, to be compared
+NAMED_LOCK = "named.lock"  # held by who reads these files and changes the table
 FORGOTTEN = "forgotten"  # reservations that are gone since dnsmasq was started, a line each
 PID, ERRORS = "pid", "errors"
 _RA_SECONDS, _ROUTER_SECONDS = 300, 1800  # between advertisements; how long a router is believed
@@ -27,8 +30,13 @@ _LEAST_PREFIX6 = 64  # a range of DHCPv6 is never wider
 _MOST_LEASES = 1_000_000  # the default of 1,000 is less than a network may have guests
 
 
-def configuration(spec: ServiceSpec, mark: str, user: tuple[str, str] | None) -> str:
-    """The whole configuration; ``user`` and group are whom it becomes, None: it stays as it is."""
+def configuration(
+    spec: ServiceSpec, mark: str, user: tuple[str, str] | None, more: Sequence[str] = ()
+) -> str:
+    """The whole configuration; ``user`` and group are whom it becomes, None: it stays as it is.
+
+    ``more`` are lines at its end.
+    """
     directory, bridge = spec["directory"], spec["bridge"]
     lines = [
         f"# {mark}",
@@ -56,7 +64,7 @@ def configuration(spec: ServiceSpec, mark: str, user: tuple[str, str] | None) ->
     for subnet, gateway in zip(spec["subnets"], spec["gateways"], strict=True):
         six = is_ipv6(subnet)
         lines += _six(spec, subnet, gateway) if six else _four(spec, subnet, gateway)
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *more]) + "\n"
 
 
 def _four(spec: ServiceSpec, subnet: str, gateway: str) -> list[str]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from hvtx.model.address import is_of
-from hvtx.model.policy import EgressRule
+from hvtx.model.policy import EgressRule, is_name
 from hvtx.model.typed import NamedTuple
 from hvtx.rulesets.packing import packed
 
@@ -32,12 +32,13 @@ class Box(NamedTuple):
 def boxes(rules: Iterable[EgressRule], family: int, action: str) -> list[Box]:
     """What the rules of one action and family say, in order of addresses, protocols and ports.
 
-    Raises OSError for an address that is none.
+    Names have sets of their own (:mod:`hvtx.rulesets.egress_names`). Raises OSError for an
+    address that is none.
     """
     whole: list[Range] = []
     some: dict[str, list[tuple[Range, Range]]] = {protocol: [] for protocol in PROTOCOLS}
     for rule in rules:
-        if rule.action != action or not is_of(rule.to, family):
+        if rule.action != action or is_name(rule) or not is_of(rule.to, family):
             continue
         _, *ends = range_of(rule.to)
         addresses = (ends[0], ends[1])

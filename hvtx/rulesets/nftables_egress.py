@@ -10,6 +10,8 @@ Facts that shaped the rules:
 - The chain stands before ``mangle FORWARD`` (-150), where the iptables backend drops: what an
   ``--allow`` lets through is marked (0x20000000) for the drops that come later, in this table and
   there. The mark is taken off again after all.
+- What a name opens is marked before (0x40000000, :mod:`hvtx.rulesets.egress_names`). It is heeded
+  only of who has a rule about a name: others may use that bit for purposes of their own.
 - A rule that reads a port does not match what is too short to have one, or has none: denials and
   accepts of a whole address have sets of their own, which look at the address alone.
 - Conntrack puts fragments together before (nf_defrag_ipv4, nf_defrag_ipv6), so a port is always
@@ -35,6 +37,7 @@ from hvtx.model.hook import Chain
 ALLOWED = "meta mark & 0x20000000 == 0x20000000"
 NOT_ALLOWED = f"{ALLOWED} meta mark set meta mark & 0xdfffffff"
 _ALLOW = "meta mark set meta mark | 0x20000000 accept"
+NAMED_BIT = 0x40000000  # by a rule about a name, before: rulesets/egress_names.py
 
 LINK_LOCAL4 = "169.254.0.0/16"
 METADATA6 = ("fd00:ec2::/32", "fd20:ce::254", "fd00:c1::a9fe:a9fe", "fd00:42::42")
@@ -67,6 +70,7 @@ def _sets() -> Iterator[tuple[str, str]]:
                     f"{owner}_{action}{family}_ports",
                     f"set|type {to} . inet_proto . inet_service; flags interval;",
                 )
+        yield f"{owner}_named", f"set|type {kind};"
     yield "own_network", "set|type ifname . ether_addr . ifname;"
     yield "refused_of", f"set|type {OWNERS['vm'][0]}; counter;"
 
@@ -76,13 +80,15 @@ COUNTED = frozenset({"refused_of"})  # sets whose elements count for themselves
 
 
 def _rules(owner: str) -> Chain:
-    """An owner's denials, then what it allows."""
+    """An owner's denials, then what it allows: addresses, then names."""
     key, found = OWNERS[owner][1], []
     for action, verdict in (("deny", "goto refuse"), ("allow", _ALLOW)):
         for family, to in ((4, "ip daddr"), (6, "ip6 daddr")):
             name = f"{owner}_{action}{family}"
             found.append(f"{key} . {to} @{name} {verdict}")
             found.append(f"{key} . {to} . meta l4proto . th dport @{name}_ports {verdict}")
+    named = "oifname != @bridges meta mark & 0x40000000 == 0x40000000"
+    found.append(f"{key} @{owner}_named {named} {_ALLOW}")
     return Chain(f"{owner}_rules", "", tuple(found))
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from sys import byteorder
 
 from hvtx.errors import UsageError
 from hvtx.model.address import family_of, is_of
 from hvtx.model.firewall import FirewallSpec, addresses_in
 from hvtx.model.hook import SetElement
-from hvtx.model.policy import EgressRule
+from hvtx.model.policy import EgressRule, names_in
 from hvtx.model.resource import FLOWS_EACH
 from hvtx.rulesets.nftables_base import table_name
 from hvtx.rulesets.packing import link_local, packed, packed_mac
@@ -157,7 +157,10 @@ def _egress(spec: FirewallSpec) -> list[SetElement]:
         return found
     for name, chain in _led_to(owner, spec):
         found.append(SetElement("inet", "", f"{owner}_{name}", key, _goto(chain), verdict=True))
-    return found + list(_egress_rules(owner, key, spec))
+    rules = [EgressRule(*rule) for rule in spec.get("rules", ())]  # type: ignore[arg-type]
+    if names_in(rules):
+        found.append(SetElement("inet", "", f"{owner}_named", key))
+    return found + list(_egress_rules(owner, key, rules))
 
 
 def _led_to(owner: str, spec: FirewallSpec) -> Iterator[tuple[str, str]]:
@@ -175,10 +178,9 @@ def _led_to(owner: str, spec: FirewallSpec) -> Iterator[tuple[str, str]]:
         yield "input", f"{owner}_{'limited' if limited else 'open'}_input"
 
 
-def _egress_rules(owner: str, key: bytes, spec: FirewallSpec) -> Iterator[SetElement]:
+def _egress_rules(owner: str, key: bytes, rules: Sequence[EgressRule]) -> Iterator[SetElement]:
     from hvtx.rulesets.egress_boxes import boxes
 
-    rules = [EgressRule(*rule) for rule in spec.get("rules", ())]  # type: ignore[arg-type]
     for action in ("deny", "allow") if rules else ():
         for family, size in ((4, 4), (6, 16)):
             for box in boxes(rules, family, action):

@@ -274,6 +274,18 @@ def _limited(hvtx: Program) -> None:
     hvtx("vm", "set", "web", "--allow", "192.0.2.0/24:80-90", "--deny", "192.0.2.7")
 
 
+def _created_with_names(hvtx: Program) -> None:
+    """A VM that may reach a name, in a network whose dnsmasq looks it up."""
+    _created_with_dhcp(hvtx)
+    hvtx("vm", "set", "web", "--egress", "none", "--allow", "example.org:443")
+
+
+def _served_once_limited(hvtx: Program) -> None:
+    _running_with_dhcp(hvtx)
+    hvtx("network", "set", "net", "--egress", "internet")
+    hvtx("network", "set", "net", "--no-egress")
+
+
 def _backed_up(hvtx: Program) -> None:
     """A backup of the very store that is there, so that nothing is rolled back by it."""
     _created(hvtx)
@@ -414,6 +426,13 @@ COMMANDS = {
     ),
     "vm set, egress": Command(
         ("vm", "set", "web", "--egress", "internet", "--allow", "192.0.2.1:443"), _once_limited
+    ),
+    # what a dnsmasq was told of names stands in its table, open to nobody, until it starts again
+    "vm start, names": Command(("vm", "start", "web"), _created_with_names, "collects"),
+    "vm set, names": Command(
+        ("vm", "set", "web", "--egress", "none", "--allow", "example.org:443"),
+        _served_once_limited,
+        "collects",
     ),
     "network set, egress": Command(
         ("network", "set", "net", "--egress", "none", "--deny", "10.0.0.0/8"), _once_limited

@@ -157,10 +157,22 @@ def ask(server: str, name: str, kind: str, protocol: str = "udp") -> dict[str, A
     made = IPv6Address if size == 16 else IPv4Address
     at, found = len(query), []
     for _ in range(count):
-        at += 12  # a pointer to the name, type, class, seconds, length
-        found.append(str(made(answer[at : at + size])))
-        at += size
+        at = behind_name(answer, at)
+        told, length = struct.unpack_from("!H6xH", answer, at)
+        at += 10
+        if told == number:  # and not another name on the way
+            found.append(str(made(answer[at : at + size])))
+        at += length
     return {"code": answer[3] & 15, "addresses": found}
+
+
+def behind_name(answer: bytes, at: int) -> int:
+    """Where a name ends: in itself, or by a pointer to an earlier one."""
+    while length := answer[at]:
+        if length >= 0xC0:
+            return at + 2
+        at += 1 + length
+    return at + 1
 
 
 def by_datagram(family: socket.AddressFamily, server: str, query: bytes) -> bytes | None:

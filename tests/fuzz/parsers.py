@@ -52,6 +52,7 @@ from hvtx.host import (
     managers,
     monitor_socket,
     mounts,
+    named_sets,
     nat_detection,
     netlink,
     nfanswers,
@@ -945,6 +946,33 @@ CONFIGURATION = 'firewall = "nftables"\nlock_timeout = 10\nhistory_lines = 1000\
 SAVED = [sample(name)[0].decode() for name in ("save4", "save6")]
 COUNTED = [re.sub("(?m)^-A", "[3:180] -A", text) for text in SAVED]
 LISTING = [sample("listing")[0].decode()]
+NAMED = {
+    "nftables": [
+        {"table": {"family": "inet", "name": "hvtx-i-n"}},
+        {
+            "map": {
+                "name": "owners",
+                "elem": [["02:00:00:00:00:01", {"jump": {"target": "vm_020000000001"}}]],
+            }
+        },
+        {
+            "set": {
+                "name": "n4",
+                "elem": [{"elem": {"val": "192.0.2.1", "expires": 7}}, "192.0.2.2"],
+            }
+        },
+        {
+            "chain": {
+                "name": "names",
+                "type": "filter",
+                "hook": "forward",
+                "prio": -161,
+                "policy": "accept",
+            }
+        },
+        {"rule": {"chain": "names", "expr": [{"accept": None}]}},
+    ]
+}
 RULESET = [json.loads(sample("ruleset")[0])["nftables"]]
 LEGACY = [name for name in recorded() if name.startswith("legacy")]
 
@@ -1165,6 +1193,9 @@ PARSERS: dict[str, Parser] = {
     ),
     "nft list ruleset": Parser(
         libnftables.rules_in, texts(LISTING), (), ("host.libnftables.rules_in",), lambda n: LISTING[0] * n
+    ),
+    "nft -j list table": Parser(
+        lambda data: named_sets.parsed(data.decode(errors="replace"), None), json_bytes((NAMED,)), (HvtxError,), ("host.named_sets",)
     ),
     "nft -a list table": Parser(listed_rules, texts(LISTING), (), ("drivers.nftables.ruleset.listed_rules",)),
     "a ruleset for the replica": Parser(

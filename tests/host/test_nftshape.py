@@ -31,8 +31,9 @@ SPECS = [
     {"what": "publish", "protocol": "udp", "host_port": 53, "guest_port": 53,
      "ipv6": "fd77::2", "host_ip": "2001:db8::1"},
     *({"what": "egress", "bridge": "br0", "egress": "none", "alone": True, **whose,
-       "rules": [[action, to, *ports] for action in ("allow", "deny")
-                 for to in ("10.0.0.0/8", "fd00::/8") for ports in ((), (80, 90, "tcp"))]}
+       "rules": [["allow", "example.org"], *(
+           [action, to, *ports] for action in ("allow", "deny")
+           for to in ("10.0.0.0/8", "fd00::/8") for ports in ((), (80, 90, "tcp")))]}
       for whose in ({}, {"mac": "02:11:22:33:44:55"})),
 ]  # fmt: skip
 

@@ -14,6 +14,7 @@ from hvtx.errors import UsageError
 from hvtx.model.vm import Network, Publish
 from hvtx.planner.addressing import (
     check_guest_address,
+    check_published,
     gateway_of,
     netmask_of,
     overlap,
@@ -25,6 +26,7 @@ from hvtx.planner.addressing import (
     parse_subnet,
     private_subnets,
 )
+from tests.planner.test_egress import network
 
 HOSTILE = (
     "",
@@ -418,3 +420,10 @@ def test_no_text_breaks_a_parser(text: str) -> None:
             parse(text)
         except UsageError as problem:
             assert problem.message
+
+
+def test_a_port_on_the_loopback_of_ipv6_is_refused_whoever_asks() -> None:
+    """A container runtime and a program do not write it as `--publish` is written."""
+    with pytest.raises(UsageError, match="NAT cannot serve") as refused:
+        check_published(Publish("tcp", "::1", 8080, 80), network())
+    assert "127.0.0.1" in (refused.value.hint or "")

@@ -43,7 +43,7 @@ def test_of_the_host_only_what_a_guest_needs() -> None:
 
 def test_denials_first_then_what_is_allowed_then_the_network() -> None:
     own = policy(None, ("allow", "10.0.0.0/8", None), ("deny", "10.1.0.0/16", 443))
-    shared = policy("none", ("allow", "192.0.2.1", 80), ("deny", "10.2.0.1", None))
+    shared = policy("none", ("allow", "192.0.2.1/32", 80), ("deny", "10.2.0.1/32", None))
     asked = [own, shared]
     assert not permitted(sent("10.1.0.1"), asked)
     assert permitted(sent("10.1.0.1", 80), asked)
@@ -51,6 +51,25 @@ def test_denials_first_then_what_is_allowed_then_the_network() -> None:
     assert permitted(sent("192.0.2.1", 80), asked)
     assert not permitted(sent("192.0.2.1", 81), asked)
     assert not permitted(sent("192.0.2.1", 80, 132), asked)  # neither TCP nor UDP
+
+
+def test_names_open_what_they_stand_for_now_and_only_on_the_internet() -> None:
+    known = {("hvbr0", "example.org"): [sent(to).to for to in ("8.8.4.4", "10.1.2.3", "9.9.9.9")]}
+
+    def named(bridge: str, name: str) -> list[bytes]:
+        return known.get((bridge, name), [])
+
+    asked = policy("none", ("allow", "example.org", 443), ("deny", "9.9.9.9/32", None))
+    asked["bridge"] = "hvbr0"
+    assert permitted(sent("8.8.4.4"), [asked], named)
+    assert not permitted(sent("8.8.4.4", 80), [asked], named)
+    assert not permitted(sent("8.8.4.4", local=True), [asked], named)
+    assert not permitted(sent("10.1.2.3"), [asked], named)
+    assert not permitted(sent("9.9.9.9"), [asked], named)  # denied
+    assert not permitted(sent("1.1.1.1"), [asked], named)
+    assert not permitted(sent("8.8.4.4"), [asked])
+    other: FirewallSpec = {**asked, "bridge": "hvbr1"}
+    assert not permitted(sent("8.8.4.4"), [other], named)
 
 
 def test_whose_flow_it_is() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hvtx.errors import UsageError
+from hvtx.errors import Conflict, UsageError
 from hvtx.model.policy import NO_POLICY, EgressRule, Policy, written
 from hvtx.planner import egress_rules
 from tests.planner.test_egress import network
@@ -16,12 +16,15 @@ GOOD = {
     "192.0.2.1:8000-8010/udp": EgressRule("allow", "192.0.2.1/32", 8000, 8010, "udp"),
     "2001:db8::/32": EgressRule("allow", "2001:db8::/32"),
     "[2001:db8::1]:443/tcp": EgressRule("allow", "2001:db8::1/128", 443, 443, "tcp"),
+    "example.org": EgressRule("allow", "example.org"),
+    "Www.Example.org:80-90/udp": EgressRule("allow", "www.example.org", 80, 90, "udp"),
+    "4.example.org": EgressRule("allow", "4.example.org"),
 }
 BAD = (
     "", ":443", "192.0.2.1/24", "192.0.2.0/33", "192.0.2.1:", "192.0.2.1:0", "192.0.2.1:65536",
     "192.0.2.1:90-80", "192.0.2.1:80/sctp", "192.0.2.1:80-", "192.0.2.1/tcp", "[192.0.2.1]:80",
     "[2001:db8::1]443", "[2001:db8::1", "2001:db8::1]:80", "2001:db8::1/64", "fe80::1%eth0",
-    "10.0.0.1 ", "٣.0.0.1", "10.0.0.1:٣", "example.org:443", "1.2.3:80",
+    "10.0.0.1 ", "٣.0.0.1", "10.0.0.1:٣", "example.org:443", "1.2.3:80", "example.org.", "a..b", "bücher.example",
 )  # fmt: skip
 
 
@@ -37,6 +40,39 @@ def test_what_is_none_is_refused_with_a_hint(text: str) -> None:
     with pytest.raises(UsageError) as refused:
         egress_rules.parse_rule("deny", text)
     assert refused.value.hint
+
+
+@pytest.mark.parametrize("text", [
+    "localhost", "localhost:80", "web.lan", "example.org.", "a..b", "-a.example", "b\u00fccher.example",
+    ".".join(["a" * 60] * 5), "1.2.3", "example.org:0", "example.org/tcp", "*.example.org",
+    'a"b.example', "a b.example", "a/b.example", "a#b.example",
+])  # fmt: skip
+def test_what_is_no_whole_name_is_refused(text: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        egress_rules.parse_rule("allow", text)
+    assert refused.value.hint
+
+
+def test_a_name_is_allowed_only() -> None:
+    with pytest.raises(UsageError, match="only addresses and subnets can be denied"):
+        egress_rules.parse_rule("deny", "example.org:443")
+
+
+def test_a_name_needs_a_network_with_dns() -> None:
+    policy = egress_rules.parse_policy("none", ["192.0.2.1", "example.org:443"], [])
+    served, bare = network()._replace(dhcp=True), network()._replace(name="bare", dhcp=False)
+    egress_rules.refuse_names(policy, [served])
+    with pytest.raises(Conflict, match="'bare' has none") as refused:
+        egress_rules.refuse_names(policy, [served, bare])
+    assert "hvtx network set bare --dhcp" in (refused.value.hint or "")
+    egress_rules.refuse_names(egress_rules.parse_policy("none", ["192.0.2.1"], []), [bare])
+
+
+def test_a_name_that_opens_nothing_more_is_told() -> None:
+    for mode, told in (("none", False), ("internet", True), ("open", True), (None, True)):
+        policy = egress_rules.parse_policy(mode, ["example.org"], [])
+        found = egress_rules.useless(policy, [network()])
+        assert bool(found) is told, mode
 
 
 @pytest.mark.parametrize(

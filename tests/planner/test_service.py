@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from hvtx.model.policy import NO_POLICY
 from hvtx.model.resource import Resource, State
 from hvtx.model.vm import Attachment, Interface, Network, Vm
 from hvtx.planner import service
+from hvtx.planner.egress_rules import parse_policy
 from hvtx.planner.scope import NetworkScope
 
 PLAIN = Network(
@@ -63,3 +65,31 @@ def test_who_should_be_served_and_is_not() -> None:
     assert service.unserved(scope(SERVED, row(1))) == [SERVED], "of an earlier life"
     assert service.unserved(scope(SERVED, row(2, "v1"))) == [SERVED], "a VM's"
     assert service.service_of([row(2, "v1"), row(2)], "n1") == row(2)
+
+
+def test_names_that_a_policy_allows_are_told_by_a_file_of_their_own() -> None:
+    policy = parse_policy("none", ["example.org:443", "192.0.2.1"], [])
+    vm = Vm(
+        "v1", "web", "command", 1, 1, None, None, None, (), (), None, False, (GUEST,), policy=policy
+    )
+    [want] = service.want_names(vm, GUEST, SERVED, "/run/hvtx/i")
+    assert want.key == "/run/hvtx/i/networks/n1/egress/v1-1"
+    assert want.spec["names"] == {
+        "mac": GUEST.mac, "apart": True, "rules": [["allow", "example.org", 443, 443, None]],
+    }  # fmt: skip
+    assert len(service.want_told(vm, GUEST, SERVED, "/run/hvtx/i", tap=False)) == 2
+    container = vm._replace(attachment=Attachment("net", "c0ffee", "eth0", "/run/netns/box"))
+    assert service.want_told(container, GUEST, SERVED, "/run/hvtx/i", tap=False) == [want]
+    assert len(service.want_told(container, GUEST, SERVED, "/run/hvtx/i", tap=True)) == 2
+    more = vm._replace(policy=policy._replace(egress=None))
+    assert service.want_names(more, GUEST, SERVED, "/r")[0].spec["names"]["apart"] is False
+    assert service.want_names(vm, GUEST, PLAIN, "/r") == []
+    assert service.want_names(vm._replace(policy=NO_POLICY), GUEST, SERVED, "/r") == []
+
+
+def test_a_networks_own_names_are_its_dnsmasqs() -> None:
+    network = SERVED._replace(policy=parse_policy("none", ["example.org"], ["192.0.2.1"]))
+    assert service.want_process(network, "/r").spec["names"] == [
+        ["allow", "example.org", None, None, None]
+    ]
+    assert "names" not in service.want_process(SERVED, "/r").spec

@@ -58,6 +58,7 @@ def _policies() -> Iterator[dict[str, Any]]:
         ["deny", "10.0.0.0/8", None, None, None],
         ["allow", "192.0.2.1/32", 443, 443, None],
         ["allow", "2001:db8::/32", 8000, 8010, "udp"],
+        ["allow", "example.org", 443, 443, None],
     ]
     for whose, alone in product(({}, {"mac": _MAC}), (False, True)):
         base = {"what": "egress", "bridge": "hvbr0", "alone": alone, **whose}

@@ -230,8 +230,10 @@ class NftablesDriver:
 
         Raises Contended, NotPermitted; empty without nf_tables.
         """
-        names = {name for _, name in self.tables()} - {self._session.table}
-        return frozenset(n.removeprefix("hvtx-") for n in names if n.startswith(table_name("")))
+        begin = table_name("")
+        parts = {n.removeprefix(begin) for _, n in self.tables() if n.startswith(begin)}
+        own = self._session.table.removeprefix(begin)
+        return frozenset(part for part in parts if part != own and "-" not in part)
 
     def tables(self) -> frozenset[tuple[str, str]]:
         """Family and name of every table here. Raises Contended, NotPermitted."""

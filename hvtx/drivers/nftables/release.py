@@ -67,6 +67,8 @@ def _removable(session: Session, table: Table, mark: str) -> Outcome | None:
         return Outcome(False, "mark-stripped", f"{where} has no comment")
     if table.comment != mark:
         return Outcome(False, "mark-mismatch", f"{where} carries {table.comment!r}")
+    if table.name.startswith(f"{session.table}-"):
+        return None  # of a network's names (rulesets/egress_names.py): nothing in it has a mark
     foreign_object = _foreign_object_in(session, table, mark)
     if foreign_object:
         return Outcome(False, "foreign-dependents", f"{where} still holds {foreign_object}")

@@ -20,7 +20,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from hvtx.drivers.base import Host
-from hvtx.errors import HostRefused, ServiceRefused
+from hvtx.errors import HostRefused, HvtxError, ServiceRefused
 from hvtx.host import (
     capabilities,
     children,
@@ -33,6 +33,7 @@ from hvtx.host import (
     procfs,
 )
 from hvtx.host import dnsmasq as installed
+from hvtx.host.files import is_there
 from hvtx.host.vmuser import may_make_namespaces
 from hvtx.model.gate import SCRIPT, SHELL, SIGNATURE
 from hvtx.model.resource import (
@@ -40,6 +41,7 @@ from hvtx.model.resource import (
     Kind,
     Outcome,
     Resource,
+    State,
     identity_in,
     process_observed,
     service_spec,
@@ -49,6 +51,7 @@ from hvtx.model.user import User
 from hvtx.model.vm import Identity
 from hvtx.rulesets import dnsmasq
 
+_MOST = 1 << 24  # bytes of a file of ours
 READY_SECONDS, TERM_SECONDS, KILL_SECONDS = 10.0, 2.0, 5.0
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -73,7 +76,7 @@ class DnsmasqDriver:
         if identity is not None and _is_alive(identity):
             raise HostRefused(f"{row.key} runs already, as pid {identity.pid}", hint="hvtx repair")
         try:
-            words, user = _prepared(row)
+            words, user = self._prepared(row)
             pid, pipe = _spawned(words, os.path.join(spec["directory"], dnsmasq.ERRORS))
         except OSError as problem:
             raise ServiceRefused(
@@ -113,11 +116,72 @@ class DnsmasqDriver:
                     end(identity)
                 raise
 
+    def learns(self, row: Resource) -> bool:
+        """Have it act by what is told to it by now; False where it has to be started for that.
+
+        Names that it looks up already may be open to others by now. Raises HostRefused.
+        """
+        path = os.path.join(service_spec(row)["directory"], dnsmasq.CONFIGURATION)
+        try:
+            if paths.read_regular(path, _MOST) != self._told(row).encode():
+                return False
+            from hvtx.drivers.dnsmasq import names_table
+
+            names_table.fill(self._host.installation, row)
+        except OSError:
+            return False
+        return True
+
+    def _prepared(self, row: Resource) -> tuple[list[str], str]:
+        """Write what it reads; its command line, and whom it becomes.
+
+        Raises OSError, HostRefused.
+        """
+        spec = service_spec(row)
+        directory = spec["directory"]
+        program = installed.find()
+        if program is None:
+            raise installed.lack() or HostRefused("dnsmasq is not installed", hint=installed.HINT)
+        os.chmod(directory, 0o755)  # noqa: S103 - what is above it is closed
+        for name in (dnsmasq.HOSTS, dnsmasq.NAMES):
+            paths.make_directory(os.path.join(directory, name), 0o755)
+        for name in (dnsmasq.PID, dnsmasq.ERRORS):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(directory, name))
+        if _has_names(row):
+            from hvtx.drivers.dnsmasq import names_table  # few networks have names
+
+            names_table.fill(self._host.installation, row)
+        whom, way = _becomes(directory)
+        path = os.path.join(directory, dnsmasq.CONFIGURATION)
+        _write(path, self._told(row))
+        gate = (SHELL, "-c", SCRIPT, SIGNATURE, program, f"--conf-file={path}")
+        return [*way, *gate], whom[0] if whom is not None else str(os.geteuid())
+
+    def _told(self, row: Resource) -> str:
+        """Its whole configuration."""
+        spec = service_spec(row)
+        names: Sequence[str] = ()
+        if _has_names(row):
+            from hvtx.drivers.dnsmasq import names_table
+
+            names = names_table.configuration(self._host.installation, row)
+        whom = _becomes(spec["directory"])[0]
+        return dnsmasq.configuration(spec, row.mark, whom, names)
+
     def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
         """End them; who is dead, or another by now, is gone."""
         return {row.id: self._release(row) for row in resources}
 
     def _release(self, row: Resource) -> Outcome:
+        if row.state == State.RELEASING:  # else it is started again, and its table stays
+            from hvtx.drivers.dnsmasq import names_table
+
+            try:
+                names_table.drop(self._host.installation, row)
+            except HvtxError as problem:
+                words = f"the table of names of {row.key} stays: {problem.message}"
+                return Outcome(False, "host-refused", words)
         known = identity_in(process_observed(row))
         waiting = self._gates.get(row.id)
         if waiting is not None and known not in (None, waiting[0]):
@@ -175,19 +239,8 @@ def of_installation(installation: str) -> list[tuple[Identity, str]]:
     return found
 
 
-def _prepared(row: Resource) -> tuple[list[str], str]:
-    """Write the files; the command line, and whom it becomes. Raises OSError, HostRefused."""
-    spec = service_spec(row)
-    directory = spec["directory"]
-    program = installed.find()
-    if program is None:
-        raise installed.lack() or HostRefused("dnsmasq is not installed", hint=installed.HINT)
-    os.chmod(directory, 0o755)  # noqa: S103 - what is above it is closed
-    for name in (dnsmasq.HOSTS, dnsmasq.NAMES):
-        paths.make_directory(os.path.join(directory, name), 0o755)
-    for name in (dnsmasq.PID, dnsmasq.ERRORS):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(directory, name))
+def _becomes(directory: str) -> tuple[tuple[str, str] | None, tuple[str, ...]]:
+    """Whom it becomes (user and group; None: it stays), and the words before its own."""
     found = installed.user()
     way: tuple[str, ...] = ()
     if found is not None:
@@ -198,13 +251,16 @@ def _prepared(row: Resource) -> tuple[list[str], str]:
             found = None  # it could not read its own files: it stays root
         elif steps:
             way = path_mounts.way(steps)
-    whom = None if found is None else (found[0], found[2])
-    if whom is None and os.geteuid() == 0:
-        whom = ("root", "root")
-    path = os.path.join(directory, dnsmasq.CONFIGURATION)
-    _write(path, dnsmasq.configuration(spec, row.mark, whom))
-    gate = (SHELL, "-c", SCRIPT, SIGNATURE, program, f"--conf-file={path}")
-    return [*way, *gate], whom[0] if whom is not None else str(os.geteuid())
+    if found is not None:
+        return (found[0], found[2]), way
+    return (("root", "root") if os.geteuid() == 0 else None), way
+
+
+def _has_names(row: Resource) -> bool:
+    """Whether it is told of names, or was."""
+    spec = service_spec(row)
+    places = (os.path.join(spec["directory"], name) for name in (dnsmasq.EGRESS, dnsmasq.NAMED))
+    return "names" in spec or any(map(is_there, places))
 
 
 def _write(path: str, text: str) -> None:
