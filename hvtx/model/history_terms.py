@@ -13,7 +13,7 @@ VERBS = (
     *("network-create", "network-rm", "rebuild"),
     *("cni-add", "cni-del", "cni-gc"),
     *("gc", "heuristic", "recover", "resolve", "repair", "import", "adopt", "restore"),
-    *("claim", "release", "cluster-forget"),  # of blocks of a cluster
+    *("claim", "release", "cluster-forget", "cluster-register"),  # of blocks of a cluster
 )
 EVENTS = (
     *(
@@ -27,7 +27,7 @@ EVENTS = (
         "forgotten",
         "completed",
     ),
-    *("repaired", "attached", "imported", "restored", "failed"),
+    *("repaired", "attached", "imported", "restored", "registered", "failed"),
 )
 KINDS = (*(kind.value for kind in Kind), "device", "rule")
 REASONS = (

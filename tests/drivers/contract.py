@@ -153,9 +153,12 @@ def make(world: World, resource: Resource) -> Resource:
 
 
 def view(world: World, subject: Any) -> tuple[object, ...]:
-    """The whole host, and what a firewall driver sees besides."""
+    """The whole host, and what a firewall driver sees besides.
+
+    But for the ids of namespaces: the kernel takes none back while its namespace is there.
+    """
     seen = subject.observe() if hasattr(subject, "observe") else ()
-    return (*world.look().place(), sorted(map(repr, seen)))
+    return (*world.look()._replace(ids=frozenset()).place(), sorted(map(repr, seen)))
 
 
 def release(world: World, resource: Resource) -> Any:
