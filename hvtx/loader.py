@@ -58,7 +58,8 @@ class _Loader(SourceFileLoader):
         head += (self._size & _MASK).to_bytes(4, "little")
         if len(data) < _MOST and data[:_HEAD] == head:
             code = loads(memoryview(data)[_HEAD:])  # noqa: S302 - what importlib itself would read
-            if code.co_filename == self.path:  # else it was compiled elsewhere, and is put right
+            # else it was compiled elsewhere, and is put right; or it is no code, and is refused
+            if getattr(code, "co_filename", None) == self.path:
                 return code
         return None
 
@@ -161,9 +162,9 @@ class Importer:
         if spec is None or name in self._modules:
             return self._modules.get(name)
         loader: Any = spec.loader
-        code = loader.compiled()
-        if code is None:
-            return None
+        # Compiled here, too, where it has to be: importlib would hold a lock of its own while the
+        # module waits for this one, and another thread has this one while it waits for that.
+        code = loader.get_code(name)
         module = _new(spec)
         self._run(module, code)
         module = self._modules[name]
@@ -173,9 +174,9 @@ class Importer:
     def _run(self, module: Any, code: Any) -> None:
         name, spec = module.__name__, module.__spec__
         spec._initializing = True  # noqa: SLF001 - what Python calls it by for a circle's error
-        self._modules[name] = module
-        self._loading.add(name)
+        self._loading.add(name)  # first: who sees the module without the lock looks here next
         try:
+            self._modules[name] = module
             exec(code, module.__dict__)  # noqa: S102 - as importlib does
         except BaseException:
             self._modules.pop(name, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import json
+import marshal
 import py_compile
 import subprocess
 import sys
@@ -268,6 +269,41 @@ def test_a_thread_waits_until_a_module_is_whole(package: Path, importer: loader.
     del sys.begun, sys.go  # type: ignore[attr-defined]
     assert waits
     assert seen == [1, 1]
+
+
+def test_a_source_without_its_compiled_file_is_loaded_under_the_same_lock(
+    package: Path, importer: loader.Importer
+) -> None:
+    """Two locks in two orders: each thread would wait for the other for ever."""
+    text = "import sys\nsys.begun.set()\nsys.go.wait(30)\nimport hvtx.one\nEND = 1\n"
+    write(package, "raw.py", text)
+    (package / f"__pycache__/raw.{TAG}.pyc").unlink()
+    write(package, "ready.py", "from hvtx.raw import END\n")
+    sys.begun, sys.go = threading.Event(), threading.Event()  # type: ignore[attr-defined]
+    threads = [
+        threading.Thread(target=importer.imported, args=(name,), daemon=True)
+        for name in ("hvtx.raw", "hvtx.ready")
+    ]
+    threads[0].start()
+    assert sys.begun.wait(30)  # type: ignore[attr-defined]
+    threads[1].start()
+    threads[1].join(0.2)
+    sys.go.set()  # type: ignore[attr-defined]
+    for thread in threads:
+        thread.join(5)
+    del sys.begun, sys.go  # type: ignore[attr-defined]
+    assert not [thread for thread in threads if thread.is_alive()]
+    assert sys.modules["hvtx.ready"].END == 1
+
+
+def test_a_compiled_file_that_is_no_code_is_refused_as_ever(
+    package: Path, importer: loader.Importer
+) -> None:
+    compiled = package / f"__pycache__/one.{TAG}.pyc"
+    compiled.write_bytes(compiled.read_bytes()[:16] + marshal.dumps("no code"))
+    with pytest.raises(ImportError, match="Non-code object"):
+        importer.imported("hvtx.one")
+    assert "hvtx.one" not in sys.modules
 
 
 _PROGRAM = """

@@ -70,8 +70,8 @@ def _carried_out(
         _refuse(found)
         return found, False
     holders = source.holders()
-    had = runtime.read(rows.seen)[0] is not None
-    another = blocks.is_other or (had and not source.is_registered())
+    seen = runtime.read(rows.seen)
+    another = blocks.is_other or (seen[0] is not None and not source.is_registered())
     found = Registration()
     if not runtime.read(rows.is_doubted):
         found = registration(
@@ -83,6 +83,11 @@ def _carried_out(
     _refuse(found)
     for pool in pools:
         source.check(pool)
+    if another and not blocks.is_other:
+        # Registered anew it looks like the one before, whose id it has: to the next run, where this
+        # one is interrupted, it is to be another one.
+        with runtime.store.transaction() as sql:
+            rows.see(sql, f"{seen[0]} (its content was lost)", seen[1])
     source.take_over(known, runtime.read(rows.newest))
     failpoint.reach("taken-over:host")
     for pool in pools:

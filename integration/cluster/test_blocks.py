@@ -481,6 +481,9 @@ def test_an_etcd_whose_content_was_lost_grants_nothing_to_who_had_blocks(two: La
     assert [b["state"] for b in two.status("h1")["blocks"]] == ["committed", "intended"]
     create(two, "h1", "three")  # of the block that it has
     two.hvtx("h2", "cluster", "register", "--yes")
+    killed = {"HVTX_FAILPOINT": "taken-over:host:kill"}
+    two.hvtx("h1", "cluster", "register", "--yes", code=-9, **killed)
+    assert "(its content was lost)" in two.hvtx("h1", "recover", code=9).out
     said = two.hvtx("h1", "cluster", "register", "--yes", "--json").json()
     assert (said["another_machine"], said["another_etcd"]) == (False, True)
     assert [b["state"] for b in two.status("h1")["blocks"]] == ["committed"]
