@@ -17,12 +17,13 @@ from pathlib import Path
 
 import pytest
 
+from hvtx.drivers.dnsmasq import driver
 from integration import lab
 from integration.lab import HOST4, HOST6, WORLD4
 from integration.lab.program import Forked, Program, preload
 from integration.lab.services import services
 from integration.lab.vms import end_vms
-from integration.network.test_egress import GATEWAY4, answers, run
+from integration.network.test_egress import GATEWAY4, GUEST, answers, run
 from integration.network.test_guests_network import GuestVm, until
 from integration.network.test_living_changes import Flow
 
@@ -167,6 +168,31 @@ def test_an_answer_opens_nothing_that_is_closed(
     assert set(ask(web, "example.org")) >= {METADATA, PRIVATE, OTHER, FIRST}
     assert reached(web, world) == {FIRST}
     assert not answers(web, None, GATEWAY4, 8000)
+
+
+def test_a_successor_that_never_served_has_learnt_nothing(
+    hvtx: Program, resolver: Resolver, world: lab.Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its configuration is written, and no process can be had: the next start has the name read."""
+    resolver.says({"example.org": [FIRST]})
+    hvtx("vm", "create", "web", "--network", "net", "--egress", "none", "--allow", "example.org",
+         "--", sys.executable, str(GUEST))  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "_spawned", _no_process)
+        told = hvtx("vm", "start", "web", code=6)
+    assert "cannot be started" in told.err
+    hvtx("vm", "start", "web")
+    web = GuestVm(hvtx, "web")
+    assert ask(web, "example.org") == [FIRST]
+    assert answers(web, world, FIRST)
+    [pid] = services()
+    two = run(hvtx, "two", "net", "--egress", "none", "--allow", "example.org")
+    assert services() == [pid]  # it has learnt that by now
+    assert answers(two, world, FIRST)
+
+
+def _no_process(*_: object) -> tuple[int, int]:
+    raise BlockingIOError(11, "Resource temporarily unavailable")
 
 
 def test_what_is_taken_away_ends(hvtx: Program, resolver: Resolver, world: lab.Namespace) -> None:
