@@ -29,7 +29,7 @@ from hvtx.rulesets.dnsmasq import DOMAIN
 MOST_RULES = 128  # of one owner: more belong into a proxy or a firewall of one's own
 HINT = "write it as 192.0.2.0/24, 192.0.2.1:443, 192.0.2.1:8000-8010/udp or [2001:db8::/32]:443"
 _PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp))?")
-_LABEL = re.compile(r"(?i)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+_LABEL = re.compile(r"(?ai)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _NAME_MOST = 253
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 DOMAIN = "lan"
 LEASE = "12h"  # a guest whose network has no service keeps its address at least half as long
 CONFIGURATION, HOSTS, NAMES = "dnsmasq.conf", "hosts", "names"
+SERVED = "served.conf"  # the configuration that the one that serves has read
 EGRESS = "egress"  # names that VMs' policies allow, a file for each interface
 NAMED = "named"  # the table of names as it was made, to be compared
 NAMED_LOCK = "named.lock"  # held by who reads these files and changes the table

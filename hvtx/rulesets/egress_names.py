@@ -5,8 +5,9 @@
 chain for each owner of such rules asks the sets of its own names. The table is apart from hvtx's
 others, since chains and sets come and go in it, and is filled anew, whole, whenever dnsmasq starts.
 
-What a name opens is marked (0x40000000) before the policies are asked; there an owner that has
-such rules heeds the mark behind all denials (:mod:`hvtx.rulesets.nftables_egress`). So:
+What a name opens is marked before the policies are asked, by one bit if it is a VM's and by another
+if it is its network's; there an owner that has such rules heeds its own bit behind its own denials
+(:mod:`hvtx.rulesets.nftables_egress`). So:
 
 - A name opens what is on the internet, and nothing else: whoever answers for it can name the
   metadata service, the LAN or a neighbour (DNS rebinding). The same ranges as of ``internet``.
@@ -15,7 +16,8 @@ such rules heeds the mark behind all denials (:mod:`hvtx.rulesets.nftables_egres
 - dnsmasq adds an address only when it was told by its own resolver, not from its cache: what it
   caches is kept for :data:`TTL` seconds as well.
 - Of several names that match, dnsmasq takes the longest alone: a name is given the sets of those
-  that it lies below as well.
+  that it lies below as well. Of these the nearest, as many as a line has room for: of a longer one
+  dnsmasq 2.90 says "bad option", and serves nobody.
 - Answers fill a set, whoever asks; whom it is open to is in the chains. So a guest opens nothing
   for another that this one could not open by itself.
 """
@@ -29,7 +31,7 @@ from hvtx.model.policy import EgressRule
 from hvtx.model.typed import TYPE_CHECKING, NamedTuple
 from hvtx.rulesets.nftables_base import table_name
 from hvtx.rulesets.nftables_egress import (
-    NAMED_BIT,
+    NAMED,
     NOT_THE_WORLD4,
     NOT_THE_WORLD6,
     THE_WORLD6,
@@ -40,11 +42,10 @@ if TYPE_CHECKING:
 
 SECONDS, TTL = 3600, 60
 MOST = 4096  # addresses of a name
-_NUMBER = "0x40000000"
-_WITHOUT = "0xbfffffff"
-HOOK, OWNERS, NETWORK, NAMED = "names", "owners", "network", "named"
+_LINE = 1000  # bytes: dnsmasq reads 1024 at a time
+HOOK, OWNERS, NETWORK = "names", "owners", "network"
+_MARKING = {owner: f"named_{owner}" for owner in NAMED}  # chains
 FAMILIES = (4, 6)
-assert int(_NUMBER, 16) == NAMED_BIT
 
 
 class Owner(NamedTuple):
@@ -84,7 +85,7 @@ def filled(
     lines = [f"flush table {at}"]
     if OWNERS in sets:
         lines.append(f"flush map {at} {OWNERS}")
-    stay = {HOOK, NAMED, *own_chains}
+    stay = {HOOK, *_MARKING.values(), *own_chains}
     lines += [f"delete chain {at} {name}" for name in sorted({*chains} - stay)]
     lines += [f"delete set {at} {name}" for name in sorted({*sets} - {OWNERS, *own_sets})]
     lines.append(f"add map {at} {OWNERS} {{ type ether_addr : verdict; }}")
@@ -92,14 +93,15 @@ def filled(
         kind = f"ipv{name[1]}_addr"
         what = f"type {kind}; size {MOST}; flags timeout; timeout {SECONDS}s;"
         lines.append(f"add set {at} {name} {{ {what} }}")
-    lines.append(f"add chain {at} {NAMED}")
-    lines += [f"add chain {at} {name}" for name in own_chains]
+    lines += [f"add chain {at} {name}" for name in (*_MARKING.values(), *own_chains)]
     lines.append(
         f"add chain {at} {HOOK} {{ type filter hook forward priority -161; policy accept; }}"
     )
     network = any(owner.mac is None for owner in owners)
     lines += [f"add rule {at} {HOOK} {rule}" for rule in _first(bridge, network=network)]
-    lines.append(f"add rule {at} {NAMED} meta mark set meta mark | {_NUMBER} accept")
+    for owner_kind, chain in _MARKING.items():
+        bit = NAMED[owner_kind]
+        lines.append(f"add rule {at} {chain} meta mark set meta mark | {bit} accept")
     for owner in owners:
         chain = chain_of(owner)
         lines += [f"add rule {at} {chain} {rule}" for rule in _rules(owner)]
@@ -111,8 +113,6 @@ def filled(
 def _first(bridge: str, *, network: bool) -> Iterator[str]:
     """What is asked before whose packet it is."""
     yield f'iifname != "{bridge}" accept'
-    # whoever set it for purposes of his own has allowed nothing
-    yield f"meta mark & {_NUMBER} != 0 meta mark set meta mark & {_WITHOUT}"
     yield "ct state established,related accept"
     yield f"ip daddr {{ {', '.join(NOT_THE_WORLD4)} }} accept"
     yield f"ip6 daddr != {THE_WORLD6} accept"
@@ -123,9 +123,10 @@ def _first(bridge: str, *, network: bool) -> Iterator[str]:
 
 
 def _rules(owner: Owner) -> Iterator[str]:
+    marking = _MARKING["vm" if owner.mac else "network"]
     for rule in owner.rules:
         for family, to in ((4, "ip daddr"), (6, "ip6 daddr")):
-            yield f"{to} @{set_of(rule.to, family)}{_ports(rule)} goto {NAMED}"
+            yield f"{to} @{set_of(rule.to, family)}{_ports(rule)} goto {marking}"
     if owner.apart:
         yield "accept"
 
@@ -147,8 +148,10 @@ def configuration(table: str, owners: Iterable[Owner]) -> list[str]:
     found = [f"max-ttl={TTL}", f"max-cache-ttl={TTL}"]
     for name in names:
         above = [each for each in names if name == each or name.endswith(f".{each}")]
+        above.sort(key=len, reverse=True)
         sets = [f"{f}#inet#{table}#{set_of(each, f)}" for each in above for f in FAMILIES]
-        found.append(f"nftset=/{name}/{','.join(sets)}")
+        line = f"nftset=/{name}/{','.join(sets)}"
+        found.append(line if len(line) <= _LINE else line[: line.rindex(",4#", 0, _LINE)])
     return found
 
 

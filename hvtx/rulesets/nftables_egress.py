@@ -10,8 +10,10 @@ Facts that shaped the rules:
 - The chain stands before ``mangle FORWARD`` (-150), where the iptables backend drops: what an
   ``--allow`` lets through is marked (0x20000000) for the drops that come later, in this table and
   there. The mark is taken off again after all.
-- What a name opens is marked before (0x40000000, :mod:`hvtx.rulesets.egress_names`). It is heeded
-  only of who has a rule about a name: others may use that bit for purposes of their own.
+- What a name opens is marked before (:mod:`hvtx.rulesets.egress_names`): 0x40000000 if a VM's own
+  policy has the name, 0x80000000 if its network's has, so that each is heeded behind the denials of
+  the same policy. Both are heeded only of who has a rule about a name, and what others have set of
+  them is taken off these packets first, here, where it holds without the network's table.
 - A rule that reads a port does not match what is too short to have one, or has none: denials and
   accepts of a whole address have sets of their own, which look at the address alone.
 - Conntrack puts fragments together before (nf_defrag_ipv4, nf_defrag_ipv6), so a port is always
@@ -37,7 +39,9 @@ from hvtx.model.hook import Chain
 ALLOWED = "meta mark & 0x20000000 == 0x20000000"
 NOT_ALLOWED = f"{ALLOWED} meta mark set meta mark & 0xdfffffff"
 _ALLOW = "meta mark set meta mark | 0x20000000 accept"
-NAMED_BIT = 0x40000000  # by a rule about a name, before: rulesets/egress_names.py
+# by a rule about a name of such an owner, before: rulesets/egress_names.py
+NAMED = {"vm": "0x40000000", "network": "0x80000000"}
+_ANY_NAMED, _NOT_NAMED = "0xc0000000", "0x3fffffff"
 
 LINK_LOCAL4 = "169.254.0.0/16"
 METADATA6 = ("fd00:ec2::/32", "fd20:ce::254", "fd00:c1::a9fe:a9fe", "fd00:42::42")
@@ -87,8 +91,9 @@ def _rules(owner: str) -> Chain:
             name = f"{owner}_{action}{family}"
             found.append(f"{key} . {to} @{name} {verdict}")
             found.append(f"{key} . {to} . meta l4proto . th dport @{name}_ports {verdict}")
-    named = "oifname != @bridges meta mark & 0x40000000 == 0x40000000"
-    found.append(f"{key} @{owner}_named {named} {_ALLOW}")
+    named = f"oifname != @bridges meta mark & {NAMED[owner]} == {NAMED[owner]}"
+    # no mark: the drops that come later are of neighbours' networks, which no name opens
+    found.append(f"{key} @{owner}_named {named} accept")
     return Chain(f"{owner}_rules", "", tuple(found))
 
 
@@ -191,6 +196,15 @@ CHAINS = (
         "vm_more_input",
         "",
         ("jump needed", "jump vm_rules", f"{_NETWORK} vmap @network_input"),
+    ),
+    Chain(
+        "unnamed",  # whoever set these bits for purposes of his own has allowed nothing
+        "type filter hook forward priority -162; policy accept;",
+        (
+            f"meta mark & {_ANY_NAMED} == 0 accept",
+            f"{_VM} @vm_named meta mark set meta mark & {_NOT_NAMED} accept",
+            f"{_NETWORK} @network_named meta mark set meta mark & {_NOT_NAMED}",
+        ),
     ),
     Chain(
         "egress",

@@ -17,12 +17,13 @@ from pathlib import Path
 
 import pytest
 
+from hvtx.drivers.dnsmasq import driver
 from integration import lab
 from integration.lab import HOST4, HOST6, WORLD4
 from integration.lab.program import Forked, Program, preload
 from integration.lab.services import services
 from integration.lab.vms import end_vms
-from integration.network.test_egress import GATEWAY4, answers, run
+from integration.network.test_egress import GATEWAY4, GUEST, answers, run
 from integration.network.test_guests_network import GuestVm, until
 from integration.network.test_living_changes import Flow
 
@@ -167,6 +168,77 @@ def test_an_answer_opens_nothing_that_is_closed(
     assert set(ask(web, "example.org")) >= {METADATA, PRIVATE, OTHER, FIRST}
     assert reached(web, world) == {FIRST}
     assert not answers(web, None, GATEWAY4, 8000)
+
+
+def test_a_networks_denial_holds_for_who_has_names(
+    hvtx: Program, resolver: Resolver, world: lab.Namespace
+) -> None:
+    """A name of the network's opens nothing that it denies, to a VM with another name either."""
+    resolver.says({"example.org": [FIRST, SECOND], "example.net": [OTHER]})
+    words = ("--egress", "none", "--allow", "example.org", "--deny", SECOND)
+    hvtx("network", "set", "net", *words)
+    bare = run(hvtx, "bare", "net")
+    more = run(hvtx, "more", "net", "--allow", "example.net")
+    for guest in (bare, more):
+        ask(guest, "example.org")
+        ask(guest, "example.net")
+    assert answers(bare, world, FIRST)
+    assert not answers(bare, world, SECOND)
+    assert answers(more, world, FIRST)
+    assert answers(more, world, OTHER)
+    assert not answers(more, world, SECOND)
+    hvtx("vm", "set", "more", "--allow", "example.org:443")  # its own goes before its network's
+    ask(more, "example.org")
+    assert answers(more, world, SECOND)
+
+
+def test_marks_of_others_open_nothing(
+    hvtx: Program, resolver: Resolver, world: lab.Namespace
+) -> None:
+    """Somebody marks all packets with all bits: with the table of names, and without it."""
+    resolver.says({"example.org": [FIRST], "example.net": [SECOND]})
+    hvtx("network", "set", "net", "--egress", "none", "--allow", "example.net")
+    web = run(hvtx, "web", "net", "--egress", "none", "--allow", "example.org")
+    bare = run(hvtx, "bare", "net")
+    marks = "add table inet others; add chain inet others marks "
+    marks += "{ type filter hook prerouting priority -140; }; "
+    lab.run("nft", f"{marks}add rule inet others marks meta mark set 0xc0000000")
+    ask(web, "example.org")
+    ask(bare, "example.net")
+    assert answers(web, world, FIRST)
+    assert not answers(web, world, SECOND)
+    assert answers(bare, world, SECOND)
+    assert not answers(bare, world, FIRST)
+    [table] = tables()
+    lab.run("nft", "delete", *table.split())
+    for guest, address in ((web, FIRST), (web, METADATA), (bare, SECOND)):
+        assert not answers(guest, world, address)
+    lab.run("nft", "delete", "table", "inet", "others")
+
+
+def test_a_successor_that_never_served_has_learnt_nothing(
+    hvtx: Program, resolver: Resolver, world: lab.Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its configuration is written, and no process can be had: the next start has the name read."""
+    resolver.says({"example.org": [FIRST]})
+    hvtx("vm", "create", "web", "--network", "net", "--egress", "none", "--allow", "example.org",
+         "--", sys.executable, str(GUEST))  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "_spawned", _no_process)
+        told = hvtx("vm", "start", "web", code=6)
+    assert "cannot be started" in told.err
+    hvtx("vm", "start", "web")
+    web = GuestVm(hvtx, "web")
+    assert ask(web, "example.org") == [FIRST]
+    assert answers(web, world, FIRST)
+    [pid] = services()
+    two = run(hvtx, "two", "net", "--egress", "none", "--allow", "example.org")
+    assert services() == [pid]  # it has learnt that by now
+    assert answers(two, world, FIRST)
+
+
+def _no_process(*_: object) -> tuple[int, int]:
+    raise BlockingIOError(11, "Resource temporarily unavailable")
 
 
 def test_what_is_taken_away_ends(hvtx: Program, resolver: Resolver, world: lab.Namespace) -> None:
@@ -341,3 +413,16 @@ def test_of_a_lost_store_the_table_goes_with_the_rest(
     assert tables() == []
     assert not other("repair", "--json").json()["repaired"]
     other("network", "rm", "beside")
+
+
+def test_an_answer_opens_no_neighbour_with_an_address_of_the_world(
+    hvtx: Program, resolver: Resolver, world: lab.Namespace
+) -> None:
+    """A network beside it whose subnet is public: no name leads there."""
+    hvtx("network", "create", "beside", "--subnet", "11.7.0.0/24")
+    two = run(hvtx, "two", "beside")
+    resolver.says({"example.org": [two.ipv4, FIRST]})
+    web = run(hvtx, "web", "net", "--egress", "none", "--allow", "example.org")
+    assert set(ask(web, "example.org")) == {two.ipv4, FIRST}
+    assert answers(web, world, FIRST)
+    assert not answers(web, two, two.ipv4)

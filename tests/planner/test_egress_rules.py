@@ -46,6 +46,7 @@ def test_what_is_none_is_refused_with_a_hint(text: str) -> None:
     "localhost", "localhost:80", "web.lan", "example.org.", "a..b", "-a.example", "b\u00fccher.example",
     ".".join(["a" * 60] * 5), "1.2.3", "example.org:0", "example.org/tcp", "*.example.org",
     'a"b.example', "a b.example", "a/b.example", "a#b.example",
+    "e\u017fample.org", "\u212a.example", "\u0130.example", "\u0131.example",  # letters, where case is ignored
 ])  # fmt: skip
 def test_what_is_no_whole_name_is_refused(text: str) -> None:
     with pytest.raises(UsageError) as refused:

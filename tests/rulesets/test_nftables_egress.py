@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from hvtx.rulesets.nftables_base import SKELETONS
-from hvtx.rulesets.nftables_egress import CHAINS, SETS
+from hvtx.rulesets.nftables_egress import CHAINS, NAMED, SETS
 from hvtx.rulesets.nftables_elements import unplaced
 
 NAMES = {chain.name for chain in SKELETONS["inet"].chains}
@@ -23,6 +23,18 @@ def test_a_known_flow_is_let_through_before_any_policy_is_asked() -> None:
         rules = next(chain.rules for chain in CHAINS if chain.name == name)
         known = rules.index("ct state established,related accept")
         assert not any("vmap" in rule for rule in rules[:known])
+
+
+def test_bits_of_names_are_taken_off_before_any_table_of_names_sets_them() -> None:
+    """Those that others set would open the world to who has a rule about a name."""
+    unnamed = next(chain for chain in CHAINS if chain.name == "unnamed")
+    assert "hook forward priority -162" in unnamed.hook
+    bits = [int(bit, 16) for bit in NAMED.values()]
+    assert bits[0] & bits[1] == 0
+    for owner, rule in zip(NAMED, unnamed.rules[1:], strict=True):
+        assert f"@{owner}_named meta mark set meta mark & {0xFFFFFFFF & ~sum(bits):#x}" in rule
+        [heeded] = [r for c in CHAINS for r in c.rules if f"@{owner}_named oifname" in r]
+        assert f"meta mark & {NAMED[owner]} == {NAMED[owner]}" in heeded
 
 
 def test_every_policy_leads_to_chains_that_are_there() -> None:

@@ -100,8 +100,12 @@ class DnsmasqDriver:
         """Let them serve, and wait until they do. Raises HostRefused."""
         for row in resources:
             identity, pipe = self._gates.pop(row.id)
-            path = os.path.join(service_spec(row)["directory"], dnsmasq.FORGOTTEN)
+            directory = service_spec(row)["directory"]
+            path = os.path.join(directory, dnsmasq.FORGOTTEN)
+            served = os.path.join(directory, dnsmasq.SERVED)
             try:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(served)
                 forgotten.empty(path)
                 with contextlib.suppress(BrokenPipeError):  # it has ended: the wait tells
                     os.write(pipe, b"go\n")
@@ -111,6 +115,8 @@ class DnsmasqDriver:
                 os.close(pipe)
             try:
                 _wait_ready(row, identity)
+                if _has_names(row):
+                    _link(os.path.join(directory, dnsmasq.CONFIGURATION), served)
             except BaseException:
                 with contextlib.suppress(OSError):
                     end(identity)
@@ -119,9 +125,10 @@ class DnsmasqDriver:
     def learns(self, row: Resource) -> bool:
         """Have it act by what is told to it by now; False where it has to be started for that.
 
-        Names that it looks up already may be open to others by now. Raises HostRefused.
+        Names that it looks up already may be open to others by now. What it has read is asked, not
+        its configuration: that is another where its successor never served. Raises HostRefused.
         """
-        path = os.path.join(service_spec(row)["directory"], dnsmasq.CONFIGURATION)
+        path = os.path.join(service_spec(row)["directory"], dnsmasq.SERVED)
         try:
             if paths.read_regular(path, _MOST) != self._told(row).encode():
                 return False
@@ -268,6 +275,12 @@ def _write(path: str, text: str) -> None:
     with os.fdopen(os.open(f"{path}.new", flags, 0o600), "w", encoding="ascii") as file:
         file.write(text)
     os.rename(f"{path}.new", path)
+
+
+def _link(path: str, name: str) -> None:
+    """Keep a file by another name; where that cannot be, it is as if nothing had been read."""
+    with contextlib.suppress(OSError):
+        os.link(path, name)
 
 
 def _spawned(words: Sequence[str], errors: str) -> tuple[int, int]:
