@@ -62,6 +62,14 @@ def tables_outside() -> set[str]:
     return {line for line in lab.run("nft", "list", "tables").splitlines() if "hvtx" in line}
 
 
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Iterator[Path]:
+    """pytest's own, which goes with its test where it is in memory: of that there is only so much."""
+    yield tmp_path
+    if memory.holds(tmp_path):
+        memory.emptied(tmp_path)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def no_tables_outside() -> Iterator[None]:
     """No module leaves tables where it must not."""

@@ -30,6 +30,7 @@ ASIDE = {
     "network routes": "reads",
     "cluster status": "reads",
     "cluster forget": "etcd alone; killed in between it is asked again (integration/cluster)",
+    "cluster register": "etcd and rows of the cluster; goes on when it is killed (integration/cluster)",
     "store backup": "reads; writes one file of its own, under another name first (test_backup)",
     "metrics": "reads; --textfile writes one file by rename (test_monitoring)",
     "doctor": "reads; --gc is the older spelling of `gc`, which is there",

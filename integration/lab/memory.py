@@ -16,6 +16,7 @@ from pathlib import Path
 from integration.lab.unprivileged import mount_in_memory
 
 ENOUGH = 4 << 20  # KiB that must be available
+_PREFIX = "hvtx-tests-"
 _MNT_DETACH = 2
 
 
@@ -32,7 +33,7 @@ def mounted() -> Path | None:
     """
     if available() < ENOUGH:
         return None
-    place = Path(tempfile.mkdtemp(prefix="hvtx-tests-"))
+    place = Path(tempfile.mkdtemp(prefix=_PREFIX))
     mount_in_memory(str(place), "1777")
     os.environ["TMPDIR"] = tempfile.tempdir = str(place)
     return place
@@ -45,3 +46,20 @@ def unmounted(place: Path) -> None:
     ctypes.CDLL(None).umount2(bytes(place), _MNT_DETACH)
     with contextlib.suppress(OSError):
         place.rmdir()
+
+
+def holds(place: Path) -> bool:
+    """Whether a directory is in a file system that `mounted` made, here or in a process above."""
+    return any(above.name.startswith(_PREFIX) for above in place.parents)
+
+
+def emptied(place: str | Path) -> None:
+    """Remove a directory with all that is in it, but nothing that is mounted there."""
+    with contextlib.suppress(OSError):
+        device = os.lstat(place).st_dev
+        for entry in list(os.scandir(place)):
+            if not entry.is_dir(follow_symlinks=False):
+                os.unlink(entry.path)
+            elif entry.stat(follow_symlinks=False).st_dev == device:
+                emptied(entry.path)
+        os.rmdir(place)

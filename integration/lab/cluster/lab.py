@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -161,9 +162,10 @@ class etcd:
 
     def close(self) -> None:
         """End the members and the namespaces."""
-        for process in self.members.values():
+        for name, process in self.members.items():
             process.kill()
             process.wait()
+            shutil.rmtree(self.base / name, ignore_errors=True)  # 64 MB each, whatever is in it
         for space in self.spaces.values():
             space.close()
 
