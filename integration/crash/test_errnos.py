@@ -61,6 +61,7 @@ _SET_CHILD_SUBREAPER = 36
 _LIBRARY = (
     "Unable to initialize Netlink socket",
     "nf_tables kernel ABI is broken",
+    "obj_type_name: Assertion",
 )
 # What gc and recover say of things whose VM could be proven neither alive nor dead.
 _LEFT_ALONE = re.compile("left alone|liveness-unknown")
@@ -296,11 +297,12 @@ class Stage:
                 log.write(f"COMPLAINT {words}\n")
 
     def _judge_words(self, ran: Ran, fault: Fault) -> None:
-        if ran.code not in CODES:
+        by_library = any(words in ran.err for words in _LIBRARY)
+        if ran.code not in CODES and not (by_library and ran.code == -signal.SIGABRT):
             self.complain(fault, ran, "not a code of the interface")
         if "Traceback" in ran.err or "bug in hvtx" in ran.err:
             self.complain(fault, ran, "a traceback, or a bug by its own words")
-        if any(words in ran.err for words in _LIBRARY):
+        if by_library:
             return
         if ran.code not in (0, 9) and not re.search("^error: ", ran.err, re.MULTILINE):
             self.complain(fault, ran, "no word of what is wrong")

@@ -477,6 +477,8 @@ COMMANDS = {
 
 _RANDOM = (
     (r"hvtx:1:[a-z2-7]{10}:[0-9]+\.[a-z2-7]{16}", "mark"),
+    (r"(?i:hvtx)-[a-z2-7]{10}-[0-9a-f]{32}\b", "hvtx-names"),  # of a network, by its id
+    (r"\bvm_[0-9a-f]{12}\b", "vm-chain"),  # by a MAC address
     (r"(?i:hvtx)-[a-z2-7]{10}\b", "hvtx-table"),  # a store that is made anew has another
     (r"hvbr[a-z2-7]{11}", "bridge"),
     (r"\bhv[a-z2-7]{12}\b", "tap"),
