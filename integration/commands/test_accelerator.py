@@ -383,6 +383,10 @@ def test_a_start_that_is_killed_leaves_no_guest_of_the_probe(
             os._exit(0)
     until(fake.lines, "tried")
     probe = int(fake.lines()[0].split()[0])
+    # it waits for the probe: in the instant in which that was spawned, timeout(1) alone ends it
+    until(
+        lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S", "asleep"
+    )
     os.kill(pid, how)
     os.waitpid(pid, 0)
     until(lambda: not exists(probe), "ended")
