@@ -251,6 +251,7 @@ _PLAIN_CALLS = {
     "hvtx/cli/main.py": {
         *("PROGRAM.upper", "command", "quick.command", "root.main", "command.get_command"),
         *("command.make_parser", "command.make_parser(context).parse_args", "name.lstrip"),
+        *("group.list_commands", "vms.list_commands"),
         *("o.lstrip", "problem.format_message", "words[:1].lower"),
     },
     "hvtx/cli/described.py": {"read_set"},

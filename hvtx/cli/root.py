@@ -38,6 +38,15 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 }
 
 
+class NoCommand(click.UsageError):
+    """A word that is no command of the group of ``ctx``; `hvtx.cli.usage` finds what was meant."""
+
+    def __init__(self, name: str, ctx: click.Context) -> None:
+        """``name`` is the word."""
+        super().__init__(f"no such command {name!r}", ctx)
+        self.name = name
+
+
 class Group(click.Group):
     """A group that knows which of its commands was probably meant.
 
@@ -67,9 +76,7 @@ class Group(click.Group):
         name = args[0]
         known = ctx.resilient_parsing or name.startswith("-") or self.get_command(ctx, name)
         if not known:
-            from hvtx.cli.usage import no_command
-
-            raise no_command(name, self, ctx.command_path)
+            raise NoCommand(name, ctx)
         return super().resolve_command(ctx, args)
 
 

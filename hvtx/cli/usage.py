@@ -8,7 +8,7 @@ from contextlib import suppress
 import click
 
 from hvtx.cli.names import PROGRAM
-from hvtx.cli.root import COMMANDS, root
+from hvtx.cli.root import COMMANDS, NoCommand, root
 from hvtx.errors import UsageError
 
 
@@ -19,6 +19,10 @@ def usage_error(problem: click.ClickException, arguments: Sequence[str]) -> Usag
         return UsageError(_words(problem), hint=hint)
     context = getattr(problem, "ctx", None)
     path = command_path(arguments) if context is None else context.command_path
+    if isinstance(problem, NoCommand):
+        assert isinstance(problem.ctx, click.Context)
+        assert isinstance(problem.ctx.command, click.Group)
+        return _no_command(problem.name, problem.ctx.command, path)
     if isinstance(problem, click.NoSuchOption):
         return _no_option(problem, path, arguments)
     return UsageError(_words(problem), hint=help_hint(path))
@@ -82,7 +86,7 @@ _ELSEWHERE = {
 }
 
 
-def no_command(name: str, group: click.Group, path: str) -> UsageError:
+def _no_command(name: str, group: click.Group, path: str) -> UsageError:
     """A command that is unknown; its hint names the one that was probably meant."""
     from hvtx.model.nearest import nearest
 

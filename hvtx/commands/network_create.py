@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from hvtx.engine.network_build import (
-    resolved_networks,
-)
 from hvtx.engine.new_network import DEFAULT, NetworkRequest, make_network, take_network
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
+from hvtx.engine.unsettled import resolved_networks
 from hvtx.engine.vm_options import warn_of_useless
 from hvtx.model.vm import Network
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from hvtx.engine import privileges
-from hvtx.engine.network_build import resolved_networks
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
 from hvtx.engine.transaction import begin
 from hvtx.engine.undo import take_down
+from hvtx.engine.unsettled import resolved_networks
 from hvtx.errors import (
     Conflict,
     Contended,

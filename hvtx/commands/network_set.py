@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from hvtx.engine import egress_base, exchange, living_network, network_service
 from hvtx.engine.exits import refuse_exits
-from hvtx.engine.network_build import ensure_networks, resolved_networks, settle_accepts
+from hvtx.engine.network_build import ensure_networks, settle_accepts
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
+from hvtx.engine.unsettled import resolved_networks
 from hvtx.engine.vm_options import changed_policy, refuse_names
 from hvtx.errors import Conflict, UsageError
 from hvtx.model.policy import NO_POLICY, names_in, policy_words, written

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from hvtx.commands.vm_start_many import is_heavy, start_slice
-from hvtx.engine import autostart, network_service
+from hvtx.engine import autostart, service_upkeep
 from hvtx.engine.apply import apply_plan
 from hvtx.engine.executor import Progress
 from hvtx.engine.gc_plan import failed_items
@@ -119,8 +119,8 @@ def _serve(runtime: Runtime, scope: NetworkScope) -> list[tuple[str, str]]:
     One may have ended with who started it again in its place, before that one served.
     """
     try:
-        network_service.serve_outside(runtime.settings, scope)
-        network_service.ensure(runtime, scope)
+        service_upkeep.serve_outside(runtime.settings, scope)
+        service_upkeep.ensure(runtime, scope)
     except HvtxError as problem:
         return [("DHCP and DNS", problem.message)]
     return []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from hvtx.engine import flows, network_service, notice, ownrules, port_holders
+from hvtx.engine import flows, network_service, notice, ownrules, port_holders, service_upkeep
 from hvtx.engine.damage import (
     Damage,
     damages_of,
@@ -21,7 +21,7 @@ from hvtx.engine.damage import (
 )
 from hvtx.engine.forwarding import keep_settings
 from hvtx.engine.loopback import bridges_in_need
-from hvtx.engine.network_build import ensure_networks, resolved_networks, settle_accepts
+from hvtx.engine.network_build import ensure_networks, settle_accepts
 from hvtx.engine.repair_row import hold_again, repair_object, repair_rules
 from hvtx.engine.repaired import Failed, Repair, Repaired
 from hvtx.engine.resolve import resolve
@@ -29,6 +29,7 @@ from hvtx.engine.runtime import Runtime, Settings
 from hvtx.engine.scope import all_networks, networks_now
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.transaction import begin
+from hvtx.engine.unsettled import resolved_networks
 from hvtx.errors import HvtxError, NotFound
 from hvtx.model.resource import (
     FIREWALL_KINDS,
@@ -101,7 +102,7 @@ def repair(runtime: Runtime, name: str | None = None) -> Repair:
 def _serve_outside(settings: Settings, scope: NetworkScope) -> None:
     """In a unit's sandbox, where none is started: what does not run then is told as failed."""
     try:
-        network_service.serve_outside(settings, scope)
+        service_upkeep.serve_outside(settings, scope)
     except HvtxError as problem:
         notice.warning(problem.message)
 

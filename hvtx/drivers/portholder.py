@@ -27,7 +27,8 @@ from collections.abc import Collection, Iterable, Sequence
 from hvtx.errors import Conflict, HostRefused
 from hvtx.host import capabilities, children, descriptors, logger, procfs, signals
 from hvtx.host.inet import socket_family
-from hvtx.host.ports import has_connections, taken
+from hvtx.host.ports import taken
+from hvtx.host.socket_table import has_connections
 from hvtx.model.vm import Identity, Publish
 
 SIGNATURE = "hvtx-port"  # a word of its command line, and its name once it holds for good

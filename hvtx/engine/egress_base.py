@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hvtx.engine.network_build import make
+from hvtx.engine.making import make
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import networks_now
 from hvtx.model.firewall import firewall_spec

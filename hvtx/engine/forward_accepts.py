@@ -203,7 +203,7 @@ def settle(runtime: Runtime, scope: NetworkScope, *, locked: bool = False) -> li
                 pass
             take_down(operation, found.drop, reason="replaced")
         if found.make:
-            from hvtx.engine.network_build import make
+            from hvtx.engine.making import make
 
             make(runtime, "rebuild", found.make)
     finally:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from hvtx.drivers import bridge, sysctl
 from hvtx.engine import notice
-from hvtx.engine.network_build import make
+from hvtx.engine.making import make
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import networks_now
 from hvtx.errors import Contended, HostRefused, HvtxError

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from hvtx.engine import effects, lines, port_holders
-from hvtx.engine.network_build import committed
+from hvtx.engine.making import committed
 from hvtx.engine.peer_ports import refuse_others_ports
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.together import Common

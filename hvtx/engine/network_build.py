@@ -7,10 +7,11 @@ networks, which comes later than the first look, and after something was release
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from hvtx.engine import effects, others_filters, privileges
 from hvtx.engine.guest_routes import refuse_diverted, samples
+from hvtx.engine.making import committed, make
 from hvtx.engine.outdated import bring_up_to_date
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
@@ -23,7 +24,6 @@ from hvtx.model.firewall import firewall_spec
 from hvtx.model.resource import (
     Kind,
     Resource,
-    State,
 )
 from hvtx.model.typed import TYPE_CHECKING, Any
 from hvtx.model.vm import Network
@@ -33,31 +33,6 @@ from hvtx.store import records
 
 if TYPE_CHECKING:
     from hvtx.engine.repaired import Failed, Repaired
-
-
-def resolved_networks(
-    runtime: Runtime, scope: NetworkScope, only: Collection[str] | None = None
-) -> NetworkScope:
-    """The networks, once what interruptions left of any of them is released.
-
-    The caller holds the lock of all networks and has read ``scope`` under it: all networks, or
-    ``only`` these. The whole host is looked at only where the record has rows that are half done,
-    or where a ruleset of an earlier life was restored, of which no row tells.
-    """
-    whole = bool(scope.unsettled())
-    if scope.earlier and not whole:
-        from hvtx.engine.restored import is_restored
-
-        whole = is_restored(runtime)
-    if not whole and not scope.unended:
-        return scope
-    from hvtx.engine.resolve import resolve, tidy
-
-    if whole:
-        resolve(runtime, networks=True)
-    else:
-        tidy(runtime)
-    return all_networks(runtime, only)  # read again: some of it is released
 
 
 def host_prefixes(own: int = 0) -> list[str]:
@@ -98,29 +73,6 @@ def refuse_taken_subnet(
                 f"{subnet} overlaps {taken}, which this host has a route to",
                 hint="choose another subnet; `ip route show table all` shows what is taken",
             )
-
-
-def make(
-    runtime: Runtime,
-    verb: str,
-    wants: Sequence[provision.ResourceSpec],
-    network: str | None = None,
-) -> list[Resource]:
-    """Make what is wanted as an operation of its own, or undo it. Raises what the making raises.
-
-    ``network``: whose the rows are, by id; the installation's without one.
-    """
-    from hvtx.engine.undo import undo
-
-    with begin(runtime, verb) as (sql, operation):
-        rows = operation.intend(sql, wants, network=network)
-    try:
-        operation.commit(rows, effects.create(operation, rows))
-    except (Exception, KeyboardInterrupt) as problem:
-        if not operation.committed:
-            undo(operation, rows).tell(problem)
-        raise
-    return rows
 
 
 def _missing_bases(network: Network, scope: NetworkScope) -> list[str]:
@@ -208,16 +160,6 @@ def _serving(
     return network_service.go_on(operation, rows, observed)
 
 
-def committed(
-    rows: Iterable[Resource], observed: Mapping[int, Mapping[str, Any]]
-) -> list[Resource]:
-    """The rows of an operation as its commit left them (pure)."""
-    return [
-        row._replace(state=State.COMMITTED, observed=dict(observed.get(row.id, row.observed)))
-        for row in rows
-    ]
-
-
 def intend_network(
     operation: Operation, sql: Any, network: Network, own: Sequence[provision.ResourceSpec]
 ) -> list[Resource]:
@@ -251,9 +193,9 @@ def ensure_networks(
     if scope.missing():
         scope = _rebuild_missing(runtime, scope, verb, resolved=resolved)
     if serve and any(network.dhcp for network in scope.networks.values()):
-        from hvtx.engine import network_service
+        from hvtx.engine import service_upkeep
 
-        network_service.ensure(runtime, scope)
+        service_upkeep.ensure(runtime, scope)
     if settle:
         settle_accepts(runtime, scope)
     return scope
@@ -277,6 +219,7 @@ def settle_accepts(
     if not legacy and not placed and not others_filters.there_may_be(runtime.nftables().tables):
         return []
     from hvtx.engine import forward_accepts, passages
+    from hvtx.engine.unsettled import resolved_networks
 
     def make_rows(network: str, wants: Sequence[provision.ResourceSpec]) -> None:
         make(runtime, "rebuild", wants, network)
@@ -292,6 +235,8 @@ def settle_accepts(
 def _rebuild_missing(
     runtime: Runtime, scope: NetworkScope, verb: str, *, resolved: bool
 ) -> NetworkScope:
+    from hvtx.engine.unsettled import resolved_networks
+
     only = scope.networks.keys()
     runtime.lock("all", "networks")
     try:

@@ -13,10 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from hvtx.drivers.vm_process.scope import enter_scope
 from hvtx.engine import effects, notice
-from hvtx.engine.network_build import resolved_networks
 from hvtx.engine.registry import driver_name
-from hvtx.engine.runtime import Runtime, Settings
-from hvtx.engine.scope import all_networks, networks_now
+from hvtx.engine.runtime import Runtime
+from hvtx.engine.scope import networks_now
 from hvtx.engine.shut_in import starts_vms
 from hvtx.engine.transaction import Operation, begin
 from hvtx.errors import Conflict, HostRefused, HvtxError
@@ -27,7 +26,6 @@ from hvtx.model.resource import (
     Resource,
     State,
     file_spec,
-    is_changing,
     process_observed,
     reservation_spec,
     service_spec,
@@ -37,7 +35,6 @@ from hvtx.model.typed import Any
 from hvtx.model.vm import Liveness, Network
 from hvtx.planner import service
 from hvtx.planner.liveness import classify
-from hvtx.planner.scope import NetworkScope
 from hvtx.planner.states import identity_of
 from hvtx.rulesets import dnsmasq as rules
 from hvtx.store import intents, records
@@ -114,61 +111,6 @@ def is_dead(row: Resource) -> bool:
         return True
     verdict, _ = classify(identity, procfs.boot_id(), procfs.look_again(identity))
     return verdict is Liveness.DEAD
-
-
-def ensure(runtime: Runtime, scope: NetworkScope) -> None:
-    """Start the services that are missing or dead; a network without one is said, and goes on.
-
-    Nothing is started in the sandbox of a unit, which it would keep: `recover` has it done outside.
-    """
-    if starts_vms():
-        return
-    if is_changing(row for row in scope.rows if row.network in scope.networks):
-        runtime.lock("all", "networks")  # a change of theirs was interrupted: it is carried through
-        try:
-            only = scope.networks.keys()
-            scope = resolved_networks(runtime, all_networks(runtime, only), only)
-        finally:
-            runtime.unlock("all", "networks")
-    for row in scope.services():
-        network = scope.networks.get(row.network or "")
-        if network is None:
-            continue
-        lost = not is_there(service_spec(row)["directory"])  # somebody emptied the run directory
-        if lost or is_dead(row):
-            name = network.name
-            try:
-                if lost:
-                    put_back(runtime, row)
-                else:
-                    renew(runtime, row)
-            except HvtxError as problem:
-                notice.warning(f"network {name} has no DHCP and DNS: {problem.message}")
-            else:
-                what = "its files were gone" if lost else "it had ended"
-                notice.note(f"the dnsmasq of network {name} is started again: {what}")
-    if service.unserved(scope):
-        runtime.lock("all", "networks")
-        try:
-            for name, why in supply(runtime, scope.networks.values()).items():
-                if why:
-                    notice.warning(f"network {name} has no DHCP and DNS: {why}")
-        finally:
-            runtime.unlock("all", "networks")
-
-
-def serve_outside(settings: Settings, scope: NetworkScope) -> None:
-    """Have services that do not run started by systemd, if this run is shut in. Raises HostRefused.
-
-    No lock may be held that `hvtx repair` takes.
-    """
-    if starts_vms() and (
-        service.unserved(scope)
-        or any(is_dead(r) or not is_there(service_spec(r)["directory"]) for r in scope.services())
-    ):
-        from hvtx.engine import autostart
-
-        autostart.serve(settings)
 
 
 def _refuse_shut_in() -> None:

@@ -10,11 +10,11 @@ from hvtx.engine.network_build import (
     build_network,
     host_prefixes,
     refuse_taken_subnet,
-    resolved_networks,
     settle_accepts,
 )
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
+from hvtx.engine.unsettled import resolved_networks
 from hvtx.engine.vm_options import refuse_names
 from hvtx.errors import (
     Conflict,

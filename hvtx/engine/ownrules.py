@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from hvtx.drivers.nftables.ruleset import BACKEND
 from hvtx.drivers.nftables.tables import outdated
 from hvtx.engine.repaired import Failed
 from hvtx.engine.runtime import Runtime
@@ -19,6 +18,7 @@ from hvtx.model.mark import parse_mark
 from hvtx.model.resource import FIREWALL_KINDS, PORTS, Resource, State
 from hvtx.model.ruleset import Difference, SeenLine, SeenTable, WantedLine
 from hvtx.planner import ownrules
+from hvtx.rulesets.nftables_base import BACKEND
 from hvtx.rulesets.nftables_wanted import wanted_tables
 from hvtx.store import records
 

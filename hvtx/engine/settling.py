@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from hvtx.drivers.base import OwnElements
-from hvtx.drivers.nftables.ruleset import BACKEND
 from hvtx.model.firewall import FirewallSpec
 from hvtx.model.plan import Settled
 from hvtx.model.resource import FIREWALL_KINDS, Entry, Link, RawResource, Resource
 from hvtx.model.typed import cast
 from hvtx.planner.settled import FILE, FIREWALL, PROCESS, TAP, Carried, just_device, settled
+from hvtx.rulesets.nftables_base import BACKEND
 from hvtx.store import raw_rows
 
 _CHUNK = 3000  # rows whose texts are read as one

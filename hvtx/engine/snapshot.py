@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
 
-from hvtx.drivers.nftables.ruleset import BACKEND, TABLE_TEXT
+from hvtx.drivers.nftables.ruleset import TABLE_TEXT
 from hvtx.engine import looks
 from hvtx.engine.processes import rows_by_vm
 from hvtx.engine.runtime import Runtime
@@ -47,7 +47,7 @@ from hvtx.planner import recheck
 from hvtx.planner.recheck import Before, Record
 from hvtx.planner.settled import carried, undisturbed
 from hvtx.planner.states import judge_vm
-from hvtx.rulesets.nftables_base import table_name
+from hvtx.rulesets.nftables_base import BACKEND, table_name
 from hvtx.store import raw_rows, records
 
 _ID = itemgetter(0)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from hvtx.engine import effects, notice, port_holders
 from hvtx.engine.guest_routes import refuse_diverted
-from hvtx.engine.network_build import committed
+from hvtx.engine.making import committed
 from hvtx.engine.operation import RunningOperation
 from hvtx.engine.peer_ports import refuse_others_ports
 from hvtx.engine.transaction import Operation

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from hvtx.host import procfs
-from hvtx.host.ports import LISTENING, spelt
+from hvtx.host.socket_table import LISTENING, spelt
 from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Publish
 

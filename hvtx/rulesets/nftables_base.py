@@ -48,6 +48,7 @@ from hvtx.rulesets import nftables_uplink
 from hvtx.rulesets.nftables_bridge import BRIDGE
 from hvtx.rulesets.nftables_egress import ALLOWED, CHAINS, NOT_ALLOWED, SETS
 
+BACKEND = "nftables"
 FAMILIES = ("inet", "bridge")
 
 

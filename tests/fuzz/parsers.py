@@ -65,11 +65,11 @@ from hvtx.host import (
     nsid,
     openfiles,
     portowner,
-    ports,
     procfs,
     qmp,
     rate_filter,
     routes,
+    socket_table,
     store_location,
     tap_filter_check,
     trust,
@@ -1357,11 +1357,11 @@ PARSERS: dict[str, Parser] = {
     ),
     "sockets": Parser(
         lambda text: [
-            (ports.sockets_in(text, state), portowner.owned_in(text, state))
+            (socket_table.sockets_in(text, state), portowner.owned_in(text, state))
             for state in ("0A", "01", "06", "07")
         ],
         texts([sample(f"/proc/self/net/{name}")[0].decode() for name in ("tcp", "tcp6", "udp")]), (ValueError,),
-        ("host.ports.sockets_in", "host.ports.spelt", "host.portowner.owned_in"),
+        ("host.socket_table.sockets_in", "host.socket_table.spelt", "host.portowner.owned_in"),
     ),
     "control groups": Parser(
         portowner.unit_in, texts(["0::/system.slice/nginx.service\n1:name=systemd:/user.slice/u.service\n"], "/"), (),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from hvtx.drivers.base import PASSAGE
 from hvtx.drivers.nftables.judging import families_of
-from hvtx.drivers.nftables.ruleset import BACKEND, TABLE_TEXT
+from hvtx.drivers.nftables.ruleset import TABLE_TEXT
 from hvtx.host.nfttext import renderer
 from hvtx.model.firewall import chain_rules, firewall_spec
 from hvtx.model.place import nft_place, parse_place
 from hvtx.model.resource import Entry, Resource
+from hvtx.rulesets.nftables_base import BACKEND
 from hvtx.rulesets.nftables_elements import unplaced
 
 IMPORTED = "imported"  # somebody else's rule that was taken over: `place`, `native` (docs/adr/0008)

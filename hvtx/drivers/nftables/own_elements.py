@@ -11,13 +11,13 @@ from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
 from operator import add
 
-from hvtx.drivers.nftables.ruleset import BACKEND
 from hvtx.host.nfbulk import Bulk, comment_in
 from hvtx.host.nfttext import renderer
 from hvtx.model.firewall import FirewallSpec, firewall_spec
 from hvtx.model.mark import FAMILY as MARKED
 from hvtx.model.place import nft_place
 from hvtx.model.resource import Entry, Resource
+from hvtx.rulesets.nftables_base import BACKEND
 from hvtx.rulesets.nftables_elements import unplaced
 from hvtx.rulesets.nftables_numbered import number_of, numbered
 

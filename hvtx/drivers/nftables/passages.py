@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from hvtx.drivers.nftables.ruleset import BACKEND
 from hvtx.drivers.nftables.session import Acted, Session
 from hvtx.errors import HostRefused
 from hvtx.host.filter_chains import FAMILIES, TABLE, nft_chains
@@ -23,6 +22,7 @@ from hvtx.model.place import nft_place
 from hvtx.model.resource import GONE, Entry, Outcome, Resource
 from hvtx.model.typed import Any
 from hvtx.rulesets.filter_ends import end_of, in_place
+from hvtx.rulesets.nftables_base import BACKEND
 
 
 def expected(row: Resource) -> tuple[Entry, ...]:

@@ -18,7 +18,7 @@ from hvtx.model.firewall import firewall_spec
 from hvtx.model.mark import FAMILY as MARKED
 from hvtx.model.resource import Entry, Resource
 from hvtx.model.typed import TYPE_CHECKING
-from hvtx.rulesets.nftables_base import FAMILIES, PASSING
+from hvtx.rulesets.nftables_base import BACKEND, FAMILIES, PASSING
 from hvtx.rulesets.nftables_egress import COUNTED
 from hvtx.rulesets.nftables_elements import pieces
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 _RULE_LINE = r"(?s)\t\t(.*) # handle (\d+)"  # compiled only where others' rules are read
 _CHAIN_LINE = r"\tchain (\S+) \{"
-BACKEND = "nftables"
 TABLE_TEXT = "table"
 
 

@@ -1,0 +1,72 @@
+"""The services of networks run: what is missing or dead is started again."""
+
+from __future__ import annotations
+
+from hvtx.engine import network_service, notice
+from hvtx.engine.runtime import Runtime, Settings
+from hvtx.engine.scope import all_networks
+from hvtx.engine.shut_in import starts_vms
+from hvtx.engine.unsettled import resolved_networks
+from hvtx.errors import HvtxError
+from hvtx.host.files import is_there
+from hvtx.model.resource import is_changing, service_spec
+from hvtx.planner import service
+from hvtx.planner.scope import NetworkScope
+
+
+def ensure(runtime: Runtime, scope: NetworkScope) -> None:
+    """Start the services that are missing or dead; a network without one is said, and goes on.
+
+    Nothing is started in the sandbox of a unit, which it would keep: `recover` has it done outside.
+    """
+    if starts_vms():
+        return
+    if is_changing(row for row in scope.rows if row.network in scope.networks):
+        runtime.lock("all", "networks")  # a change of theirs was interrupted: it is carried through
+        try:
+            only = scope.networks.keys()
+            scope = resolved_networks(runtime, all_networks(runtime, only), only)
+        finally:
+            runtime.unlock("all", "networks")
+    for row in scope.services():
+        network = scope.networks.get(row.network or "")
+        if network is None:
+            continue
+        lost = not is_there(service_spec(row)["directory"])  # somebody emptied the run directory
+        if lost or network_service.is_dead(row):
+            name = network.name
+            try:
+                if lost:
+                    network_service.put_back(runtime, row)
+                else:
+                    network_service.renew(runtime, row)
+            except HvtxError as problem:
+                notice.warning(f"network {name} has no DHCP and DNS: {problem.message}")
+            else:
+                what = "its files were gone" if lost else "it had ended"
+                notice.note(f"the dnsmasq of network {name} is started again: {what}")
+    if service.unserved(scope):
+        runtime.lock("all", "networks")
+        try:
+            for name, why in network_service.supply(runtime, scope.networks.values()).items():
+                if why:
+                    notice.warning(f"network {name} has no DHCP and DNS: {why}")
+        finally:
+            runtime.unlock("all", "networks")
+
+
+def serve_outside(settings: Settings, scope: NetworkScope) -> None:
+    """Have services that do not run started by systemd, if this run is shut in. Raises HostRefused.
+
+    No lock may be held that `hvtx repair` takes.
+    """
+    if starts_vms() and (
+        service.unserved(scope)
+        or any(
+            network_service.is_dead(r) or not is_there(service_spec(r)["directory"])
+            for r in scope.services()
+        )
+    ):
+        from hvtx.engine import autostart
+
+        autostart.serve(settings)
