@@ -145,7 +145,7 @@ class etcd:
         """Let everything pass."""
         lab.run("nft", "flush chain bridge cut f")
 
-    def await_quorum(self, host: str = "h1", seconds: float = 30) -> None:
+    def await_quorum(self, host: str = "h1", seconds: float = 120) -> None:
         """Wait until a host's question is answered."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
