@@ -13,8 +13,8 @@ mpl.use("Agg")  # no display is asked for
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from bench import goals
 from bench import measure as m
-from bench import report
 from bench.figures import MORE_IS_BETTER, Samples, ratios, read
 from bench.inside.traffic import FLOWS
 
@@ -80,12 +80,12 @@ def _by_vms(axes: Axes, title: str, unit: str) -> None:
 
 
 def _one_vm(axes: Axes, samples: Samples) -> bool:
-    floor = m.floor_of(report.OURS)
+    floor = m.floor_of(goals.OURS)
     drawn = False
     for colour, (figure, label) in zip(
         _COLOURS, ((m.START, "start"), (m.STOP, "stop"), (m.PLAN, "gc --plan")), strict=False
     ):
-        drawn |= _line(axes, samples, figure, report.OURS, color=colour, label=label)
+        drawn |= _line(axes, samples, figure, goals.OURS, color=colour, label=label)
         _line(
             axes, samples, figure, floor, color=colour, linestyle=":", alpha=0.7,
             label=f"{label}: bare system calls",
@@ -99,8 +99,8 @@ def _commands(axes: Axes, samples: Samples) -> bool:
     names = ("hvtx gc --plan --json", "hvtx explain", "hvtx vm ls", "hvtx vm stop", "hvtx vm start")
     drawn = False
     for colour, name in zip(_COLOURS, names, strict=False):
-        drawn |= _line(axes, samples, name, report.OURS, color=colour, label=name)
-    beside = m.floor_of(report.OURS)
+        drawn |= _line(axes, samples, name, goals.OURS, color=colour, label=name)
+    beside = m.floor_of(goals.OURS)
     for name in (m.STATE, "python -c 'import click'"):
         _line(axes, samples, name, beside, color=_COLOURS[5], linestyle=":", label=name)
     if drawn:
@@ -112,7 +112,7 @@ def _memory(axes: Axes, samples: Samples) -> bool:
     names = ("hvtx gc --plan --json", "hvtx explain", "hvtx vm ls", "hvtx vm stop", "hvtx vm start")
     drawn = False
     for colour, name in zip(_COLOURS, names, strict=False):
-        drawn |= _line(axes, samples, name + m.PEAK, report.OURS, color=colour, label=name)
+        drawn |= _line(axes, samples, name + m.PEAK, goals.OURS, color=colour, label=name)
     if drawn:
         _by_vms(axes, "Peak of memory of whole commands", "MiB")
     return drawn
@@ -182,7 +182,7 @@ def _packets(axes: Axes, samples: Samples) -> bool:
 def _against(axes: Axes, samples: Samples, before: str, after: str) -> bool:
     """The ratio of each row with its quartiles; left of 1 is less."""
     rows = []
-    for asked in report.ASKED:
+    for asked in goals.ASKED:
         for vms in asked.vms or samples.vms(asked.figure):
             two = (samples.of(asked.figure, who, vms) for who in (after, before))
             ratio = ratios(*two)

@@ -37,9 +37,9 @@ from hvtx.model.resource import (
     Resource,
     address_spec,
     is_changing,
-    service_spec,
     sysctl_spec,
 )
+from hvtx.model.service import service_spec
 from hvtx.model.vm import Network, Vm
 from hvtx.planner.presence import Presence
 from hvtx.planner.scope import NetworkScope

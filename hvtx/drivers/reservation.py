@@ -14,7 +14,8 @@ from hvtx.drivers.base import Host
 from hvtx.errors import HostRefused, HvtxError
 from hvtx.host import forgotten, paths
 from hvtx.host.files import is_there
-from hvtx.model.resource import GONE, Kind, Outcome, Resource, file_spec, reservation_spec
+from hvtx.model.resource import GONE, Kind, Outcome, Resource, file_spec
+from hvtx.model.service import reservation_spec
 from hvtx.model.typed import Any
 from hvtx.rulesets import dnsmasq
 

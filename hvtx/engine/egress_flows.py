@@ -12,7 +12,8 @@ from hvtx.host import failpoint
 from hvtx.model.firewall import FirewallSpec, addresses_in, firewall_spec
 from hvtx.model.policy import EgressRule, names_in
 from hvtx.model.reason import Reason
-from hvtx.model.resource import FIREWALL_KINDS, Kind, Outcome, Resource, State, service_spec
+from hvtx.model.resource import FIREWALL_KINDS, Kind, Outcome, Resource, State
+from hvtx.model.service import service_spec
 from hvtx.planner.egress_flows import Named, nothing
 from hvtx.store import records
 

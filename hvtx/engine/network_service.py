@@ -21,16 +21,8 @@ from hvtx.engine.transaction import Operation, begin
 from hvtx.errors import Conflict, HostRefused, HvtxError
 from hvtx.host import forgotten, procfs
 from hvtx.host.files import is_there
-from hvtx.model.resource import (
-    Kind,
-    Resource,
-    State,
-    file_spec,
-    process_observed,
-    reservation_spec,
-    service_spec,
-)
-from hvtx.model.service import is_of_names
+from hvtx.model.resource import Kind, Resource, State, file_spec, process_observed
+from hvtx.model.service import is_of_names, reservation_spec, service_spec
 from hvtx.model.typed import Any
 from hvtx.model.vm import Liveness, Network
 from hvtx.planner import service

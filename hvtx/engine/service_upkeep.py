@@ -9,7 +9,8 @@ from hvtx.engine.shut_in import starts_vms
 from hvtx.engine.unsettled import resolved_networks
 from hvtx.errors import HvtxError
 from hvtx.host.files import is_there
-from hvtx.model.resource import is_changing, service_spec
+from hvtx.model.resource import is_changing
+from hvtx.model.service import service_spec
 from hvtx.planner import service
 from hvtx.planner.scope import NetworkScope
 

@@ -14,7 +14,6 @@ from hvtx.model.vm import Identity
 
 if TYPE_CHECKING:
     from hvtx.model.place import Place
-    from hvtx.model.service import ReservationSpec, ServiceSpec
 
 
 class Kind(StrEnum):
@@ -198,6 +197,15 @@ class ProcessObserved(TypedDict, total=False):
     vhost: bool  # QEMU: the host's kernel moves the frames; absent in older records
 
 
+class ReservationSpec(TypedDict):
+    """What an interface gets by DHCP, and the name by which its network finds it."""
+
+    name: str  # of the VM
+    mac: str
+    ipv4: str | None
+    ipv6: str | None
+
+
 class FileSpec(TypedDict):
     """A run-time directory of a VM or a network, or what a dnsmasq is told of an interface."""
 
@@ -247,20 +255,9 @@ def process_spec(row: Resource) -> ProcessSpec:
     return cast("ProcessSpec", _spec(row, Kind.PROCESS))
 
 
-def service_spec(row: Resource) -> ServiceSpec:
-    """The spec of a network's row of kind ``process``."""
-    assert row.is_service, row
-    return cast("ServiceSpec", row.spec)
-
-
 def file_spec(row: Resource) -> FileSpec:
     """The spec of a row of kind ``file``."""
     return cast("FileSpec", _spec(row, Kind.FILE))
-
-
-def reservation_spec(row: Resource) -> ReservationSpec:
-    """The reservation of a row of kind ``file`` that is for one."""
-    return file_spec(row)["reservation"]
 
 
 def sysctl_spec(row: Resource) -> SysctlSpec:

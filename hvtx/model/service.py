@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hvtx.model.resource import Resource
+from hvtx.model.resource import ReservationSpec, Resource, file_spec
 from hvtx.model.typed import NotRequired, TypedDict, cast
 
 SERVICE = "dnsmasq"
@@ -29,13 +29,15 @@ class NamesSpec(TypedDict):
     rules: list[list[str | int | None]]
 
 
-class ReservationSpec(TypedDict):
-    """What an interface gets by DHCP, and the name by which its network finds it."""
+def service_spec(row: Resource) -> ServiceSpec:
+    """The specification of a network's row of kind ``process``."""
+    assert row.is_service, row
+    return cast("ServiceSpec", row.spec)
 
-    name: str  # of the VM
-    mac: str
-    ipv4: str | None
-    ipv6: str | None
+
+def reservation_spec(row: Resource) -> ReservationSpec:
+    """The reservation of a row of kind ``file`` that is for one."""
+    return file_spec(row)["reservation"]
 
 
 def names_spec(row: Resource) -> NamesSpec:

@@ -16,7 +16,8 @@ from hvtx.planner.provision import ResourceSpec
 from hvtx.planner.scope import NetworkScope
 
 if TYPE_CHECKING:
-    from hvtx.model.service import NamesSpec, ReservationSpec, ServiceSpec
+    from hvtx.model.resource import ReservationSpec
+    from hvtx.model.service import NamesSpec, ServiceSpec
 
 
 AUTO, ON, OFF = DEFAULTS = ("auto", "on", "off")

@@ -14,7 +14,8 @@ from hvtx.model.address import is_ipv6
 from hvtx.model.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hvtx.model.service import ReservationSpec, ServiceSpec
+    from hvtx.model.resource import ReservationSpec
+    from hvtx.model.service import ServiceSpec
 
 
 DOMAIN = "lan"

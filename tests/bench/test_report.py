@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from bench import goals, report
 from bench import measure as m
-from bench import report
 from bench.figures import SCHEMA, Samples
 from bench.inside.traffic import FLOWS
 
@@ -86,7 +86,7 @@ def test_what_one_commit_could_not_do_is_a_dash_and_what_was_left_out_is_said() 
 
 def test_peers_are_told_of_ours_and_who_is_missing_is_named() -> None:
     samples = Samples()
-    for who, start, stop in ((report.OURS, 40.0, 60.0), ("netavark", 150.0, 100.0)):
+    for who, start, stop in ((goals.OURS, 40.0, 60.0), ("netavark", 150.0, 100.0)):
         samples.add("start, whole processes", who, 0, start)
         samples.add("stop, whole processes", who, 0, stop)
     samples.add(m.START, "hvtx, iptables", 500, 9.0)  # no column of a table without it
@@ -102,8 +102,8 @@ def test_peers_are_told_of_ours_and_who_is_missing_is_named() -> None:
 
 def test_a_peer_without_a_stop_has_no_ratio() -> None:
     samples = Samples()
-    samples.add("start, whole processes", report.OURS, 0, 40.0)
-    samples.add("stop, whole processes", report.OURS, 0, 60.0)
+    samples.add("start, whole processes", goals.OURS, 0, 40.0)
+    samples.add("stop, whole processes", goals.OURS, 0, 60.0)
     samples.add("start, whole processes", "libvirt", 0, 50.0)
     assert line_of(report.beside_text(beside(samples)), "libvirt", "0")[2:5] == ["50.0", "-", "-"]
 
@@ -112,15 +112,15 @@ def test_packets_of_a_world_are_ratios_to_plain() -> None:
     samples = Samples()
     flow = next(iter(FLOWS))
     samples.add(flow, "plain", 0, 10.0, "Gbit/s")
-    samples.add(flow, report.OURS, 5000, 9.5, "Gbit/s")
+    samples.add(flow, goals.OURS, 5000, 9.5, "Gbit/s")
     text = report.beside_text(beside(samples))
     assert line_of(text, "plain", "-")[2] == "10.0"
-    assert line_of(text, report.OURS, "5,000")[2] == "x 0.95 (0.95-0.95)"
+    assert line_of(text, goals.OURS, "5,000")[2] == "x 0.95 (0.95-0.95)"
 
 
 def test_every_command_that_is_asked_about_is_measured() -> None:
     """A row of the comparison that no program fills would always be left out in silence."""
-    bare = {asked.figure for asked in report.ASKED}
+    bare = {asked.figure for asked in goals.ASKED}
     known = {m.START, m.STOP, m.PLAN, m.MADE, m.LATE, m.COLLECTED, m.SIZE, m.SIZE_A_CYCLE}
     known |= {m.MADE_USED, m.COLLECTED_USED}
     known |= {m.SEVERAL + "start", m.SEVERAL + "stop"}
@@ -160,8 +160,8 @@ def test_plots_are_written_where_there_are_values_and_are_the_same_again(tmp_pat
     samples = Samples()
     for vms in (0, 100):
         for value in (1.0, 2.0, 3.0):
-            samples.add(m.START, report.OURS, vms, value)
-            samples.add(m.START, m.floor_of(report.OURS), vms, value / 2)
+            samples.add(m.START, goals.OURS, vms, value)
+            samples.add(m.START, m.floor_of(goals.OURS), vms, value / 2)
     found = json.loads(json.dumps(beside(samples)))
     first = {path.name: path.read_bytes() for path in report.draw(found, tmp_path / "a")}
     again = {path.name: path.read_bytes() for path in report.draw(found, tmp_path / "b")}

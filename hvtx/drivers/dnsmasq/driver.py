@@ -36,16 +36,8 @@ from hvtx.host import dnsmasq as installed
 from hvtx.host.files import is_there
 from hvtx.host.vmuser import may_make_namespaces
 from hvtx.model.gate import SCRIPT, SHELL, SIGNATURE
-from hvtx.model.resource import (
-    GONE,
-    Kind,
-    Outcome,
-    Resource,
-    State,
-    identity_in,
-    process_observed,
-    service_spec,
-)
+from hvtx.model.resource import GONE, Kind, Outcome, Resource, State, identity_in, process_observed
+from hvtx.model.service import service_spec
 from hvtx.model.typed import Any
 from hvtx.model.user import User
 from hvtx.model.vm import Identity

@@ -16,7 +16,8 @@ from hvtx.errors import ServiceRefused
 from hvtx.host import forgotten, named_sets, paths
 from hvtx.model.mark import Mark, parse_mark
 from hvtx.model.policy import EgressRule
-from hvtx.model.resource import Resource, service_spec
+from hvtx.model.resource import Resource
+from hvtx.model.service import service_spec
 from hvtx.rulesets import dnsmasq, egress_names
 from hvtx.rulesets.egress_names import Owner
 
