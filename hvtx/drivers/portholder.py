@@ -28,7 +28,6 @@ from hvtx.errors import Conflict, HostRefused
 from hvtx.host import capabilities, children, descriptors, logger, procfs, signals
 from hvtx.host.inet import socket_family
 from hvtx.host.ports import taken
-from hvtx.host.socket_table import has_connections
 from hvtx.model.vm import Identity, Publish
 
 SIGNATURE = "hvtx-port"  # a word of its command line, and its name once it holds for good
@@ -222,6 +221,8 @@ def _bind(found: socket.socket, where: tuple[str, int]) -> None:
     try:
         found.bind(where)
     except OSError as problem:
+        from hvtx.host.socket_table import has_connections
+
         stream = found.type == socket.SOCK_STREAM
         if problem.errno != errno.EADDRINUSE or not stream or not has_connections(where[1]):
             raise

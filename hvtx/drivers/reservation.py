@@ -15,7 +15,6 @@ from hvtx.errors import HostRefused, HvtxError
 from hvtx.host import forgotten, paths
 from hvtx.host.files import is_there
 from hvtx.model.resource import GONE, Kind, Outcome, Resource, file_spec
-from hvtx.model.service import reservation_spec
 from hvtx.model.typed import Any
 from hvtx.rulesets import dnsmasq
 
@@ -75,7 +74,11 @@ def _write_names(row: Resource) -> dict[str, Any]:
 
 
 def _create(row: Resource) -> dict[str, Any]:
-    spec, path, directory = reservation_spec(row), file_spec(row)["path"], network_directory(row)
+    spec, path, directory = (
+        file_spec(row)["reservation"],
+        file_spec(row)["path"],
+        network_directory(row),
+    )
     try:
         for name in (dnsmasq.HOSTS, dnsmasq.NAMES):
             paths.make_directory(os.path.join(directory, name), 0o755)
@@ -141,7 +144,7 @@ def _release(host: Host, row: Resource) -> Outcome:
                     os.unlink(path)
         elif carried is not None:
             with forgotten.locked(os.path.join(directory, dnsmasq.FORGOTTEN)) as file:
-                os.write(file, dnsmasq.forgotten(reservation_spec(row)).encode())
+                os.write(file, dnsmasq.forgotten(file_spec(row)["reservation"]).encode())
                 os.unlink(path)
         for left in beside:
             with contextlib.suppress(FileNotFoundError):
