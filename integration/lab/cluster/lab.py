@@ -158,7 +158,9 @@ class etcd:
             if done.returncode == 0:
                 return
             time.sleep(0.2)
-        raise AssertionError(f"no etcd answers {host}")
+        logs = {name: (self.base / f"{name}.log").read_text()[-1500:] for name in MEMBERS}
+        words = "\n".join(f"--- {name}\n{text}" for name, text in logs.items())
+        raise AssertionError(f"no etcd answers {host}: {done.stderr.decode()[-500:]}\n{words}")
 
     def close(self) -> None:
         """End the members and the namespaces."""
