@@ -148,13 +148,13 @@ class private_network:  # noqa: N801 - it is called like a function
 
 
 class Namespace:
-    """Another network namespace, kept by a sleeping process of ours."""
+    """Another network namespace, kept by a process that lives as long as ours does."""
 
     def __init__(self) -> None:
         self._keeper = subprocess.Popen(
-            ["unshare", "-n", "sh", "-c", "ip link set lo up; echo ready; exec sleep 600"],
+            ["unshare", "-n", "sh", "-c", "ip link set lo up; echo ready; exec cat"],
             stdout=subprocess.PIPE,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # that nobody writes to: it is at its end when we are
         )
         assert self._keeper.stdout is not None
         self._keeper.stdout.readline()
@@ -172,8 +172,8 @@ class Namespace:
         """End the keeper, and with it the namespace."""
         self._keeper.kill()
         self._keeper.wait()
-        if self._keeper.stdout:
-            self._keeper.stdout.close()
+        for end in filter(None, (self._keeper.stdin, self._keeper.stdout)):
+            end.close()
 
 
 HOST4, WORLD4 = "203.0.113.1", "203.0.113.2"
