@@ -291,7 +291,8 @@ def _spawned(words: Sequence[str], errors: str) -> tuple[int, int]:
         read = fcntl.fcntl(ends[0], fcntl.F_DUPFD_CLOEXEC, 10)  # 0 to 2 may be closed in here
         mine.append(read)
         needs = (*installed.NEEDS, "CAP_SETUID", "CAP_SETGID", "CAP_SYS_ADMIN")
-        with inherited_limits.usual_limits(), capabilities.only_for_children(needs):
+        bounded = inherited_limits.usual_limits()
+        with bounded, capabilities.only_for_children(needs), children.uninterrupted():
             pid = os.posix_spawn(
                 words[0],
                 list(words),
