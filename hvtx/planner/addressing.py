@@ -88,8 +88,12 @@ def parse_subnet(text: str) -> str:
     try:
         subnet = ipaddress.ip_network(_without_zone(text), strict=True)
     except ValueError as problem:
+        why = str(problem)
+        for named in (text, repr(text)):
+            why = f"it{why.removeprefix(named)}" if why.startswith(f"{named} ") else why
         raise UsageError(
-            f"{text!r} is not a subnet: {problem}", hint=f"write it as {_meant_subnet(text)}"
+            f"{text!r} is not a subnet: {why}",
+            hint=f"write it as {_meant_subnet(text)}",
         ) from problem
     if "/" not in text:
         raise UsageError(f"{text!r} has no prefix length", hint="write it as 10.77.0.0/24")
