@@ -270,7 +270,10 @@ def _tell_recovered(part: Any) -> None:
 @as_json
 @click.pass_context
 def repair(ctx: click.Context, name: str | None, json_: bool) -> int:
-    """Put back what someone flushed or changed under running VMs and networks."""
+    """Put back what someone flushed or changed under running VMs and networks.
+
+    NAME is a VM or a network; without one all are looked at.
+    """
     with telling_refusal(json_, documents.repair.refused):
         done = host_of(ctx).repair(name)
     if json_:
