@@ -29,7 +29,7 @@ def import_() -> None:
     """Take over VMs that another tool made: what is proven is marked and recorded, no more."""
 
 
-@import_.command("my-hypervisor")
+@import_.command("my-hypervisor", short_help="Take over VMs from my-hypervisor's state.json files.")
 @click.argument(
     "paths",
     nargs=-1,
@@ -89,14 +89,17 @@ def adopt(
 ) -> None:
     """Take over one TAP device or firewall rule that you vouch for.
 
-    OBJECT is a device's name, or a rule as iptables-save has it with its table
-    (-- iptables -t nat -A POSTROUTING -s 10.0.0.5/32 -j MASQUERADE), or a rule as `hvtx explain`
-    names it. The VM is made if there is none of that name. From then on gc treats the object like
-    any other of that VM: it goes when the VM's process is proven dead.
+    OBJECT is a device's name, or a rule as iptables-save has it with its table, or a rule as
+    `hvtx explain` names it. The VM is made if there is none of that name. From then on gc treats
+    the object like any other of that VM: it goes when the VM's process is proven dead.
+
+    \b
+    A rule stands after two dashes:
+      hvtx adopt --vm web -- iptables -t nat -A POSTROUTING -s 10.0.0.5/32 …
 
     Refused is what carries a mark or an alias, what stands more than once, what a process other
     than the VM's holds open, and what Docker, libvirt and the like keep.
-    """
+    """  # noqa: D301 - click's mark of lines that are to stay as they are
     import shlex
 
     thing = words[0] if len(words) == 1 else shlex.join(words)

@@ -75,7 +75,7 @@ def _blocks(shown: ClusterStatus) -> None:
         render.say(f"installation {installation} was given up")
 
 
-@cluster.command()
+@cluster.command(short_help="Free all blocks of a host that is gone for good or fenced.")
 @click.argument("host")
 @click.option("--yes", is_flag=True, help="Confirm that no guest there can send any more.")
 @as_json
@@ -102,7 +102,7 @@ def forget(ctx: click.Context, host: str, yes: bool, json_: bool) -> None:
     render.say(f"{render.plain(host)} (installation {done.installation}): {freed} freed")
 
 
-@cluster.command()
+@cluster.command(short_help="Register this host and its blocks anew.")
 @click.option("--yes", is_flag=True, help="Confirm that no other machine has these blocks.")
 @as_json
 @click.pass_context

@@ -67,7 +67,7 @@ def cni() -> None:
     """
 
 
-@cni.command("install")
+@cni.command("install", short_help="Write the executable and the network configuration.")
 @_places
 @_contents
 @force_option
@@ -92,7 +92,7 @@ def install(
     _show(done, json_=json_)
 
 
-@cni.command("uninstall")
+@cni.command("uninstall", short_help="Remove both files; attachments and networks stay.")
 @_places
 @force_option
 @as_json
@@ -104,7 +104,7 @@ def uninstall(
     _show(host_of(ctx).cni_plugin.uninstall(dir=dir_, conf=conf, force=force), json_=json_)
 
 
-@cni.command("print")
+@cni.command("print", short_help="Show both files; writes nothing, needs no root.")
 @_places
 @_contents
 @as_json

@@ -120,7 +120,7 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # which click 8.1 has 
         self, least: int | None = None, most: int | None = None, *, hint: str | None = None
     ) -> None:
         """Any number, unless bounds are given; ``hint`` is told of what is none."""
-        self._range = click.IntRange(least, most)
+        self._bounds = None if least is None or most is None else (least, most)
         self._hint = hint
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -130,7 +130,14 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # which click 8.1 has 
             if self._hint is not None:
                 raise Advised(words, self._hint)
             self.fail(words, param, ctx)
-        return self._range.convert(value, param, ctx)
+        try:
+            number = int(value)
+        except ValueError:  # of more digits than int takes
+            self.fail("it is too long for a number", param, ctx)
+        if self._bounds is not None and not self._bounds[0] <= number <= self._bounds[1]:
+            least, most = self._bounds
+            self.fail(f"{value} is not between {least} and {most}", param, ctx)
+        return number
 
 
 class Given(click.ParamType):  # type: ignore[type-arg]  # as above

@@ -19,9 +19,20 @@ def _modes() -> tuple[str, ...]:
     return EGRESS
 
 
-def egress_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``--egress``, ``--allow`` and ``--deny``."""
-    for decorate in (
+def egress_options(default: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``--egress``, ``--allow`` and ``--deny``; without the first it is the ``default``."""
+    told = f" [default: {default}]" if default else ""
+
+    def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
+        for decorate in _options(told):
+            function = decorate(function)
+        return function
+
+    return decorated
+
+
+def _options(default: str) -> tuple[Callable[..., Any], ...]:
+    return (
         click.option(
             "--deny",
             multiple=True,
@@ -39,11 +50,9 @@ def egress_options(function: Callable[..., Any]) -> Callable[..., Any]:
             type=Given(),
             metavar="open|internet|none",
             shell_complete=complete_words(_modes),
-            help="What guests may reach beside their own network.",
+            help=f"What guests may reach beside their own network{default}.",
         ),
-    ):
-        function = decorate(function)
-    return function
+    )
 
 
 def egress_changes(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -53,7 +62,7 @@ def egress_changes(function: Callable[..., Any]) -> Callable[..., Any]:
             "--no-rules", is_flag=True, help="Remove all --allow and --deny rules, then add those."
         ),
         click.option("--no-egress", is_flag=True, help="Without a mode of its own."),
-        egress_options,
+        egress_options(),
     ):
         function = decorate(function)
     return function

@@ -25,6 +25,17 @@ from hvtx.model.typed import Any
 MODES = ("0600", "0640", "0644")  # of what is written: for its owner, a group, everybody
 
 
+def _both_actions(file: str | None, given: dict[str, Any]) -> str:
+    """The two commands of which one was meant, with what else was given."""
+    command, yes = "hvtx gc", ""
+    if given["installation"] is not None:
+        command, yes = f"hvtx gc --installation {given['installation']}", " --yes"
+    elif given["heuristic"]:
+        command, yes = "hvtx gc --heuristic", " --yes"
+    saved = f" {file}" if file is not None else ""
+    return f"{command} --plan shows the plan, {command} --apply{yes}{saved} carries it out"
+
+
 @click.command()
 @click.option("--plan", is_flag=True, help="Show what would be done, and why; changes nothing.")
 @click.option("--apply", is_flag=True, help="Apply the plan; each item is verified again first.")
@@ -87,7 +98,7 @@ def gc(ctx: click.Context, /, file: str | None, json_: bool, **more: Any) -> int
         words = " and ".join(f"--{mode}" for mode in modes)
         raise UsageError(
             f"{words}: give only one of them" if modes else "no action given",
-            hint="hvtx gc --plan shows the plan, hvtx gc --apply carries it out",
+            hint=_both_actions(file, more),
         )
     mode = modes[0]
     if mode == "schema":
@@ -259,7 +270,10 @@ def _tell_recovered(part: Any) -> None:
 @as_json
 @click.pass_context
 def repair(ctx: click.Context, name: str | None, json_: bool) -> int:
-    """Put back what someone flushed or changed under running VMs and networks."""
+    """Put back what someone flushed or changed under running VMs and networks.
+
+    NAME is a VM or a network; without one all are looked at.
+    """
     with telling_refusal(json_, documents.repair.refused):
         done = host_of(ctx).repair(name)
     if json_:

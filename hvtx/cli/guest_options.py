@@ -13,36 +13,41 @@ from hvtx.model.typed import Any
 QUEUES = "it is a number of queues, for instance 4"
 _NAMES = ("queues", "user_data", "ssh_keys", "user")
 
-_OPTIONS = (
-    click.option(
-        "--user-data",
-        type=File(),
-        metavar="F",
-        shell_complete=complete_file,
-        help="File for cloud-init in the guest, handed on as it is.",
-    ),
-    click.option(
-        "--ssh-key",
-        "ssh_keys",
-        type=File(),
-        multiple=True,
-        metavar="F",
-        shell_complete=complete_file,
-        help="File of public keys that may log in, by cloud-init; repeatable.",
-    ),
-    click.option(
-        "--queues",
-        type=Number(hint=QUEUES),
-        metavar="N",
-        help="Queues of each TAP device, 1 to 256 [1].",
-    ),
-    click.option(
-        "--user",
-        type=Given(),
-        metavar="U",
-        help="User that the VM's process runs as [vm_user of the configuration].",
-    ),
-)
+
+def _options(queues: str = "", user: str = "") -> tuple[Callable[..., Any], ...]:
+    """The options; ``queues`` and ``user`` say what is so without them."""
+    return (
+        click.option(
+            "--user-data",
+            type=File(),
+            metavar="F",
+            shell_complete=complete_file,
+            help="File for cloud-init in the guest, handed on as it is.",
+        ),
+        click.option(
+            "--ssh-key",
+            "ssh_keys",
+            type=File(),
+            multiple=True,
+            metavar="F",
+            shell_complete=complete_file,
+            help="File of public keys that may log in, by cloud-init; repeatable.",
+        ),
+        click.option(
+            "--queues",
+            type=Number(hint=QUEUES),
+            metavar="N",
+            help=f"Queues of each TAP device, 1 to 256{queues}.",
+        ),
+        click.option(
+            "--user",
+            type=Given(),
+            metavar="U",
+            help=f"User that the VM's process runs as{user}.",
+        ),
+    )
+
+
 _CLEARING = (
     click.option("--no-user-data", is_flag=True, help="Without a file for cloud-init."),
     click.option("--no-ssh-key", is_flag=True, help="Without public keys."),
@@ -52,14 +57,14 @@ _CLEARING = (
 
 def guest_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options of a VM that is created."""
-    for decorate in reversed(_OPTIONS):
+    for decorate in reversed(_options(" [default: 1]", " [default: vm_user as configured]")):
         function = decorate(function)
     return function
 
 
 def guest_changes(function: Callable[..., Any]) -> Callable[..., Any]:
     """The same of a VM that is changed, and those that take them away."""
-    for decorate in reversed((*_OPTIONS, *_CLEARING)):
+    for decorate in reversed((*_options(), *_CLEARING)):
         function = decorate(function)
     return function
 

@@ -147,7 +147,10 @@ def explain(ctx: click.Context, words: tuple[str, ...], json_: bool) -> None:
     """Tell whose a thing of this host is, since when, and what gc would do with it.
 
     OBJECT is an interface, an address or subnet, a MAC address, a host port (8080, 53/udp), a mark,
-    a table or chain, a rule or a part of one (-- iptables -t nat -A …), a VM or a network; ours or
-    anybody's.
-    """
+    a table or chain, a rule or a part of one, a VM or a network; ours or anybody's.
+
+    \b
+    A rule stands after two dashes:
+      hvtx explain -- iptables -t nat -A …
+    """  # noqa: D301 - click's mark of lines that are to stay as they are
     verbs.explain(ctx.find_root().obj, " ".join(words), json_=json_)

@@ -41,7 +41,10 @@ def network() -> None:
     help="MTU of the bridge and its TAP devices.",
 )
 @click.option(
-    "--nat/--no-nat", default=True, help="Masquerade guest traffic behind the host's addresses."
+    "--nat/--no-nat",
+    default=True,
+    show_default=True,
+    help="Masquerade guest traffic behind the host's addresses.",
 )
 @click.option("--isolate", is_flag=True, help="Drop traffic between guests.")
 @click.option(
@@ -57,9 +60,10 @@ def network() -> None:
 @click.option(
     "--passage/--no-passage",
     default=True,
+    show_default=True,
     help="Accept guest traffic where the default of another firewall drops it.",
 )
-@egress_options
+@egress_options("as configured, or open")
 @click.option(
     "--dhcp/--no-dhcp",
     default=None,
@@ -143,13 +147,14 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
     render.resources(shown.resources)
 
 
-@network.command()
+@network.command(short_help="Show a route for each block that a cluster gave to a host.")
 @click.argument("name", required=False, shell_complete=complete_network)
 @click.option(
     "--format",
     "form",
     type=click.Choice(FORMATS),
     default="text",
+    show_default=True,
     help="A table, or static routes for FRR or BIRD.",
 )
 @as_json
@@ -178,7 +183,7 @@ def routes(ctx: click.Context, name: str | None, form: str, json_: bool) -> None
         )
 
 
-@network.command("set")
+@network.command("set", short_help="Change a network; what is not named stays as it is.")
 @click.argument("name", shell_complete=complete_network)
 @click.option(
     "--isolate/--no-isolate",

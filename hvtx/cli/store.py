@@ -18,7 +18,7 @@ def store() -> None:
     """Back up the state store, and put a backup back."""
 
 
-@store.command()
+@store.command(short_help="Copy the state store to a file; other commands may run.")
 @click.argument("file", type=Given(), shell_complete=complete_file)
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 @as_json
@@ -32,7 +32,7 @@ def backup(ctx: click.Context, file: str, force: bool, json_: bool) -> None:
         render.say(f"the store is backed up to {render.plain(done.file)}: {_what(done)}")
 
 
-@store.command()
+@store.command(short_help="Put a backup into the place of the state store.")
 @click.argument("file", type=Given(), shell_complete=complete_file)
 @click.option(
     "--force", is_flag=True, help="Restore although VMs of the current store are running."

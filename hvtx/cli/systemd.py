@@ -28,7 +28,7 @@ metrics_option = click.option(
     type=Given(),
     metavar="FILE",
     shell_complete=complete_file,
-    help="Also install units that write `hvtx metrics` to this file every minute.",
+    help="With units that write `hvtx metrics` to this file every minute.",
 )
 
 
@@ -41,7 +41,7 @@ def systemd() -> None:
     """
 
 
-@systemd.command("install")
+@systemd.command("install", short_help="Write and enable the units, and start the timer.")
 @root_option
 @metrics_option
 @as_json
@@ -58,7 +58,7 @@ def install(ctx: click.Context, root: str, metrics: str | None, json_: bool) -> 
     _show(host_of(ctx).systemd.install(root=root, metrics=metrics), json_=json_)
 
 
-@systemd.command("uninstall")
+@systemd.command("uninstall", short_help="Disable and remove the units; all else stays.")
 @root_option
 @as_json
 @click.pass_context
@@ -70,7 +70,7 @@ def uninstall(ctx: click.Context, root: str, json_: bool) -> None:
     _show(host_of(ctx).systemd.uninstall(root=root), json_=json_)
 
 
-@systemd.command("print")
+@systemd.command("print", short_help="Show the units; writes nothing, needs no root.")
 @metrics_option
 @as_json
 @click.pass_context

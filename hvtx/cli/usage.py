@@ -25,7 +25,11 @@ def usage_error(problem: click.ClickException, arguments: Sequence[str]) -> Usag
         return _no_command(problem.name, problem.ctx.command, path)
     if isinstance(problem, click.NoSuchOption):
         return _no_option(problem, path, arguments)
-    return UsageError(_words(problem), hint=help_hint(path))
+    words = _words(problem)
+    before, _, extra = words.rstrip(")").partition("unexpected extra argument (")
+    if before == "got " and "/" in extra and _has(path, "--subnet"):
+        return UsageError(words, hint=f"did you mean --subnet {extra}?")
+    return UsageError(words, hint=help_hint(path))
 
 
 def _no_option(problem: click.NoSuchOption, path: str, arguments: Sequence[str]) -> UsageError:
@@ -33,7 +37,8 @@ def _no_option(problem: click.NoSuchOption, path: str, arguments: Sequence[str])
     name = problem.option_name
     hint = help_hint(path)
     own = {option for param in root.params for option in param.opts}
-    found = _command_with(name, arguments) if path == PROGRAM else None
+    group = isinstance(_command_at(path), click.Group)
+    found = _command_with(name, arguments) if group else None
     if found is not None:
         hint = f"{name} belongs after the command: {found} {name}"
     elif path != PROGRAM and name in own:
@@ -41,13 +46,55 @@ def _no_option(problem: click.NoSuchOption, path: str, arguments: Sequence[str])
         value = next((f" {p.metavar}" for p in root.params if name in p.opts and p.metavar), "")
         hint = f"{name} belongs before the command: {PROGRAM} {name}{value} {below}"
     elif problem.ctx is not None:
-        from hvtx.model.nearest import nearest
-
-        # without their dashes, which would make all of them alike
-        known = {o.lstrip("-"): o for p in problem.ctx.command.params for o in p.opts}
-        likely = nearest(name.lstrip("-"), known)
-        hint = f"did you mean {known[likely]}? {hint}" if likely else hint
+        likely = _likely_option(name, problem.ctx.command)
+        if likely is not None:
+            hint = f"did you mean {likely}? {hint}"
+        elif (made := _given_once(name, path)) is not None:
+            hint = made
     return UsageError(f"no such option {name!r}", hint=hint)
+
+
+# What options are called elsewhere, and what is meant by it: the first that the command has.
+_OPTIONS_ELSEWHERE = {
+    **dict.fromkeys(("--port", "--ports", "--expose"), ("--publish",)),
+    **dict.fromkeys(("--ram", "--mem"), ("--memory",)),
+    **dict.fromkeys(("--image", "--drive", "--hda", "--volume"), ("--disk",)),
+    **dict.fromkeys(("--vcpus", "--smp"), ("--cpus",)),
+    **dict.fromkeys(("--cidr", "--range", "--ip-range"), ("--subnet",)),
+    **dict.fromkeys(("--rate", "--bandwidth"), ("--limit",)),
+    **dict.fromkeys(("--format", "--output", "-o"), ("--json",)),
+    **dict.fromkeys(("--dry-run", "--check", "-n"), ("--plan",)),
+    **dict.fromkeys(("--time", "-t"), ("--timeout",)),
+    **dict.fromkeys(("--tail", "--lines"), ("-n",)),
+}
+
+
+def _likely_option(name: str, command: click.Command) -> str | None:
+    """Which of a command's options was probably meant."""
+    from hvtx.model.nearest import nearest
+
+    own = {o for param in command.params if isinstance(param, click.Option) for o in param.opts}
+    for other in _OPTIONS_ELSEWHERE.get(name, ()):
+        if other in own:
+            return other
+    # without their dashes, which would make all of them alike; one letter is like any other
+    long = name.startswith("--")
+    known = {o.lstrip("-"): o for o in own if o.startswith("--") or not long}
+    likely = nearest(name.lstrip("-"), known)
+    return known[likely] if likely else None
+
+
+def _given_once(name: str, path: str) -> str | None:
+    """Of an option of `create` that `set` has not: that it cannot be changed."""
+    group, _, verb = path.rpartition(" ")
+    if verb != "set" or not _has(f"{group} create", name):
+        return None
+    what = group.rpartition(" ")[2]
+    return f"{name} is given once, when a {what} is made: `{group} create --help` describes it"
+
+
+def _has(path: str, option: str) -> bool:
+    return any(option in param.opts for param in _command_at(path).params)
 
 
 def _command_with(option: str, arguments: Sequence[str]) -> str | None:
@@ -56,8 +103,7 @@ def _command_with(option: str, arguments: Sequence[str]) -> str | None:
     for number, word in enumerate(words):
         if word in COMMANDS:
             path = command_path(words[number:])
-            command = _command_at(path)
-            if any(option in param.opts for param in command.params):
+            if _has(path, option):
                 return path
     return None
 
@@ -109,8 +155,9 @@ def _no_command(name: str, group: click.Group, path: str) -> UsageError:
 
 
 def help_hint(path: str) -> str:
-    """Where the help of a command such as ``hvtx vm create`` is."""
-    return f"`{path} --help` shows its options"
+    """Where the help of a command such as ``hvtx vm create`` is, or of a group."""
+    group = path != PROGRAM and isinstance(_command_at(path), click.Group)
+    return f"`{path} --help` shows its {'commands' if group else 'options'}"
 
 
 def command_path(arguments: Sequence[str]) -> str:

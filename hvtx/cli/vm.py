@@ -82,8 +82,8 @@ def create(
     and in a command what is nearly one of these, such as {ipv4}; {{word}} writes it literally, and
     ${word} is left to the shell. A command (--hypervisor command) has the same in its environment:
     HVTX_VM, HVTX_TAP, HVTX_MAC, HVTX_IP, HVTX_GATEWAY, HVTX_NETMASK, HVTX_IP6, HVTX_GATEWAY6,
-    HVTX_MTU, HVTX_QUEUES, HVTX_TAP_2 and so on; and in HVTX_SEED where the image is that
-    cloud-init reads, for one with --user-data or --ssh-key.
+    HVTX_MTU, HVTX_QUEUES, HVTX_TAP_2 and so on; and HVTX_SEED, the image that cloud-init
+    reads, if there is one.
     """  # noqa: D301 - click's mark of lines that are to stay as they are
     if operation is not None and not from_log:
         raise UsageError(
@@ -124,7 +124,7 @@ def run(ctx: click.Context, /, name: str, json_: bool, **request: Any) -> None:
     show_done(host_of(ctx).vm.run(name, **checked(request)), "running", json_=json_)
 
 
-@vm.command()
+@vm.command(short_help="Start VMs, each whole or not at all.")
 @vm_names
 @as_json
 @click.pass_context
@@ -147,13 +147,13 @@ def _power_down(command: Callable[..., Any]) -> Callable[..., Any]:
         "--timeout",
         type=Seconds(),
         default=POWER_DOWN,
-        show_default=True,
         metavar="S",
-        help="How long the guest may take to power down, 0 to 86400 seconds.",
+        help="How long the guest may take to power down, 0 to 86400 seconds"
+        f" [default: {POWER_DOWN:g}].",
     )(command)
 
 
-@vm.command()
+@vm.command(short_help="Stop VMs; they keep their addresses and ports.")
 @vm_names
 @_power_down
 @as_json
@@ -184,7 +184,7 @@ def restart(ctx: click.Context, name: str, timeout: float, force: bool, json_: b
 _CLEARING = ("kernel", "initrd", "append", "disk")
 
 
-@vm.command("set")
+@vm.command("set", short_help="Change a VM; some of it can be changed while it runs.")
 @click.argument("name", shell_complete=complete_vm)
 @click.option(
     "--memory", type=Number(hint=MEBIBYTES), metavar="MiB", help="Size of the guest's memory."
@@ -240,7 +240,7 @@ def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:
     show_done(host_of(ctx).vm.set(name, **{**wanted, **given}), "changed", json_=json_)
 
 
-@vm.command()
+@vm.command(short_help="Forget VMs; their addresses and ports are free then.")
 @vm_names
 @click.option("--force", is_flag=True, help="Stop the VM first.")
 @as_json
@@ -271,7 +271,7 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
     verbs.show(ctx.find_root().obj, name, json_=json_)
 
 
-@vm.command()
+@vm.command(short_help="Print what the VM and its hypervisor wrote.")
 @click.argument("name", shell_complete=complete_vm)
 @as_json
 @click.pass_context

@@ -8,7 +8,7 @@ from hvtx.cli.common import Given, as_json, complete_file
 from hvtx.model.typed import Any
 
 
-@click.command()
+@click.command(short_help="Make VMs and networks as files describe them.")
 @click.option(
     "--file",
     "-f",

@@ -148,7 +148,7 @@ _WISHES = (
     limited,
     guest_options,
     click.option("--autostart", is_flag=True, help="Start at boot."),
-    egress_options,
+    egress_options("its networks'"),
     click.argument("command", nargs=-1, type=click.UNPROCESSED, shell_complete=complete_file),
     as_json,
 )

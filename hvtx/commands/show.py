@@ -281,7 +281,7 @@ def _bytes_of(path: str) -> bytes:
 
 def console_socket(directory: str, socket: str | None, log: str) -> str:
     """The socket of a console that :func:`console` found. Raises Conflict as joining it would."""
-    hint = f"what the VM printed is in {log}: hvtx vm logs"
+    hint = f"`hvtx vm logs NAME` prints what the VM wrote; it is in {log}"
     if socket is None:
         raise Conflict("this VM's hypervisor has no console to type at", hint=hint)
     path = os.path.join(directory, socket)

@@ -80,6 +80,7 @@ def make_plan(runtime: Runtime, described: Described, allowed: Allowed) -> Repor
     if runtime.refused is not None:
         raise runtime.refused
     steps = plan(described, sets.known(runtime, described), allowed)
+    sets.refuse_names(steps)
     return Report([Done(step) for step in steps])
 
 

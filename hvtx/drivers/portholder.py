@@ -312,7 +312,8 @@ def _spawn(held: Held, vm: Identity | None, words: Sequence[str]) -> Holder:
         del given
         number = "-" if followed is None else str(_inheritable(followed, mine))
         program = sys.executable or "/usr/bin/python3"
-        with inherited_limits.usual_limits(), capabilities.only_for_children():
+        bounded = inherited_limits.usual_limits()
+        with bounded, capabilities.only_for_children(), children.uninterrupted():
             pid = os.posix_spawn(
                 program,
                 [program, "-I", "-S", "-c", SCRIPT, SIGNATURE, number, *words],

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from hvtx.engine import network_service
 from hvtx.engine.new_network import NetworkRequest, default_draft
 from hvtx.engine.resolve import resolve, tidy
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.vm_options import VmRequest
 from hvtx.engine.vm_state import Moment, read_moment, states_of
+from hvtx.errors import placed
+from hvtx.host import dnsmasq
 from hvtx.model.described import (
     DEFAULT,
+    Action,
     Described,
     Known,
     KnownVm,
@@ -18,10 +22,12 @@ from hvtx.model.described import (
     WantedNetwork,
     WantedVm,
 )
+from hvtx.model.policy import Policy, names_in
 from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.vm import Network, Vm
 from hvtx.planner import ports
 from hvtx.planner.described import NETWORK_CHANGES, VM_AT_START, VM_CHANGES
+from hvtx.planner.described_checks import NETWORK_FIXED, differing
 from hvtx.planner.egress_rules import PolicyChange
 from hvtx.planner.states import VmState
 from hvtx.store import records
@@ -140,7 +146,49 @@ def known(runtime: Runtime, described: Described) -> Known:
     described_default = any(each.name == DEFAULT for each in described.networks)
     wanted = any(DEFAULT in each.networks for each in described.vms)
     draft = wanted and DEFAULT not in networks and not described_default
-    return Known(networks, vms, default_draft(runtime) if draft else None)
+    every: list[WantedNetwork | WantedVm] = [*described.networks, *described.vms]
+    named = any(names_in(policy_of(each).rules) for each in every)
+    made = [each for each in described.networks if _is_made(each, networks)]
+    return Known(
+        networks,
+        vms,
+        default_draft(runtime, serves=named) if draft else None,
+        _unserved(runtime.settings.dhcp, made) if named else frozenset(),
+    )
+
+
+def policy_of(wanted: WantedNetwork | WantedVm) -> Policy:
+    """The egress policy of what is described."""
+    return wanted.vm.policy if isinstance(wanted, WantedVm) else wanted.policy
+
+
+def _is_made(wanted: WantedNetwork, networks: Mapping[str, Network]) -> bool:
+    """Whether the network would be made, or made anew."""
+    found = networks.get(wanted.name)
+    return found is None or bool(differing(found, wanted, NETWORK_FIXED))
+
+
+def _unserved(setting: str, wanted: Iterable[WantedNetwork]) -> frozenset[str]:
+    """Networks that would be made without a DNS of their own, as `network create` decides it.
+
+    Raises HostRefused, Conflict where the setting wants one that cannot be had.
+    """
+    return frozenset(
+        each.name
+        for each in wanted
+        if each.dhcp is None and not network_service.wanted(setting, None, each.subnets)
+    )
+
+
+def refuse_names(steps: Iterable[Step]) -> None:
+    """Raise Conflict if a step allows names, and the dnsmasq of this host cannot look them up."""
+    for step in steps:
+        wanted = step.wanted if step.action in (Action.CREATE, Action.CHANGE) else None
+        if wanted is not None and names_in(policy_of(wanted).rules):
+            with placed(wanted.where):
+                if (why := dnsmasq.fills_no_sets()) is not None:
+                    raise why
+            return
 
 
 def settle(runtime: Runtime, names: Iterable[str]) -> None:

@@ -106,7 +106,8 @@ def load_plan(path: str, *, heuristic: bool = False) -> list[Identity]:
     except (OSError, ValueError, RecursionError) as problem:
         if isinstance(problem, OSError) and not is_no_file(problem):
             raise
-        why = problem.strerror if isinstance(problem, OSError) else problem
+        why = problem.strerror if isinstance(problem, OSError) else str(problem)
+        why = "it is no JSON" if isinstance(problem, json.JSONDecodeError) else why
         raise UsageError(f"{path} is not a plan: {why}", hint=made) from problem
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise UsageError(f"{path} is not a plan of hvtx gc", hint=made)

@@ -13,6 +13,12 @@ from __future__ import annotations
 
 import os
 from _thread import RLock, _local, allocate_lock
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hvtx.host import signals
+
+_ENDING = (signals.SIGINT, signals.SIGTERM)  # what ends a command
 
 
 class _Fresh(_local):
@@ -28,6 +34,23 @@ spawning = RLock()
 _fresh = _Fresh()
 _lock = allocate_lock()
 _known: set[int] = set()  # children that no verb is at work on
+
+
+@contextmanager
+def uninterrupted() -> Iterator[set[int]]:
+    """Hold back SIGINT and SIGTERM from this thread until the process that it starts is known.
+
+    Gives the mask that was before, for the child. The end may raise KeyboardInterrupt.
+    """
+    try:
+        before = signals.pthread_sigmask(signals.SIG_BLOCK, _ENDING)
+    except BaseException:  # one that came just before is raised once they are blocked
+        signals.pthread_sigmask(signals.SIG_UNBLOCK, _ENDING)
+        raise
+    try:
+        yield before
+    finally:
+        signals.pthread_sigmask(signals.SIG_SETMASK, before)
 
 
 def started(pid: int) -> None:

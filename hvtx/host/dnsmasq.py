@@ -55,16 +55,30 @@ def fills_no_sets() -> Conflict | None:
         words = "dnsmasq, which looks names up for guests, is not installed"
         return Conflict(f"names cannot be allowed: {words}", hint=HINT)
     try:
-        ended = program.run((path, "--version"), _VERSION_SECONDS)
+        if "nftset" in _options(path):
+            return None
     except OSError as problem:
         return Conflict(f"names cannot be allowed: {path}: {problem.strerror}", hint=HINT)
-    if "nftset" in ended.output.split():
-        return None
     return Conflict(
         f"names cannot be allowed: {path} fills no sets of nftables",
         hint="it is needed from version 2.87, built with nftset, as Debian has it: "
         "`dnsmasq --version` tells; or allow addresses instead",
     )
+
+
+_asked: dict[tuple[int, ...], frozenset[str]] = {}  # by the identity of the program's file
+
+
+def _options(path: str) -> frozenset[str]:
+    """With what it was compiled, as it says itself; each file is asked once. Raises OSError."""
+    found = os.stat(path)
+    file = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    if file not in _asked:
+        ended = program.run((path, "--version"), _VERSION_SECONDS)
+        if ended.status != 0:
+            return frozenset()
+        _asked[file] = frozenset(ended.output.split())
+    return _asked[file]
 
 
 def user() -> tuple[str, int, str, int] | None:

@@ -68,7 +68,7 @@ def spawn(path: str, source: int, size: int) -> int:
         (os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0),
     ]
     left = str(max(HALF - size, 0))
-    with children.spawning:
+    with children.spawning, children.uninterrupted():
         pid = os.posix_spawn(
             SHELL,
             [SHELL, "-c", SCRIPT, SIGNATURE, os.path.abspath(path), str(HALF), left],
@@ -78,7 +78,7 @@ def spawn(path: str, source: int, size: int) -> int:
             setsigmask=(),
             setsigdef=(signals.SIGPIPE, signals.SIGCHLD, signals.SIGXFSZ),
         )
-    children.started(pid)
+        children.started(pid)
     return pid
 
 

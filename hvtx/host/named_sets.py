@@ -1,20 +1,24 @@
 """A network's table of names: whether it is there, what is in it, and its batches.
 
 It is written by nft's own parser (:mod:`hvtx.host.libnftables`), since it is made when a dnsmasq
-starts, and read by it where a person or `repair` asks.
+starts, and read by it once it is known to be there.
 """
 
 from __future__ import annotations
 
+import errno
 import json
-import re
+from contextlib import closing
 
-from hvtx.errors import HostRefused
-from hvtx.host import libnftables
+from hvtx.errors import HostRefused, NotPermitted
+from hvtx.host import libnftables, nfanswers
 from hvtx.host.inet import packed
+from hvtx.host.netlink import DumpInterrupted, forbidden
+from hvtx.host.nfnetlink import Nftables
+from hvtx.host.retry import retry_transient
 from hvtx.model.typed import Any, NamedTuple
 
-_COMMENT = re.compile(r'\tcomment "([^"\n]*)"')
+_NO_NFTABLES = frozenset({errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.ENOENT})
 
 
 class Table(NamedTuple):
@@ -35,13 +39,16 @@ class Table(NamedTuple):
 
 def read(name: str) -> Table | None:
     """A table of family inet; None where there is none. Raises HostRefused, NotPermitted."""
+    there = _by_netlink(name)
+    if there is None:
+        return None
     try:
         listed = libnftables.run(f"list table inet {name}", json=True)
     except HostRefused as problem:
         if "No such file" in problem.message:
             return None
         raise
-    return parsed(listed, _comment(name))
+    return parsed(listed, there.comment)
 
 
 def parsed(listed: str, comment: str | None) -> Table:
@@ -76,11 +83,23 @@ def _parsed(listed: list[dict[str, Any]], comment: str | None) -> Table:
     )
 
 
-def _comment(name: str) -> str | None:
-    """What the JSON of nft 1.0.6 leaves out. Raises as :func:`read`."""
-    text = libnftables.run(f"list table inet {name}", stateless=True, terse=True)
-    found = _COMMENT.match(text.partition("\n")[2])
-    return found[1] if found else None
+def _by_netlink(name: str) -> nfanswers.Table | None:
+    """The table, with the comment that nft 1.0.6 leaves out of its JSON. Raises as :func:`read`."""
+    try:
+        with closing(Nftables()) as socket:
+            tables = retry_transient(socket.tables)
+    except OSError as problem:
+        if problem.errno in _NO_NFTABLES:
+            return None
+        if forbidden(problem):
+            raise NotPermitted(f"table inet {name} may not be read") from problem
+        raise HostRefused(f"table inet {name} cannot be read: {problem.strerror}") from problem
+    except DumpInterrupted as problem:
+        raise HostRefused(
+            f"table inet {name} cannot be read: tables changed all the while",
+            hint="another program changes the ruleset in a loop: stop it, then try again",
+        ) from problem
+    return next((one for one in tables if (one.family, one.name) == ("inet", name)), None)
 
 
 def _target(verdict: Any) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from hvtx.host import children, paths, signals
-from hvtx.model.typed import NamedTuple
+from hvtx.model.typed import Any, NamedTuple
 
 _MOST = 1 << 16  # bytes of output that are kept
 _DYING_SECONDS = 5.0
@@ -106,14 +106,11 @@ def run(
             (os.POSIX_SPAWN_DUP2, output, 1),
             (os.POSIX_SPAWN_DUP2, output, 2),
         ]
-        variables = dict(os.environ if environment is None else environment)
+        variables = os.environ if environment is None else environment
         if enough is None:
-            with children.spawning:
-                pid = os.posix_spawn(argv[0], list(argv), variables, file_actions=actions)
-            return Ended(_wait(pid, seconds), _read(output))
-        with children.spawning:
-            pid = os.posix_spawn(argv[0], list(argv), variables, file_actions=actions, setpgroup=0)
-        return Ended(_wait(pid, seconds, lambda: enough(_read(output))), _read(output))
+            return Ended(_ended(argv, variables, actions, seconds), _read(output))
+        status = _ended(argv, variables, actions, seconds, lambda: enough(_read(output)))
+        return Ended(status, _read(output))
     finally:
         os.close(output)
 
@@ -135,9 +132,7 @@ def capture(argv: Sequence[str], seconds: float) -> Captured:
             (os.POSIX_SPAWN_DUP2, output, 1),
             (os.POSIX_SPAWN_DUP2, errors, 2),
         ]
-        with children.spawning:
-            pid = os.posix_spawn(argv[0], list(argv), dict(os.environ), file_actions=actions)
-        status = _wait(pid, seconds)
+        status = _ended(argv, os.environ, actions, seconds)
         return Captured(status, *(os.pread(fd, os.fstat(fd).st_size, 0) for fd in (output, errors)))
     finally:
         os.close(output)
@@ -149,13 +144,32 @@ def _read(output: int) -> str:
     return os.pread(output, size, 0).decode(errors="replace")
 
 
-def _wait(pid: int, seconds: float, enough: Callable[[], bool] | None = None) -> int | None:
-    """The exit status of our child, None if it was killed; nothing of it is left, come what may."""
+def _ended(
+    argv: Sequence[str],
+    variables: Mapping[str, str],
+    actions: Sequence[Any],
+    seconds: float,
+    enough: Callable[[], bool] | None = None,
+) -> int | None:
+    """The exit status of a program, None if it was killed; nothing of it is left, come what may.
+
+    With ``enough`` it leads a process group. Raises OSError if it cannot be started.
+    """
     import select
 
-    descriptor, ended = None, False
+    pid, descriptor, ended = 0, None, False
     poll = select.poll()
+    group: dict[str, Any] = {} if enough is None else {"setpgroup": 0}
     try:
+        with children.spawning, children.uninterrupted() as mask:
+            pid = os.posix_spawn(
+                argv[0],
+                list(argv),
+                dict(variables),
+                file_actions=actions,
+                setsigmask=mask,
+                **group,
+            )
         descriptor = os.pidfd_open(pid)
         poll.register(descriptor, select.POLLIN)
         deadline = time.monotonic() + seconds
@@ -165,7 +179,7 @@ def _wait(pid: int, seconds: float, enough: Callable[[], bool] | None = None) ->
                 break
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) if ended else None
     finally:
-        if not ended:  # not yet reaped: the pid is still its own
+        if pid and not ended:  # not yet reaped: the pid is still its own
             os.kill(pid if enough is None else -pid, signals.SIGKILL)
             if descriptor is None or poll.poll(1000 * _DYING_SECONDS):
                 os.waitpid(pid, 0)

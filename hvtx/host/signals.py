@@ -9,6 +9,7 @@ if TYPE_CHECKING:
         SIG_BLOCK,
         SIG_IGN,
         SIG_SETMASK,
+        SIG_UNBLOCK,
         SIGCHLD,
         SIGHUP,
         SIGINT,
@@ -30,6 +31,7 @@ else:
         SIG_BLOCK,
         SIG_IGN,
         SIG_SETMASK,
+        SIG_UNBLOCK,
         SIGCHLD,
         SIGHUP,
         SIGINT,
@@ -49,6 +51,6 @@ else:
 
 __all__ = [
     "SIGCHLD", "SIGHUP", "SIGINT", "SIGKILL", "SIGPIPE", "SIGQUIT", "SIGSTOP", "SIGTERM", "SIGTSTP",
-    "SIGTTIN", "SIGTTOU", "SIGXFSZ", "SIG_BLOCK", "SIG_IGN", "SIG_SETMASK", "pidfd_send_signal",
-    "pthread_sigmask", "signal",
+    "SIGTTIN", "SIGTTOU", "SIGXFSZ", "SIG_BLOCK", "SIG_IGN", "SIG_SETMASK", "SIG_UNBLOCK",
+    "pidfd_send_signal", "pthread_sigmask", "signal",
 ]  # fmt: skip

@@ -70,6 +70,7 @@ class Known(NamedTuple):
     networks: Mapping[str, Network]
     vms: Mapping[str, KnownVm]
     default: Network | None = None  # as it would be made, where it is not on record
+    unserved: frozenset[str] = frozenset()  # networks that would be made without a DNS of their own
 
     def in_network(self, name: str) -> list[str]:
         """The VMs in a network."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Iterator
 
-from hvtx.errors import UsageError
+from hvtx.errors import Conflict, UsageError
 from hvtx.model.address import family_of, is_ipv6, with_port
 from hvtx.model.vm import Network, Publish
 
@@ -17,7 +17,8 @@ _HEXADECIMAL = _DIGITS | frozenset("abcdef")
 _IN_NAMES = _DIGITS | frozenset("abcdefghijklmnopqrstuvwxyz-")
 _IN_DEVICES = _IN_NAMES | frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ_.")
 _NAME_MOST, _DEVICE_MOST = 63, 15
-_RESERVED_DEVICES = frozenset({"all", "default", "lo"})
+_LOOPBACK = "lo"
+_RESERVED_DEVICES = frozenset({"all", "default"})  # below /proc/sys/net/ipv4/conf
 _NO_GUESTS = ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")  # RFC 6890, 5771
 _GUESTS6 = ("2000::/3", "fc00::/7")  # all that IANA has given to unicast beyond one link
 
@@ -39,11 +40,17 @@ def _is_device(text: str) -> bool:
 
 
 def parse_device(text: str) -> str:
-    """A device name that people may choose for a bridge."""
+    """A device name that people may choose for a bridge.
+
+    Raises UsageError for what no device can be called, Conflict for the name of one that is there.
+    """
+    another = "choose another --bridge, or leave it out: a name is generated"
+    if text == _LOOPBACK:
+        raise Conflict(f"a device named {text} exists already, on every host", hint=another)
     if text in _RESERVED_DEVICES:
         raise UsageError(
-            f"{text!r} is taken: Linux itself gives it to something on every host",
-            hint="choose another --bridge, or leave it out: a name is generated",
+            f"no device can be called {text!r}: Linux keeps its settings of all devices there",
+            hint=another,
         )
     if not _is_device(text):
         raise UsageError(
@@ -55,7 +62,7 @@ def parse_device(text: str) -> str:
 
 def parse_uplink(text: str) -> str:
     """The name of a device that is to be there already."""
-    if text in _RESERVED_DEVICES or not _is_device(text):
+    if text in {_LOOPBACK, *_RESERVED_DEVICES} or not _is_device(text):
         raise UsageError(
             f"--uplink {text!r} is not the name of a device where the world is",
             hint="ip route show default tells one, for instance eth0",
@@ -81,8 +88,12 @@ def parse_subnet(text: str) -> str:
     try:
         subnet = ipaddress.ip_network(_without_zone(text), strict=True)
     except ValueError as problem:
+        why = str(problem)
+        for named in (text, repr(text)):
+            why = f"it{why.removeprefix(named)}" if why.startswith(f"{named} ") else why
         raise UsageError(
-            f"{text!r} is not a subnet: {problem}", hint=f"write it as {_meant_subnet(text)}"
+            f"{text!r} is not a subnet: {why}",
+            hint=f"write it as {_meant_subnet(text)}",
         ) from problem
     if "/" not in text:
         raise UsageError(f"{text!r} has no prefix length", hint="write it as 10.77.0.0/24")

@@ -62,7 +62,6 @@ _OPTIONS = {
     "user_data": "user-data", "block_size": "block-size",
 }  # fmt: skip
 NETWORK_CHANGES = ("isolate", "uplink", "sources", "passage", "dhcp", "policy")
-_NETWORK_FIXED = ("subnets", "bridge", "mtu", "nat", "block_size")
 
 
 def _network(wanted: WantedNetwork, known: Known, allowed: Allowed) -> list[Step]:
@@ -71,7 +70,7 @@ def _network(wanted: WantedNetwork, known: Known, allowed: Allowed) -> list[Step
     if found is None:
         words = f"create network {name}: {', '.join(wanted.subnets)}"
         return [_step(Action.CREATE, Reason.ABSENT, wanted, words)]
-    fixed = _differing(found, wanted, _NETWORK_FIXED)
+    fixed = _differing(found, wanted, checks.NETWORK_FIXED)
     free = _differing(found, wanted, NETWORK_CHANGES)
     if fixed:
         return _other_network(wanted, found, (*fixed, *free), known, allowed)
@@ -126,14 +125,13 @@ def _other_network(
 def _differing(
     found: Network | Vm, wanted: WantedNetwork | Vm, fields: Iterable[str]
 ) -> tuple[Difference, ...]:
-    """What is otherwise of these fields; None as a network's bridge, service or blocks is any."""
-    differences = []
-    for field in fields:
-        old, new = getattr(found, field), getattr(wanted, field)
-        if old == new or (new is None and field in ("bridge", "dhcp", "block_size")):
-            continue
-        differences.append(Difference(_OPTIONS.get(field, field), _json(old), _json(new)))
-    return tuple(differences)
+    """What is otherwise of these fields."""
+    return tuple(
+        Difference(
+            _OPTIONS.get(field, field), _json(getattr(found, field)), _json(getattr(wanted, field))
+        )
+        for field in checks.differing(found, wanted, fields)
+    )
 
 
 def _json(value: Any) -> Any:

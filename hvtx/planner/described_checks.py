@@ -11,10 +11,13 @@ from hvtx.errors import Conflict, HvtxError, NotFound, UsageError, advised, plac
 from hvtx.model.address import with_port
 from hvtx.model.described import DEFAULT, Known, WantedNetwork, WantedVm
 from hvtx.model.nearest import nearest
-from hvtx.model.vm import Network, Publish
+from hvtx.model.vm import Network, Publish, Vm
 from hvtx.planner import addressing
 from hvtx.planner.assigning import Asked, assigned
+from hvtx.planner.egress_rules import refuse_names
 from hvtx.planner.scope import refuse_attachment
+
+NETWORK_FIXED = ("subnets", "bridge", "mtu", "nat", "block_size")  # a network is given them once
 
 
 def networks_then(
@@ -26,7 +29,7 @@ def networks_then(
     """
     found = dict(known.networks)
     for each in wanted:
-        found[each.name] = _draft(each)
+        found[each.name] = _draft(each, _is_served(each, known))
     if known.default is not None:
         found.setdefault(DEFAULT, known.default)
     for vm in vms:
@@ -43,7 +46,27 @@ def networks_then(
     return found
 
 
-def _draft(wanted: WantedNetwork) -> Network:
+def differing(found: Network | Vm, wanted: WantedNetwork | Vm, fields: Iterable[str]) -> list[str]:
+    """Which of these fields are otherwise; None as a network's bridge, service or blocks is any."""
+    return [
+        field
+        for field in fields
+        if getattr(found, field) != (new := getattr(wanted, field))
+        and (new is not None or field not in ("bridge", "dhcp", "block_size"))
+    ]
+
+
+def _is_served(wanted: WantedNetwork, known: Known) -> bool:
+    """Whether the network will have a DNS of its own."""
+    found = known.networks.get(wanted.name)
+    if wanted.dhcp is not None:
+        return wanted.dhcp
+    if found is None or differing(found, wanted, NETWORK_FIXED):
+        return wanted.name not in known.unserved
+    return found.dhcp
+
+
+def _draft(wanted: WantedNetwork, served: bool) -> Network:
     return Network(
         id="",
         name=wanted.name,
@@ -56,6 +79,7 @@ def _draft(wanted: WantedNetwork) -> Network:
         subnets=wanted.subnets,
         gateways=tuple(addressing.gateway_of(subnet) for subnet in wanted.subnets),
         gateway6=None,
+        dhcp=served,
     )
 
 
@@ -72,11 +96,15 @@ def check(
 ) -> None:
     """Raise UsageError for what could never be, Conflict for what somebody has who is on record."""
     _check_networks(wanted, known)
+    for each in wanted:
+        with placed(each.where):
+            refuse_names(each.policy, [networks[each.name]])
     for vm in vms:
         with placed(vm.where):
             if vm.name in known.vms:
                 refuse_attachment(known.vms[vm.name].vm)
             _check_vm(vm, networks)
+            refuse_names(vm.vm.policy, [networks[name] for name in vm.networks])
     _check_ports(vms, known)
     _check_addresses(vms, known, networks)
 

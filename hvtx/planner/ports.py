@@ -87,7 +87,8 @@ def _published(text: str) -> list[Asked]:
     hosts, guests = hosts or _one(text, host), guests or _one(text, guest)
     if len(hosts) != len(guests):
         raise UsageError(
-            f"--publish {text!r}: {len(hosts)} host ports for {len(guests)} guest ports",
+            f"--publish {text!r}: host and guest ports are not equally many:"
+            f" {len(hosts)} and {len(guests)}",
             hint="give both ranges the same length: 8000-8010:8000-8010",
         )
     protocol = spelt.partition("/")[2]

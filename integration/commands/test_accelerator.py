@@ -367,27 +367,47 @@ def test_a_guest_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     assert answer == kvm.Answer("tcg", SAYS_NO, "a small guest: not at its end within 1 s")
 
 
+def strike_when_spawned(how: signal.Signals, fake: Fake) -> None:
+    """Have this process send itself a signal once it has spawned a probe that runs."""
+    spawn = os.posix_spawn
+
+    def struck(path: str, words: list[str], *others: Any, **options: Any) -> int:
+        pid = spawn(path, words, *others, **options)
+        if "-accel" in words:
+            until(fake.lines, "tried")
+            os.kill(os.getpid(), how)
+        return pid
+
+    os.posix_spawn = struck  # type: ignore[assignment]  # of a forked child, which ends
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["spawned", "awaited"])
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=lambda how: how.name)
 def test_a_start_that_is_killed_leaves_no_guest_of_the_probe(
-    hvtx: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
+    hvtx: Program,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    how: signal.Signals,
+    at_once: bool,
 ) -> None:
-    """Ctrl-C ends it with the command; after SIGKILL, timeout(1) does."""
+    """Ctrl-C ends it with the command, even as it is spawned; after SIGKILL, timeout(1) does."""
     monkeypatch.setattr(kvm, "SECONDS", 2.0 if how is signal.SIGKILL else 60.0)
     fake = Fake(tmp_path / "bin", HANGS.replace("exit 85", "exec sleep 600"), monkeypatch)
     pid = os.fork()
     if pid == 0:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if at_once:
+            strike_when_spawned(how, fake)
         try:
             kvm.choose(str(fake.path), "x86_64", str(tmp_path))
         finally:
             os._exit(0)
     until(fake.lines, "tried")
     probe = int(fake.lines()[0].split()[0])
-    # it waits for the probe: in the instant in which that was spawned, timeout(1) alone ends it
-    until(
-        lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S", "asleep"
-    )
-    os.kill(pid, how)
+    if not at_once:  # it waits for the probe
+        stat = Path(f"/proc/{pid}/stat")
+        until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "S", "asleep")
+        os.kill(pid, how)
     os.waitpid(pid, 0)
     until(lambda: not exists(probe), "ended")
 

@@ -31,6 +31,7 @@ PLAYBOOK = shutil.which(
 pytestmark = [
     pytest.mark.skipif(PLAYBOOK is None, reason="ansible-core is not there: tox -e ansible"),
     pytest.mark.slow,
+    pytest.mark.timeout(1200),  # a play takes seconds, and one test has some thirty
 ]
 NETWORK = {"name": "lab", "subnets": ["10.81.0.0/24"]}
 SLEEPER = {"networks": ["lab"], "command": ["sleep", "600"], "hypervisor": "command"}

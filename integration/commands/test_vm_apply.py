@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -507,6 +508,7 @@ WRONG: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "a MAC twice": (LAB + DB + DB.replace("vms.db", "vms.bad").replace('ip = ["10.77.0.9", "fd77::9"]', ""), 2, ("[vms.bad]", "db")),
     "a port twice": (LAB + WEB + WEB.replace("vms.web", "vms.bad"), 2, ("[vms.bad]", "web")),
     "no such network": ('[vms.bad]\nnetwork = "lob"\n' + LAB, 3, ("[vms.bad]", "lob", "did you mean 'lab'")),
+    "the bridge of every host": ('[networks.bad]\nsubnet = "10.1.0.0/24"\nbridge = "lo"\n', 4, ("[networks.bad]", "lo exists already")),
     "no such kernel": (LAB + '[vms.bad]\nnetwork = "lab"\nkernel = "none"\n', 3, ("[vms.bad]", "/none")),
     "no such key file": (LAB + '[vms.bad]\nnetwork = "lab"\nssh_key = "none"\n', 3, ("[vms.bad]", "/none")),
     "nothing": ("", 2, ()),
@@ -551,6 +553,62 @@ def test_what_others_have_is_a_conflict_before_anything_is_done(described: Set) 
     ):
         described.write('[networks.first]\nsubnet = "10.99.0.0/24"\n', text)
         conflict(hvtx, "vm", "apply", "-f", str(described.path), "--yes", code=4)
+
+
+NAMED = 'egress = "none"\nallow = ["example.org:443"]\n'
+
+
+@pytest.mark.parametrize("setting", ["off", "auto", "on"])
+def test_names_where_nobody_looks_them_up_are_refused_before_anything_is_done(
+    described: Set, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    """As `vm create` refuses them: of a VM and of a network, to be made and on record."""
+    monkeypatch.setenv("HVTX_DHCP", setting)
+    first = '[networks.first]\nsubnet = "10.99.0.0/24"\n'
+    bare = LAB if setting == "off" else LAB + "dhcp = false\n"
+    web = WEB + NAMED
+    for texts, where in (((bare, web), "[vms.web]"), ((bare + NAMED,), "[networks.lab]")):
+        described.write(first, *texts)
+        ran = conflict(described.hvtx, "vm", "apply", "-f", str(described.path), "--yes", code=4)
+        assert f"{where}: --allow example.org:443 needs the network's own DNS" in ran.err
+    described.hvtx("network", "create", "lab", "--subnet", "10.77.0.0/24", "--no-dhcp")
+    described.write(first, web)
+    conflict(described.hvtx, "vm", "apply", "-f", str(described.path), "--yes", code=4)
+    if setting == "off":
+        described.write(web.replace("lab", "default"))
+        conflict(described.hvtx, "vm", "apply", "-f", str(described.path), "--yes", code=4)
+
+
+def test_names_that_the_dnsmasq_of_this_host_cannot_look_up_are_refused(
+    described: Set, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the plan of who is given names; who had them is left alone."""
+    monkeypatch.setenv("HVTX_DHCP", "on")
+    path = os.environ["PATH"]
+    described.write(LAB, WEB + "start = false\n" + NAMED)
+    described("--yes")
+    without_nftset(tmp_path / "bin", monkeypatch)
+    assert described.plan() == []
+    described.write(LAB, WEB + "start = false\n" + NAMED, '[vms.new]\nnetwork = "lab"\n' + NAMED)
+    ran = conflict(described.hvtx, "vm", "apply", "-f", str(described.path), "--yes", code=4)
+    assert "[vms.new]: names cannot be allowed" in ran.err
+    monkeypatch.setenv("PATH", path)
+    assert described.plan() == [("create", "new", "absent"), ("start", "new", "down")]
+
+
+def without_nftset(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dnsmasq before the real one that says that it is built without it."""
+    directory.mkdir()
+    program = directory / "dnsmasq"
+    real = shutil.which("dnsmasq", path=f"{os.environ['PATH']}:/usr/sbin")
+    program.write_text(
+        f"""#!/bin/sh
+[ "$*" != --version ] || {{ {real} --version | sed 's/ nftset/ no-nftset/'; exit; }}
+exec {real} "$@"
+"""
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
 
 
 # -- steps that fail, runs that are killed ---------------------------------------------------------

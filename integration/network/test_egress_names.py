@@ -239,6 +239,63 @@ def test_a_successor_that_never_served_has_learnt_nothing(
     assert answers(two, world, FIRST)
 
 
+def test_a_dnsmasq_that_fills_no_sets_takes_the_place_of_none(
+    hvtx: Program,
+    resolver: Resolver,
+    world: lab.Namespace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was replaced while one serves: who has names cannot start, and the others are served."""
+    resolver.says({"example.org": [FIRST], "example.net": [SECOND]})
+    web = run(hvtx, "web", "net", "--egress", "none", "--allow", "example.org")
+    for vm, name in (("two", "example.net"), ("same", "example.org")):
+        hvtx("vm", "create", vm, "--network", "net", "--egress", "none", "--allow", name,
+             "--", sys.executable, str(GUEST))  # fmt: skip
+    [pid] = services()
+    before = lab.dump()
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", f"{without_nftset(tmp_path / 'bin')}:{os.environ['PATH']}")
+        told = hvtx("vm", "start", "two", code=6)
+        assert services() == [pid]
+        assert lab.difference(before, lab.dump()) == ""
+        assert hvtx.vm("two")["state"] == "defined"
+        bare = run(hvtx, "bare", "net")
+        hvtx("vm", "start", "same")  # that name is looked up already
+        same = GuestVm(hvtx, "same")
+        assert services() == [pid]
+    assert f"names cannot be allowed: {tmp_path}/bin/dnsmasq fills no sets" in told.err
+    for guest in (web, bare, same):
+        assert ask(guest, "example.org") == [FIRST]
+    assert answers(web, world, FIRST)
+    hvtx("vm", "start", "two")
+    two = GuestVm(hvtx, "two")
+    assert ask(two, "example.net") == [SECOND]
+    assert answers(two, world, SECOND)
+
+
+def without_nftset(directory: Path) -> Path:
+    """Where a dnsmasq is that knows no sets of nftables, as before 2.87."""
+    directory.mkdir()
+    program = directory / "dnsmasq"
+    real = shutil.which("dnsmasq", path=f"{os.environ['PATH']}:/usr/sbin")
+    program.write_text(
+        f"""#!/bin/sh
+case $1 in
+--version) {real} --version | sed 's/ nftset/ no-nftset/'; exit ;;
+--conf-file=*)
+    if grep -q ^nftset= "${{1#--conf-file=}}"; then
+        echo "dnsmasq: bad option at line 9 of ${{1#--conf-file=}}" >&2
+        exit 1
+    fi ;;
+esac
+exec {real} "$@"
+"""
+    )
+    program.chmod(0o755)
+    return directory
+
+
 def _no_process(*_: object) -> tuple[int, int]:
     raise BlockingIOError(11, "Resource temporarily unavailable")
 

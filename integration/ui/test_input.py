@@ -111,8 +111,7 @@ def test_hostile_names_that_are_looked_up(peopled: Program) -> None:
             assert ran.code in (2, 3), (name, verb, ran)
 
 
-BAD_BRIDGES = ["x" * 16, "a b", "a/b", "..", ".", "%d", "br%d", "-x", "", "brü", "a:b", "a\n", "lo", "all",
-               "default"]  # fmt: skip
+BAD_BRIDGES = ["x" * 16, "a b", "a/b", "..", ".", "%d", "br%d", "-x", "", "brü", "a:b", "a\n", "all", "default"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BAD_BRIDGES)
@@ -175,7 +174,8 @@ def test_subnets_that_overlap_the_host(hvtx: Program, world: lab.Namespace) -> N
 def test_a_bridge_that_is_there(peopled: Program) -> None:
     lab.run("ip", "link", "add", "br-x", "type", "bridge")
     ours = peopled("network", "show", "net", "--json").json()["bridge"]
-    for name in ("br-x", ours):
+    lab.run("ip", "link", "add", "eth7", "type", "veth", "peer", "name", "eth8")
+    for name in ("br-x", "eth7", "lo", ours):
         argv = ("network", "create", "other", "--subnet", "10.78.0.0/24", "--bridge", name)
         refused(peopled, *argv, code=4, word=name)
     refused(peopled, "network", "create", "net", "--subnet", "10.78.0.0/24", code=4, word="net")

@@ -341,7 +341,11 @@ def test_a_state_directory_that_was_open_is_told(lan: Program) -> None:
         (("network", "create", "n", "--subnet", "x"), 2, "'x'", "10.77.0.0/24"),
         (
             ("network", "create", "n", "--subnet", "10.9.0.0/24", "--bridge", "lo"),
-            2, "'lo' is taken", "another --bridge",
+            4, "a device named lo exists already", "another --bridge",
+        ),
+        (
+            ("network", "create", "n", "--subnet", "10.9.0.0/24", "--bridge", "all"),
+            2, "no device can be called 'all'", "another --bridge",
         ),
         (("vm", "create", "a", "--memory", "2G"), 2, "'2G'", "2048 is 2 GiB"),
         (("vm", "stop", "web", "--timeout", "-1"), 2, "-1 is not between 0 and 86400", ""),

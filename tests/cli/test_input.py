@@ -183,7 +183,6 @@ def test_an_error_without_a_hint_has_that_of_its_class(kind: type[HvtxError]) ->
         (["--state-dir", "vm", "gc", "--schema", "--all"], "hvtx gc"),
         (["--bogus", "vm", "create"], "hvtx"),
         (["nonsense"], "hvtx"),
-        (["vm", "nonsense"], "hvtx vm"),
         (["vm", "create", "x", "--bogus"], "hvtx vm create"),
         (["vm", "attach", "--pid", "x", "vm"], "hvtx vm attach"),
         (["gc", "--plan", "--yes"], "hvtx gc"),
@@ -196,6 +195,11 @@ def test_a_usage_error_without_a_hint_names_the_commands_help(
     ran = hvtx(*words)
     told(ran)
     assert ran.err.splitlines()[1] == f"hint: `{path} --help` shows its options"
+
+
+def test_of_a_group_the_help_shows_commands(hvtx: Run) -> None:
+    ran = hvtx("vm", "nonsense")
+    assert ran.err.splitlines()[1] == "hint: `hvtx vm --help` shows its commands"
 
 
 @pytest.mark.parametrize(

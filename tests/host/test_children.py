@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from hvtx.host import children
+from hvtx.host import children, signals
 
 
 @pytest.fixture(autouse=True)
@@ -109,3 +110,32 @@ def test_a_forked_process_has_none_of_them_and_no_lock() -> None:
     while children.reap(pid) is None and time.monotonic() < deadline:
         time.sleep(0.001)
     assert not is_there(pid)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_until_the_child_is_known(number: signal.Signals) -> None:
+    before, known = signal.signal(number, signal.default_int_handler), False
+    try:
+        with pytest.raises(KeyboardInterrupt), children.uninterrupted() as mask:
+            assert mask == set()
+            os.kill(os.getpid(), number)
+            known = True
+    finally:
+        signal.signal(number, before)
+    assert known
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_a_signal_that_comes_before_leaves_none_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pthread_sigmask(3) of Python runs the handlers when it has changed the mask."""
+
+    def late(how: int, numbers: tuple[int, ...]) -> set[int]:
+        signal.pthread_sigmask(how, numbers)
+        if how == signal.SIG_BLOCK:
+            raise KeyboardInterrupt
+        return set()
+
+    monkeypatch.setattr(signals, "pthread_sigmask", late)
+    with pytest.raises(KeyboardInterrupt), children.uninterrupted():
+        pytest.fail("it was raised before")
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -44,3 +46,45 @@ def test_it_has_nothing_that_another_thread_hands_to_its_own_child(
         other.join()
         os.close(theirs)
     assert done.status == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("runs", [program.run, program.capture])
+def test_one_that_is_spawned_as_a_signal_comes_is_ended_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+    runs: Callable[[tuple[str, ...], float], program.Ended | program.Captured],
+    number: signal.Signals,
+) -> None:
+    spawn, spawned = os.posix_spawn, list[int]()
+
+    def struck(*words: Any, **options: Any) -> int:
+        spawned.append(spawn(*words, **options))
+        os.kill(os.getpid(), number)
+        return spawned[-1]
+
+    monkeypatch.setattr(os, "posix_spawn", struck)
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            runs(("/bin/sleep", "5"), 30)
+    finally:
+        signal.signal(number, before)
+    with pytest.raises(ChildProcessError):  # killed and waited for
+        os.waitpid(spawned[0], os.WNOHANG)
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+@pytest.mark.parametrize("runs", [program.run, program.capture])
+def test_a_program_has_the_signals_of_its_starter(
+    runs: Callable[[tuple[str, ...], float], program.Ended | program.Captured],
+) -> None:
+    def blocked() -> int:
+        output = runs(("/bin/grep", "SigBlk", "/proc/self/status"), 30).output
+        return int(output.split()[1], 16)
+
+    assert blocked() == 0
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        assert blocked() == 1 << (signal.SIGTERM - 1)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

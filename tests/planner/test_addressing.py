@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hvtx.errors import UsageError
+from hvtx.errors import Conflict, UsageError
 from hvtx.model.vm import Network, Publish
 from hvtx.planner.addressing import (
     check_guest_address,
@@ -94,10 +94,16 @@ def test_a_name_is_only_what_the_interface_says(text: str) -> None:
         assert not fits
 
 
-@pytest.mark.parametrize("text", [*HOSTILE, "a" * 16, ".br", "-br", "br:1", "lo", "all", "default"])
+@pytest.mark.parametrize("text", [*HOSTILE, "a" * 16, ".br", "-br", "br:1", "all", "default"])
 def test_hostile_bridge_names_are_refused(text: str) -> None:
     """The kernel's own names, format characters, separators, and more than 15 characters."""
     refuses(parse_device, text)
+
+
+def test_the_name_of_the_loopback_device_is_taken() -> None:
+    """It is a name, and what is there has it: exit code 4, where one that can be none has 2."""
+    with pytest.raises(Conflict, match="a device named lo exists already"):
+        parse_device("lo")
 
 
 @pytest.mark.parametrize("text", ["br0", "virbr-lab", "br.5", "_x", "B" * 15])

@@ -26,6 +26,7 @@ LAB = Network(
     "n1", "lab", "hvbrx", "02:00:00:00:00:01", 1500, True, False, "nftables",
     ("10.77.0.0/24", "fd77::/64"), ("10.77.0.1", "fd77::1"), "fe80::1",
 )  # fmt: skip
+SERVED = LAB._replace(dhcp=True)
 VM = Vm("", "web", "command", 256, 1, None, None, None, (), ("sleep",), "/srv", False, ())
 HTTP = Publish("tcp", None, 8080, 80)
 NONE, ALL = Allowed(), Allowed(restart=True, replace=True)
@@ -257,6 +258,46 @@ def test_what_could_never_be(case: str) -> None:
     with pytest.raises(error, match=r"^f: \[") as told:
         steps(networks, vms, there)
     assert told.value.hint
+
+
+NAMES = Policy("none", (EgressRule("allow", "example.org", 443, 443),))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "there", "unserved", "refused"),
+    [
+        ([net()], (), (), False),
+        ([net()], (), ("lab",), True),
+        ([net(dhcp=True)], (), ("lab",), False),
+        ([net(dhcp=False)], (), (), True),
+        ([], (LAB,), (), True),
+        ([net()], (LAB,), (), True),
+        ([net(dhcp=True)], (LAB,), (), False),
+        ([net()], (SERVED,), ("lab",), False),
+        ([], (SERVED,), (), False),
+        ([net(dhcp=False)], (SERVED,), (), True),
+        ([net(mtu=1400)], (SERVED,), ("lab",), True),  # it is made anew
+        ([net(mtu=1400)], (LAB,), (), False),
+    ],
+)
+def test_names_need_a_network_that_looks_them_up(
+    wanted: list[WantedNetwork],
+    there: tuple[Network, ...],
+    unserved: tuple[str, ...],
+    refused: bool,
+) -> None:
+    """As a VM's policy has them, and as the network's own does; in the plan."""
+    on_record = known(networks=there)._replace(unserved=frozenset(unserved))
+    sets = [(wanted, [vm(policy=NAMES)], "[web]")]
+    if wanted:
+        sets.append(([each._replace(policy=NAMES) for each in wanted], [], "[lab]"))
+    for networks, vms, where in sets:
+        if not refused:
+            assert short(steps(networks, vms, on_record, ALL))
+            continue
+        with pytest.raises(Conflict, match="needs the network's own DNS") as told:
+            steps(networks, vms, on_record, ALL)
+        assert where in told.value.message
 
 
 def test_identities_are_of_what_is_described() -> None:

@@ -134,13 +134,15 @@ class DnsmasqDriver:
     def _prepared(self, row: Resource) -> tuple[list[str], str]:
         """Write what it reads; its command line, and whom it becomes.
 
-        Raises OSError, HostRefused.
+        Raises OSError, HostRefused, before anything is changed if names cannot be looked up.
         """
         spec = service_spec(row)
         directory = spec["directory"]
         program = installed.find()
         if program is None:
             raise installed.lack() or HostRefused("dnsmasq is not installed", hint=installed.HINT)
+        if self._names(row) and (why := installed.fills_no_sets()) is not None:
+            raise ServiceRefused(why.message, hint=why.hint)
         os.chmod(directory, 0o755)  # noqa: S103 - what is above it is closed
         for name in (dnsmasq.HOSTS, dnsmasq.NAMES):
             paths.make_directory(os.path.join(directory, name), 0o755)
@@ -160,13 +162,16 @@ class DnsmasqDriver:
     def _told(self, row: Resource) -> str:
         """Its whole configuration."""
         spec = service_spec(row)
-        names: Sequence[str] = ()
-        if _has_names(row):
-            from hvtx.drivers.dnsmasq import names_table
-
-            names = names_table.configuration(self._host.installation, row)
         whom = _becomes(spec["directory"])[0]
-        return dnsmasq.configuration(spec, row.mark, whom, names)
+        return dnsmasq.configuration(spec, row.mark, whom, self._names(row))
+
+    def _names(self, row: Resource) -> Sequence[str]:
+        """What it is told of names. Raises OSError."""
+        if not _has_names(row):
+            return ()
+        from hvtx.drivers.dnsmasq import names_table
+
+        return names_table.configuration(self._host.installation, row)
 
     def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
         """End them; who is dead, or another by now, is gone."""
@@ -283,7 +288,8 @@ def _spawned(words: Sequence[str], errors: str) -> tuple[int, int]:
         read = fcntl.fcntl(ends[0], fcntl.F_DUPFD_CLOEXEC, 10)  # 0 to 2 may be closed in here
         mine.append(read)
         needs = (*installed.NEEDS, "CAP_SETUID", "CAP_SETGID", "CAP_SYS_ADMIN")
-        with inherited_limits.usual_limits(), capabilities.only_for_children(needs):
+        bounded = inherited_limits.usual_limits()
+        with bounded, capabilities.only_for_children(needs), children.uninterrupted():
             pid = os.posix_spawn(
                 words[0],
                 list(words),

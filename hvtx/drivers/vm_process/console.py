@@ -12,7 +12,7 @@ def console(directory: str, name: str | None, log: str) -> None:
 
     Raises Conflict if the VM has none, or it cannot be reached.
     """
-    hint = f"what the VM printed is in {log}: hvtx vm logs"
+    hint = f"`hvtx vm logs NAME` prints what the VM wrote; it is in {log}"
     if name is None:
         raise Conflict("this VM's hypervisor has no console to type at", hint=hint)
     from hvtx.host.console import bridge

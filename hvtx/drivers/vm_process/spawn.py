@@ -99,7 +99,8 @@ def _spawned(
     umask = "022" if user is None or capabilities.has("CAP_DAC_OVERRIDE") else "007"
     if shown:
         needs = (*needs, "CAP_SYS_ADMIN")
-    with inherited_limits.usual_limits(), capabilities.only_for_children(needs):
+    bounded = inherited_limits.usual_limits()
+    with bounded, capabilities.only_for_children(needs), children.uninterrupted():
         pid = os.posix_spawn(
             SHELL,
             [

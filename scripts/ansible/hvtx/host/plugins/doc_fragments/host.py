@@ -38,3 +38,19 @@ attributes:
     description: Shows what differs.
     support: full
 """
+
+    POLICY = r"""
+options:
+  egress:
+    description: What guests may reach. Without one a VM has what its networks say, and a network what the host's configuration says.
+    type: str
+    choices: [open, internet, none]
+  allow:
+    description: What they may reach beside, C(DEST[:PORT[-PORT]][/PROTOCOL]); an address, a subnet or a name.
+    type: list
+    elements: str
+  deny:
+    description: What they may not reach, C(CIDR[:PORT[-PORT]][/PROTOCOL]).
+    type: list
+    elements: str
+"""

@@ -19,6 +19,16 @@ SETTINGS = {
     "firewall": {"type": "str", "choices": ["auto", "nftables", "iptables"]},
     "lock_timeout": {"type": "float"},
 }
+MANY = {"type": "list", "elements": "str"}
+POLICY = {  # what both a network and a VM may be told of what guests reach
+    "egress": {"type": "str", "choices": ["open", "internet", "none"]},
+    "allow": MANY,
+    "deny": MANY,
+}
+OWN = {  # of a thing with a name, and not of what is described
+    "name": {"type": "str", "required": True},
+    "allow_replace": {"type": "bool", "default": False},
+}
 MEND = {  # what an option of `hvtx vm apply` is here, by the reason of the refusal
     "needs-restart": "allow_restart: true",
     "needs-replace": "allow_replace: true",

@@ -53,23 +53,11 @@ options:
   dhcp:
     description: Whether it has dnsmasq for DHCP, router advertisements and DNS.
     type: bool
-  egress:
-    description: What its guests may reach.
-    type: str
-    choices: [open, internet, none]
-  allow:
-    description: What they may reach beside, C(CIDR[:PORT[-PORT]][/PROTOCOL]).
-    type: list
-    elements: str
-  deny:
-    description: What they may not reach.
-    type: list
-    elements: str
   allow_replace:
     description: Let a network that no VM uses be removed and made anew where it cannot be changed (subnets, bridge, MTU, NAT).
     type: bool
     default: false
-extends_documentation_fragment: [hvtx.host.host]
+extends_documentation_fragment: [hvtx.host.host, hvtx.host.host.policy]
 author: [hvtx maintainers (@hvtx)]
 """
 
@@ -114,18 +102,16 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.hvtx.host.plugins.module_utils import host as common
 
 OPTIONS = {
-    "subnets": {"type": "list", "elements": "str", "aliases": ["subnet"]},
+    "subnets": {**common.MANY, "aliases": ["subnet"]},
     "bridge": {"type": "str"},
     "mtu": {"type": "int"},
     "nat": {"type": "bool"},
     "isolate": {"type": "bool"},
     "uplink": {"type": "str"},
-    "sources": {"type": "list", "elements": "str"},
+    "sources": common.MANY,
     "passage": {"type": "bool"},
     "dhcp": {"type": "bool"},
-    "egress": {"type": "str", "choices": ["open", "internet", "none"]},
-    "allow": {"type": "list", "elements": "str"},
-    "deny": {"type": "list", "elements": "str"},
+    **common.POLICY,
 }
 TOLD = ("name", "bridge", "nat", "isolate", "dhcp", "mtu", "firewall")
 LISTS = ("subnets", "gateways", "vms")
@@ -190,9 +176,8 @@ def main():
         argument_spec={
             **common.SETTINGS,
             **OPTIONS,
-            "name": {"type": "str", "required": True},
+            **common.OWN,
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-            "allow_replace": {"type": "bool", "default": False},
         },
         required_if=[("state", "present", ["subnets"])],
         supports_check_mode=True,

@@ -97,18 +97,6 @@ options:
   user:
     description: User that the hypervisor runs as.
     type: str
-  egress:
-    description: What it may reach; without one its networks say.
-    type: str
-    choices: [open, internet, none]
-  allow:
-    description: What it may reach beside, C(CIDR[:PORT[-PORT]][/PROTOCOL]).
-    type: list
-    elements: str
-  deny:
-    description: What it may not reach.
-    type: list
-    elements: str
   chdir:
     description: Directory of the managed host that paths begin at, and that the process of hypervisor V(command) runs in.
     type: path
@@ -129,7 +117,7 @@ options:
     description: Do not wait for the guest, with V(stopped), V(restarted) and V(absent).
     type: bool
     default: false
-extends_documentation_fragment: [hvtx.host.host]
+extends_documentation_fragment: [hvtx.host.host, hvtx.host.host.policy]
 notes:
   - A command, C(append) and what else is described are shown by C(--diff) and C(-v). C(no_log) on the task hides them.
 author: [hvtx maintainers (@hvtx)]
@@ -200,13 +188,12 @@ import os
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.hvtx.host.plugins.module_utils import host as common
 
-MANY = {"type": "list", "elements": "str"}
 PATHS = {"type": "list", "elements": "path"}
 OPTIONS = {
-    "networks": {**MANY, "aliases": ["network"]},
-    "ips": {**MANY, "aliases": ["ip"]},
-    "macs": {**MANY, "aliases": ["mac"]},
-    "publish": MANY,
+    "networks": {**common.MANY, "aliases": ["network"]},
+    "ips": {**common.MANY, "aliases": ["ip"]},
+    "macs": {**common.MANY, "aliases": ["mac"]},
+    "publish": common.MANY,
     "memory": {"type": "int"},
     "cpus": {"type": "int"},
     "kernel": {"type": "path"},
@@ -217,16 +204,14 @@ OPTIONS = {
         "type": "str",
         "choices": ["qemu", "firecracker", "cloud-hypervisor", "command", "external"],
     },
-    "command": MANY,
+    "command": common.MANY,
     "autostart": {"type": "bool"},
     "limit": {"type": "str"},
     "queues": {"type": "int"},
     "user_data": {"type": "path"},
     "ssh_keys": {**PATHS, "aliases": ["ssh_key"]},
     "user": {"type": "str"},
-    "egress": {"type": "str", "choices": ["open", "internet", "none"]},
-    "allow": MANY,
-    "deny": MANY,
+    **common.POLICY,
 }
 STATES = ["present", "started", "stopped", "restarted", "absent"]
 UP = ("running", "starting", "unknown")
@@ -379,11 +364,10 @@ def main():
         argument_spec={
             **common.SETTINGS,
             **OPTIONS,
-            "name": {"type": "str", "required": True},
+            **common.OWN,
             "state": {"type": "str", "choices": STATES, "default": "started"},
             "chdir": {"type": "path", "default": "/"},
             "allow_restart": {"type": "bool", "default": False},
-            "allow_replace": {"type": "bool", "default": False},
             "timeout": {"type": "float", "default": 30.0},
             "force": {"type": "bool", "default": False},
         },

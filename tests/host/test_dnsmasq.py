@@ -1,0 +1,49 @@
+"""What the dnsmasq of a host can do, as it says itself."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hvtx.host import dnsmasq
+
+
+def test_each_program_is_asked_once_what_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another file of the same name is another program; one that fails is asked again."""
+    path, asked = tmp_path / "dnsmasq", tmp_path / "asked"
+    monkeypatch.setattr(dnsmasq, "NAMES", (str(path),))
+
+    def install(words: str) -> None:
+        draft = tmp_path / "draft"
+        draft.write_text(f"#!/bin/sh\necho asked >>{asked}\n{words}\n")
+        draft.chmod(0o755)
+        os.rename(draft, path)
+
+    def times() -> int:
+        return len(asked.read_text().splitlines())
+
+    install("echo Compile time options: IPv6 nftset auth; exit 0")
+    assert dnsmasq.fills_no_sets() is None
+    assert dnsmasq.fills_no_sets() is None
+    assert times() == 1
+    install("echo Compile time options: IPv6 no-nftset auth; exit 0")
+    for _ in range(2):
+        why = dnsmasq.fills_no_sets()
+        assert why is not None
+        assert why.message == f"names cannot be allowed: {path} fills no sets of nftables"
+    assert times() == 2
+    install("echo nftset; exit 1")
+    assert dnsmasq.fills_no_sets() is not None
+    assert dnsmasq.fills_no_sets() is not None
+    assert times() == 4
+
+
+def test_where_there_is_none_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dnsmasq, "NAMES", ("/nonexistent/dnsmasq",))
+    why = dnsmasq.fills_no_sets()
+    assert why is not None
+    assert "is not installed" in why.message
