@@ -11,6 +11,7 @@ from __future__ import annotations
 import _socket as socket
 import contextlib
 import errno
+import struct
 from collections.abc import Sequence
 
 from hvtx.host.netlink import (
@@ -58,6 +59,7 @@ from hvtx.host.nfnumbers import (
 )
 from hvtx.model.hook import SetElement
 
+_HEAD = struct.Struct("=IHHIIBBH")  # of a message, then GENMSG with no number
 _BATCH_BEGIN, _BATCH_END, _BATCH_GENID = 16, 17, 1
 _ERROR = 2
 _SO_SNDBUFFORCE = 32
@@ -123,7 +125,9 @@ class Nftables(Channel):
             index[seq] = i
             # errors come for any message, an acknowledgement is wanted for the last one only
             wanted = REQUEST | flags | (ACK if i == last else 0)
-            parts.append(self._packet(number, wanted, seq, FAMILIES[family], body))
+            size = _HEAD.size + len(body)
+            head = (size, SUBSYSTEM << 8 | number, wanted, seq, 0, FAMILIES[family], 0, 0)
+            parts += (_HEAD.pack(*head), body)  # as `_packet` does: there are many of these
         parts.append(message(_BATCH_END, REQUEST, self.next_seq(), GENMSG.pack(0, 0, SUBSYSTEM)))
         self._socket.send(b"".join(parts))
         self._settle(begin, index, last)
