@@ -212,13 +212,22 @@ class Channel:
         seq = self.next_seq()
         self._socket.send(message(kind, REQUEST | flags, seq, body))
         while True:
-            for answer, fl, _, payload in self._messages(lambda s: s == seq):
-                if answer == _ERROR:
-                    failure = kernel_error(payload, fl)
-                    if failure is not None:
-                        raise failure
+            # written out instead of through `_messages`: a start asks for twenty
+            data = self._receive()
+            at, size = 0, len(data)
+            while at + 16 <= size:
+                length, answer, fl, own, _ = _HEADER.unpack_from(data, at)
+                stop = at + length
+                if length < 16 or stop > size:
+                    raise Garbled("a netlink message runs past its datagram")
+                payload, at = data[at + 16 : stop], at + ((length + 3) & ~3)
+                if own != seq:
                     continue
-                return payload
+                if answer != _ERROR:
+                    return payload
+                failure = kernel_error(payload, fl)
+                if failure is not None:
+                    raise failure
 
     def echo(self, kind: int, body: bytes) -> bytes | None:
         """The body of what the kernel echoes of a request; None where it does so of nothing.
