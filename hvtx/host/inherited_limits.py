@@ -58,7 +58,7 @@ def _usual_limits() -> Iterator[None]:
             has = resource.getrlimit(number)
             if name == "NOFILE":
                 usual = (_files(), usual[1])  # noqa: PLW2901
-            if _changed(number, has, *usual):
+            if has != usual and _changed(number, has, *usual):
                 before.append((number, has))
         yield
     finally:
