@@ -56,13 +56,12 @@ def _is_ours(runtime: Runtime, bridge: str) -> bool:
 
     Asked by its index, since names are given to others; a recorded mark that it carries proves it.
     """
-    from hvtx.host import devices
     from hvtx.store import records
 
     rows = runtime.read(records.devices_called, Kind.BRIDGE, bridge)
     for row in rows:
         if row.life == runtime.life.id and row.ifindex:
-            seen = devices.now(row.ifindex)
+            seen = runtime.devices().links.get(ifindex=row.ifindex)
             if seen is not None and (seen.name, seen.alias) == (bridge, row.mark):
                 return True
     return False
