@@ -246,6 +246,7 @@ def test_a_look_that_fails_keeps_its_error(monkeypatch, code):
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "pidfd_open", refuse)
+    monkeypatch.setattr(procfs, "_myself", [])
     facts = procfs.look(os.getpid())
     assert (facts.exists, facts.ended, facts.code) == (True, False, code)
     for ask in (lambda: procfs.identify(os.getpid()), lambda: procfs.wait_gone(real, 0)):
