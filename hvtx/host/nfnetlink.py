@@ -138,12 +138,13 @@ class Nftables(Channel):
         A refusal of the whole batch is answered at its first message, before those at the others.
         """
         failure: BatchRefused | None = None
+        index = {begin: -1, **index}
         while True:
-            for kind, flags, seq, body in self._messages(lambda s: s == begin or s in index):
+            for kind, flags, seq, body in self._messages(index):
                 if kind != _ERROR:
                     continue
                 problem = kernel_error(body, flags)
-                at = index.get(seq, -1)
+                at = index[seq]
                 if problem is not None and failure is None:
                     failure = BatchRefused(problem.errno or 0, str(problem.strerror), at)
                 if at == last or (at == -1 and problem is not None):
@@ -169,7 +170,7 @@ class Nftables(Channel):
         answers: list[Element | None] = [None] * len(pieces)
         failure: KernelError | None = None
         while slots:
-            for kind, flags, seq, body in self._messages(lambda s: s in slots):
+            for kind, flags, seq, body in self._messages(slots):
                 slot = slots.pop(seq)
                 if kind == _ERROR:
                     problem = kernel_error(body, flags)
