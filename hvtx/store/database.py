@@ -225,6 +225,16 @@ def _files(path: str) -> tuple[tuple[int, int] | None, ...]:
 
     SQLite goes on with files that were taken away, and what it commits into them is lost.
     """
+    try:
+        base, log, index = os.lstat(path), os.lstat(path + "-wal"), os.lstat(path + "-shm")
+    except OSError:
+        return _files_there(path)
+    return (
+        (base.st_dev, base.st_ino), (log.st_dev, log.st_ino), (index.st_dev, index.st_ino)
+    )  # fmt: skip
+
+
+def _files_there(path: str) -> tuple[tuple[int, int] | None, ...]:
     found: list[tuple[int, int] | None] = []
     for suffix in ("", "-wal", "-shm"):
         try:
