@@ -72,11 +72,6 @@ def hooks(source: Nftables, name: str) -> Mapping[str, Mapping[str, Hook | None]
 
 def hooks_in(chains: Iterable[bytes], name: str) -> Mapping[str, Mapping[str, Hook | None]]:
     """The same, of answers to GETCHAIN. Pure."""
-    return _hooks_in(tuple(chains), name)
-
-
-@functools.lru_cache(8)  # a start changes no chain: the next one is told the same bytes of all
-def _hooks_in(chains: tuple[bytes, ...], name: str) -> Mapping[str, Mapping[str, Hook | None]]:
     found: dict[str, dict[str, Hook | None]] = {}
     for body in chains:
         family, table, chain, hook = _chain(body)
