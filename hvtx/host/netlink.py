@@ -116,11 +116,12 @@ def attribute_map(data: bytes, start: int = 0, end: int | None = None) -> dict[i
     """All attributes of a span by type; the last one wins. Raises Garbled."""
     stop = len(data) if end is None else end
     found: dict[int, bytes] = {}
-    while start + 4 <= stop:  # as `attributes` walks, in one loop: a start reads some thirty
-        length, kind = _ATTRIBUTE.unpack_from(data, start)
-        if length < 4 or start + length > stop:
+    head, last = _ATTRIBUTE.unpack_from, stop - 4
+    while start <= last:  # as `attributes` walks, in one loop: a start reads some thirty
+        length, kind = head(data, start)
+        if length < 4 or (end := start + length) > stop:
             raise Garbled("a netlink attribute runs past its message")
-        found[kind & TYPE_MASK] = data[start + 4 : start + length]
+        found[kind & TYPE_MASK] = data[start + 4 : end]
         start += (length + 3) & ~3
     return found
 
@@ -264,22 +265,22 @@ class Channel:
         seq = self.next_seq()
         self._socket.send(message(kind, REQUEST | DUMP, seq, body))
         found: list[bytes] = []
-        interrupted = False
+        interrupted, head = False, _HEADER.unpack_from
         while True:
             # written out instead of through `_messages`: a plan reads tens of thousands
             data = self._receive()
             at, size = 0, len(data)
-            while at + 16 <= size:
-                length, answer, flags, own, _ = _HEADER.unpack_from(data, at)
-                stop = at + length
-                if length < 16 or stop > size:
+            last = size - 16
+            while at <= last:
+                length, answer, flags, own, _ = head(data, at)
+                if length < 16 or (stop := at + length) > size:
                     raise Garbled("a netlink message runs past its datagram")
-                payload, at = data[at + 16 : stop], at + ((length + 3) & ~3)
+                payload, at = data[at + 16 : stop], (stop + 3) & ~3
                 if own != seq:
                     continue
                 if flags & DUMP_INTR:
                     interrupted = True
-                if answer > _OVERRUN:
+                if answer > 4:  # _OVERRUN: what is no message of control
                     found.append(payload)
                 elif _ended(answer, flags, payload):
                     if interrupted:
