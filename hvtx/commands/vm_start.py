@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 
 from hvtx.engine import egress_base, own_addresses, port_holders, privileges
+from hvtx.engine.guest_routes import look_by
 from hvtx.engine.network_build import ensure_networks
 from hvtx.engine.peer_ports import holding_ports
 from hvtx.engine.runtime import Runtime
@@ -61,8 +62,9 @@ def start_held(runtime: Runtime, name: str) -> VmScope:
         port_holders.end_all(scope.waiting)
     with holding_ports(runtime, decide.ports_of(vm), decide.families_of(vm)) as held:
         networks = egress_base.ensure(runtime, vm.policy, standing(runtime, networks))
-        own_addresses.refuse_start(vm, networks.networks.values())
-        refuse_diverted_vm(vm, networks)
+        look = look_by(runtime.devices().links)  # one for both, of now
+        own_addresses.refuse_start(vm, networks.networks.values(), look.local)
+        refuse_diverted_vm(vm, networks, look)
         with port_holders.ahead(held, vm) as holder:
             with begin(runtime, "start", vm=name) as (sql, operation):
                 vm, user = with_user(operation, sql, vm, probes)

@@ -15,6 +15,7 @@ from hvtx.model.typed import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from hvtx.host.link_settings import LinkSettingsSocket
+    from hvtx.host.links import Links
     from hvtx.model.firewall import FirewallSpec
     from hvtx.model.foreign_rule import ForeignRule
     from hvtx.model.link_settings import Wanted
@@ -115,6 +116,10 @@ class PortDriver(LinkDriver, Protocol):
 
 class DeviceDriver(PortDriver, Protocol):
     """A driver whose objects can be held, so that nobody takes them before they are removed."""
+
+    @property
+    def links(self) -> Links:
+        """Its rtnetlink socket, for who asks beside it."""
 
     def limit(self, resources: Sequence[Resource]) -> None:
         """Hold devices that are the rows' to the limits in them, and to no others.

@@ -259,6 +259,11 @@ def lead_loopback(device: str, *, on: bool) -> None:
         raise _not_set(path, value, problem) from problem
 
 
+def leads_loopback(device: str) -> bool:
+    """Whether 127.0.0.1 of the host reaches what is behind a device; False if it cannot be told."""
+    return sysctl.read(route_localnet(device)) == "1"
+
+
 def restore(row: Resource, seen: Link, links: Links, *, loopback: bool) -> None:
     """Give a bridge of ours what others changed of it: up, its MAC, its MTU, its settings."""
     tune(row, seen.name)

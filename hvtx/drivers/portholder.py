@@ -28,7 +28,7 @@ from hvtx.errors import Conflict, HostRefused
 from hvtx.host import capabilities, children, descriptors, logger, procfs, signals
 from hvtx.host.inet import socket_family
 from hvtx.host.ports import taken
-from hvtx.model.vm import Identity, Publish
+from hvtx.model.vm import Identity, ProcessFacts, Publish
 
 SIGNATURE = "hvtx-port"  # a word of its command line, and its name once it holds for good
 SCRIPT = """
@@ -271,7 +271,7 @@ class Holder:
 
     def confirm(self) -> None:
         """Raise HostRefused if it does not hold any more."""
-        if ended(self.identity):
+        if _has_ended(self.identity, procfs.look_again(self.identity)):
             raise HostRefused(
                 "the process that holds the VM's published ports has ended",
                 hint="something killed it: the kernel's log tells of a lack of memory",
@@ -360,7 +360,12 @@ def ended(identity: Identity) -> bool:
     facts = procfs.look_again(identity)
     if facts.error:
         return False
-    return identity.boot_id != procfs.boot_id() or facts.ended or not procfs.same(identity, facts)
+    return identity.boot_id != procfs.boot_id() or _has_ended(identity, facts)
+
+
+def _has_ended(identity: Identity, facts: ProcessFacts) -> bool:
+    """The same of one of this boot, as it was just seen."""
+    return not facts.error and (facts.ended or not procfs.same(identity, facts))
 
 
 def end(identity: Identity) -> bool:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import _socket as socket
 import errno
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 
 from hvtx.drivers.sysctl import read as read_setting
 from hvtx.engine import notice
@@ -29,6 +30,28 @@ _SETTLED_SECONDS = 1.0  # for routes of our own bridge that the kernel is about 
 _MOST_PLACES = 8  # devices with addresses, beside the one towards the world
 
 
+class Look(NamedTuple):
+    """What one look at the host goes by: a socket that stays open, and what was told by it."""
+
+    links: Links
+    local: routes.LocalTable
+
+
+def look_by(links: Links) -> Look:
+    """A look that begins now."""
+    return Look(links, routes.LocalTable(links.channel))
+
+
+@contextmanager
+def _looking(given: Look | None) -> Iterator[Look]:
+    """A look of somebody else, or one by a socket of its own."""
+    if given is not None:
+        yield given
+        return
+    with closing(Links()) as links:
+        yield look_by(links)
+
+
 class Stray(NamedTuple):
     """A packet that goes astray, and what sends it there, in words."""
 
@@ -37,7 +60,9 @@ class Stray(NamedTuple):
     fix: str
 
 
-def refuse_diverted(network: Network, bridge: Resource, guests: Sequence[str]) -> None:
+def refuse_diverted(
+    network: Network, bridge: Resource, guests: Sequence[str], look: Look | None = None
+) -> None:
     """Raise Conflict if packets for a guest, or its own to its gateway, would go elsewhere.
 
     HostRefused where the bridge is down, or IPv6 is switched off there. Where others took the
@@ -45,7 +70,8 @@ def refuse_diverted(network: Network, bridge: Resource, guests: Sequence[str]) -
     `repair` puts it back.
     """
     refuse_without_ipv6(network, bridge, guests)
-    stray = next(iter(strays(network, bridge, guests, first=True, needed=True)), None)
+    found = strays(network, bridge, guests, first=True, needed=True, look=look)
+    stray = next(iter(found), None)
     if stray is not None and (lost := lost_gateways(network, bridge)):
         notice.warning(
             f"another program removed {', '.join(lost)} from bridge {bridge.key} of network "
@@ -91,8 +117,9 @@ def refuse_lost_subnet(network: Network, bridge: Resource, requested: Sequence[s
 
 def refuse_without_ipv6(network: Network, bridge: Resource, guests: Iterable[str]) -> None:
     """Raise HostRefused if IPv6 is off at a bridge that guests use IPv6 by."""
-    off = read_setting(f"net/ipv6/conf/{bridge.key}/disable_ipv6")
-    if off == "1" and any(map(is_ipv6, guests)):
+    if not any(map(is_ipv6, guests)):
+        return
+    if read_setting(f"net/ipv6/conf/{bridge.key}/disable_ipv6") == "1":
         raise HostRefused(
             f"IPv6 is switched off at bridge {bridge.key} of network {network.name!r}"
             f" (net.ipv6.conf.{bridge.key}.disable_ipv6 = 1)",
@@ -117,45 +144,57 @@ def strays(
     *,
     first: bool = False,
     needed: bool = False,
+    look: Look | None = None,
 ) -> list[Stray]:
     """The packets for and from these guests that go astray; ``first``: no more than one.
 
+    ``look`` is one that has just begun; without it there is one for this alone.
     Raises OSError if the kernel does not say, Contended; HostRefused where the bridge is ``needed``
     and down.
     """
-    index = bridge.ifindex
-    found: list[Stray] = []
-    links = Links()
-    channel = links.channel
     try:
-        seen = links.get(ifindex=index)
-        # No device, or one that is down and has no routes: whoever needs it says so.
-        if needed and seen is not None and not seen.up:
-            words = f"bridge {bridge.key} of network {network.name!r} is down: it leads nowhere"
-            raise HostRefused(words, hint="hvtx repair")
-        if seen is None or not seen.up:
-            return []
-        for subnet, gateway in network.ranges:
-            family = family_of(subnet)
-            own = [guest for guest in guests if is_of(guest, family)]
-            off = family == 6 and read_setting(f"net/ipv6/conf/{seen.name}/disable_ipv6") == "1"
-            if not own or off:  # without IPv6 it has no routes: the check damage tells
-                continue
-            bound = seen.master  # the VRF that an administrator put it into
-            places = [] if bound else _places(channel, links, index, family)
-            cause = _Cause(family, subnet, gateway, bridge)
-            for guest in own:
-                for ask in _questions(guest, gateway, (index, bridge.key), places, bound):
-                    stray = _stray(channel, ask, cause)
-                    if stray is not None:
-                        found.append(stray)
-                        if first:
-                            return found
+        with _looking(look) as mine:
+            return _strays(network, bridge, guests, mine, first=first, needed=needed)
     except DumpInterrupted as problem:
         words = "the host's addresses changed too fast to be listed"
         raise Contended(words, hint="try again") from problem
-    finally:
-        links.close()
+
+
+def _strays(
+    network: Network,
+    bridge: Resource,
+    guests: Sequence[str],
+    look: Look,
+    *,
+    first: bool,
+    needed: bool,
+) -> list[Stray]:
+    index = bridge.ifindex
+    found: list[Stray] = []
+    channel = look.links.channel
+    seen = look.links.get(ifindex=index)
+    # No device, or one that is down and has no routes: whoever needs it says so.
+    if needed and seen is not None and not seen.up:
+        words = f"bridge {bridge.key} of network {network.name!r} is down: it leads nowhere"
+        raise HostRefused(words, hint="hvtx repair")
+    if seen is None or not seen.up:
+        return []
+    for subnet, gateway in network.ranges:
+        family = family_of(subnet)
+        own = [guest for guest in guests if is_of(guest, family)]
+        off = family == 6 and read_setting(f"net/ipv6/conf/{seen.name}/disable_ipv6") == "1"
+        if not own or off:  # without IPv6 it has no routes: the check damage tells
+            continue
+        bound = seen.master  # the VRF that an administrator put it into
+        places = [] if bound else _places(look, index, family)
+        cause = _Cause(family, subnet, gateway, bridge)
+        for guest in own:
+            for ask in _questions(guest, gateway, (index, bridge.key), places, bound):
+                stray = _stray(channel, ask, cause)
+                if stray is not None:
+                    found.append(stray)
+                    if first:
+                        return found
     return found
 
 
@@ -196,22 +235,22 @@ def _questions(
     return found
 
 
-def _places(channel: Channel, links: Links, bridge: int, family: int) -> list[Place]:
+def _places(look: Look, bridge: int, family: int) -> list[Place]:
     """Devices by which the world is reached: the default route's, and those with addresses."""
-    others = sorted({index for index, _ in routes.local(channel, family)} - {bridge})
+    others = sorted({index for index, _ in look.local.of(family)} - {bridge})
     found: dict[int, Place] = {}
     for index in others[:_MOST_PLACES]:
-        near = _near(links.addresses(index), family)
+        near = _near(look.links.addresses(index), family)
         if near is not None:
             found[index] = Place(index, "", near)
     for world in _WORLD[family]:
-        way = routes.ask(channel, Packet(world))
+        way = routes.ask(look.links.channel, Packet(world))
         if not way.errno and not way.local and way.device not in (0, bridge):
             found.setdefault(way.device, Place(way.device, "", world))
             break
     named = []
     for place in found.values():
-        link = links.get(ifindex=place.ifindex)
+        link = look.links.get(ifindex=place.ifindex)
         if link is not None and link.up:
             named.append(place._replace(name=link.name))
     return named

@@ -39,11 +39,13 @@ def settle(runtime: Runtime, rows: Sequence[Resource], leaving: Collection[int] 
     if not bridges:
         return
     own = bridges_in_need((row for row in rows if row.id not in leaving), runtime.life.id)
-    from hvtx.drivers.bridge import lead_loopback
+    from hvtx.drivers.bridge import lead_loopback, leads_loopback
 
     runtime.lock("all", "loopback")
     try:
         for bridge, network in sorted(bridges.items()):
+            if bridge in own and leads_loopback(bridge):
+                continue  # whoever's it is: there is nothing to be written
             if _is_ours(runtime, bridge):
                 needed = bridge in own or _needed(runtime, bridge, network, leaving)
                 lead_loopback(bridge, on=needed)
@@ -56,13 +58,12 @@ def _is_ours(runtime: Runtime, bridge: str) -> bool:
 
     Asked by its index, since names are given to others; a recorded mark that it carries proves it.
     """
-    from hvtx.host import devices
     from hvtx.store import records
 
     rows = runtime.read(records.devices_called, Kind.BRIDGE, bridge)
     for row in rows:
         if row.life == runtime.life.id and row.ifindex:
-            seen = devices.now(row.ifindex)
+            seen = runtime.devices().links.get(ifindex=row.ifindex)
             if seen is not None and (seen.name, seen.alias) == (bridge, row.mark):
                 return True
     return False

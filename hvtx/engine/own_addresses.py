@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from hvtx.errors import Conflict, HostRefused
 from hvtx.host import inet, routes
 from hvtx.host.links import Links
-from hvtx.host.netlink import Channel, DumpInterrupted
+from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.address import family_of
 from hvtx.model.resource import Address
 from hvtx.model.typed import NamedTuple
@@ -99,16 +99,16 @@ def refuse(wanted: Iterable[str | None], own: Mapping[str, Own]) -> None:
             )
 
 
-def refuse_start(vm: Vm, networks: Collection[Network]) -> None:
+def refuse_start(vm: Vm, networks: Collection[Network], local: routes.LocalTable) -> None:
     """Raise Conflict if the host has an address of a VM that is to be started.
 
     The host's table ``local`` says so of one that it answers for: a look that no guest makes
-    longer. All addresses of all links are listed only to name the device that has it. An address
-    of a link that is down, or in a VRF, is not in it, and nobody answers for it to guests:
-    `doctor` tells of those too. Raises OSError, and HostRefused as :func:`in_subnets`.
+    longer; ``local`` is one of now. All addresses of all links are listed only to name the device
+    that has it. An address of a link that is down, or in a VRF, is not in it, and nobody answers
+    for it to guests: `doctor` tells of those too. Raises as :func:`in_subnets`.
     """
     addresses = [address for interface in vm.interfaces for address in interface.addresses]
-    if not _answered(addresses):
+    if not _answered(addresses, local):
         return
     refuse_vm(vm, in_subnets(networks))
 
@@ -125,22 +125,15 @@ def refuse_vm(vm: Vm, own: Mapping[str, Own]) -> None:
                 )
 
 
-def _answered(addresses: Sequence[str]) -> bool:
+def _answered(addresses: Sequence[str], local: routes.LocalTable) -> bool:
     """Whether the host answers for one of these addresses."""
-    known: dict[int, set[bytes]] = {}
-    channel = Channel(0)
     try:
-        for address in addresses:
-            family = family_of(address)
-            if family not in known:
-                known[family] = {packed for _, packed in routes.local(channel, family)}
-            if inet.packed(address) in known[family]:
-                return True
+        return any(
+            inet.packed(address) in [packed for _, packed in local.of(family_of(address))]
+            for address in addresses
+        )
     except DumpInterrupted as problem:
         raise _too_fast() from problem
-    finally:
-        channel.close()
-    return False
 
 
 def fix(own: Own) -> str:

@@ -212,8 +212,8 @@ class Runtime:
             with self.store.transaction() as sql:
                 self._enter_life(sql)
             self.epoch = EpochRelation.SAME
-        trust.note_place(self.store, lambda: self.nftables().leave_trace())
-        trace = store_location.trace_of(self.settings.state_directory)
+        place = trust.note_place(self.store, lambda: self.nftables().leave_trace())
+        trace = store_location.trace_at(place)
         self._directory.mark(f"{self.boot_id} {self.netns}\n{trace}\n".encode())
 
     def _enter_life(self, sql: Any) -> None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from hvtx.engine import effects, notice, port_holders
-from hvtx.engine.guest_routes import refuse_diverted
+from hvtx.engine.guest_routes import Look, refuse_diverted
 from hvtx.engine.making import committed
 from hvtx.engine.operation import RunningOperation
 from hvtx.engine.peer_ports import refuse_others_ports
@@ -43,14 +43,14 @@ class Means(NamedTuple):
     log: str  # where its output is kept
 
 
-def refuse_diverted_vm(vm: Vm, networks: NetworkScope) -> None:
-    """Refuse to start a VM that no packet of the host would reach."""
+def refuse_diverted_vm(vm: Vm, networks: NetworkScope, look: Look | None = None) -> None:
+    """Refuse to start a VM that no packet of the host would reach; ``look`` has just begun."""
     for network in networks.networks.values():
         row = networks.bridge(network.id)
         own = [i for i in vm.interfaces if i.network == network.id]
         guests = [address for i in own for address in i.addresses]
         if row is not None and guests:
-            refuse_diverted(network, row, guests)
+            refuse_diverted(network, row, guests, look)
 
 
 def bring_up(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterator
 
+from hvtx.host import procfs
+
 NUMBERS = {
     "CAP_CHOWN": 0,
     "CAP_DAC_OVERRIDE": 1,
@@ -31,17 +33,15 @@ def has(name: str) -> bool:
 
 def sets() -> dict[str, int]:
     """The capability sets of this thread (``CapEff``, ``CapAmb`` …) as bit masks."""
-    with open("/proc/thread-self/status", "rb", buffering=0) as status:
-        return sets_in(status.read())
+    return sets_in(procfs.read_whole("/proc/thread-self/status"))
 
 
 def sets_in(status: bytes) -> dict[str, int]:
     """The same of the text of a ``status`` (pure). ValueError for a set that is no number."""
     found = {}
-    for line in status.splitlines():
-        if line.startswith(b"Cap"):
-            name, _, value = line.partition(b":")
-            found[name.decode()] = int(value, 16)
+    for part in (b"\n" + status).split(b"\nCap")[1:]:  # five of sixty lines
+        name, _, value = part.partition(b"\n")[0].partition(b":")
+        found[f"Cap{name.decode()}"] = int(value, 16)
     return found
 
 

@@ -64,7 +64,7 @@ def room_for_ports(ports: int, sockets: int) -> None:
 
 def highest() -> int:
     """The highest number of a descriptor of this process."""
-    return max((int(name) for name in os.listdir("/proc/self/fd")), default=2)
+    return max(map(int, os.listdir("/proc/self/fd")), default=2)
 
 
 def _are_free(number: int) -> bool:

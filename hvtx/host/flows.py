@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hvtx.host import procfs
+
 _MOST = "/proc/sys/net/netfilter/nf_conntrack_max"
 _SHARE, _LEAST, _UNASKED = 16, 4096, 16384
 
@@ -9,8 +11,7 @@ _SHARE, _LEAST, _UNASKED = 16, 4096, 16384
 def flow_limit() -> int:
     """A sixteenth of the kernel's own limit, but not so few that an honest guest meets it."""
     try:
-        with open(_MOST, encoding="utf-8") as file:
-            most = int(file.read())
+        most = int(procfs.read_whole(_MOST))
     except (OSError, ValueError):  # before the first rule that tracks
         return _UNASKED
     return max(_LEAST, most // _SHARE)

@@ -7,6 +7,7 @@ priority, is to live as one that the host started at boot does.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator
 
@@ -53,18 +54,24 @@ def _usual_limits() -> Iterator[None]:
 
     before: list[tuple[int, tuple[int, int]]] = []
     try:
-        for name, usual in _USUAL.items():
-            number = getattr(resource, f"RLIMIT_{name}")
+        for number, usual in _numbered():
             has = resource.getrlimit(number)
-            if name == "NOFILE":
+            if number == resource.RLIMIT_NOFILE:
                 usual = (_files(), usual[1])  # noqa: PLW2901
-            if _changed(number, has, *usual):
+            if has != usual and _changed(number, has, *usual):
                 before.append((number, has))
         yield
     finally:
         for number, has in before:
             with contextlib.suppress(ValueError, OSError):
                 resource.setrlimit(number, has)
+
+
+@functools.cache
+def _numbered() -> list[tuple[int, tuple[int | None, int | None]]]:
+    import resource
+
+    return [(getattr(resource, f"RLIMIT_{name}"), usual) for name, usual in _USUAL.items()]
 
 
 def in_shell(script: str) -> str:

@@ -77,6 +77,7 @@ _WANTED = frozenset(
     (_MAC, _IFNAME, _MTU, _LINK, _QDISC, _MASTER, _LINKINFO, _IFALIAS, _GROUP, _LINK_NETNSID, _XDP,
      _PROPERTIES)
 )  # fmt: skip
+_WANTED_AS = {kind | flags: kind for kind in _WANTED for flags in (0, 0x4000, 0x8000, 0xC000)}
 _HEADER = struct.Struct("=HH")
 _IFINFO = struct.Struct("=BxHiII")
 _IFADDR = struct.Struct("=BBBBI")
@@ -285,15 +286,14 @@ def _link(data: bytes) -> Link:
     _, _, ifindex, flags, _ = _IFINFO.unpack_from(data)
     found: dict[int, bytes] = {}
     at, end = 16, len(data)
-    header, wanted = _HEADER.unpack_from, _WANTED
-    while at + 4 <= end:
+    header, wanted, last = _HEADER.unpack_from, _WANTED_AS, end - 4
+    while at <= last:
         length, kind = header(data, at)
-        if length < 4 or at + length > end:
+        if length < 4 or (stop := at + length) > end:
             raise Garbled("a netlink attribute runs past its message")
-        kind &= TYPE_MASK
         if kind in wanted:
-            found[kind] = data[at + 4 : at + length]
-        at += (length + 3) & ~3
+            found[wanted[kind]] = data[at + 4 : stop]
+        at = (stop + 3) & ~3
     raw = found.get
     what, tun = _what_it_is(raw(_LINKINFO, b""))
     alias, xdp = raw(_IFALIAS, b""), raw(_XDP)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from hvtx.host import procfs
 from hvtx.host.netlink import attribute_map, legible
-from hvtx.host.nfanswers import Rule, plain
+from hvtx.host.nfanswers import Rule
 from hvtx.host.nfnetlink import Nftables
 from hvtx.host.nfnumbers import FAMILY_NAMES, GETCHAIN
 
@@ -51,7 +51,7 @@ def _no_rules(family: str, table: str) -> Sequence[Rule]:
 
 
 def may_among(chains: Iterable[bytes], rules: Callable[[str, str], Sequence[Rule]]) -> bool:
-    """The same, where all ``chains`` are listed: the answers to GETCHAIN.
+    """The same, where all ``chains`` are listed (`Nftables.dump_all`).
 
     ``rules`` gives those of one table, by its family and name. Raises OSError, HvtxError.
     """
@@ -70,7 +70,7 @@ def may_among(chains: Iterable[bytes], rules: Callable[[str, str], Sequence[Rule
 
 def _has_chains(chains: Iterable[bytes], rules: Callable[[str, str], Sequence[Rule]]) -> bool:
     """Whether others have such chains of nf_tables."""
-    asked = [body for body in map(plain, chains) if is_others_hook(body)]
+    asked = list(filter(is_others_hook, chains))
     if any(map(translates, asked)):
         return True
     # a proxy stands among rules that only filter, so those are read: in a few tables

@@ -16,7 +16,7 @@ import errno
 import functools
 import os
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 
 from hvtx.model.typed import ParamSpec, TypeVar
 
@@ -115,7 +115,15 @@ def attributes(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, in
 def attribute_map(data: bytes, start: int = 0, end: int | None = None) -> dict[int, bytes]:
     """All attributes of a span by type; the last one wins. Raises Garbled."""
     stop = len(data) if end is None else end
-    return {kind: data[a:b] for kind, a, b in attributes(data, start, stop)}
+    found: dict[int, bytes] = {}
+    head, last = _ATTRIBUTE.unpack_from, stop - 4
+    while start <= last:  # as `attributes` walks, in one loop: a start reads some thirty
+        length, kind = head(data, start)
+        if length < 4 or (end := start + length) > stop:
+            raise Garbled("a netlink attribute runs past its message")
+        found[kind & TYPE_MASK] = data[start + 4 : end]
+        start += (length + 3) & ~3
+    return found
 
 
 def message(kind: int, flags: int, seq: int, body: bytes) -> bytes:
@@ -157,14 +165,15 @@ class Channel:
             raise OSError(90, "a netlink answer was cut off")
         return data if address[0] == 0 else b""
 
-    def _messages(self, wanted: Callable[[int], bool]) -> Iterator[tuple[int, int, int, bytes]]:
+    def _messages(self, wanted: Container[int]) -> Iterator[tuple[int, int, int, bytes]]:
+        """Those of one answer whose numbers are ``wanted``, which may become fewer meanwhile."""
         data = self._receive()
         at, size = 0, len(data)
         while at + 16 <= size:
             length, kind, flags, seq, _ = _HEADER.unpack_from(data, at)
             if length < 16 or at + length > size:
                 raise Garbled("a netlink message runs past its datagram")
-            if wanted(seq):
+            if seq in wanted:
                 yield kind, flags, seq, data[at + 16 : at + length]
             at += (length + 3) & ~3
 
@@ -178,7 +187,7 @@ class Channel:
         open_ = set(seqs)
         failure: KernelError | None = None
         while open_:
-            for kind, flags, seq, body in self._messages(lambda s: s in open_):
+            for kind, flags, seq, body in self._messages(open_):
                 if kind == _ERROR:
                     failure = failure or kernel_error(body, flags)
                     open_.discard(seq)
@@ -194,7 +203,7 @@ class Channel:
         wanted, last = set(seqs), seqs[-1]
         failures: list[KernelError] = []
         while last in wanted:
-            for kind, flags, seq, body in self._messages(lambda s: s in wanted):
+            for kind, flags, seq, body in self._messages(wanted):
                 if kind == _ERROR:
                     wanted.discard(seq)
                     failure = kernel_error(body, flags)
@@ -212,13 +221,22 @@ class Channel:
         seq = self.next_seq()
         self._socket.send(message(kind, REQUEST | flags, seq, body))
         while True:
-            for answer, fl, _, payload in self._messages(lambda s: s == seq):
-                if answer == _ERROR:
-                    failure = kernel_error(payload, fl)
-                    if failure is not None:
-                        raise failure
+            # written out instead of through `_messages`: a start asks for twenty
+            data = self._receive()
+            at, size = 0, len(data)
+            while at + 16 <= size:
+                length, answer, fl, own, _ = _HEADER.unpack_from(data, at)
+                stop = at + length
+                if length < 16 or stop > size:
+                    raise Garbled("a netlink message runs past its datagram")
+                payload, at = data[at + 16 : stop], at + ((length + 3) & ~3)
+                if own != seq:
                     continue
-                return payload
+                if answer != _ERROR:
+                    return payload
+                failure = kernel_error(payload, fl)
+                if failure is not None:
+                    raise failure
 
     def echo(self, kind: int, body: bytes) -> bytes | None:
         """The body of what the kernel echoes of a request; None where it does so of nothing.
@@ -230,7 +248,7 @@ class Channel:
         self._socket.send(message(kind, REQUEST | ACK | ECHO, seq, body))
         found = None
         while True:
-            for answer, flags, _, payload in self._messages(lambda s: s == seq):
+            for answer, flags, _, payload in self._messages((seq,)):
                 if answer != _ERROR:
                     found = payload
                     continue
@@ -247,22 +265,22 @@ class Channel:
         seq = self.next_seq()
         self._socket.send(message(kind, REQUEST | DUMP, seq, body))
         found: list[bytes] = []
-        interrupted = False
+        interrupted, head = False, _HEADER.unpack_from
         while True:
             # written out instead of through `_messages`: a plan reads tens of thousands
             data = self._receive()
             at, size = 0, len(data)
-            while at + 16 <= size:
-                length, answer, flags, own, _ = _HEADER.unpack_from(data, at)
-                stop = at + length
-                if length < 16 or stop > size:
+            last = size - 16
+            while at <= last:
+                length, answer, flags, own, _ = head(data, at)
+                if length < 16 or (stop := at + length) > size:
                     raise Garbled("a netlink message runs past its datagram")
-                payload, at = data[at + 16 : stop], at + ((length + 3) & ~3)
+                payload, at = data[at + 16 : stop], (stop + 3) & ~3
                 if own != seq:
                     continue
                 if flags & DUMP_INTR:
                     interrupted = True
-                if answer > _OVERRUN:
+                if answer > 4:  # _OVERRUN: what is no message of control
                     found.append(payload)
                 elif _ended(answer, flags, payload):
                     if interrupted:

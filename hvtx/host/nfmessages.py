@@ -65,6 +65,9 @@ class Command(NamedTuple):
     body: bytes
 
 
+_HEADS = struct.Struct("=HHHH")  # of two attributes, one in the other
+
+
 # ---------------------------------------------------------------- encoding, pure
 
 
@@ -82,15 +85,24 @@ def verdict(code: int, chain: str = "") -> bytes:
 
 def value_of(kind: int, piece_data: bytes, verdict_: bool) -> bytes:
     """A key or data as nf_tables has it."""
-    if verdict_:
-        return nested(kind, nested(DATA_VERDICT, piece_data))
-    return nested(kind, attribute(DATA_VALUE, piece_data))
+    return _holding(kind, DATA_VERDICT | NESTED if verdict_ else DATA_VALUE, piece_data)
+
+
+def _holding(outer: int, inner: int, payload: bytes) -> bytes:
+    """An attribute that holds no more than one other, with its payload.
+
+    Both at once: a start writes some forty of these, a fleet of VMs thousands.
+    """
+    length = 4 + len(payload)
+    padding = -length & 3
+    heads = _HEADS.pack(4 + length + padding, outer | NESTED, length, inner)
+    return heads + payload + bytes(padding)
 
 
 def key_of(piece: SetElement) -> bytes:
     """The key of an element: of one with ranges, its first and its last."""
     if not piece.interval:
-        return value_of(ELEM_KEY, piece.key, False)
+        return _holding(ELEM_KEY, DATA_VALUE, piece.key)
     half = len(piece.key) // 2
     first = value_of(ELEM_KEY, piece.key[:half], False)
     return first + value_of(ELEM_KEY_END, piece.key[half:], False)
@@ -98,12 +110,28 @@ def key_of(piece: SetElement) -> bytes:
 
 def list_body(piece: SetElement, element: bytes) -> bytes:
     """A message about elements of one set."""
-    return _set_named(piece.table, piece.set) + nested(LIST_ELEMENTS, nested(1, element))
+    return _set_named(piece.table, piece.set) + _holding(LIST_ELEMENTS, 1 | NESTED, element)
+
+
+# what many elements in a row have in common
 
 
 @functools.lru_cache(256)
 def _set_named(table: str, name: str) -> bytes:
     return text(LIST_TABLE, table) + text(LIST_SET, name)
+
+
+@functools.lru_cache(256)
+def _marked(comment: str) -> bytes:
+    return attribute(ELEM_USERDATA, comment_data(comment))
+
+
+@functools.lru_cache(256)
+def _only_beyond(flows: int) -> bytes:
+    """The expression of an element that matches beyond so many tracked connections."""
+    inside = attribute(CONNLIMIT_COUNT, BE32.pack(flows))
+    inside += attribute(CONNLIMIT_FLAGS, BE32.pack(CONNLIMIT_OVER))
+    return nested(ELEM_EXPR, text(EXPR_NAME, "connlimit"), nested(EXPR_DATA, inside))
 
 
 def add_element(piece: SetElement, comment: str) -> Command:
@@ -112,11 +140,10 @@ def add_element(piece: SetElement, comment: str) -> Command:
     if piece.data:
         parts += value_of(ELEM_DATA, piece.data, piece.verdict)
     if piece.flows:
-        inside = attribute(CONNLIMIT_COUNT, BE32.pack(piece.flows))
-        inside += attribute(CONNLIMIT_FLAGS, BE32.pack(CONNLIMIT_OVER))
-        parts += nested(ELEM_EXPR, text(EXPR_NAME, "connlimit"), nested(EXPR_DATA, inside))
-    parts += attribute(ELEM_USERDATA, comment_data(comment))
-    return Command(NEWSETELEM, CREATE | EXCL, piece.family, list_body(piece, parts))
+        parts += _only_beyond(piece.flows)
+    return Command(
+        NEWSETELEM, CREATE | EXCL, piece.family, list_body(piece, parts + _marked(comment))
+    )
 
 
 def delete_element(piece: SetElement) -> Command:

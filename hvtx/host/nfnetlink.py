@@ -11,6 +11,7 @@ from __future__ import annotations
 import _socket as socket
 import contextlib
 import errno
+import struct
 from collections.abc import Sequence
 
 from hvtx.host.netlink import (
@@ -58,6 +59,7 @@ from hvtx.host.nfnumbers import (
 )
 from hvtx.model.hook import SetElement
 
+_HEAD = struct.Struct("=IHHIIBBH")  # of a message, then GENMSG with no number
 _BATCH_BEGIN, _BATCH_END, _BATCH_GENID = 16, 17, 1
 _ERROR = 2
 _SO_SNDBUFFORCE = 32
@@ -123,7 +125,9 @@ class Nftables(Channel):
             index[seq] = i
             # errors come for any message, an acknowledgement is wanted for the last one only
             wanted = REQUEST | flags | (ACK if i == last else 0)
-            parts.append(self._packet(number, wanted, seq, FAMILIES[family], body))
+            size = _HEAD.size + len(body)
+            head = (size, SUBSYSTEM << 8 | number, wanted, seq, 0, FAMILIES[family], 0, 0)
+            parts += (_HEAD.pack(*head), body)  # as `_packet` does: there are many of these
         parts.append(message(_BATCH_END, REQUEST, self.next_seq(), GENMSG.pack(0, 0, SUBSYSTEM)))
         self._socket.send(b"".join(parts))
         self._settle(begin, index, last)
@@ -134,12 +138,13 @@ class Nftables(Channel):
         A refusal of the whole batch is answered at its first message, before those at the others.
         """
         failure: BatchRefused | None = None
+        index = {begin: -1, **index}
         while True:
-            for kind, flags, seq, body in self._messages(lambda s: s == begin or s in index):
+            for kind, flags, seq, body in self._messages(index):
                 if kind != _ERROR:
                     continue
                 problem = kernel_error(body, flags)
-                at = index.get(seq, -1)
+                at = index[seq]
                 if problem is not None and failure is None:
                     failure = BatchRefused(problem.errno or 0, str(problem.strerror), at)
                 if at == last or (at == -1 and problem is not None):
@@ -165,7 +170,7 @@ class Nftables(Channel):
         answers: list[Element | None] = [None] * len(pieces)
         failure: KernelError | None = None
         while slots:
-            for kind, flags, seq, body in self._messages(lambda s: s in slots):
+            for kind, flags, seq, body in self._messages(slots):
                 slot = slots.pop(seq)
                 if kind == _ERROR:
                     problem = kernel_error(body, flags)
@@ -186,8 +191,12 @@ class Nftables(Channel):
         return self.dump((SUBSYSTEM << 8) | number, head + body)
 
     def dump_all(self, number: int) -> list[bytes]:
-        """The raw messages of a GET of all families' objects of a kind."""
-        return self._all(number, "")
+        """The raw messages of a GET of all families' objects of a kind.
+
+        Without what changes though its object does not (:func:`hvtx.host.nfanswers.plain`), so that
+        two lists of the same things are the same bytes.
+        """
+        return [body[:2] + b"\0\0" + body[4:] for body in self._all(number, "")]
 
     def tables(self) -> list[Table]:
         """All tables of all families."""

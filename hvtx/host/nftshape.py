@@ -17,7 +17,7 @@ from hvtx.host.netlink import (
     nested,
     text,
 )
-from hvtx.host.nfanswers import Rule, plain
+from hvtx.host.nfanswers import Rule
 from hvtx.host.nfmessages import Command
 from hvtx.host.nfnetlink import Nftables
 from hvtx.host.nfnumbers import FAMILY_NAMES, GETCHAIN, GETTABLE
@@ -58,22 +58,22 @@ def flags(source: Nftables, name: str) -> dict[str, int]:
 def flags_in(tables: Iterable[bytes], name: str) -> dict[str, int]:
     """The same, of answers to GETTABLE. Pure."""
     found = {}
-    for body in map(plain, tables):
+    for body in tables:
         family, table, bits = _table(body)
         if table == name:
             found[family] = bits
     return found
 
 
-def hooks(source: Nftables, name: str) -> dict[str, dict[str, Hook | None]]:
+def hooks(source: Nftables, name: str) -> Mapping[str, Mapping[str, Hook | None]]:
     """The chains of the tables of a name, by family. Raises OSError, DumpInterrupted."""
     return hooks_in(source.dump_all(GETCHAIN), name)
 
 
-def hooks_in(chains: Iterable[bytes], name: str) -> dict[str, dict[str, Hook | None]]:
+def hooks_in(chains: Iterable[bytes], name: str) -> Mapping[str, Mapping[str, Hook | None]]:
     """The same, of answers to GETCHAIN. Pure."""
     found: dict[str, dict[str, Hook | None]] = {}
-    for body in map(plain, chains):
+    for body in chains:
         family, table, chain, hook = _chain(body)
         if table == name:
             found.setdefault(family, {})[chain] = hook

@@ -32,6 +32,8 @@ _NANOSECONDS = 1_000_000_000
 
 # What does not change while a process lives, looked up once: a plan looks at thousands of pids.
 _seen: dict[str, int] = {}
+_myself: list[Identity] = []  # who this process is, once it has been asked: every operation does
+os.register_at_fork(after_in_child=_myself.clear)
 
 
 def boot_id() -> str:
@@ -88,12 +90,18 @@ def identify(pid: int) -> Identity:
     Raises ProcessLookupError if no living process has it (a zombie does not live, and a thread
     that leads no process is none), PermissionError or another OSError if it cannot be told.
     """
+    myself = pid == os.getpid()
+    if myself and _myself and _myself[0].pid == pid:
+        return _myself[0]
     facts = look(pid)
     if facts.error:
         raise OSError(facts.code or errno.EACCES, facts.error)
     if not facts.exists or facts.ended:
         raise ProcessLookupError(errno.ESRCH, f"no process has pid {pid}")
-    return Identity(boot_id(), pid, facts.start, facts.inode, pid_namespace())
+    found = Identity(boot_id(), pid, facts.start, facts.inode, pid_namespace())
+    if myself:
+        _myself[:] = [found]
+    return found
 
 
 def look(pid: int) -> ProcessFacts:

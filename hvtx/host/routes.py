@@ -103,6 +103,21 @@ def local(channel: Channel, family: int) -> list[tuple[int, bytes]]:
     return found
 
 
+class LocalTable:
+    """The same, asked for once a family: what one look says, for several who need it."""
+
+    def __init__(self, channel: Channel) -> None:
+        """Ask nothing yet."""
+        self._channel = channel
+        self._told: dict[int, list[tuple[int, bytes]]] = {}
+
+    def of(self, family: int) -> list[tuple[int, bytes]]:
+        """As :func:`local`."""
+        if family not in self._told:
+            self._told[family] = local(self._channel, family)
+        return self._told[family]
+
+
 def _is_shared(packed: bytes) -> bool:
     """Whether others than one link, or the host itself, may know an address."""
     if len(packed) == 4:

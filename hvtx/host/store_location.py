@@ -31,7 +31,11 @@ class Found(NamedTuple):
 
 def trace_of(state_directory: str) -> str:
     """The trace of the store in a state directory; empty if it cannot be told."""
-    path = os.path.realpath(os.path.join(state_directory, STORE))
+    return trace_at(os.path.realpath(os.path.join(state_directory, STORE)))
+
+
+def trace_at(path: str) -> str:
+    """The same of the store at a path without links."""
     above = os.path.dirname(path)
     try:
         text = f"{os.stat(above).st_dev}:{os.stat(os.path.dirname(above)).st_dev}:{path}"

@@ -6,14 +6,16 @@ A setting is named by its path below ``/proc/sys``: ``net/ipv4/ip_forward``.
 from __future__ import annotations
 
 import errno
+import os
+
+from hvtx.host import procfs
 
 _ROOT = "/proc/sys/"
 
 
 def value(name: str) -> str:
     """What a setting is. Raises OSError; FileNotFoundError where this kernel has no such one."""
-    with open(_ROOT + name) as setting:
-        return setting.read().strip()
+    return procfs.read_whole(_ROOT + name).decode().strip()
 
 
 def read(name: str) -> str | None:
@@ -36,5 +38,8 @@ def known(name: str) -> str | None:
 
 def write(name: str, wanted: str) -> None:
     """Set it. Raises OSError."""
-    with open(_ROOT + name, "w") as setting:
-        setting.write(wanted)
+    descriptor = os.open(_ROOT + name, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, wanted.encode())
+    finally:
+        os.close(descriptor)

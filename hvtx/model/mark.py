@@ -49,7 +49,7 @@ class UnreadableMark(NamedTuple):
 def base32(data: bytes, length: int) -> str:
     """The first ``length`` characters of ``data`` in lower-case base32 (5 bits each)."""
     number = int.from_bytes(data, "big")
-    return "".join(ALPHABET[(number >> (5 * i)) & 31] for i in range(length))
+    return "".join([ALPHABET[(number >> 5 * i) & 31] for i in range(length)])
 
 
 def make_mark(installation: str, row: int, random: bytes) -> str:

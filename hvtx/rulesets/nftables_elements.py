@@ -56,79 +56,76 @@ def pieces(installation: str, spec: FirewallSpec) -> list[SetElement]:
 
     Raises UsageError for a device name that is too long, KeyError for a missing field.
     """
-    table = table_name(installation)
-    return [piece._replace(table=table) for piece in unplaced(spec)]
+    return _COMPILE[spec["what"]](spec, table_name(installation))
 
 
 def unplaced(spec: FirewallSpec) -> list[SetElement]:
     """The same with an empty table: what is enough to tell them from others."""
-    return _COMPILE[spec["what"]](spec)
+    return _COMPILE[spec["what"]](spec, "")
 
 
-def _network(spec: FirewallSpec) -> list[SetElement]:
+def _network(spec: FirewallSpec, table: str) -> list[SetElement]:
     bridge = _ifname(spec["bridge"])
     within = _TO_ISOLATED if spec["isolate"] else _ACCEPT
     found = [
-        SetElement("inet", "", "bridges", bridge),
-        SetElement("inet", "", "within", bridge + bridge, within, verdict=True),
-        SetElement("inet", "", "flows_link", bridge, flows=spec.get("flows", FLOWS_EACH)),
+        SetElement("inet", table, "bridges", bridge),
+        SetElement("inet", table, "within", bridge + bridge, within, verdict=True),
+        SetElement("inet", table, "flows_link", bridge, flows=spec.get("flows", FLOWS_EACH)),
     ]
     if spec["nat"]:
-        found.append(SetElement("inet", "", "nat_bridges", bridge))
+        found.append(SetElement("inet", table, "nat_bridges", bridge))
     if spec.get("uplink"):
-        found.append(SetElement("inet", "", "bound", bridge))
+        found.append(SetElement("inet", table, "bound", bridge))
         found += [
-            SetElement("inet", "", "uplinks", bridge + to)
+            SetElement("inet", table, "uplinks", bridge + to)
             for to in (bridge, _ifname(spec["uplink"]))
         ]
     return found
 
 
-def _forward(spec: FirewallSpec) -> list[SetElement]:
+def _forward(spec: FirewallSpec, table: str) -> list[SetElement]:
     bridge, flows = _ifname(spec["bridge"]), spec.get("flows", FLOWS_EACH)
-    return [
-        piece
-        for address in addresses_in(spec)
-        for piece in (
-            SetElement("inet", "", f"guests{family_of(address)}", packed(address) + bridge),
-            SetElement(
-                "inet", "", f"flows{family_of(address)}", packed(address) + bridge, flows=flows
-            ),
-        )
-    ]
+    found = []
+    for address in addresses_in(spec):
+        family, key = family_of(address), packed(address) + bridge
+        found += [
+            SetElement("inet", table, f"guests{family}", key),
+            SetElement("inet", table, f"flows{family}", key, flows=flows),
+        ]
+    return found
 
 
-def _guard(spec: FirewallSpec) -> list[SetElement]:
-    device, link = _ifname(spec["device"]), link_local(spec["mac"])
+def _guard(spec: FirewallSpec, table: str) -> list[SetElement]:
+    device, link, mac = _ifname(spec["device"]), link_local(spec["mac"]), _mac(spec["mac"])
     found = [
-        SetElement("bridge", "", "ports", device),
-        SetElement("bridge", "", "macs", device + _mac(spec["mac"])),
-        SetElement("bridge", "", "lladdrs", device + _mac(spec["mac"])),
-        SetElement("bridge", "", "own6", device + link),
-        SetElement("bridge", "", "links6", link),
-        SetElement("bridge", "", "new6", device),
+        SetElement("bridge", table, "ports", device),
+        SetElement("bridge", table, "macs", device + mac),
+        SetElement("bridge", table, "lladdrs", device + mac),
+        SetElement("bridge", table, "own6", device + link),
+        SetElement("bridge", table, "links6", link),
+        SetElement("bridge", table, "new6", device),
     ]
     if spec["isolate"]:
-        found.append(SetElement("bridge", "", "apart", device))
+        found.append(SetElement("bridge", table, "apart", device))
     found += [
-        SetElement("bridge", "", f"own{family_of(address)}", device + packed(address))
+        SetElement("bridge", table, f"own{family_of(address)}", device + packed(address))
         for address in addresses_in(spec)
     ]
     gateway = spec.get("gateway6")
     if gateway:
-        found.append(SetElement("bridge", "", "gateways6", device + packed(gateway)))
-    return found + (_forward(spec) if spec.get("forward") else [])
+        found.append(SetElement("bridge", table, "gateways6", device + packed(gateway)))
+    return found + (_forward(spec, table) if spec.get("forward") else [])
 
 
-def _masquerade(spec: FirewallSpec) -> list[SetElement]:
+def _masquerade(spec: FirewallSpec, table: str) -> list[SetElement]:
     address, source = spec["address"], spec.get("source")
     if source:
         name = f"snat{family_of(address)}"
-        return [SetElement("inet", "", name, packed(address), packed(source))]
-    return [SetElement("inet", "", f"masq{family_of(address)}", packed(address))]
+        return [SetElement("inet", table, name, packed(address), packed(source))]
+    return [SetElement("inet", table, f"masq{family_of(address)}", packed(address))]
 
 
-def _publish(spec: FirewallSpec) -> list[SetElement]:
+def _publish(spec: FirewallSpec, table: str) -> list[SetElement]:
     host = spec.get("host_ip")
     service = PROTOCOLS[spec["protocol"]] + _port(spec["host_port"])
     found = []
@@ -136,31 +133,32 @@ def _publish(spec: FirewallSpec) -> list[SetElement]:
         family = family_of(guest)
         data = packed(guest) + _port(spec["guest_port"])
         if not host or _ANY.get(host) == family:
-            found.append(SetElement("inet", "", f"dnat{family}_any", service, data))
+            found.append(SetElement("inet", table, f"dnat{family}_any", service, data))
         elif host not in _ANY and is_of(host, family) and host != "::1":
-            found.append(SetElement("inet", "", f"dnat{family}_host", packed(host) + service, data))
+            key = packed(host) + service
+            found.append(SetElement("inet", table, f"dnat{family}_host", key, data))
     return found
 
 
-def _egress(spec: FirewallSpec) -> list[SetElement]:
+def _egress(spec: FirewallSpec, table: str) -> list[SetElement]:
     """A policy's element in the map of who has one, its rules, and where refusals are counted."""
     bridge, mac = _ifname(spec["bridge"]), spec.get("mac")
     owner, key = ("vm", bridge + _mac(mac)) if mac else ("network", bridge)
     found = []
     if mac:
-        found.append(SetElement("inet", "", "refused_of", key))
+        found.append(SetElement("inet", table, "refused_of", key))
     if spec["alone"] and mac:
-        found.append(SetElement("inet", "", "own_network", key + bridge))
+        found.append(SetElement("inet", table, "own_network", key + bridge))
     elif spec["alone"]:
-        found.append(SetElement("inet", "", "within", bridge + bridge, _ACCEPT, verdict=True))
+        found.append(SetElement("inet", table, "within", bridge + bridge, _ACCEPT, verdict=True))
     if "egress" not in spec:
         return found
     for name, chain in _led_to(owner, spec):
-        found.append(SetElement("inet", "", f"{owner}_{name}", key, _goto(chain), verdict=True))
+        found.append(SetElement("inet", table, f"{owner}_{name}", key, _goto(chain), verdict=True))
     rules = [EgressRule(*rule) for rule in spec.get("rules", ())]  # type: ignore[arg-type]
     if names_in(rules):
-        found.append(SetElement("inet", "", f"{owner}_named", key))
-    return found + list(_egress_rules(owner, key, rules))
+        found.append(SetElement("inet", table, f"{owner}_named", key))
+    return found + list(_egress_rules(owner, key, rules, table))
 
 
 def _led_to(owner: str, spec: FirewallSpec) -> Iterator[tuple[str, str]]:
@@ -178,7 +176,9 @@ def _led_to(owner: str, spec: FirewallSpec) -> Iterator[tuple[str, str]]:
         yield "input", f"{owner}_{'limited' if limited else 'open'}_input"
 
 
-def _egress_rules(owner: str, key: bytes, rules: Sequence[EgressRule]) -> Iterator[SetElement]:
+def _egress_rules(
+    owner: str, key: bytes, rules: Sequence[EgressRule], table: str
+) -> Iterator[SetElement]:
     from hvtx.rulesets.egress_boxes import boxes
 
     for action in ("deny", "allow") if rules else ():
@@ -191,12 +191,12 @@ def _egress_rules(owner: str, key: bytes, rules: Sequence[EgressRule]) -> Iterat
                     name = f"{name}_ports"
                     first += PROTOCOLS[box.protocol] + _port(box.ports[0])
                     last += PROTOCOLS[box.protocol] + _port(box.ports[1])
-                yield SetElement("inet", "", name, first + last, interval=True)
+                yield SetElement("inet", table, name, first + last, interval=True)
 
 
-_COMPILE: Mapping[str, Callable[[FirewallSpec], list[SetElement]]] = {
-    "base": lambda _: [],
-    "passage": lambda _: [],  # rules in the tables of others
+_COMPILE: Mapping[str, Callable[[FirewallSpec, str], list[SetElement]]] = {
+    "base": lambda *_: [],
+    "passage": lambda *_: [],  # rules in the tables of others
     "network": _network,
     "port": _guard,
     "forward": _forward,

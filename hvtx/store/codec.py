@@ -22,15 +22,19 @@ def encode(value: Mapping[str, Any]) -> str:
 
 def decode(text: str) -> dict[str, Any]:
     """The object of one text, which the schema holds to be JSON."""
-    with legible():
+    try:
         found: dict[str, Any] = json_text.loads(text)
+    except ValueError as problem:
+        raise _illegible(problem) from problem
     return found
 
 
 def decode_all(texts: Sequence[str]) -> list[dict[str, Any]]:
     """The objects of many texts, read as one array: that takes a third of the time."""
-    with legible():
+    try:
         found: list[dict[str, Any]] = json_text.loads(f"[{','.join(texts)}]")
+    except ValueError as problem:
+        raise _illegible(problem) from problem
     return found
 
 
@@ -40,4 +44,8 @@ def legible() -> Iterator[None]:
     try:
         yield
     except ValueError as problem:
-        raise sqlite3.DatabaseError(f"malformed: a row is no JSON ({problem})") from problem
+        raise _illegible(problem) from problem
+
+
+def _illegible(problem: ValueError) -> sqlite3.DatabaseError:
+    return sqlite3.DatabaseError(f"malformed: a row is no JSON ({problem})")

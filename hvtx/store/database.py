@@ -59,7 +59,7 @@ class Store:
         self.writable = writable
         self.missing = missing
         self.state_directory = state_directory
-        self._run_directory = run_directory
+        self.path = os.path.join(state_directory, FILE)  # of the database
         self._lock_timeout = lock_timeout
         self._spends = False
         self._queue: LockFile | None = None
@@ -71,18 +71,9 @@ class Store:
         if row is None and not missing:
             raise untrusted(self.path, "it has no installation")
         self.installation: str = row[0] if row else ""
+        self.run_directory = os.path.join(run_directory, self.installation)
         self.mark = HighWaterMark(self.run_directory)
         self._opened = _files(self.path) if writable else ()  # the read above opened the log
-
-    @property
-    def path(self) -> str:
-        """Where the database is."""
-        return os.path.join(self.state_directory, FILE)
-
-    @property
-    def run_directory(self) -> str:
-        """``<run-dir>/<installation>``."""
-        return os.path.join(self._run_directory, self.installation)
 
     def close(self) -> None:
         """Close the connection (the last user's close checkpoints)."""
@@ -225,6 +216,16 @@ def _files(path: str) -> tuple[tuple[int, int] | None, ...]:
 
     SQLite goes on with files that were taken away, and what it commits into them is lost.
     """
+    try:
+        base, log, index = os.lstat(path), os.lstat(path + "-wal"), os.lstat(path + "-shm")
+    except OSError:
+        return _files_there(path)
+    return (
+        (base.st_dev, base.st_ino), (log.st_dev, log.st_ino), (index.st_dev, index.st_ino)
+    )  # fmt: skip
+
+
+def _files_there(path: str) -> tuple[tuple[int, int] | None, ...]:
     found: list[tuple[int, int] | None] = []
     for suffix in ("", "-wal", "-shm"):
         try:

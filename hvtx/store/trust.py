@@ -67,20 +67,22 @@ def accept_rollback(store: Store) -> None:
         raise unwritable(problem) from problem
 
 
-def note_place(store: Store, moved: Callable[[], None] = lambda: None) -> None:
+def note_place(store: Store, moved: Callable[[], None] = lambda: None) -> str:
     """Remember where the store lives now, if that changed (a restored or moved store).
 
-    ``moved`` is called first where it is at another path: it is tried again if that fails.
+    Returns where that is, without links. ``moved`` is called first where it is at another path: it
+    is tried again if that fails.
     """
     here, path = os.stat(store.path), os.path.realpath(store.path)
     with store.reading() as sql:
         known = sql.execute("SELECT path, device, inode FROM meta").fetchone()
     if known == (path, here.st_dev, here.st_ino):
-        return
+        return path
     if known is not None and known[0] != path:
         moved()
     with store.transaction() as sql:
         _write_place(sql, store.path)
+    return path
 
 
 def _write_place(sql: sqlite3.Connection, path: str) -> None:

@@ -531,7 +531,6 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.engine.new_network.Links": links,
         "hvtx.commands.network_rm.Links": links,
         "hvtx.engine.own_addresses.Links": links,
-        "hvtx.engine.own_addresses.Channel": lambda family: SimpleNamespace(close=lambda: None),
         "hvtx.engine.damage.Links": links,
         "hvtx.engine.repair_row.Links": links,
         "hvtx.engine.own_routes.lost": lambda _row, _links: [],

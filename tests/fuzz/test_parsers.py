@@ -119,6 +119,7 @@ ASIDE = {
     "host.replica.nat._counted": "replaces what is no text",
     "host.replica.scratch": "a constant",
     "host.replica.tries": "a constant",
+    "host.sysctl.value": "numbers and words of the kernel's own /proc",
     "host.tun.attach": "a name of our own",
     "host.xtsaved.save_text": "takes any bytes",
     "host.xtblob.info_of": "an answer of getsockopt, as long as was asked for",

@@ -237,6 +237,20 @@ def test_importing_loads_nothing_heavy():
     assert shown.stdout.strip() == "[]", shown.stderr
 
 
+def test_who_this_process_is_is_looked_up_once(monkeypatch):
+    """It cannot become another while it lives; a fork is another."""
+    real = procfs.identify(os.getpid())
+    look = procfs.look
+    monkeypatch.setattr(procfs, "look", lambda pid: pytest.fail(f"{pid} was looked at again"))
+    assert procfs.identify(os.getpid()) == real
+    child = os.fork()
+    if not child:
+        procfs.look = look
+        known = bool(procfs._myself)
+        os._exit(known or procfs.identify(os.getpid()).pid != os.getpid())
+    assert os.waitpid(child, 0)[1] == 0
+
+
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.EPERM])
 def test_a_look_that_fails_keeps_its_error(monkeypatch, code):
     """Out of descriptors is no lack of permission, and neither says that a process is gone."""
@@ -246,6 +260,7 @@ def test_a_look_that_fails_keeps_its_error(monkeypatch, code):
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "pidfd_open", refuse)
+    monkeypatch.setattr(procfs, "_myself", [])
     facts = procfs.look(os.getpid())
     assert (facts.exists, facts.ended, facts.code) == (True, False, code)
     for ask in (lambda: procfs.identify(os.getpid()), lambda: procfs.wait_gone(real, 0)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 
@@ -137,20 +138,26 @@ def observed_base(session: Session, row: Resource) -> dict[str, Any]:
 def refuse_unguarded(session: Session) -> None:
     """Nobody is called guarded by chains that the kernel does not ask."""
     tables, chains = session.listed("our chains", GETTABLE, GETCHAIN)
-    flags = nftshape.flags_in(tables, session.table)
-    hooks = nftshape.hooks_in(chains, session.table)
+    problem = _unguarded(tuple(tables), tuple(chains), session.table)
+    if problem is not None:
+        raise HostRefused(problem, hint="`hvtx repair` puts it back")
+
+
+@functools.lru_cache(8)  # while nobody changes a chain, all of them are told by the same bytes
+def _unguarded(tables: tuple[bytes, ...], chains: tuple[bytes, ...], table: str) -> str | None:
+    """Why the kernel does not ask our chains, in words; None if it does (pure)."""
+    flags = nftshape.flags_in(tables, table)
+    hooks = nftshape.hooks_in(chains, table)
     for (family, name), hook in _HOOKS.items():
-        what = f"hvtx's table {family} {session.table}"
+        what = f"hvtx's table {family} {table}"
         if flags.get(family, 0) & DORMANT:
-            words = f"{what} is dormant: its rules do not restrict any guest"
-        elif hook and family in flags and hooks.get(family, {}).get(name) != hook:
-            words = (
+            return f"{what} is dormant: its rules do not restrict any guest"
+        if hook and family in flags and hooks.get(family, {}).get(name) != hook:
+            return (
                 f"chain {name} of {what} is missing or was replaced: its rules do not "
                 "restrict any guest"
             )
-        else:
-            continue
-        raise HostRefused(words, hint="`hvtx repair` puts it back")
+    return None
 
 
 def repair_tables(session: Session, row: Resource) -> dict[str, Any]:
