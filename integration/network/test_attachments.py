@@ -542,6 +542,13 @@ def test_explain_knows_a_container_and_its_pod(host: Host, box: lab.Namespace, a
         assert "vm stop" not in why
 
 
+def test_what_has_ended_of_a_container_is_its_namespace(host: Host, box: lab.Namespace) -> None:
+    gone(box, add(host, box).host_device)
+    told = str(host.explain(KEY.container))
+    assert "whose network namespace is gone" in told
+    assert "process" not in told
+
+
 FRAMES = r"""
 import fcntl, os, select, struct, sys, time
 tap = os.open("/dev/net/tun", os.O_RDWR)
