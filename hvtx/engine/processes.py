@@ -94,24 +94,22 @@ def _has_moved(pair: Resource, ids: NamespaceIds) -> bool:
 def alive_again(runtime: Runtime, vms: Iterable[str]) -> dict[str, Liveness]:
     """VMs whose recorded process or namespace is not (or no longer) proven dead, as of now.
 
-    Unknown is what could not be looked at.
+    Alive where one of them is; unknown where one could not be looked at, or was moved away.
     """
     alive: dict[str, Liveness] = {}
     lives: Mapping[int, Epoch] = {}
     for vm in vms:
-        for row in runtime.read(records.evidence_of_vm, vm):
+        rows = runtime.read(records.evidence_of_vm, vm)
+        namespaces = namespace_facts(rows)
+        found = set()
+        for row in rows:
             if row.kind == _NETNS:
                 lives = lives or runtime.read(records.lives)
-                facts = namespace_facts([row]).get(row.id, ProcessFacts(False))
-                found, _ = judge_namespace(row, runtime.life, lives, facts)
-                if found is not Liveness.DEAD:
-                    alive[vm] = found
-                continue
-            identity = identity_of(row)
-            if identity is None:
-                continue
-            seen = procfs.look_again(identity)
-            verdict, _ = judge_process(row, identity, runtime.life, seen)
-            if verdict is not Liveness.DEAD:
-                alive[vm] = verdict
+                facts = namespaces.get(row.id, ProcessFacts(False))
+                found.add(judge_namespace(row, runtime.life, lives, facts)[0])
+            elif row.kind == _PROCESS and (identity := identity_of(row)) is not None:
+                seen = procfs.look_again(identity)
+                found.add(judge_process(row, identity, runtime.life, seen)[0])
+        if found - {Liveness.DEAD}:
+            alive[vm] = Liveness.ALIVE if Liveness.ALIVE in found else Liveness.UNKNOWN
     return alive
