@@ -495,6 +495,30 @@ def test_a_failing_look_proves_nothing(
     end_everything(hvtx)
 
 
+@pytest.mark.skipif(not SUPPORTED, reason="errors are put into registers of x86-64")
+@pytest.mark.parametrize("name", ["cni del", "cni gc", "vm stop", "vm rm --force"])
+def test_what_frees_on_a_full_disk_leaves_no_operation(name: str) -> None:
+    """It is carried out once more, from its reserve; what the first time began is closed too."""
+    preload()
+    hvtx = Forked()
+    COMMANDS[name].prepare(hvtx)
+    write = Site("write", "store")
+    calls = run_injected(given(name), hvtx.environment).calls
+    begun = [n for n, call in enumerate(calls) if call == write and calls[n - 1].deed != "write"]
+    numbers = [calls[: n + 1].count(write) for n in begun if calls[n - 1].deed != "read"]
+    end_everything(hvtx)
+    codes = []
+    for number in numbers:
+        attachments.end_boxes()
+        COMMANDS[name].prepare(hvtx)
+        done = run_injected(given(name), hvtx.environment, Fault(write, number, errno.ENOSPC))
+        codes.append(done.ran.code)
+        assert hvtx.is_clean(), (number, done.ran)
+        assert name == "vm stop" or hvtx("vm", "ls", "--json").json()["vms"] == []
+        end_everything(hvtx)
+    assert set(codes) == {0} and len(codes) > 3
+
+
 # where it looks for the namespace, where it reads the rules, where it removes them
 _LOOKS = (
     (Fault(Site("send", "route"), 1, errno.ENOBUFS, lasting=True), "cannot tell whether"),
