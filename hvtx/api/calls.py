@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from functools import wraps
 
 from hvtx import commands, documents
@@ -152,7 +152,8 @@ def _to_log(level: str, words: str) -> None:
 def again_when_full(verb: Callable[P, T]) -> Callable[P, T]:
     """Run a verb that ends or frees something once more, if the disk was full in the middle.
 
-    Then it has given up the reserve, and what it had done already it does not do again.
+    Then it has given up the reserve, and what it had done already it does not do again. What the
+    first time had begun is put on record as ended.
     """
 
     @wraps(verb)
@@ -162,9 +163,22 @@ def again_when_full(verb: Callable[P, T]) -> Callable[P, T]:
         except StoreError as problem:
             if problem.code != "store-full":
                 raise
-            return verb(*args, **options)
+            done = verb(*args, **options)
+            calls = getattr(next(iter(args), None), "_calls", None)
+            if isinstance(calls, Calls):
+                _end_first(calls)
+            return done
 
     return run
+
+
+def _end_first(calls: Calls) -> None:
+    """Close the operation that was cut off where nothing but its end was not on record yet."""
+    from hvtx.engine.resolve import tidy
+
+    with suppress(HvtxError), calls.opened(writable=True, create=False, spends=True) as runtime:
+        runtime.enter()
+        tidy(runtime)  # if it cannot be done now, `recover` does it
 
 
 # -- errors of the system --------------------------------------------------------------------------

@@ -59,9 +59,20 @@ def answer(
 ) -> Document | None:
     """Carry out a command other than VERSION. Raises CniError."""
     base = configuration.parse_base(document, call.command)
-    verb = _VERBS[call.command]
     try:
-        return verb(call, base, document, host(**base.settings), tell)
+        return _answer(call, base, document, host, tell)
+    except CniError as problem:
+        from hvtx.cni import own_commands
+
+        problem.details = own_commands.with_options(problem.details, base.settings)
+        raise
+
+
+def _answer(
+    call: Call, base: Base, document: Document, host: Callable[..., Attachments], tell: Tell
+) -> Document | None:
+    try:
+        return _VERBS[call.command](call, base, document, host(**base.settings), tell)
     except HvtxError as problem:
         told = errors.of_library(problem)
         told.msg = configuration.in_its_words(told.msg)

@@ -16,7 +16,7 @@ from hvtx.host import failpoint, machine
 from hvtx.model.block import Block, BlockState
 from hvtx.model.typed import NamedTuple
 from hvtx.planner import blocks as decide
-from hvtx.planner.registering import Registration, registration, words_of
+from hvtx.planner.registering import Registration, guests_of, registration, words_of
 from hvtx.store import blocks as rows
 from hvtx.store import history, records
 from hvtx.store.history import Event
@@ -29,7 +29,7 @@ class Registered(NamedTuple):
     moved: bool  # from another machine id
     another: bool  # the etcd is not the one that the blocks were from
     blocks: tuple[Block, ...]  # this host's
-    lost: tuple[Block, ...] = ()  # without guests, and not this host's any more
+    lost: tuple[Block, ...] = ()  # without guests on record, and not this host's any more
 
 
 def register(runtime: Runtime) -> Registered:
@@ -51,7 +51,7 @@ def register(runtime: Runtime) -> Registered:
         if block.state is BlockState.COMMITTED and block.id not in gone
     ]
     for block in found.lost:
-        notice.warning(f"block {block.cidr} is not this host's any more; it has no guests")
+        notice.warning(f"block {block.cidr} is not this host's any more; {guests_of(block)}")
     moved = known not in (None, here)
     return Registered(runtime.installation, moved, another, tuple(own), found.lost)
 

@@ -40,7 +40,9 @@ def remove(runtime: Runtime, scope: VmScope) -> None:
     vm = scope.vm
     rows = [row for row in scope.rows if row.kind != Kind.LEASE]
     privileges.need_for(rows)
-    unsettled = scope.provisional or any(row.state != State.COMMITTED for row in rows)
+    # where all was released and only the end is not on record, no row tells of it
+    cut = any(known.vm == vm.name for known in runtime.read(records.operations))
+    unsettled = cut or scope.provisional or any(row.state != State.COMMITTED for row in rows)
     with begin(runtime, "cni-del", vm=vm.name) as (_, operation):
         pass
 

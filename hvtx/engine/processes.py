@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 _PROCESS, _NETNS, _VETH = Kind.PROCESS.value, Kind.NETNS.value, Kind.VETH.value
+_CHOSEN = 1 << 16  # ids below: the kernel chose them, which takes the lowest one that is free
 _MANY = 8  # processes that are asked at once
 
 
@@ -47,6 +48,8 @@ def namespace_facts(rows: Iterable[Resource]) -> dict[int, ProcessFacts]:
     """Whether the network namespaces that rows name live, by row: one dump for all of them.
 
     Of one that is gone it is told (``elsewhere``) if the peer that was put into it lives elsewhere.
+    Of one that is there without its pair, which nobody but a stranger removes, and whose id the
+    kernel chose, it is looked whether another one has the id by now (``another``).
     """
     known_rows = [row for row in rows if row.kind in (_NETNS, _VETH)]
     own = [row for row in known_rows if row.kind == _NETNS]
@@ -65,13 +68,20 @@ def namespace_facts(rows: Iterable[Resource]) -> dict[int, ProcessFacts]:
             gone = {row.vm for row in own if known.get(row.id, -1) not in there}
             pairs = [row for row in known_rows if row.kind == _VETH and row.vm in gone]
             moved = {row.vm: row.key for row in pairs if _has_moved(row, ids)}
+            living = {
+                row.vm: number
+                for row in own
+                if row.vm and row.vm not in gone and (number := known[row.id]) < _CHOSEN
+            }
+            of_living = {row.vm: row for row in known_rows if row.kind == _VETH and row.vm}
+            another = _replaced(of_living, living, ids)
     except (OSError, DumpInterrupted) as problem:
         words = f"the ids of namespaces cannot be listed: {problem}"
         return dict.fromkeys(known, ProcessFacts(False, error=words))
     return {
         row.id: ProcessFacts(False, error=f"the peer of {moved[row.vm]} lives", elsewhere=True)
         if row.vm in moved
-        else ProcessFacts(known[row.id] in there)
+        else ProcessFacts(known[row.id] in there, another=row.vm in another)
         for row in own
         if row.id in known
     }
@@ -82,36 +92,65 @@ def _has_moved(pair: Resource, ids: NamespaceIds) -> bool:
 
     A pair goes with the namespace of either end, so that somebody moved it. Raises OSError.
     """
+    found = _peer_of(pair, ids)
+    return found is None or found >= 0
+
+
+def _peer_of(pair: Resource, ids: NamespaceIds) -> int | None:
+    """The id of the namespace that the peer of a pair is in; None: in this one, -1: nowhere.
+
+    Raises OSError.
+    """
     try:
-        found = ids.of_peer(pair.ifindex, pair.mark)
+        return ids.of_peer(pair.ifindex, pair.mark)
     except OSError as problem:
         if problem.errno == errno.ENODEV:
-            return False
+            return -1
         raise
-    return found is None or found >= 0
+
+
+def _replaced(
+    pairs: Mapping[str, Resource], wanted: Mapping[str, int], ids: NamespaceIds
+) -> set[str]:
+    """Of attachments (by VM) whose id is there: those whose id another namespace has by now.
+
+    Only what has no pair any more is looked for. Raises OSError.
+    """
+    from hvtx.model.container import peer_cookie
+
+    cookies = {vm: peer_cookie(pair) for vm, pair in pairs.items() if vm in wanted}
+    doubtful = {
+        vm: cookie
+        for vm, cookie in cookies.items()
+        if cookie is not None and _peer_of(pairs[vm], ids) == -1
+    }
+    if not doubtful:
+        return set()
+    from hvtx.host import held_namespaces
+
+    seen = held_namespaces.cookies({wanted[vm] for vm in doubtful}, ids)
+    return {vm for vm, cookie in doubtful.items() if seen.get(wanted[vm], cookie) != cookie}
 
 
 def alive_again(runtime: Runtime, vms: Iterable[str]) -> dict[str, Liveness]:
     """VMs whose recorded process or namespace is not (or no longer) proven dead, as of now.
 
-    Unknown is what could not be looked at.
+    Alive where one of them is; unknown where one could not be looked at, or was moved away.
     """
     alive: dict[str, Liveness] = {}
     lives: Mapping[int, Epoch] = {}
     for vm in vms:
-        for row in runtime.read(records.evidence_of_vm, vm):
+        rows = runtime.read(records.evidence_of_vm, vm)
+        namespaces = namespace_facts(rows)
+        found = set()
+        for row in rows:
             if row.kind == _NETNS:
                 lives = lives or runtime.read(records.lives)
-                facts = namespace_facts([row]).get(row.id, ProcessFacts(False))
-                found, _ = judge_namespace(row, runtime.life, lives, facts)
-                if found is not Liveness.DEAD:
-                    alive[vm] = found
-                continue
-            identity = identity_of(row)
-            if identity is None:
-                continue
-            seen = procfs.look_again(identity)
-            verdict, _ = judge_process(row, identity, runtime.life, seen)
-            if verdict is not Liveness.DEAD:
-                alive[vm] = verdict
+                facts = namespaces.get(row.id, ProcessFacts(False))
+                found.add(judge_namespace(row, runtime.life, lives, facts)[0])
+            elif row.kind == _PROCESS and (identity := identity_of(row)) is not None:
+                seen = procfs.look_again(identity)
+                found.add(judge_process(row, identity, runtime.life, seen)[0])
+        if found - {Liveness.DEAD}:
+            alive[vm] = Liveness.ALIVE if Liveness.ALIVE in found else Liveness.UNKNOWN
     return alive

@@ -65,3 +65,12 @@ def namespace_id(row: Resource) -> int | None:
     """The id by which the namespace of a row of kind ``netns`` is known; None before it has it."""
     assert row.kind == Kind.NETNS, row.kind
     return cast("int | None", row.observed.get("nsid"))
+
+
+def peer_cookie(row: Resource) -> int | None:
+    """The cookie of the namespace that a pair's peer was put into; None in older records.
+
+    By it the namespace is told from a later one that has its id.
+    """
+    assert row.kind == Kind.VETH, row.kind
+    return cast("int | None", row.observed.get("cookie"))

@@ -35,6 +35,7 @@ class ProcessFacts(NamedTuple):
     error: str = ""
     code: int = 0  # the errno of that error, where there is one
     elsewhere: bool = False  # that error: it is of another pid (or network) namespace than ours
+    another: bool = False  # another network namespace has the id: its cookie is not that on record
 
 
 LAUNCHED_BY_OTHERS = frozenset({"external", "cni"})  # hypervisors of which hvtx starts none

@@ -102,6 +102,12 @@ def _stands_for(vm: Vm | None) -> str:
     return "" if vm is None or vm.attachment is None else f", {vm.attachment.words}"
 
 
+def _dead(vm: Vm | None) -> str:
+    """In words, what of a VM has ended: an attachment lives by a namespace, not by a process."""
+    attached = vm is not None and vm.attachment is not None
+    return "whose network namespace is gone" if attached else "whose process is dead"
+
+
 def _is_container(vm: Vm | None, text: str) -> bool:
     """Whether a VM stands for an interface of this container or pod, by one of its names."""
     if vm is None or vm.attachment is None:
@@ -120,7 +126,7 @@ def _owners(sight: ExplainFacts, text: str) -> Iterator[Subject]:
         first = next((i for i in items if i.action.value != "skip"), items[0] if items else None)
         runs = {
             Liveness.ALIVE: "which runs",
-            Liveness.DEAD: "whose process is dead" if first else "which is not running",
+            Liveness.DEAD: _dead(vm) if first else "which is not running",
         }.get(facts.liveness, "of which hvtx cannot tell whether it is running")
         networks = [interface.network_name for interface in vm.interfaces] if vm else []
         yield Subject(

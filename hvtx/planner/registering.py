@@ -64,3 +64,13 @@ def words_of(taken: Sequence[tuple[Block, Held | None]]) -> str:
         + (f"host {held.host!r}, installation {held.installation}" if held else "not this host's")
         for block, held in taken
     )
+
+
+def guests_of(lost: Block) -> str:
+    """In words, what is known of the guests of a block that has none on record."""
+    if not lost.kept:
+        return "it has no guests"
+    return (
+        "it has no guests on record, but the store was put back: end those that it does not know,"
+        " if some have addresses of the block"
+    )

@@ -70,6 +70,7 @@ def judge_namespace(
     """Whether the network namespace of a row lives, by its id; ``seen.exists``: the id is there.
 
     ``seen.elsewhere``: it is not, and the interface that was put into it is in another namespace.
+    ``seen.another``: another one has it. No two that live have one id, so that of the row is gone.
 
     An id is given once and counts in one namespace of the host: of an earlier life within this boot
     nothing can be said. What was not committed was never its runtime's, and what is released was
@@ -93,6 +94,8 @@ def judge_namespace(
         return Liveness.UNKNOWN, (f"{name} could not be looked for: {seen.error}",)
     if not seen.exists:
         return Liveness.DEAD, (f"{name} is gone",)
+    if seen.another:
+        return Liveness.DEAD, (f"{name} is gone, and another one has the id",)
     return Liveness.ALIVE, (f"{name} lives",)
 
 

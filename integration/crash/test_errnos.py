@@ -55,6 +55,7 @@ from integration.lab.program import Forked, Ran, preload
 
 __all__ = ["guests"]  # the fixture that ends what `vm attach` was given
 SAMPLE = 4
+INSIDE = 6  # faults of a thread in a container's namespace
 CODES = {0, 1, 3, 4, 5, 6, 7, 9, 75}
 _SET_CHILD_SUBREAPER = 36
 # Here libnftables itself ends the process, with words and a code of its own: as good as killed.
@@ -414,6 +415,13 @@ def subreaper() -> Iterator[None]:
         library.prctl(_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
+def sample(whole: list[Fault]) -> list[Fault]:
+    """An even sample; of what a thread does in a container's namespace one of its own."""
+    return evenly([fault for fault in whole if not fault.site.inside], SAMPLE) + evenly(
+        [fault for fault in whole if fault.site.inside], INSIDE
+    )
+
+
 @pytest.mark.timeout(7200)
 @pytest.mark.skipif(not SUPPORTED, reason="errors are put into registers of x86-64")
 @pytest.mark.parametrize("firewall", BACKENDS)
@@ -430,7 +438,7 @@ def test_a_failing_system_call_loses_nothing(
         stage = Stage(name, firewall, tmp_path, monkeypatch)
         try:
             whole = faults(stage.rehearsal.calls)
-            chosen = whole if os.environ.get("HVTX_FAULTS") == "all" else evenly(whole, SAMPLE)
+            chosen = whole if os.environ.get("HVTX_FAULTS") == "all" else sample(whole)
             record_property("faults", len(whole))
             record_property("tried", len(chosen))
             print(f"{name}, {firewall}: {len(chosen)} of {len(whole)} faults")  # noqa: T201
@@ -485,6 +493,30 @@ def test_a_failing_look_proves_nothing(
         assert (quick(), rows(state)) == before, fault
     assert not complaints, "\n\n".join(map(str, complaints))
     end_everything(hvtx)
+
+
+@pytest.mark.skipif(not SUPPORTED, reason="errors are put into registers of x86-64")
+@pytest.mark.parametrize("name", ["cni del", "cni gc", "vm stop", "vm rm --force"])
+def test_what_frees_on_a_full_disk_leaves_no_operation(name: str) -> None:
+    """It is carried out once more, from its reserve; what the first time began is closed too."""
+    preload()
+    hvtx = Forked()
+    COMMANDS[name].prepare(hvtx)
+    write = Site("write", "store")
+    calls = run_injected(given(name), hvtx.environment).calls
+    begun = [n for n, call in enumerate(calls) if call == write and calls[n - 1].deed != "write"]
+    numbers = [calls[: n + 1].count(write) for n in begun if calls[n - 1].deed != "read"]
+    end_everything(hvtx)
+    codes = []
+    for number in numbers:
+        attachments.end_boxes()
+        COMMANDS[name].prepare(hvtx)
+        done = run_injected(given(name), hvtx.environment, Fault(write, number, errno.ENOSPC))
+        codes.append(done.ran.code)
+        assert hvtx.is_clean(), (number, done.ran)
+        assert name == "vm stop" or hvtx("vm", "ls", "--json").json()["vms"] == []
+        end_everything(hvtx)
+    assert set(codes) == {0} and len(codes) > 3
 
 
 # where it looks for the namespace, where it reads the rules, where it removes them

@@ -463,6 +463,10 @@ COMMANDS = {
     "adopt": Command(("adopt", THEIR_TAP, "--vm", "old"), _theirs, "again"),
     # verbs of the library alone: what container runtimes ask for
     "cni add": Command((attachments.WORD, "add", "{netns}"), _contained),
+    # undone, its TAP device is in the namespace still, with which it goes; the next ADD makes it anew
+    "cni add, a VM inside": Command(
+        (attachments.WORD, "add", "{netns}", "c0ffee", "tap0"), _contained, "collects"
+    ),
     "cni add, dead before": Command(
         (attachments.WORD, "add", "{netns}"),
         _contained_again,

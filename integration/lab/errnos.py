@@ -2,7 +2,7 @@
 
 A run makes hundreds of calls that are the same to the kernel and to the command: the frames of one
 commit, the processes of one look through /proc. Of such a row the first and the last are taken, and
-of each site an even sample of so many as :data:`MOST` says.
+of each site an even sample of so many as :data:`MOST` says; of a thread inside another namespace all.
 """
 
 from __future__ import annotations
@@ -110,6 +110,7 @@ ERRORS: dict[str, dict[str, _ONCE_AND_FOR_GOOD]] = {
     "bpf": {"kernel": ((EMFILE, ENOMEM, EPERM, EAGAIN), (ENOMEM, EPERM))},
     "signal": {"process": ((EPERM,), (EPERM,))},
     "pipe": {"gate": ((EMFILE,), (EMFILE,))},
+    "enter": {"namespace": ((ENOMEM, EPERM), (EPERM,))},
     "duplicate": {"pipe": ((EMFILE,), ()), "store": ((EMFILE,), ()), "route": ((EMFILE,), ())},
 }
 
@@ -136,7 +137,8 @@ def _picked(calls: Sequence[Site], most: int) -> Iterator[tuple[int, Site, int]]
         if not inside:
             ends.setdefault(site, []).append((at, counts[site]))
     for site, places in ends.items():
-        for at, nth in evenly(places, min(most, FEW) if site in _MANY else most):
+        few = min(most, FEW) if site in _MANY else most
+        for at, nth in places if site.inside else evenly(places, few):
             yield at, site, nth
 
 

@@ -2,11 +2,13 @@
 
 The call is replaced by one that does not exist, and the error put into its place when that returns:
 the kernel does nothing, and the command sees what it would see on a full disk, on a host out of
-descriptors, beside a netlink socket that lost its answer. Only the main thread is stepped, and
+descriptors, beside a netlink socket that lost its answer. Threads are stepped too, each by itself;
 processes that the command starts are left alone. The numbers and registers are those of x86-64.
 
 Calls are told apart by :class:`Site`: what is done, and to what (`write` of the `store`, `send` to
-`route`), so that the nth call of a site is the same in every run.
+`route`), and whether a thread does it that entered another namespace, so that the nth call of a site
+is the same in every run. Calls of other threads than the main one are counted once they have entered
+one: before, they come when they come.
 """
 
 from __future__ import annotations
@@ -25,12 +27,15 @@ from typing import NamedTuple
 from integration.lab.program import Ran, child, text_of
 from integration.lab.stepper import (
     _AT_SYSCALL,
+    _CLONE,
     _EXITKILL,
+    _GETEVENTMSG,
     _LIBC,
     _SETOPTIONS,
     _SYSCALL,
     _SYSGOOD,
     _TRACEME,
+    _WALL,
 )
 
 _PATIENCE = 120.0  # seconds
@@ -46,7 +51,7 @@ _CALLS = {
     54: "setsockopt", 55: "getsockopt", 56: "SPAWN", 57: "SPAWN", 58: "SPAWN", 72: "fcntl",
     73: "lock", 74: "sync", 75: "sync", 77: "resize", 82: "RENAME", 83: "MKDIR", 84: "RMDIR",
     87: "UNLINK", 90: "CHMOD", 217: "list", 257: "OPEN", 262: "STAT", 263: "UNLINK", 285: "resize",
-    293: "PIPE", 321: "BPF", 424: "signal", 434: "IDENTIFY", 435: "SPAWN",
+    293: "PIPE", 308: "ENTER", 321: "BPF", 424: "signal", 434: "IDENTIFY", 435: "SPAWN",
 }  # fmt: skip
 _AT = {257, 262, 263}  # the path is the second argument
 _PATHS = {"STAT", "RENAME", "MKDIR", "RMDIR", "UNLINK", "CHMOD", "OPEN"}
@@ -99,9 +104,10 @@ class Site(NamedTuple):
 
     deed: str
     to: str
+    inside: bool = False  # by a thread, in a namespace that it entered
 
     def __str__(self) -> str:
-        return f"{self.deed} {self.to}"
+        return f"{self.deed} {self.to}{' inside' if self.inside else ''}"
 
 
 class Fault(NamedTuple):
@@ -133,7 +139,7 @@ _OF_A_DISK = frozenset({errno.ENOSPC, errno.EROFS, errno.EIO})
 
 def like(fault: Fault, site: Site) -> bool:
     """Whether what makes ``fault``, if it lasts, makes a call of ``site`` fail too (pure)."""
-    if site == fault.site:
+    if (site.deed, site.to) == (fault.site.deed, fault.site.to):
         return True
     if fault.errno == errno.EMFILE:
         return site.deed in _DESCRIPTORS
@@ -142,14 +148,13 @@ def like(fault: Fault, site: Site) -> bool:
     return False
 
 
-class _Tracee:
-    """The child as it stands at a system call."""
+class _Descriptors:
+    """What a command's descriptors are, which its threads share."""
 
-    def __init__(self, pid: int, environment: Mapping[str, str]) -> None:
-        self.pid = pid
-        self._sockets: dict[int, str] = {}
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.sockets: dict[int, str] = {}
         known = {**os.environ, **environment}
-        self._places = [
+        self.places = [
             (known["HVTX_STATE_DIR"], "store"),
             (known["HVTX_RUN_DIR"], "run"),
             (known["XTABLES_LOCKFILE"], "xtables-lock"),
@@ -163,14 +168,24 @@ class _Tracee:
             *((prefix, "code") for prefix in (sys.prefix, sys.base_prefix, "/usr", "/lib", "/etc")),
             (str(Path(__file__).parents[2]), "code"),
         ]
+
+
+class _Tracee:
+    """A thread of the child as it stands at a system call."""
+
+    def __init__(self, tid: int, descriptors: _Descriptors, *, main: bool) -> None:
+        self.tid = tid
+        self._sockets, self._places = descriptors.sockets, descriptors.places
+        self.entering = self.fails = False
+        self._counts, self._inside = main, not main
         self.registers = _Registers()
 
     def fetch(self) -> _Registers:
-        _LIBC.ptrace(_GETREGS, self.pid, 0, ctypes.addressof(self.registers))
+        _LIBC.ptrace(_GETREGS, self.tid, 0, ctypes.addressof(self.registers))
         return self.registers
 
     def store(self) -> None:
-        _LIBC.ptrace(_SETREGS, self.pid, 0, ctypes.addressof(self.registers))
+        _LIBC.ptrace(_SETREGS, self.tid, 0, ctypes.addressof(self.registers))
 
     def note_socket(self) -> None:
         """After socket(2): which kind its descriptor is."""
@@ -181,6 +196,11 @@ class _Tracee:
 
     def site(self) -> Site | None:
         """What the call at hand is; None for what is of no interest."""
+        self._counts = self._counts or _CALLS.get(self.registers.orig_rax) == "ENTER"
+        found = self._site() if self._counts else None
+        return None if found is None else found._replace(inside=self._inside)
+
+    def _site(self) -> Site | None:
         registers = self.registers
         number = registers.orig_rax
         if number == _MMAP:
@@ -199,6 +219,8 @@ class _Tracee:
                 return Site("socket", _SOCKETS.get((registers.rdi, registers.rdx), "local"))
             if deed == "BPF":
                 return Site("bpf", "kernel")
+            if deed == "ENTER":
+                return Site("enter", "namespace")
             return Site(deed.lower(), "process" if deed in ("SPAWN", "IDENTIFY") else "gate")
         return self._by_descriptor(deed)
 
@@ -227,7 +249,7 @@ class _Tracee:
 
     def _of_descriptor(self, descriptor: int) -> str:
         try:
-            target = os.readlink(f"/proc/{self.pid}/fd/{descriptor}")
+            target = os.readlink(f"/proc/{self.tid}/fd/{descriptor}")
         except OSError:
             return "nothing"
         if target.startswith("socket:"):
@@ -235,7 +257,7 @@ class _Tracee:
         return self._of_text(target)
 
     def _of_path(self, address: int) -> str:
-        with open(f"/proc/{self.pid}/mem", "rb", buffering=0) as memory:
+        with open(f"/proc/{self.tid}/mem", "rb", buffering=0) as memory:
             memory.seek(address)
             try:
                 raw = memory.read(4096)
@@ -264,55 +286,98 @@ def run_injected(
         os.kill(os.getpid(), signal.SIGSTOP)
         child(arguments, environment, out, err)
     os.waitpid(pid, 0)
-    _LIBC.ptrace(_SETOPTIONS, pid, 0, _SYSGOOD | _EXITKILL)
-    calls, failed = _step(_Tracee(pid, environment), fault)
-    _, status = os.waitpid(pid, 0)
+    _LIBC.ptrace(_SETOPTIONS, pid, 0, _SYSGOOD | _EXITKILL | _CLONE)
+    steps = _Steps(pid, environment, fault)
+    steps.go()
+    status = os.waitpid(pid, 0)[1] if steps.status is None else steps.status
     code = os.waitstatus_to_exitcode(status)
-    return Injected(Ran(code, text_of(out), text_of(err)), calls, failed)
+    return Injected(Ran(code, text_of(out), text_of(err)), steps.calls, steps.failed)
 
 
-def _step(tracee: _Tracee, fault: Fault | None) -> tuple[list[Site], int]:
-    """Go through the calls until the child ends, or a fault that does not last has happened.
+class _Steps:
+    """The way through a run's calls, until the child ends or a fault that does not last is past."""
 
-    The child's status is left to be collected.
-    """
-    calls: list[Site] = []
-    counts: Counter[Site] = Counter()
-    failed, entering, deliver, fails = 0, False, 0, False
-    while True:
-        _LIBC.ptrace(_SYSCALL, tracee.pid, 0, deliver)
-        seen = os.waitid(os.P_PID, tracee.pid, os.WEXITED | os.WSTOPPED | os.WNOWAIT)
-        if seen is None or seen.si_code in (os.CLD_EXITED, os.CLD_KILLED, os.CLD_DUMPED):
-            return calls, failed
-        _, status = os.waitpid(tracee.pid, 0)
-        deliver = 0
-        if os.WSTOPSIG(status) != _AT_SYSCALL:
-            deliver = os.WSTOPSIG(status)
-            continue
-        entering = not entering
-        if not entering:
-            if fails:
-                fails = False
-                assert fault is not None
-                tracee.fetch().rax = ctypes.c_ulong(-fault.errno).value
-                tracee.store()
-                failed += 1
-                if not fault.lasting:
-                    _LIBC.ptrace(_DETACH, tracee.pid, 0, 0)
-                    return calls, failed
-            elif _CALLS.get(tracee.registers.orig_rax) == "SOCKET":
-                tracee.note_socket()
-            continue
-        tracee.fetch()
+    def __init__(self, pid: int, environment: Mapping[str, str], fault: Fault | None) -> None:
+        self._pid, self._fault = pid, fault
+        self._descriptors = _Descriptors(environment)
+        self._tracees = {pid: _Tracee(pid, self._descriptors, main=True)}
+        self._counts: Counter[Site] = Counter()
+        self.calls: list[Site] = []
+        self.failed = 0
+        self.status: int | None = None  # of the child; None where it is left to be collected
+
+    def go(self) -> None:
+        """Step, until nothing is traced any more."""
+        _LIBC.ptrace(_SYSCALL, self._pid, 0, 0)
+        while self._tracees:
+            tid, status = self._next()
+            if os.WIFEXITED(status) or os.WIFSIGNALED(status):
+                del self._tracees[tid]
+                if tid == self._pid:
+                    self.status = status
+                continue
+            deliver = self._stands(self._tracees[tid], status)
+            done = self._fault is not None and not self._fault.lasting and self.failed
+            if done:
+                del self._tracees[tid]
+            _LIBC.ptrace(_DETACH if done else _SYSCALL, tid, 0, deliver)
+
+    def _next(self) -> tuple[int, int]:
+        """The next thread that stops or ends; others of our children are not waited for."""
+        if len(self._tracees) == 1:
+            (tid,) = self._tracees
+            return os.waitpid(tid, _WALL)
+        while True:  # the child's own alarm ends it
+            for tid in tuple(self._tracees):
+                found, status = os.waitpid(tid, _WALL | os.WNOHANG)
+                if found:
+                    return found, status
+            os.sched_yield()
+
+    def _stands(self, tracee: _Tracee, status: int) -> int:
+        """What is to be done where a thread stands; the signal that it is to get."""
+        if os.WSTOPSIG(status) == _AT_SYSCALL:
+            tracee.entering = not tracee.entering
+            if tracee.entering:
+                self._enters(tracee)
+            else:
+                self._leaves(tracee)
+            return 0
+        if status >> 16:
+            self._begins(tracee)
+            return 0
+        return os.WSTOPSIG(status)
+
+    def _begins(self, parent: _Tracee) -> None:
+        """A new thread, which stops by itself."""
+        message = ctypes.c_ulong()
+        _LIBC.ptrace(_GETEVENTMSG, parent.tid, 0, ctypes.addressof(message))
+        tid = int(message.value)
+        os.waitpid(tid, _WALL)
+        self._tracees[tid] = _Tracee(tid, self._descriptors, main=False)
+        _LIBC.ptrace(_SYSCALL, tid, 0, 0)
+
+    def _enters(self, tracee: _Tracee) -> None:
+        registers = tracee.fetch()
         site = tracee.site()
         if site is None:
-            continue
-        calls.append(site)
-        counts[site] += 1
-        if fault is not None and _hit(fault, site, counts[site], failed):
-            fails = True
-            tracee.registers.orig_rax = ctypes.c_ulong(-1).value
+            return
+        self.calls.append(site)
+        self._counts[site] += 1
+        if self._fault is not None and _hit(self._fault, site, self._counts[site], self.failed):
+            tracee.fails = True
+            registers.orig_rax = ctypes.c_ulong(-1).value
             tracee.store()
+
+    def _leaves(self, tracee: _Tracee) -> None:
+        if tracee.fails:
+            assert self._fault is not None
+            tracee.fails = False
+            tracee.fetch().rax = ctypes.c_ulong(-self._fault.errno).value
+            tracee.store()
+            self.failed += 1
+        elif _CALLS.get(tracee.registers.orig_rax) == "SOCKET":
+            tracee.note_socket()
 
 
 def _hit(fault: Fault, site: Site, nth: int, failed: int) -> bool:

@@ -18,6 +18,7 @@ import pytest
 
 from hvtx import Conflict, Host, HostRefused, NotFound, PartialFailure, UsageError
 from hvtx.cni.runtime_config import limits
+from hvtx.host import network_namespace, nsid
 from hvtx.model.attachment import Attached, AttachmentKey, AttachmentRequest, PodLabels, TapRequest
 from hvtx.model.policy import Limits
 from hvtx.model.vm import Publish
@@ -41,6 +42,14 @@ def host(request: pytest.FixtureRequest, netns: None) -> Iterator[Host]:
 @pytest.fixture
 def box(netns: None) -> Iterator[lab.Namespace]:
     """A container's network namespace."""
+    made = lab.Namespace()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def later(netns: None) -> Iterator[lab.Namespace]:
+    """The namespace of a container that comes later."""
     made = lab.Namespace()
     yield made
     made.close()
@@ -244,6 +253,66 @@ def test_a_namespace_that_has_gone_proves_death(host: Host, box: lab.Namespace) 
     assert vms(host) == []
     assert host.gc.plan().plan.acting() == []
     assert not lab.difference(before, lab.dump())
+
+
+def numbered(box: lab.Namespace) -> int:
+    """The id that the kernel gives a namespace by itself, where somebody lists a pair into it."""
+    lab.run("ip", "link", "add", "theirs", "type", "veth", "peer", "x", "netns", str(box.pid))
+    lab.run("ip", "link", "show", "theirs")
+    lab.run("ip", "link", "del", "theirs")
+    with nsid.ids() as ids, network_namespace.opened(path_of(box)) as namespace:
+        number = ids.of(namespace)
+    assert number is not None
+    return number
+
+
+def test_an_id_that_the_kernel_gives_again_proves_no_life(
+    host: Host, box: lab.Namespace, later: lab.Namespace
+) -> None:
+    """The next container that lives has the id of the one before: that one is dead all the same."""
+    host.network.create("pods", SUBNETS)
+    before = lab.dump()
+    number = numbered(box)
+    made = add(host, box)
+    gone(box, made.host_device)
+    assert numbered(later) == number
+    assert host.vm.show(made.vm).state == "crashed"
+    assert "another one has the id" in str(host.explain(KEY.container).evidence)
+    after = add(host, later, KEY._replace(container="later"))
+    host.gc.apply()
+    assert vms(host) == [after.vm]
+    assert host.vm.show(after.vm).state == "running"
+    host.attachments.delete(KEY._replace(container="later"))
+    assert not lab.difference(before, lab.dump())
+
+
+def test_who_lost_its_interface_lives_by_the_id_that_it_has(host: Host, box: lab.Namespace) -> None:
+    """Another owner's GC took it: it is looked for who has the id, and it is the one on record."""
+    numbered(box)
+    made = add(host, box)
+    lab.run("ip", "link", "del", made.host_device)
+    assert host.vm.show(made.vm).state == "running"
+    assert host.gc.plan().plan.acting() == []
+
+
+def test_whose_id_it_is_may_not_be_found(
+    host: Host, box: lab.Namespace, later: lab.Namespace
+) -> None:
+    """Held by a descriptor alone, it has no path: the dead one stays, till the id is free."""
+    number = numbered(box)
+    made = add(host, box)
+    gone(box, made.host_device)
+    assert numbered(later) == number
+    held = os.open(path_of(later), os.O_RDONLY)
+    later.close()
+    assert host.vm.show(made.vm).state == "running"
+    assert host.gc.plan().plan.acting() == []
+    os.close(held)
+    deadline = time.monotonic() + 10
+    while host.vm.show(made.vm).state == "running" and time.monotonic() < deadline:
+        time.sleep(0.005)
+    host.gc.apply()
+    assert vms(host) == []
 
 
 def test_a_list_tells_each_attachment_by_its_own_namespace(host: Host, box: lab.Namespace) -> None:
@@ -540,6 +609,13 @@ def test_explain_knows_a_container_and_its_pod(host: Host, box: lab.Namespace, a
         why = host.explain(one).why
         assert f"`hvtx vm rm {made.vm} --force`" in why
         assert "vm stop" not in why
+
+
+def test_what_has_ended_of_a_container_is_its_namespace(host: Host, box: lab.Namespace) -> None:
+    gone(box, add(host, box).host_device)
+    told = str(host.explain(KEY.container))
+    assert "whose network namespace is gone" in told
+    assert "process" not in told
 
 
 FRAMES = r"""

@@ -172,3 +172,19 @@ def test_errors_of_the_library(one: Recorded, problem: Any, code: int) -> None:
     assert caught.value.code == code
     assert caught.value.msg == problem.message
     assert caught.value.details == errors.of_library(problem).details
+
+
+def test_a_hint_names_the_store_of_the_configuration() -> None:
+    """Of the library's errors, and of the plugin's own."""
+    own = Recorded(
+        recorded.CRI_ADD.environment, {**recorded.CRI_ADD.stdin, "stateDir": "/srv/pods"}
+    )
+    with pytest.raises(CniError) as met:
+        ask(own, StandIn(Conflict("a", hint="by hand: hvtx vm rm a --force")))
+    assert met.value.details == "by hand: hvtx --state-dir /srv/pods vm rm a --force"
+    host = StandIn()
+    host.missing = (Missing("a is gone", "hvtx repair a"),)
+    check = {**own.stdin, "prevResult": result("1.0.0", NETNS, MADE, None, {})}
+    with pytest.raises(CniError) as met:
+        ask(Recorded({**own.environment, "CNI_COMMAND": "CHECK"}, check), host)
+    assert "hvtx --state-dir /srv/pods repair a" in met.value.details

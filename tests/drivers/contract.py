@@ -459,9 +459,11 @@ def test_a_pair_is_made_as_recorded(world: World, pair: Resource) -> None:
     assert (seen.name, seen.kind, seen.alias) == (VETH, "veth", pair.mark)
     assert (seen.master, seen.mtu, seen.mac) == (INDEX, 1500, "fe:00:00:00:00:0c")
     assert (seen.up, seen.group) == (True, 0x68767478)
+    cookie = pair.observed["cookie"]  # of the namespace that the peer is in
     assert pair.observed == {
-        "ifindex": VETH_INDEX, "mac": "fe:00:00:00:00:0c", "guarded": False
+        "ifindex": VETH_INDEX, "mac": "fe:00:00:00:00:0c", "guarded": False, "cookie": cookie
     }  # fmt: skip
+    assert cookie > 0
 
 
 def test_before_its_alias_stands_a_pair_is_told_by_mac_and_group(

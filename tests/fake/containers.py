@@ -72,6 +72,12 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         kernel.alive()
         yield FakeIds(kernel)
 
+    def cookies(wanted: Collection[int], ids: FakeIds) -> dict[int, int]:
+        del ids
+        kernel.alive()
+        there = [one for one in kernel.namespaces.values() if one.nsid in wanted]
+        return {one.nsid: one.number for one in there if one.nsid is not None}
+
     def create(pair: Pair, namespace: int, links: object) -> None:
         del links
         there = _numbered(kernel, namespace)
@@ -96,6 +102,7 @@ def doors(kernel: Kernel) -> dict[str, Any]:
             raise OSError(errno.ENODEV, f"{name} is gone")
 
     return {
+        "hvtx.host.held_namespaces.cookies": cookies,
         "hvtx.host.network_namespace.opened": opened,
         "hvtx.host.network_namespace.is_own": lambda _: False,
         "hvtx.host.network_namespace.inside": inside,

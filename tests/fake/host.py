@@ -271,7 +271,8 @@ class FakeProc:
         return self._kernel.boot_id
 
     def netns_cookie(self) -> int:
-        return self._kernel.netns
+        inside = self._kernel.inside
+        return self._kernel.netns if inside is None else inside.number
 
     def look(self, pid: int) -> ProcessFacts:
         return self._kernel.look(pid)

@@ -1,6 +1,6 @@
 """Attachments as a command of the tests' own: what a runtime asks for, as a command line.
 
-``attachments add PATH [CONTAINER]``, ``del [CONTAINER]``, ``gc``: each is the library's verb of that
+``attachments add PATH [CONTAINER [TAP]]``, ``del [CONTAINER]``, ``gc``: each is the library's verb of that
 name, and ends with the exit code of its error; ``gc`` with 9 where it could not see or do all.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from hvtx.api import Host
 from hvtx.cli.main import run as run_cli
 from hvtx.errors import HvtxError, PartialFailure
-from hvtx.model.attachment import AttachmentKey, AttachmentRequest, PodLabels
+from hvtx.model.attachment import AttachmentKey, AttachmentRequest, PodLabels, TapRequest
 from hvtx.model.vm import Publish
 
 WORD = "attachments"  # the first word of such a command line
@@ -26,12 +26,15 @@ def key_of(container: str) -> AttachmentKey:
     return KEY._replace(container=container)
 
 
-def request(netns: str, container: str = KEY.container) -> AttachmentRequest:
-    """What the tests' runtime asks for."""
+def request(netns: str, container: str = KEY.container, tap: str = "") -> AttachmentRequest:
+    """What the tests' runtime asks for; with the name of a TAP device, for a VM in the container."""
     port = _PORTS.get(container)
     ports = () if port is None else (Publish("tcp", None, port, 80),)
     pod = PodLabels("web-0", "default", "uid-1")
-    return AttachmentRequest(key_of(container), "net", netns, SUBNETS, publish=ports, pod=pod)
+    inner = TapRequest(tap) if tap else None
+    return AttachmentRequest(
+        key_of(container), "net", netns, SUBNETS, publish=ports, pod=pod, tap=inner
+    )
 
 
 def run(words: Sequence[str]) -> int:

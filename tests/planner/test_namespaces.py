@@ -19,6 +19,7 @@ EARLIER = Epoch(1, "this-boot", 6, recovered=True)
 OTHER = Epoch(3, "other-boot", 6, recovered=True)
 LIVES = {life.id: life for life in (NOW, EARLIER, OTHER)}
 THERE, GONE = ProcessFacts(True), ProcessFacts(False)
+ANOTHER = ProcessFacts(True, another=True)
 UNSEEN = ProcessFacts(False, error="not permitted")
 MOVED = ProcessFacts(False, error="the peer of hvx lives", elsewhere=True)
 
@@ -41,6 +42,8 @@ def judged(row: Resource, seen: ProcessFacts) -> Liveness:
         (row(), UNSEEN, Liveness.UNKNOWN),
         (row(), MOVED, Liveness.UNKNOWN),
         (row(State.RELEASING), MOVED, Liveness.DEAD),
+        (row(), ANOTHER, Liveness.DEAD),
+        (row(life=EARLIER.id), ANOTHER, Liveness.UNKNOWN),
         (row(life=EARLIER.id), GONE, Liveness.UNKNOWN),  # the id was counted elsewhere
         (row(life=EARLIER.id), THERE, Liveness.UNKNOWN),
         (row(life=OTHER.id), THERE, Liveness.DEAD),  # somebody else's by now

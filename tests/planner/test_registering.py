@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hvtx.model.block import Block, BlockState, Held, Pool
-from hvtx.planner.registering import registration, words_of
+from hvtx.planner.registering import guests_of, registration, words_of
 
 POOL = Pool("lab", "10.64.0.0/16", 26)
 OURS, OTHER = "aaaaaaaaaa", "bbbbbbbbbb"
@@ -58,3 +58,10 @@ def test_a_block_of_no_network_on_record_is_not_wanted() -> None:
 @pytest.mark.parametrize("state", [s for s in BlockState if s is not BlockState.COMMITTED])
 def test_only_what_is_had_is_spoken_of(state: BlockState) -> None:
     assert found(block(0, state)) == ((), (), ())
+
+
+def test_of_a_block_of_an_older_store_not_all_guests_are_known() -> None:
+    assert guests_of(block(0)) == "it has no guests"
+    assert "no guests on record, but the store was put back" in guests_of(
+        block(0)._replace(kept=True)
+    )

@@ -20,7 +20,7 @@ from functools import partial
 
 from hvtx.drivers.base import Host
 from hvtx.errors import Conflict, Contended, HostRefused, HvtxError, NotFound, NotPermitted
-from hvtx.host import failpoint, network_namespace, nsid, veth
+from hvtx.host import failpoint, network_namespace, nsid, procfs, veth
 from hvtx.host.links import Links, named_again
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.container import veth_spec
@@ -51,7 +51,7 @@ class VethDriver:
         del host
 
     def create(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
-        """Make the pairs; returns ``{"ifindex", "mac", "guarded", "summed"}`` each."""
+        """Make the pairs; returns ``{"ifindex", "mac", "guarded", "summed", "cookie"}`` each."""
         from hvtx.drivers.tap import filters
 
         with closing(Links()) as links, filters.program() as program:
@@ -80,10 +80,10 @@ class VethDriver:
                 failpoint.reach("marked:veth")
                 guarded = filters.guard(program, row, links)
                 given = [veth.PeerAddress(*each) for each in spec["peer_addresses"]]
-                network_namespace.inside(namespace, partial(_furnish, row, given))
+                inside = network_namespace.inside(namespace, partial(_furnish, row, given))
         except OSError as problem:
             raise _refused(row, problem) from problem
-        return {"ifindex": spec["ifindex"], "mac": spec["mac"], **guarded}
+        return {"ifindex": spec["ifindex"], "mac": spec["mac"], **guarded, **inside}
 
     def repair(self, row: Resource, *, master: int, guard: Mapping[str, Any] | None) -> bool:
         """Give the host's end what others changed of it; False if it is another by now. OSError."""
@@ -130,14 +130,23 @@ class VethDriver:
         return outcomes
 
 
-def _furnish(row: Resource, given: list[veth.PeerAddress]) -> None:
-    """The peer's own settings, and a TAP beside it where it is for a VM. OSError, Conflict."""
+def _furnish(row: Resource, given: list[veth.PeerAddress]) -> dict[str, int]:
+    """The peer's own settings, and a TAP beside it where it is for a VM. OSError, Conflict.
+
+    Returns ``{"cookie"}`` of the namespace, where the kernel has them (Linux 5.14).
+    """
     spec = veth_spec(row)
     veth.furnish(spec["peer"], row.mark, given)
     if (tap := spec.get("tap")) is not None:
         from hvtx.drivers.tap import inner
 
         inner.make(spec, tap, row.mark)
+    try:
+        return {"cookie": procfs.netns_cookie()}
+    except OSError as problem:
+        if problem.errno != errno.ENOPROTOOPT:
+            raise
+        return {}
 
 
 def _make(pair: veth.Pair, namespace: int, links: Links, row: Resource) -> None:

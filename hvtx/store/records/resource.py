@@ -143,8 +143,9 @@ def processes_of_vm(sql: sqlite3.Connection, vm: str) -> list[Resource]:
 
 
 def evidence_of_vm(sql: sqlite3.Connection, vm: str) -> list[Resource]:
-    """The live rows by which a VM lives: of its processes, and of its network namespace."""
-    return _found(sql, f"vm = ? AND kind IN ('{Kind.PROCESS}', '{Kind.NETNS}')", (vm,))
+    """The live rows by which a VM lives: of processes, of a namespace and of what is in it."""
+    kinds = f"'{Kind.PROCESS}', '{Kind.NETNS}', '{Kind.VETH}'"
+    return _found(sql, f"vm = ? AND kind IN ({kinds})", (vm,))
 
 
 def published_in(sql: sqlite3.Connection, network: str | None) -> list[Resource]:
