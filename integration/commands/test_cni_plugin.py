@@ -74,6 +74,7 @@ def test_version_is_answered_with_everything_closed(plugin: Plugin) -> None:
         ({}, b"", 4),
         ({"CNI_COMMAND": "ADD"}, b"{}", 4),
         ({"CNI_COMMAND": "STATUS"}, b"", 6),
+        ({"CNI_COMMAND": "STATUS"}, b'{"cniVersion": "1.1.0", "name', 6),
         ({"CNI_COMMAND": "STATUS"}, b'{"cniVersion":"1.0.0","name":"lan"}', 1),
     ],
 )
