@@ -585,6 +585,21 @@ def test_a_tap_beside_the_interface_is_the_same_wire(host: Host, box: lab.Namesp
     assert add(host, box, tap=TapRequest()).tap in links(box)
 
 
+def test_check_tells_what_is_wrong_with_the_tap(host: Host, box: lab.Namespace) -> None:
+    request = request_for(box, tap=TapRequest("tap0"))
+    made = host.attachments.add(request)
+    assert host.attachments.check(request) == ()
+    for change, words in (
+        (("set", "tap0", "down"), "is down"),
+        (("set", "tap0", "alias", "another's"), 'is another interface: its alias is "another\'s"'),
+        (("delete", "tap0"), "is gone"),
+    ):
+        box.run("ip", "link", *change)
+        (found,) = host.attachments.check(request)
+        assert found.what == f"the TAP device tap0 in {request.netns} {words}"
+        assert found.mend.startswith(f"hvtx vm rm {made.vm} --force; ")
+
+
 def test_the_tap_of_another_interface_is_not_taken(host: Host, box: lab.Namespace) -> None:
     """Nobody needs to hold it: its VM may be about to. Once its interface has gone, it is free."""
     request = TapRequest("vm0")

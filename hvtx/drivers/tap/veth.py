@@ -23,7 +23,7 @@ from hvtx.errors import Conflict, Contended, HostRefused, HvtxError, NotFound, N
 from hvtx.host import failpoint, network_namespace, nsid, veth
 from hvtx.host.links import Links, named_again
 from hvtx.host.netlink import DumpInterrupted
-from hvtx.model.container import veth_spec
+from hvtx.model.container import NO_NAMESPACE, veth_spec
 from hvtx.model.resource import (
     BRIDGE_GROUP,
     GONE,
@@ -51,7 +51,7 @@ class VethDriver:
         del host
 
     def create(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
-        """Make the pairs; returns ``{"ifindex", "mac", "guarded", "summed"}`` each."""
+        """Make the pairs; returns a ``VethObserved`` each."""
         from hvtx.drivers.tap import filters
 
         with closing(Links()) as links, filters.program() as program:
@@ -80,10 +80,11 @@ class VethDriver:
                 failpoint.reach("marked:veth")
                 guarded = filters.guard(program, row, links)
                 given = [veth.PeerAddress(*each) for each in spec["peer_addresses"]]
-                network_namespace.inside(namespace, partial(_furnish, row, given))
+                stay = network_namespace.inside(namespace, partial(_furnish, row, given))
         except OSError as problem:
             raise _refused(row, problem) from problem
-        return {"ifindex": spec["ifindex"], "mac": spec["mac"], **guarded}
+        others = {"others_default": stay} if stay else {}
+        return {"ifindex": spec["ifindex"], "mac": spec["mac"], **guarded, **others}
 
     def repair(self, row: Resource, *, master: int, guard: Mapping[str, Any] | None) -> bool:
         """Give the host's end what others changed of it; False if it is another by now. OSError."""
@@ -130,14 +131,18 @@ class VethDriver:
         return outcomes
 
 
-def _furnish(row: Resource, given: list[veth.PeerAddress]) -> None:
-    """The peer's own settings, and a TAP beside it where it is for a VM. OSError, Conflict."""
+def _furnish(row: Resource, given: list[veth.PeerAddress]) -> list[int]:
+    """The peer's own settings, and a TAP beside it where it is for a VM. OSError, Conflict.
+
+    Returns the families that have a default route by another interface.
+    """
     spec = veth_spec(row)
-    veth.furnish(spec["peer"], row.mark, given)
+    stay = veth.furnish(spec["peer"], row.mark, given)
     if (tap := spec.get("tap")) is not None:
         from hvtx.drivers.tap import inner
 
         inner.make(spec, tap, row.mark)
+    return stay
 
 
 def _make(pair: veth.Pair, namespace: int, links: Links, row: Resource) -> None:
@@ -226,6 +231,7 @@ def _refused(row: Resource, problem: OSError) -> HvtxError:
         return NotFound(
             f"there is no network namespace {spec['netns']}",
             hint="give the path of a network namespace that exists (CNI_NETNS)",
+            code=NO_NAMESPACE,
         )
     if code == errno.EXFULL:
         message, hint = no_port_left(spec["bridge"], f"the veth pair {name}")
