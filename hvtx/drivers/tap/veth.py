@@ -8,7 +8,8 @@ The host's end gets the settings and filters of a TAP's. That for checksums too:
 virtio-net header here, but a packet socket with one (PACKET_VNET_HDR), which CAP_NET_RAW allows,
 asks the same of the host.
 
-Removing: by the index, if the device carries the mark. Nothing can hold it.
+Removing: by the index, if the device carries the mark. Nothing can hold it. A VM's TAP device in
+the namespace goes with it, if it is found.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ from hvtx.model.typed import TYPE_CHECKING, Any
 from hvtx.model.vm import no_port_left
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from hvtx.drivers.tap.standing import Above
     from hvtx.host.link_settings import LinkSettingsSocket
     from hvtx.model.link_settings import Wanted
@@ -121,6 +124,8 @@ class VethDriver:
             with closing(Links()) as links, devices_above(links) as above:
                 for row in resources:
                     outcomes[row.id] = _release(row, links, above)
+                    if outcomes[row.id].gone:
+                        _leave_namespace(row)
                 for master in {
                     spec["master"] for spec in map(veth_spec, resources) if "master" in spec
                 }:
@@ -139,10 +144,15 @@ def _furnish(row: Resource, given: list[veth.PeerAddress]) -> list[int]:
     spec = veth_spec(row)
     stay = veth.furnish(spec["peer"], row.mark, given)
     if (tap := spec.get("tap")) is not None:
-        from hvtx.drivers.tap import inner
-
-        inner.make(spec, tap, row.mark)
+        _inner().make(spec, tap, row.mark)
     return stay
+
+
+def _inner() -> ModuleType:
+    """What is loaded for a VM in the container alone."""
+    from hvtx.drivers.tap import inner
+
+    return inner
 
 
 def _make(pair: veth.Pair, namespace: int, links: Links, row: Resource) -> None:
@@ -191,6 +201,13 @@ def _release(row: Resource, links: Links, above: Above) -> Outcome:
         return problem or _delete(seen, links)
     except (OSError, DumpInterrupted) as problem:
         return Outcome(False, "observe-failed", f"{row.key}: {problem}")
+
+
+def _leave_namespace(row: Resource) -> None:
+    """Remove what would be left in the namespace, as far as it is found: a VM's TAP device."""
+    spec = veth_spec(row)
+    if (tap := spec.get("tap")) is not None:
+        _inner().leave(spec, tap, row.mark)
 
 
 def _delete(seen: Link, links: Links) -> Outcome:
