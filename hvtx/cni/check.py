@@ -1,8 +1,7 @@
 """What CHECK finds in a ``prevResult`` beside what the library finds in the host (pure).
 
-A later plugin may have added interfaces, addresses and routes (of another MAC inside the library
-tells). What hvtx itself answered must still be named as it was, or the runtime's record is of
-another ADD than the host's.
+A later plugin may have added interfaces, addresses and routes. What hvtx itself answered must still
+be named as it was, or the runtime's record is of another ADD than the host's.
 """
 
 from __future__ import annotations
@@ -19,20 +18,25 @@ def differences(asked: AttachmentRequest, there: Attached, previous: Previous) -
         if not one.get("sandbox")
     }
     inside = {
-        str(one.get("name")) for one in previous.interfaces if one.get("sandbox") == asked.netns
+        str(one.get("name")): str(one.get("mac") or "").lower()
+        for one in previous.interfaces
+        if one.get("sandbox") == asked.netns
     }
-    found = []
-    for name, mac in ((there.bridge, there.bridge_mac), (there.host_device, there.host_mac)):
-        if name not in host:
-            found.append(f"prevResult does not have the interface {name}")
-        elif host[name] not in ("", mac.lower()):
-            found.append(f"prevResult has {name} with MAC {host[name]}, and it has {mac}")
-    wanted = [asked.key.ifname, *([there.tap] if there.tap else ())]
-    found += [
-        f"prevResult does not have the interface {name} in {asked.netns}"
-        for name in wanted
-        if name not in inside
+    where = f" in {asked.netns}"
+    wanted = [
+        (host, there.bridge, there.bridge_mac, ""),
+        (host, there.host_device, there.host_mac, ""),
+        (inside, asked.key.ifname, there.mac, where),
     ]
+    if there.tap:
+        wanted.append((inside, there.tap, "", where))
+    found = []
+    for told_there, name, mac, place in wanted:
+        if name not in told_there:
+            found.append(f"prevResult does not have the interface {name}{place}")
+        elif mac and told_there[name] not in ("", mac.lower()):
+            said = told_there[name]
+            found.append(f"prevResult has {name}{place} with MAC {said}, and it was given {mac}")
     told = {str(one.get("address")) for one in previous.ips}
     found += [
         f"prevResult does not have the address {one.address}"

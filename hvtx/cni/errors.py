@@ -42,7 +42,8 @@ REFUSED = 104
 CHECK_FAILED = 105
 FAILED = 199
 
-_DAMAGED = "network-damaged"  # the library's word for what makes STATUS 51
+_NO_NAMESPACE = "no-namespace"
+_BY_WORD = {"network-damaged": LIMITED_CONNECTIVITY, _NO_NAMESPACE: ENVIRONMENT}  # the library's
 
 _CODES: tuple[tuple[type[HvtxError], int], ...] = (  # the first that fits
     (Busy, TRY_AGAIN),
@@ -78,10 +79,12 @@ class CniError(Exception):
 
 def of_library(problem: HvtxError) -> CniError:
     """An error of the library as CNI has it (pure)."""
-    code = LIMITED_CONNECTIVITY if problem.code == _DAMAGED else _code_of(problem)
+    code, message = _code_of(problem), problem.message
+    if problem.code == _NO_NAMESPACE:  # the specification wants the variable's name
+        message = f"CNI_NETNS: {message}"
     notes = getattr(problem, "__notes__", ())
     hint = "; ".join(filter(None, (problem.hint, *notes))) or _advice_of(problem)
-    return CniError(code, problem.message, hint)
+    return CniError(code, message, hint)
 
 
 def _advice_of(problem: HvtxError) -> str:
@@ -91,6 +94,8 @@ def _advice_of(problem: HvtxError) -> str:
 
 
 def _code_of(problem: HvtxError) -> int:
+    if problem.code in _BY_WORD:
+        return _BY_WORD[problem.code]
     return next((code for kind, code in _CODES if isinstance(problem, kind)), FAILED)
 
 

@@ -44,7 +44,11 @@ def run(environment: Mapping[str, str]) -> tuple[int, bytes]:
     """The exit code, and what is to stand on standard output."""
     version = None
     try:
-        call = parse_environment(environment)
+        try:
+            call = parse_environment(environment)
+        except CniError:
+            version = _version_asked(environment)
+            raise
         data = _read()
         if call.command == "VERSION":
             return 0, _written(versions(data))
@@ -66,6 +70,16 @@ def run(environment: Mapping[str, str]) -> tuple[int, bytes]:
         )
         return 1, _written(errors.document(bug, version))
     return 0, b"" if told is None else _written(told)
+
+
+def _version_asked(environment: Mapping[str, str]) -> str | None:
+    """In which version a runtime asked, whatever else it said; None where nobody knows."""
+    try:
+        if not environment.get("CNI_COMMAND") or os.isatty(0):  # a person tries the program
+            return None
+        return version_of(decode(_read()))
+    except CniError:
+        return None
 
 
 def _attachments(**settings: str) -> Attachments:

@@ -124,10 +124,10 @@ def _interfaces(netns: str, made: Attached) -> list[dict[str, Any]]:
 
 
 def _routes(made: Attached, there: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The default route of each family that no earlier plugin has told already."""
+    """The default route of each family that was made, and that no earlier plugin has told."""
     found: dict[int, dict[str, Any]] = {}
     for one in made.addresses:
         family = family_of(one.address)
-        if one.gateway and all(route.get("dst") != _EVERYTHING[family] for route in there):
+        if one.default and all(route.get("dst") != _EVERYTHING[family] for route in there):
             found.setdefault(family, {"dst": _EVERYTHING[family], "gw": one.gateway})
     return list(found.values())

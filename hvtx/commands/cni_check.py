@@ -14,9 +14,9 @@ from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.model.address import family_of
 from hvtx.model.attachment import AttachmentRequest, Missing
-from hvtx.model.container import namespace_id, veth_spec
+from hvtx.model.container import inner_tap, namespace_id, veth_spec
 from hvtx.model.plan import Snapshot
-from hvtx.model.resource import Kind, Resource, State
+from hvtx.model.resource import Kind, Link, Resource, State
 from hvtx.model.vm import Liveness, Vm
 
 
@@ -66,11 +66,16 @@ def _inside(
     """What is not as it was in the container's namespace. Raises NotFound, NotPermitted."""
     numbers = {namespace_id(row) for row in rows if row.kind == Kind.NETNS}
     spec = veth_spec(pair)
-    seen = netns.look_inside(request.netns, spec["peer"])
+    tap = inner_tap(rows)
+    seen = netns.look_inside(request.netns, spec["peer"], tap)
     if seen.nsid not in numbers:
         yield Missing(f"{request.netns} is another network namespace than that of ADD", anew)
         return
     name = f"{spec['peer']} in {request.netns}"
+    if tap is not None:
+        problem = _wrong_with_tap(seen.tap, pair.mark)
+        if problem is not None:
+            yield Missing(f"the TAP device {tap} in {request.netns} {problem}", anew)
     if seen.link is None:
         yield Missing(f"{name} is gone", anew)
         return
@@ -88,3 +93,12 @@ def _inside(
     for gateway in dict.fromkeys(gateway for _, gateway in spec["peer_addresses"]):
         if family_of(gateway) not in seen.worlds:
             yield Missing(f"{request.netns} has no default route by {gateway}", anew)
+
+
+def _wrong_with_tap(seen: Link | None, mark: str) -> str | None:
+    """What of the TAP device that a VM in the namespace is to have is not as ADD made it (pure)."""
+    if seen is None:
+        return "is gone"
+    if seen.kind != "tun" or seen.alias != mark:
+        return f"is another interface: its alias is {seen.alias!r}"
+    return None if seen.up else "is down"

@@ -146,9 +146,11 @@ def _of_port(sight: ExplainFacts, subject: Subject) -> list[str]:
     if row is None or row.kind != Kind.PUBLISH:
         return []
     facts = sight.snapshot.vms.get(row.vm or "")
-    runs = facts is not None and facts.liveness is not Liveness.DEAD
     own = not row.imported  # the ports of others' rules are held by nobody
-    held = port_holders.shown(row) if runs and own and row.life == sight.snapshot.life.id else []
+    held: list[str] = []
+    runs = own and row.life == sight.snapshot.life.id
+    if runs and facts is not None and facts.liveness is not Liveness.DEAD:
+        held = port_holders.shown_of_container(row) if facts.passing else port_holders.shown(row)
     return [*held, *(_translated_too(row) if own else ())]
 
 

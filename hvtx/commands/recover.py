@@ -110,6 +110,8 @@ def _blocks(runtime: Runtime, *, accept_rollback: bool) -> list[tuple[str, str]]
     found = blocks.settle(runtime, accept_rollback=accept_rollback)
     for words in found.done:
         notice.note(words)
+    if found.unasked:
+        notice.warning(f"cluster: {found.unasked}")
     return list(found.failed)
 
 

@@ -16,7 +16,7 @@ from hvtx.drivers.base import Host
 from hvtx.errors import Contended, HostRefused, HvtxError, NotFound, NotPermitted, UsageError
 from hvtx.host import network_namespace, nsid
 from hvtx.host.links import Links
-from hvtx.model.container import netns_spec
+from hvtx.model.container import NO_NAMESPACE, netns_spec
 from hvtx.model.resource import GONE, Link, Outcome, Resource
 from hvtx.model.typed import Any, NamedTuple
 
@@ -64,6 +64,7 @@ def _of_others(path: str) -> Iterator[int]:
                 f"{path} is the network namespace that hvtx works in, not a container's",
                 hint="give the path of the container's (CNI_NETNS); one that shares the host's"
                 " network needs no interface",
+                code=NO_NAMESPACE,
             )
         yield namespace
 
@@ -72,9 +73,9 @@ def refused(path: str, problem: OSError) -> HvtxError:
     """What it means that a namespace could not be opened, or given an id (pure)."""
     again = "give the path of a network namespace that exists (CNI_NETNS)"
     if problem.errno in (errno.ENOENT, errno.ENOTDIR):
-        return NotFound(f"there is no network namespace {path}", hint=again)
+        return NotFound(f"there is no network namespace {path}", hint=again, code=NO_NAMESPACE)
     if problem.errno in (errno.ENOTTY, errno.EINVAL, errno.ENXIO, errno.ELOOP, errno.EISDIR):
-        return NotFound(f"{path} is no network namespace", hint=again)
+        return NotFound(f"{path} is no network namespace", hint=again, code=NO_NAMESPACE)
     if problem.errno in (errno.EPERM, errno.EACCES):
         return NotPermitted(
             f"not permitted to work in the network namespace {path}",
@@ -90,30 +91,39 @@ class Inside(NamedTuple):
 
     nsid: int | None  # of the namespace; None where it has none
     link: Link | None
+    tap: Link | None  # the TAP device that was asked for, too
     addresses: frozenset[str]  # with prefix lengths
     worlds: frozenset[int]  # the families of which the namespace has a default route, by any device
 
 
-def look_inside(path: str, interface: str) -> Inside:
-    """An interface in the namespace at a path. Raises NotFound, NotPermitted, HostRefused."""
+def look_inside(path: str, interface: str, tap: str | None = None) -> Inside:
+    """An interface in the namespace at a path, and a TAP device beside it.
+
+    Raises NotFound, NotPermitted, HostRefused.
+    """
     try:
         with nsid.ids() as ids, network_namespace.opened(path) as namespace:
-            seen = network_namespace.inside(namespace, partial(_look, interface))
+            seen = network_namespace.inside(namespace, partial(_look, interface, tap))
             return Inside(ids.of(namespace), *seen)
     except OSError as problem:
         raise refused(path, problem) from problem
 
 
-def _look(interface: str) -> tuple[Link | None, frozenset[str], frozenset[int]]:
-    """In a thread that is inside. Raises OSError."""
+_Looked = tuple[Link | None, Link | None, frozenset[str], frozenset[int]]
+
+
+def _look(interface: str, tap: str | None) -> _Looked:
+    """In a thread that is inside: all of ``Inside`` but its first. Raises OSError."""
     from hvtx.host import devroutes  # CHECK alone looks inside
 
     worlds = frozenset(family for family in (4, 6) if devroutes.has_default(family))
     with closing(Links()) as links:
+        beside = None if tap is None else links.get(name=tap)
         seen = links.get(name=interface)
         if seen is None:
-            return None, frozenset(), worlds
-        return seen, frozenset(one.address for one in links.addresses(seen.ifindex)), worlds
+            return None, beside, frozenset(), worlds
+        own = frozenset(one.address for one in links.addresses(seen.ifindex))
+        return seen, beside, own, worlds
 
 
 def known_id(path: str) -> int | None:

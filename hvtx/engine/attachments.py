@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from hvtx.engine.runtime import Runtime
+from hvtx.model.address import family_of
 from hvtx.model.attachment import Attached, AttachedAddress, AttachmentKey
-from hvtx.model.container import veth_spec
+from hvtx.model.container import has_default, veth_spec
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.vm import Network, Vm
 from hvtx.planner.attaching import name_of
@@ -39,7 +40,10 @@ def told(vm: Vm, rows: Iterable[Resource], networks: Mapping[str, Network]) -> A
         host_mac=spec["mac"],
         mac=spec["peer_mac"],
         mtu=spec["mtu"],
-        addresses=tuple(AttachedAddress(*one) for one in spec["peer_addresses"]),
+        addresses=tuple(
+            AttachedAddress(address, gateway, has_default(row, family_of(gateway)))
+            for address, gateway in spec["peer_addresses"]
+        ),
         tap=spec["tap"]["name"] if "tap" in spec else None,
     )
 

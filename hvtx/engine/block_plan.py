@@ -44,5 +44,7 @@ def carry_out(
         notice.note(words)
     for what, why in found.failed:
         notice.warning(f"{what}: {why}")
+    if found.unasked:
+        notice.warning(f"cluster: {found.unasked}")
     known, doubted = runtime.read(rows.blocks), runtime.read(rows.is_doubted)
     return with_outcomes(blocks, known, doubted=doubted)

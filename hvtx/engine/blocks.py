@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 
 from hvtx.engine import block_machine
 from hvtx.engine.etcd_blocks import EtcdBlocks, held
+from hvtx.engine.etcd_hosts import UNREACHABLE
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.static_blocks import StaticBlocks
 from hvtx.errors import Busy, Conflict, HvtxError, NoRoom, UsageError
@@ -23,6 +24,7 @@ from hvtx.model.block import Block, BlockState, Pool, Who
 from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.vm import Network
 from hvtx.planner import blocks as decide
+from hvtx.planner.block_steps import steps
 from hvtx.planner.blocks import Difference
 from hvtx.store import blocks as rows
 from hvtx.store import history, leases, records
@@ -34,10 +36,15 @@ Source = EtcdBlocks | StaticBlocks
 
 
 class Settled(NamedTuple):
-    """What was brought to its end, in words, and what could not be: of what, and why."""
+    """What was brought to its end, in words, and what could not be: of what, and why.
+
+    ``unasked``: why nobody was asked whether the blocks are this host's still, where that was all
+    that there was to do; a host that is cut off goes on.
+    """
 
     done: tuple[str, ...] = ()
     failed: tuple[tuple[str, str], ...] = ()
+    unasked: str | None = None
 
 
 def pool_of(network: Network) -> Pool | None:
@@ -260,6 +267,8 @@ class Blocks:
             if only is None:
                 self.source.announce()
         except HvtxError as problem:
+            if problem.code == UNREACHABLE and not self._runtime.read(_is_due):
+                return Settled(tuple(done), unasked=problem.message)
             failed.append(("cluster", problem.message))
             if problem.code == "store-cloned" and self._is_this_machine():
                 self._doubt()
@@ -347,6 +356,12 @@ class Blocks:
         found = self._compare()
         lost = [_NOT_OURS.format(block.cidr) for block in found.lost]
         return lost + [f"block {one.cidr} is not on record: not used" for one in found.unrecorded]
+
+
+def _is_due(sql: Any) -> bool:
+    """Whether the record has something to be brought to its end."""
+    pools = {pool for one in records.networks(sql) if (pool := pool_of(one)) is not None}
+    return bool(steps(rows.blocks(sql), pools, doubted=rows.is_doubted(sql)))
 
 
 def settle(

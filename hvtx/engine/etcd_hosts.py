@@ -9,16 +9,18 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from hvtx.engine.etcd_values import members_of, number_of
 from hvtx.errors import Busy, Conflict, HostRefused, Refused
-from hvtx.host import etcd
+from hvtx.host import etcd, parallel
 from hvtx.host.etcd import Etcd, Kv, Reply, Unanswered
 from hvtx.model.block import Cluster, Member, Who
 from hvtx.model.typed import Any
 from hvtx.planner.blocks import FORGOTTEN
 
 NUMBER = 12  # digits of a claim's number
+UNREACHABLE = "cluster-unreachable"  # of an error: no endpoint answers
 
 
 class EtcdHosts:
@@ -105,16 +107,20 @@ class EtcdHosts:
         return self._members(self._read(etcd.below(self._key("hosts", ""))).found[0])
 
     def reached(self) -> dict[str, str | None]:
-        """Each endpoint: None if it answers, or why it does not."""
-        found: dict[str, str | None] = {}
-        for endpoint in self._cluster.endpoints:
+        """Each endpoint, all asked at once: None if it answers, or why it does not."""
+        found: dict[str, str | None] = dict.fromkeys(self._cluster.endpoints)
+
+        def ask(endpoint: str) -> None:
             try:
                 self._etcd.status(endpoint)
-                found[endpoint] = None
             except Unanswered as problem:
                 found[endpoint] = str(problem)
             except HostRefused as problem:
                 found[endpoint] = problem.message
+
+        for mistake in parallel.each([partial(ask, endpoint) for endpoint in found]):
+            if mistake is not None:
+                raise mistake
         return found
 
     def close(self) -> None:
@@ -202,7 +208,7 @@ class EtcdHosts:
             raise Busy(
                 f"no etcd answers ({problem})",
                 hint="hvtx cluster status tells which are reached",
-                code="cluster-unreachable",
+                code=UNREACHABLE,
             ) from problem
         self._saw(reply)
         return reply

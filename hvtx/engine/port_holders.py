@@ -295,6 +295,12 @@ def shown(row: Resource) -> list[str]:
     ]
 
 
+def shown_of_container(row: Resource) -> list[str]:
+    """The same of a container's port, which is nobody's to hold: its runtime may listen there."""
+    found = had_by([row])[row.id]
+    return [f"{words_of(found)} listens on it, too" if found else "its runtime may listen on it"]
+
+
 def had_by(rows: Sequence[Resource]) -> dict[int, list[Owner]]:
     """Programs that have the ports of rows which nobody holds, by row."""
     from hvtx.host import portowner

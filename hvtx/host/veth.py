@@ -69,11 +69,11 @@ def delete(ifindex: int, links: Links) -> None:
     links.channel.request(_DELLINK, 0, _IFINFO.pack(0, 0, ifindex, 0, 0))
 
 
-def furnish(name: str, alias: str, addresses: Iterable[PeerAddress]) -> None:
+def furnish(name: str, alias: str, addresses: Iterable[PeerAddress]) -> list[int]:
     """Mark the peer, bring it up and give it its addresses and routes.
 
     In a thread that is inside its namespace. A default route that is there, of an interface before
-    this one, stays. Raises OSError.
+    this one, stays; the families of these are returned. Raises OSError.
     """
     links = Links()
     try:
@@ -86,8 +86,9 @@ def furnish(name: str, alias: str, addresses: Iterable[PeerAddress]) -> None:
             _enable_ipv6(name)
         for one in given:
             _add_address(links.channel, seen.ifindex, one.address)
-        for one in given:
-            _add_default(links.channel, seen.ifindex, one.gateway)
+        gateways = dict.fromkeys(one.gateway for one in given)
+        stay = [one for one in gateways if not _add_default(links.channel, seen.ifindex, one)]
+        return [family_of(one) for one in stay]
     finally:
         links.close()
 
@@ -112,7 +113,8 @@ def _add_address(channel: Channel, ifindex: int, address: str) -> None:
     channel.request(_NEWADDR, CREATE | EXCL, body)
 
 
-def _add_default(channel: Channel, ifindex: int, gateway: str) -> None:
+def _add_default(channel: Channel, ifindex: int, gateway: str) -> bool:
+    """Make a default route; False where the family has one. Raises OSError."""
     family = _AF[family_of(gateway)]
     body = _RTMSG.pack(family, 0, 0, 0, _MAIN, _STATIC, _UNIVERSE, _UNICAST, 0)
     body += u32(_RTA_OIF, ifindex) + attribute(_RTA_GATEWAY, packed(gateway))
@@ -121,6 +123,8 @@ def _add_default(channel: Channel, ifindex: int, gateway: str) -> None:
     except OSError as problem:
         if problem.errno != errno.EEXIST:
             raise
+        return False
+    return True
 
 
 def _mac(mac: str) -> bytes:

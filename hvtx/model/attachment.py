@@ -58,6 +58,7 @@ class AttachedAddress(NamedTuple):
 
     address: str  # with prefix length: "10.77.0.2/24"
     gateway: str
+    default: bool = True  # the default route is by it; False: one by another interface stayed
 
 
 class Attached(NamedTuple):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hvtx.model.resource import Kind, Resource, TapSpec
+from hvtx.model.resource import DeviceObserved, Kind, Resource, TapSpec
 from hvtx.model.typed import NotRequired, TypedDict, cast
+
+NO_NAMESPACE = "no-namespace"  # of an error: what is named as a container's namespace is none
 
 
 class InnerTap(TypedDict):
@@ -31,6 +33,13 @@ class VethSpec(TapSpec):
     tap: NotRequired[InnerTap]
 
 
+class VethObserved(DeviceObserved, total=False):
+    """What was read back of a veth pair."""
+
+    others_default: list[int]  # families of which the namespace had a default route by another
+    cookie: int  # of the namespace that the peer was put into, from Linux 5.14
+
+
 class NetnsSpec(TypedDict):
     """A network namespace of somebody else's, by whose id an attachment lives; nothing is removed.
 
@@ -46,6 +55,11 @@ def veth_spec(row: Resource) -> VethSpec:
     """The spec of a row of kind ``veth``."""
     assert row.kind == Kind.VETH, row.kind
     return cast("VethSpec", row.spec)
+
+
+def has_default(row: Resource, family: int) -> bool:
+    """Whether the default route of a family was made with a veth pair; else another's stayed."""
+    return family not in cast("VethObserved", row.observed).get("others_default", ())
 
 
 def inner_tap(rows: Iterable[Resource]) -> str | None:

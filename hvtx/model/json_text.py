@@ -64,7 +64,9 @@ def loads(text: str | bytes, constant: Any = None) -> Any:
         scan = _scan if constant is None else _scanner(constant)
         try:
             value, end = scan(text, len(text) - len(text.lstrip(_SPACE)))
-        except StopIteration:  # its way to say that no value begins there
+        except (StopIteration, SystemError):
+            # Its ways to say that no value begins there, and that one goes on wrongly: without
+            # `json.decoder`, which has the exception for that, it fails and raises none (3.11).
             pass
         else:
             if not text[end:].strip(_SPACE):

@@ -107,9 +107,11 @@ def test_a_host_that_is_cut_off_goes_on_from_its_blocks(two: Lab) -> None:
     two.hvtx("h1", "vm", "start", "two")  # no waiting for anybody
     assert "Busy" not in two.hvtx("h1", "vm", "show", "two").out
     assert time.monotonic() - began < 20
+    assert "warning: cluster: no etcd answers" in two.hvtx("h1", "recover").err  # and no error
     while "error" not in (said := create_or_error(two, "h1")):
         pass
     assert "no etcd answers" in said
+    assert "no etcd answers" in two.hvtx("h1", "recover", code=9).out  # the claim is open
     assert "hint: hvtx cluster status" in said
     status = two.status("h1")
     assert "no etcd answers" in status["problem"]

@@ -74,6 +74,7 @@ def test_version_is_answered_with_everything_closed(plugin: Plugin) -> None:
         ({}, b"", 4),
         ({"CNI_COMMAND": "ADD"}, b"{}", 4),
         ({"CNI_COMMAND": "STATUS"}, b"", 6),
+        ({"CNI_COMMAND": "STATUS"}, b'{"cniVersion": "1.1.0", "name', 6),
         ({"CNI_COMMAND": "STATUS"}, b'{"cniVersion":"1.0.0","name":"lan"}', 1),
     ],
 )
@@ -165,6 +166,23 @@ def test_an_attachment_is_what_the_result_says(version: str, plugin: Plugin) -> 
         reach = f"import socket; socket.create_connection(({route['gateway']!r}, 9), 10)"
         with pytest.raises(AssertionError, match="ConnectionRefusedError"):
             inside.run("python3", "-c", reach)
+
+
+def test_a_route_of_another_interface_stays_and_is_not_told(plugin: Plugin) -> None:
+    with container() as inside:
+        for ifname, more, routes in (
+            ("eth0", {}, [{"dst": "0.0.0.0/0", "gw": "10.77.0.1"}]),
+            ("eth1", {"name": "pods", "network": "pods", "subnets": ["10.78.0.0/24"]}, []),
+        ):
+            asked = within(recorded.CTR_ADD, path_of(inside), **more)
+            asked.environment["CNI_IFNAME"] = ifname
+            told = done(plugin(asked))
+            assert told["routes"] == routes
+            check = recorded.call("CHECK", {**asked.stdin, "prevResult": told}, "default-web",
+                                  path_of(inside), ifname)  # fmt: skip
+            assert plugin(check) == Answer(0, None, "")
+        (route,) = json.loads(inside.run("ip", "-j", "route", "show", "default"))
+        assert (route["dev"], route["gateway"]) == ("eth0", "10.77.0.1")
 
 
 DELS = {
@@ -330,6 +348,8 @@ def test_what_cannot_be_changes_nothing(plugin: Plugin) -> None:
             one = within(recorded.CRI_ADD, path_of(inside), **more)
             one.environment["CNI_IFNAME"] = "eth1"
             refused(plugin(one), code)
+        for path in ("/run/netns/none", "/dev/null", "/proc/self/ns/net"):
+            assert "CNI_NETNS" in refused(plugin(within(recorded.CRI_ADD, path)), 4)
         # the kernel has the name already: the specification wants an error
         taken = within(recorded.CRI_ADD, path_of(inside))
         assert "eth0" in refused(plugin(taken), 100)

@@ -636,6 +636,30 @@ while time.monotonic() < end:
 """
 
 
+HOLD = r"""
+import fcntl, os, struct, sys
+tap = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(tap, 0x400454CA, struct.pack("16sH22x", sys.argv[1].encode(), 0x5002))
+print("holds", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def held(box: lab.Namespace, name: str) -> Iterator[None]:
+    """A TAP device in a container, open in another process."""
+    process = subprocess.Popen(
+        box.argv(sys.executable, "-c", HOLD, name),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "holds\n"
+    try:
+        yield
+    finally:
+        process.communicate()
+
+
 def test_a_tap_beside_the_interface_is_the_same_wire(host: Host, box: lab.Namespace) -> None:
     """A VM in the namespace has the container's MAC and address, by the TAP that ADD tells."""
     made = add(host, box, tap=TapRequest("tap0", 4711, 4712))
@@ -649,16 +673,36 @@ def test_a_tap_beside_the_interface_is_the_same_wire(host: Host, box: lab.Namesp
     stranger = (*asked[:5], "10.88.0.9", "10.88.0.1")
     assert box.run("timeout", "2", *stranger, check=False).strip() == ""
     host.attachments.delete(KEY)
-    again = add(host, box, tap=TapRequest("tap0"))  # what the first left is made anew
+    assert set(links(box)) == {"lo"}
+    add(host, box, tap=TapRequest("tap0"))
+    with held(box, "tap0"):
+        host.attachments.delete(KEY)
+        assert set(links(box)) == {"lo", "tap0"}
+    again = add(host, box, tap=TapRequest("tap0"))  # what the second left is made anew
     assert again.tap == "tap0"
     assert box.run(*asked[:4], again.mac.replace(":", ""), address, "10.88.0.1").strip()
-    host.attachments.delete(KEY)
     box.run("ip", "link", "set", "tap0", "alias", "another's")
+    host.attachments.delete(KEY)
     inside = links(box)
     with pytest.raises(Conflict, match="has an interface tap0 already"):
         add(host, box, tap=TapRequest("tap0"))
     assert links(box) == inside
     assert add(host, box, tap=TapRequest()).tap in links(box)
+
+
+def test_check_tells_what_is_wrong_with_the_tap(host: Host, box: lab.Namespace) -> None:
+    request = request_for(box, tap=TapRequest("tap0"))
+    made = host.attachments.add(request)
+    assert host.attachments.check(request) == ()
+    for change, words in (
+        (("set", "tap0", "down"), "is down"),
+        (("set", "tap0", "alias", "another's"), 'is another interface: its alias is "another\'s"'),
+        (("delete", "tap0"), "is gone"),
+    ):
+        box.run("ip", "link", *change)
+        (found,) = host.attachments.check(request)
+        assert found.what == f"the TAP device tap0 in {request.netns} {words}"
+        assert found.mend.startswith(f"hvtx vm rm {made.vm} --force; ")
 
 
 def test_the_tap_of_another_interface_is_not_taken(host: Host, box: lab.Namespace) -> None:

@@ -67,6 +67,7 @@ def test_the_runtime_may_bind_to_a_port_once_it_is_published(
         pass
     done = host.repair(made.vm)
     assert (done.repaired, done.failed) == ((), ())
+    assert "its runtime may listen on it" in host.explain("8080/tcp").evidence
 
 
 def test_a_port_that_the_runtime_listens_on_is_the_containers(
@@ -75,9 +76,11 @@ def test_a_port_that_the_runtime_listens_on_is_the_containers(
     process = listening("-c", "c0ffee")
     try:
         host.attachments.add(asked(box))
+        told = host.explain("8080/tcp").evidence
     finally:
         process.communicate()
     assert published(host) == [PORT]
+    assert any("listens on it, too" in one for one in told)
 
 
 def test_a_port_that_another_program_listens_on_is_refused(host: Host, box: lab.Namespace) -> None:

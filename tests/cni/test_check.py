@@ -30,7 +30,6 @@ def test_what_was_answered_is_as_it_was(version: str, tap: str | None) -> None:
 
 def test_what_later_plugins_change_is_theirs() -> None:
     told = result("1.1.0", NETNS, MADE, None, {})
-    told["interfaces"][2]["mac"] = "02:00:00:00:00:ff"  # tuning
     told["interfaces"][1]["mac"] = "02:00:00:00:00:0B"
     told["interfaces"].append({"name": "eth1", "sandbox": NETNS})
     told["ips"].append({"interface": 3, "address": "192.0.2.7/24"})
@@ -44,6 +43,7 @@ def test_what_later_plugins_change_is_theirs() -> None:
         (lambda told: told["interfaces"][0].update(name="other"), "hvbridge"),
         (lambda told: told["interfaces"][1].update(name="other"), "hvhost"),
         (lambda told: told["interfaces"][1].update(mac="02:00:00:00:00:09"), "02:00:00:00:00:09"),
+        (lambda told: told["interfaces"][2].update(mac="02:00:00:00:00:ff"), "02:00:00:00:00:ff"),
         (lambda told: told["interfaces"][2].update(name="eth1"), "eth0"),
         (lambda told: told["interfaces"][2].update(sandbox="/run/other"), NETNS),
         (lambda told: told["ips"].pop(0), "10.77.0.2/24"),

@@ -7,6 +7,7 @@ import pytest
 from hvtx import errors as library
 from hvtx.cni import errors
 from hvtx.cni.errors import CniError, document, of_library
+from hvtx.model.container import NO_NAMESPACE
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,12 @@ def test_each_kind_has_a_code_and_a_hint(problem: library.HvtxError, code: int) 
     told = of_library(problem)
     assert (told.code, told.msg) == (code, "a")
     assert told.details
+
+
+@pytest.mark.parametrize("kind", [library.NotFound, library.UsageError])
+def test_what_is_no_namespace_is_told_of_its_variable(kind: type[library.HvtxError]) -> None:
+    told = of_library(kind("there is none", hint="give one", code=NO_NAMESPACE))
+    assert (told.code, told.msg) == (4, "CNI_NETNS: there is none")
 
 
 @pytest.mark.parametrize("kind", [library.Conflict, library.HostRefused, library.StoreError])

@@ -54,6 +54,7 @@ def test_a_recorded_request_is_answered(name: str, monkeypatch: pytest.MonkeyPat
     [
         ({}, {}, 4, "1.1.0"),
         ({"CNI_COMMAND": "ADD"}, {}, 4, "1.1.0"),
+        ({"CNI_COMMAND": "ADD"}, {"cniVersion": "0.4.0", "name": "lan"}, 4, "0.4.0"),
         ({"CNI_COMMAND": "GC"}, {"cniVersion": "1.0.0", "name": "lan"}, 1, "1.0.0"),
         ({"CNI_COMMAND": "GC"}, {"cniVersion": "1.1.0"}, 7, "1.1.0"),
         ({"CNI_COMMAND": "GC"}, {"cniVersion": "9.0.0", "name": "lan"}, 1, "1.1.0"),

@@ -83,6 +83,14 @@ def test_the_result_to_the_letter() -> None:
     }
 
 
+def test_a_default_route_that_was_not_made_is_not_told() -> None:
+    first, second = MADE.addresses
+    told = result("1.1.0", NETNS, MADE._replace(addresses=(first._replace(default=False), second)),
+                  None, {})  # fmt: skip
+    assert told["routes"] == [{"dst": "::/0", "gw": "fd77::1"}]
+    assert [ip["gateway"] for ip in told["ips"]] == ["10.77.0.1", "fd77::1"]
+
+
 def test_the_sandbox_is_the_path_that_was_given() -> None:
     told = result("1.0.0", "/proc/7/ns/net", MADE, None, {})
     assert [one.get("sandbox") for one in told["interfaces"]] == [None, None, "/proc/7/ns/net"]

@@ -57,6 +57,25 @@ def test_what_is_refused_is_refused_in_the_same_words(text: str) -> None:
     assert said[0] != "value" or text == "NaN x"
 
 
+def test_what_is_refused_is_refused_where_nobody_loaded_json() -> None:
+    script = f"""
+import sys
+sys.path += {sys.path!r}
+from hvtx.model import json_text
+for text in {BROKEN!r}:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "json"]:
+        del sys.modules[name]
+    try:
+        json_text.loads(text)
+    except (ValueError, RecursionError) as problem:
+        print(type(problem).__name__)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.split() == [told(json.loads, one)[0] for one in BROKEN]
+
+
 @pytest.mark.parametrize(
     "text", [" [1]\r\n\t", "NaN", "[-Infinity, Infinity]", '"\\ud83d\\ude00"', "1e999"]
 )

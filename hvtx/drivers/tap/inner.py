@@ -1,21 +1,24 @@
 """A TAP device in a container's namespace, for a VM there: one wire with the veth peer.
 
-It carries the pair's mark, is nobody's row, and goes with the namespace. One that an earlier ADD in
-the same namespace left, whose pair is gone, and that nobody holds, is made anew: attaching is the
-lock, as of any TAP.
+It carries the pair's mark and is nobody's row. It goes with the pair where its namespace is found
+and nobody holds it, and with the namespace at the latest. One that an earlier ADD in the same
+namespace left, whose pair is gone, and that nobody holds, is made anew: attaching is the lock, as
+of any TAP.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from contextlib import closing
+from contextlib import closing, suppress
+from functools import partial
 
-from hvtx.errors import Conflict
-from hvtx.host import failpoint, redirect, tun
+from hvtx.errors import Conflict, HvtxError
+from hvtx.host import failpoint, network_namespace, nsid, redirect, tun
 from hvtx.host.links import Links
 from hvtx.model.container import InnerTap, VethSpec
 from hvtx.model.mark import Mark, parse_mark
+from hvtx.model.resource import Link
 
 
 def make(spec: VethSpec, tap: InnerTap, mark: str) -> None:
@@ -40,6 +43,28 @@ def make(spec: VethSpec, tap: InnerTap, mark: str) -> None:
             os.close(descriptor)
 
 
+def leave(spec: VethSpec, tap: InnerTap, mark: str) -> None:
+    """Remove it, its pair being gone, if the namespace at the path is still that of ADD.
+
+    What nobody can find or somebody holds open stays there: it needs nothing of this host.
+    """
+    with (
+        suppress(OSError, HvtxError),
+        network_namespace.opened(spec["netns"]) as namespace,
+        nsid.ids() as ids,
+    ):
+        if ids.of(namespace) == spec["nsid"]:
+            network_namespace.inside(namespace, partial(_leave, tap["name"], mark))
+
+
+def _leave(name: str, mark: str) -> None:
+    """In a thread that is inside. Raises OSError: EBUSY while a process holds it."""
+    with closing(Links()) as links:
+        seen = links.get(name=name)
+    if seen is not None and seen.kind == "tun" and seen.alias == mark:
+        _end(seen)
+
+
 def _take_away(spec: VethSpec, name: str, mark: str, links: Links) -> None:
     """Remove an earlier one of ours of this name. Raises OSError, Conflict for another's."""
     seen = links.get(name=name)
@@ -56,10 +81,8 @@ def _take_away(spec: VethSpec, name: str, mark: str, links: Links) -> None:
             f"{name} in the network namespace {spec['netns']} is the TAP device of {beside[0]}",
             hint="choose another name (TC_REDIRECT_TAP_NAME)",
         )
-    descriptor = tun.open_device()
     try:
-        tun.attach(descriptor, seen.name, seen.tun_flags)
-        tun.set_persistent(descriptor, False)
+        _end(seen)
     except OSError as problem:
         if problem.errno != errno.EBUSY:
             raise
@@ -67,6 +90,14 @@ def _take_away(spec: VethSpec, name: str, mark: str, links: Links) -> None:
             f"{name} in the network namespace {spec['netns']} is held open by some process",
             hint="end the VM that has it first, or choose another name (TC_REDIRECT_TAP_NAME)",
         ) from problem
+
+
+def _end(seen: Link) -> None:
+    """Remove a TAP device that nobody holds. Raises OSError: EBUSY where somebody does."""
+    descriptor = tun.open_device()
+    try:
+        tun.attach(descriptor, seen.name, seen.tun_flags)
+        tun.set_persistent(descriptor, False)
     finally:
         os.close(descriptor)
 

@@ -8,7 +8,8 @@ The host's end gets the settings and filters of a TAP's. That for checksums too:
 virtio-net header here, but a packet socket with one (PACKET_VNET_HDR), which CAP_NET_RAW allows,
 asks the same of the host.
 
-Removing: by the index, if the device carries the mark. Nothing can hold it.
+Removing: by the index, if the device carries the mark. Nothing can hold it. A VM's TAP device in
+the namespace goes with it, if it is found.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from hvtx.errors import Conflict, Contended, HostRefused, HvtxError, NotFound, N
 from hvtx.host import failpoint, network_namespace, nsid, procfs, veth
 from hvtx.host.links import Links, named_again
 from hvtx.host.netlink import DumpInterrupted
-from hvtx.model.container import veth_spec
+from hvtx.model.container import NO_NAMESPACE, veth_spec
 from hvtx.model.resource import (
     BRIDGE_GROUP,
     GONE,
@@ -38,6 +39,8 @@ from hvtx.model.typed import TYPE_CHECKING, Any
 from hvtx.model.vm import no_port_left
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from hvtx.drivers.tap.standing import Above
     from hvtx.host.link_settings import LinkSettingsSocket
     from hvtx.model.link_settings import Wanted
@@ -51,7 +54,7 @@ class VethDriver:
         del host
 
     def create(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
-        """Make the pairs; returns ``{"ifindex", "mac", "guarded", "summed", "cookie"}`` each."""
+        """Make the pairs; returns a ``VethObserved`` each."""
         from hvtx.drivers.tap import filters
 
         with closing(Links()) as links, filters.program() as program:
@@ -120,6 +123,8 @@ class VethDriver:
             with closing(Links()) as links, devices_above(links) as above:
                 for row in resources:
                     outcomes[row.id] = _release(row, links, above)
+                    if outcomes[row.id].gone:
+                        _leave_namespace(row)
                 for master in {
                     spec["master"] for spec in map(veth_spec, resources) if "master" in spec
                 }:
@@ -130,23 +135,30 @@ class VethDriver:
         return outcomes
 
 
-def _furnish(row: Resource, given: list[veth.PeerAddress]) -> dict[str, int]:
+def _furnish(row: Resource, given: list[veth.PeerAddress]) -> dict[str, Any]:
     """The peer's own settings, and a TAP beside it where it is for a VM. OSError, Conflict.
 
-    Returns ``{"cookie"}`` of the namespace, where the kernel has them (Linux 5.14).
+    Returns ``{"others_default"}``, the families that have a default route by another interface, if
+    any have; and ``{"cookie"}`` of the namespace, where the kernel has them (Linux 5.14).
     """
     spec = veth_spec(row)
-    veth.furnish(spec["peer"], row.mark, given)
+    stay = veth.furnish(spec["peer"], row.mark, given)
     if (tap := spec.get("tap")) is not None:
-        from hvtx.drivers.tap import inner
-
-        inner.make(spec, tap, row.mark)
+        _inner().make(spec, tap, row.mark)
+    found: dict[str, Any] = {"others_default": stay} if stay else {}
     try:
-        return {"cookie": procfs.netns_cookie()}
+        return {**found, "cookie": procfs.netns_cookie()}
     except OSError as problem:
         if problem.errno != errno.ENOPROTOOPT:
             raise
-        return {}
+        return found
+
+
+def _inner() -> ModuleType:
+    """What is loaded for a VM in the container alone."""
+    from hvtx.drivers.tap import inner
+
+    return inner
 
 
 def _make(pair: veth.Pair, namespace: int, links: Links, row: Resource) -> None:
@@ -197,6 +209,13 @@ def _release(row: Resource, links: Links, above: Above) -> Outcome:
         return Outcome(False, "observe-failed", f"{row.key}: {problem}")
 
 
+def _leave_namespace(row: Resource) -> None:
+    """Remove what would be left in the namespace, as far as it is found: a VM's TAP device."""
+    spec = veth_spec(row)
+    if (tap := spec.get("tap")) is not None:
+        _inner().leave(spec, tap, row.mark)
+
+
 def _delete(seen: Link, links: Links) -> Outcome:
     failpoint.reach("seen:veth")
     try:
@@ -235,6 +254,7 @@ def _refused(row: Resource, problem: OSError) -> HvtxError:
         return NotFound(
             f"there is no network namespace {spec['netns']}",
             hint="give the path of a network namespace that exists (CNI_NETNS)",
+            code=NO_NAMESPACE,
         )
     if code == errno.EXFULL:
         message, hint = no_port_left(spec["bridge"], f"the veth pair {name}")
