@@ -42,6 +42,8 @@ class OwnElements:
 
     def add(self, family: str, name: str, found: Bulk) -> bool:
         """Keep the elements of a set; False if one is there twice, so that others may lack."""
+        if not found.keys:
+            return True
         self._sets[family, name] = found
         before = len(self._tails)
         whole: Iterable[bytes] = map(number_of(family, name).__add__, found.keys)
