@@ -96,22 +96,20 @@ def alive_again(runtime: Runtime, vms: Iterable[str]) -> dict[str, Liveness]:
 
     Unknown is what could not be looked at.
     """
+    with runtime.reading() as sql:
+        rows = records.evidence_of_vms(sql, vms)
+        spaces = any(row.kind == _NETNS for row in rows)
+        lives: Mapping[int, Epoch] = records.lives(sql) if spaces else {}
+    facts = process_facts(rows)
     alive: dict[str, Liveness] = {}
-    lives: Mapping[int, Epoch] = {}
-    for vm in vms:
-        for row in runtime.read(records.evidence_of_vm, vm):
-            if row.kind == _NETNS:
-                lives = lives or runtime.read(records.lives)
-                facts = namespace_facts([row]).get(row.id, ProcessFacts(False))
-                found, _ = judge_namespace(row, runtime.life, lives, facts)
-                if found is not Liveness.DEAD:
-                    alive[vm] = found
-                continue
-            identity = identity_of(row)
-            if identity is None:
-                continue
-            seen = procfs.look_again(identity)
-            verdict, _ = judge_process(row, identity, runtime.life, seen)
-            if verdict is not Liveness.DEAD:
-                alive[vm] = verdict
+    for row in rows:
+        if row.kind == _NETNS:
+            seen = facts.get(row.id, ProcessFacts(False))
+            verdict, _ = judge_namespace(row, runtime.life, lives, seen)
+        elif identity := identity_of(row):
+            verdict, _ = judge_process(row, identity, runtime.life, facts[row.id])
+        else:
+            continue
+        if row.vm and verdict is not Liveness.DEAD:
+            alive[row.vm] = verdict
     return alive
