@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Sequence
 
 from hvtx.drivers.foreign_rules import ForeignRules
-from hvtx.engine import ownrules, port_holders
+from hvtx.engine import port_holders
 from hvtx.engine.explained import Explanation, OnRecord, Other
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import look as look_at
@@ -69,6 +69,8 @@ def look(runtime: Runtime, of: str | None = None) -> ExplainFacts:
     rules, places, unread = _firewall(runtime)
     differences: tuple[Difference, ...] = ()
     if not unread and runtime.refused is None and of is None:
+        from hvtx.engine import ownrules  # only where rules are asked for
+
         differences = tuple(ownrules.look(runtime))
     sockets, deaf = listening()
     return ExplainFacts(

@@ -47,9 +47,9 @@ def collect(
     newer = 0
     if saved is not None:
         reviewed = as_saved(plan, of_items(saved))
-        report = report._replace(blocks=_reviewed(report.blocks, saved))
-        newer = len(plan.items) - len(reviewed.items)
-        plan = reviewed
+        blocks = _reviewed(report.blocks, saved)
+        newer = len(plan.items) - len(reviewed.items) + len(report.blocks) - len(blocks)
+        report, plan = report._replace(blocks=blocks), reviewed
     done = apply_plan(runtime, plan, verb="gc", progress=progress)
     _tell_skipped(runtime, done)
     report = _blocks(runtime, report, saved=saved is not None)

@@ -16,7 +16,7 @@ from contextlib import closing
 
 from hvtx.drivers.base import Host
 from hvtx.errors import Contended, HostRefused, HvtxError, NotPermitted
-from hvtx.host import libnftables, nftwords, xtables, xtblob, xtnames, xtsaved
+from hvtx.host import libnftables, xtnames
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.host.nfanswers import Rule, expressions, xt_comment
 from hvtx.host.nfgeneration import Acted, StillChanging, consistently
@@ -28,10 +28,15 @@ from hvtx.model.foreign_rule import ForeignRule
 from hvtx.model.mark import FAMILY
 from hvtx.model.place import Place, legacy_place, nft_place
 from hvtx.model.resource import GONE, Outcome
+from hvtx.model.typed import TYPE_CHECKING
+
+if TYPE_CHECKING:  # loaded where there are legacy tables, or rules of iptables-nft
+    from hvtx.host import nftwords, xtables, xtsaved
 
 _ATTEMPTS = 30
 _PAUSE = 0.002  # seconds, growing with the attempts
 _FAMILIES = frozenset({"ip", "ip6", "inet", "bridge"})
+_OF_IPTABLES = frozenset({"ip", "ip6"})  # where iptables-nft puts its rules
 _MOVING = frozenset({"counter", "last", "quota"})  # expressions that hold what was counted
 _ABSENT = Outcome(False, "contended", "the rule changed after it was read")
 _NO_NFTABLES = frozenset({errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT})
@@ -95,6 +100,8 @@ class ForeignRules:
         def change(edit: xtables.Edit) -> bool:
             return edit.has(chain) and edit.set_comment(chain, rule.identity, mark)
 
+        from hvtx.host import xtables
+
         edited = xtables.Edited.UNCHANGED
         if table in xtnames.listed(family):
             edited = xtables.edit(family, table, self._timeout, change)
@@ -107,6 +114,7 @@ class ForeignRules:
         family = 6 if tool == xtnames.TOOLS[6] else 4
         if table not in xtnames.listed(family):
             return GONE
+        from hvtx.host import xtables
 
         def change(edit: xtables.Edit) -> bool:
             return edit.has(chain) and edit.delete_rule(chain, rule.identity)
@@ -180,11 +188,20 @@ def _nft_once(socket: Nftables) -> tuple[ForeignRule, ...]:
     raw = [rule for rule in socket.rules() if rule.family in _FAMILIES]
     if not raw:
         return ()
-    told = {family: nftwords.spelling(family, raw, socket.chains) for family in nftwords.TOOLS}
+    told = _spelt(raw, socket)
     texts = libnftables.rules_in(
         libnftables.run("list ruleset", handles=True, stateless=True, terse=True)
     )
     return _in_words(raw, told, texts)
+
+
+def _spelt(raw: Sequence[Rule], socket: Nftables) -> Mapping[str, nftwords.Spelling]:
+    """The words of iptables by family."""
+    if not any(rule.family in _OF_IPTABLES for rule in raw):
+        return {}
+    from hvtx.host import nftwords
+
+    return {family: nftwords.spelling(family, raw, socket.chains) for family in nftwords.TOOLS}
 
 
 def _in_words(
@@ -198,11 +215,13 @@ def _in_words(
     for rule in raw:
         chain = (rule.family, rule.table, rule.chain)
         places[chain] = place = places.get(chain, 0) + 1
-        spelling = told.get(rule.family, nftwords.NOTHING)
+        spelling = told.get(rule.family)
         number = (rule.table, rule.handle)
         native = texts.get((*chain, rule.handle), "")
-        words, doubt = spelling.words.get(number), spelling.doubts.get(number, "")
-        printed = spelling.printed.get(number, "")
+        words, doubt, printed = None, "", ""
+        if spelling is not None:
+            words, doubt = spelling.words.get(number), spelling.doubts.get(number, "")
+            printed = spelling.printed.get(number, "")
         if words is None and not native:
             doubt = doubt or "nft's output for it cannot be parsed"
         seen = _nft_rule(rule, place, words, native)
@@ -214,7 +233,7 @@ def _nft_rule(rule: Rule, place: int, words: str | None, native: str) -> Foreign
     comment = rule.comment or xt_comment(rule)
     text = words if words is not None else native or f"handle {rule.handle}"
     if words is not None:
-        tool = f"{nftwords.TOOLS[rule.family]}-nft"
+        tool = f"{xtnames.TOOLS[6 if rule.family == 'ip6' else 4]}-nft"
         restore = f"{tool} -t {rule.table} -A {rule.chain} {text}"
     else:
         restore = "nft " + shlex.quote(f"add rule {rule.family} {rule.table} {rule.chain} {text}")
@@ -290,6 +309,8 @@ def _legacy_rules() -> Iterator[ForeignRule]:
 
 def _legacy_family(family: int) -> list[ForeignRule]:
     """The rules of a family: words and entries, read so that they are of the same moment."""
+    from hvtx.host import xtsaved
+
     tool = xtnames.TOOLS[family]
     for attempt in range(_ATTEMPTS):
         before = _entries(family)
@@ -307,13 +328,20 @@ def _legacy_family(family: int) -> list[ForeignRule]:
 
 def _legacy_places() -> Iterator[Place]:
     for family, tool in xtnames.TOOLS.items():
-        for table in sorted(xtnames.listed(family)):
+        there = sorted(xtnames.listed(family))
+        if not there:
+            continue
+        from hvtx.host import xtsaved
+
+        for table in there:
             yield legacy_place(tool, table)
         for table, chain in sorted(xtsaved.saved(family).chains):
             yield legacy_place(tool, table, chain)
 
 
 def _entries(family: int) -> dict[tuple[str, str], list[bytes]]:
+    from hvtx.host import xtblob
+
     found = {}
     for table in sorted(xtnames.listed(family)):
         blob = xtblob.read(family, table)

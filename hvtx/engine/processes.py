@@ -137,20 +137,23 @@ def alive_again(runtime: Runtime, vms: Iterable[str]) -> dict[str, Liveness]:
 
     Alive where one of them is; unknown where one could not be looked at, or was moved away.
     """
-    alive: dict[str, Liveness] = {}
-    lives: Mapping[int, Epoch] = {}
-    for vm in vms:
-        rows = runtime.read(records.evidence_of_vm, vm)
-        namespaces = namespace_facts(rows)
-        found = set()
-        for row in rows:
-            if row.kind == _NETNS:
-                lives = lives or runtime.read(records.lives)
-                facts = namespaces.get(row.id, ProcessFacts(False))
-                found.add(judge_namespace(row, runtime.life, lives, facts)[0])
-            elif row.kind == _PROCESS and (identity := identity_of(row)) is not None:
-                seen = procfs.look_again(identity)
-                found.add(judge_process(row, identity, runtime.life, seen)[0])
-        if found - {Liveness.DEAD}:
-            alive[vm] = Liveness.ALIVE if Liveness.ALIVE in found else Liveness.UNKNOWN
-    return alive
+    with runtime.reading() as sql:
+        rows = records.evidence_of_vms(sql, vms)
+        spaces = any(row.kind == _NETNS for row in rows)
+        lives: Mapping[int, Epoch] = records.lives(sql) if spaces else {}
+    facts = process_facts(rows)
+    found: dict[str, set[Liveness]] = {}
+    for row in rows:
+        if row.kind == _NETNS:
+            seen = facts.get(row.id, ProcessFacts(False))
+            verdict, _ = judge_namespace(row, runtime.life, lives, seen)
+        elif row.kind == _PROCESS and (identity := identity_of(row)) is not None:
+            verdict, _ = judge_process(row, identity, runtime.life, facts[row.id])
+        else:
+            continue
+        if row.vm and verdict is not Liveness.DEAD:
+            found.setdefault(row.vm, set()).add(verdict)
+    return {
+        vm: Liveness.ALIVE if Liveness.ALIVE in verdicts else Liveness.UNKNOWN
+        for vm, verdicts in found.items()
+    }

@@ -14,6 +14,7 @@ from functools import cache
 
 from hvtx.errors import HostRefused, NotPermitted
 from hvtx.host import capabilities
+from hvtx.host.signals import SIG_BLOCK, SIG_SETMASK, pthread_sigmask, valid_signals
 from hvtx.model.typed import Any
 
 LIBRARY = "libnftables.so.1"
@@ -116,13 +117,11 @@ def _undisturbed() -> Iterator[None]:
 
     That would leave out the undo, and Ctrl-C is nothing rare.
     """
-    import signal
-
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    before = pthread_sigmask(SIG_BLOCK, valid_signals())
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        pthread_sigmask(SIG_SETMASK, before)
 
 
 def _need_netlink() -> None:
@@ -130,7 +129,7 @@ def _need_netlink() -> None:
 
     nft_mnl_socket_open calls netlink_init_error, which ends in exit(NFT_EXIT_NONL).
     """
-    import socket
+    import _socket as socket
 
     netlink_netfilter = 12
     try:

@@ -53,7 +53,8 @@ from hvtx.host.nfnumbers import (
 )
 from hvtx.model.typed import NamedTuple
 
-_TABLES = 256  # answers that are kept read
+_TABLES, _SETS, _RULES = 256, 512, 1024  # answers that are kept read
+_OF_HVTX = b"hvtx-"  # how the names of our own tables begin, and those of other installations
 
 
 class Element(NamedTuple):
@@ -150,9 +151,13 @@ def chain_comment(body: bytes) -> Table:
     return Table(family, _string(fields[1]), comment_of(fields.get(CHAIN_USERDATA)))
 
 
-@legible
 def parse_rule(body: bytes) -> Rule:
     """A GETRULE answer."""
+    return _kept_rule(plain(body)) if _OF_HVTX in body else _rule(body)
+
+
+@legible
+def _rule(body: bytes) -> Rule:
     fields = attribute_map(body, 4)
     return Rule(
         FAMILY_NAMES.get(body[0], str(body[0])),
@@ -164,9 +169,17 @@ def parse_rule(body: bytes) -> Rule:
     )
 
 
-@legible
+# the rules of hvtx's tables, which nobody changes: each plan lists all of them
+_kept_rule = functools.lru_cache(_RULES)(_rule)
+
+
 def parse_named(body: bytes, name: int = 2) -> Named:
     """A GETSET, GETCHAIN, GETOBJ or GETFLOWTABLE answer; attribute ``name`` holds its name."""
+    return _kept_named(plain(body), name) if _OF_HVTX in body else _named(body, name)
+
+
+@legible
+def _named(body: bytes, name: int) -> Named:
     fields = attribute_map(body, 4)
     return Named(
         FAMILY_NAMES.get(body[0], str(body[0])),
@@ -174,6 +187,9 @@ def parse_named(body: bytes, name: int = 2) -> Named:
         _string(fields[name]),
         BE32.unpack(fields[SET_FLAGS])[0] if len(fields.get(SET_FLAGS, b"")) == 4 else 0,
     )
+
+
+_kept_named = functools.lru_cache(_SETS)(_named)
 
 
 def expressions(raw: bytes) -> Iterator[tuple[str, bytes]]:

@@ -134,6 +134,26 @@ def _only_beyond(flows: int) -> bytes:
     return nested(ELEM_EXPR, text(EXPR_NAME, "connlimit"), nested(EXPR_DATA, inside))
 
 
+def element_named(piece: SetElement) -> bytes:
+    """A message about the element at a key, whatever else there is to it."""
+    if piece.interval:
+        return list_body(piece, key_of(piece))
+    size = len(piece.key)
+    return _before_key(piece.table, piece.set, size) + piece.key.ljust(_padded(size), b"\0")
+
+
+@functools.lru_cache(256)
+def _before_key(table: str, name: str, size: int) -> bytes:
+    """The message up to a key of so many bytes, which is its end: of one set it is the same."""
+    key = value_of(ELEM_KEY, bytes(size), False)
+    body = _set_named(table, name) + nested(LIST_ELEMENTS, nested(1, key))
+    return body[: len(body) - _padded(size)]
+
+
+def _padded(size: int) -> int:
+    return (size + 3) & ~3
+
+
 def add_element(piece: SetElement, comment: str) -> Command:
     """Make an element; EEXIST if its key is there, whatever its data."""
     parts = key_of(piece)
@@ -148,8 +168,7 @@ def add_element(piece: SetElement, comment: str) -> Command:
 
 def delete_element(piece: SetElement) -> Command:
     """Remove an element by its key: only ever in a batch with a generation."""
-    body = list_body(piece, key_of(piece))
-    return Command(DELSETELEM, 0, piece.family, body)
+    return Command(DELSETELEM, 0, piece.family, element_named(piece))
 
 
 def delete_table(family: str, name: str) -> Command:

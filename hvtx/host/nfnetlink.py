@@ -37,7 +37,7 @@ from hvtx.host.nfanswers import (
     parse_rule,
     parse_table,
 )
-from hvtx.host.nfmessages import Command, key_of, list_body
+from hvtx.host.nfmessages import Command, element_named
 from hvtx.host.nfnumbers import (
     BE32,
     CHAIN_NAME,
@@ -164,8 +164,8 @@ class Nftables(Channel):
         for i, piece in enumerate(pieces):
             seq = self.next_seq()
             slots[seq] = i
-            body = list_body(piece, key_of(piece))
-            parts.append(self._packet(GETSETELEM, REQUEST, seq, FAMILIES[piece.family], body))
+            named = element_named(piece)
+            parts.append(self._packet(GETSETELEM, REQUEST, seq, FAMILIES[piece.family], named))
         self._socket.send(b"".join(parts))
         answers: list[Element | None] = [None] * len(pieces)
         failure: KernelError | None = None

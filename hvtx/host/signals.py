@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         pidfd_send_signal,
         pthread_sigmask,
         signal,
+        valid_signals,
     )
 else:
     from _signal import (
@@ -47,10 +48,11 @@ else:
         pidfd_send_signal,
         pthread_sigmask,
         signal,
+        valid_signals,
     )
 
 __all__ = [
     "SIGCHLD", "SIGHUP", "SIGINT", "SIGKILL", "SIGPIPE", "SIGQUIT", "SIGSTOP", "SIGTERM", "SIGTSTP",
     "SIGTTIN", "SIGTTOU", "SIGXFSZ", "SIG_BLOCK", "SIG_IGN", "SIG_SETMASK", "SIG_UNBLOCK",
-    "pidfd_send_signal", "pthread_sigmask", "signal",
+    "pidfd_send_signal", "pthread_sigmask", "signal", "valid_signals",
 ]  # fmt: skip

@@ -6,6 +6,7 @@ The shapes of ``spec`` and ``observed`` of the FIREWALL_KINDS; both stay JSON ob
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from hvtx.model.resource import FIREWALL_KINDS, Resource
 from hvtx.model.typed import Literal, NamedTuple, TypedDict, cast
@@ -132,7 +133,7 @@ def chain_key(family: str, chain: str) -> str:
     return f"{family} {chain}"
 
 
-_DIGEST = 10  # bytes
+_DIGEST, _CHAINS = 10, 256  # bytes; texts of chains that are kept unpacked
 
 
 def packed_digests(digests: Sequence[str]) -> str:
@@ -148,12 +149,15 @@ def packed_digests(digests: Sequence[str]) -> str:
 
 def digests_in(kept: Sequence[str] | str) -> list[str]:
     """The digests that a row keeps of a chain; rows of earlier versions have them one by one."""
+    return list(_unpacked(kept) if isinstance(kept, str) else kept)
+
+
+@lru_cache(_CHAINS)  # of one layout: every base row has the same, and each plan asks for them
+def _unpacked(kept: str) -> tuple[str, ...]:
     from binascii import a2b_base64
 
-    if not isinstance(kept, str):
-        return list(kept)
     raw = a2b_base64(kept)
-    return [raw[place : place + _DIGEST].hex() for place in range(0, len(raw), _DIGEST)]
+    return tuple([raw[place : place + _DIGEST].hex() for place in range(0, len(raw), _DIGEST)])
 
 
 def chain_rules(row: Resource) -> Iterator[ChainRules]:

@@ -60,12 +60,10 @@ def _without(blocks: Sequence[Block], ending: Sequence[str]) -> list[Block]:
 
 
 def _step(action: str, reason: str, block: Block | None) -> BlockStep:
+    words = f"{REASONS[reason]}: {ACTIONS[action]}"
     if block is None:
-        return BlockStep(action, reason, None, None, "", f"{REASONS[reason]}: {ACTIONS[action]}")
-    return BlockStep(
-        action, reason, block.pool.network, block.cidr, block.token,
-        f"{REASONS[reason]}: {ACTIONS[action]}",
-    )  # fmt: skip
+        return BlockStep(action, reason, None, None, "", words)
+    return BlockStep(action, reason, block.pool.network, block.cidr, block.token, words)
 
 
 def identity(step: BlockStep) -> tuple[Any, ...]:

@@ -10,7 +10,6 @@ from hvtx.model.foreign_rule import ForeignRule
 from hvtx.model.mark import FAMILY
 from hvtx.model.place import NFT, Place
 from hvtx.model.reason import Reason
-from hvtx.planner.heuristic import keeper_of
 from hvtx.planner.known_software import looks_like
 from hvtx.planner.subjects import ExplainFacts, Subject, of_item, of_row
 
@@ -110,6 +109,8 @@ def _rule(sight: ExplainFacts, rule: ForeignRule) -> Subject:
         if one.row is None and one.place == rule.place and spoken in one.words:
             words = "not hvtx's, although it stands in a table or chain of hvtx's, or leads there"
             return Subject("rule", rule.key, words, evidence=(f"to remove it: {one.fix}",))
+    from hvtx.planner.heuristic import keeper_of  # the emergency mode, for others' rules alone
+
     keeper = keeper_of(rule)
     looks = next((w for name in (rule.chain, rule.table) if (w := looks_like(name))), None)
     looks = looks or next(

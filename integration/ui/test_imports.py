@@ -33,7 +33,11 @@ HEAVY = {
     *("weakref", "threading"),
 }  # fmt: skip
 _OF_OTHERS = ["enum", "json", "re"]  # to read what others left
-ALLOWED = {"gc --plan": _OF_OTHERS, "gc --plan --json": sorted(["hashlib", *_OF_OTHERS])}  # its id
+ALLOWED = {
+    "gc --plan": _OF_OTHERS,
+    "gc --plan --json": sorted(["hashlib", *_OF_OTHERS]),  # its id
+    "explain": ["enum", "re"],
+}
 COMMANDS = {
     "vm start": ("vm", "start", "web"),
     "vm show": ("vm", "show", "web"),
@@ -41,6 +45,7 @@ COMMANDS = {
     "gc --plan": ("gc", "--plan"),
     "gc --plan --json": ("gc", "--plan", "--json"),
     "vm stop": ("vm", "stop", "web"),
+    "explain": ("explain", "8080"),
 }
 # Without site (-S) nothing of other packages can be found, nor does an editable installation load
 # its finder; the migrations are beside the package there.

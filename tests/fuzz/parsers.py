@@ -1146,7 +1146,8 @@ PARSERS: dict[str, Parser] = {
     "tables, chains, rules, sets": Parser(
         tables, st.one_of(*(dumps(name) for name in ("table", "chain", "rule", "set", "object", "flowtable"))), GARBLED,
         ("host.nfanswers.parse_table", "host.nfanswers.chain_comment", "host.nfanswers.parse_rule",
-         "host.nfanswers.parse_named", "host.nfanswers.expressions", "host.nfanswers.xt_comment",
+         "host.nfanswers._rule", "host.nfanswers.parse_named", "host.nfanswers._named",
+         "host.nfanswers.expressions", "host.nfanswers.xt_comment",
          "host.nfanswers._string", "host.nfanswers.comment_of", "drivers.foreign_rules._unmoved",
          "host.nftshape._table", "host.nftshape._chain", "host.nftseen._set", "host.nftseen._object",
          "host.nftshape._devices", "host.nftshape.string", "host.nftshape.number",

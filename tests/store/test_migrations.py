@@ -215,7 +215,7 @@ def test_a_reader_of_each_older_store_finds_what_it_asks_for(
         assert records.attachments(sql) == {}
         assert records.tombstones(sql, ["hvtx:1:none:1.x"]) == {}
         assert history.entries(sql, history.Wanted(), limit=10) == []
-        assert records.evidence_of_vm(sql, "none") == []
+        assert records.evidence_of_vms(sql, ["none"]) == []
         assert blocks.blocks(sql) == []
         assert (blocks.seen(sql), blocks.machine(sql), blocks.newest(sql)) == ((None, 0), None, 0)
         assert leases.ports_of_container(sql, "c", "none") == set()

@@ -42,6 +42,8 @@ class OwnElements:
 
     def add(self, family: str, name: str, found: Bulk) -> bool:
         """Keep the elements of a set; False if one is there twice, so that others may lack."""
+        if not found.keys:
+            return True
         self._sets[family, name] = found
         before = len(self._tails)
         whole: Iterable[bytes] = map(number_of(family, name).__add__, found.keys)
@@ -58,7 +60,12 @@ class OwnElements:
     @cached_property
     def _marks(self) -> dict[str, bytes]:
         """The tails by the marks in them."""
-        return {mark: tail for tail in self._carried if (mark := _mark(tail)) is not None}
+        return {mark: tail for tail, mark in self._marked.items()}
+
+    @cached_property
+    def _marked(self) -> dict[bytes, str]:
+        """The marks by the tails that they are in."""
+        return {tail: mark for tail in self._carried if (mark := _mark(tail)) is not None}
 
     def differing(self, rows: Iterable[tuple[FirewallSpec, str]]) -> Iterator[str]:
         """The marks of those rows, by spec and mark, whose elements are not all there, unchanged.
@@ -82,7 +89,7 @@ class OwnElements:
             return
         for piece in unplaced(spec):
             tail = self._keys(piece.family, piece.set).get(piece.key)
-            mark = _mark(tail) if tail is not None else None
+            mark = self._marked.get(tail) if tail is not None else None
             if mark is not None:
                 yield mark
 
@@ -101,11 +108,11 @@ class OwnElements:
         tails = self._marks
         left_out = {tails[mark] for mark in but if mark in tails}
         wanted = None if only is None else {tails[mark] for mark in only if mark in tails}
-        found = []
+        found, marked = [], self._marked.get
         for (family, name), columns in self._sets.items():
             where, write = nft_place(family, self._table, name), renderer(family, name)
             found += [
-                Entry(BACKEND, where, write(key, data), _mark(tail))
+                Entry(BACKEND, where, write(key, data), marked(tail))
                 for key, data, tail in zip(*columns, strict=True)
                 if (tail not in left_out if wanted is None else tail in wanted)
             ]

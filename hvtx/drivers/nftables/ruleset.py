@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from hvtx.drivers.nftables.judging import (
@@ -24,9 +25,11 @@ from hvtx.rulesets.nftables_elements import pieces
 
 if TYPE_CHECKING:
     from hvtx.drivers.nftables.own_elements import OwnElements
+    from hvtx.model.place import Place
 
 _RULE_LINE = r"(?s)\t\t(.*) # handle (\d+)"  # compiled only where others' rules are read
 _CHAIN_LINE = r"\tchain (\S+) \{"
+_RULES = 1024  # of tables like ours, whose entries are kept
 TABLE_TEXT = "table"
 
 
@@ -80,15 +83,12 @@ def rule_entries(session: Session, rules: Iterable[Rule]) -> Iterator[tuple[Rule
     nft is asked for text only where a rule is marked outside tables like ours, translates
     addresses, or stands in our table without a mark.
     """
-    from hvtx.model.place import nft_place
-
     listings: dict[tuple[str, str], dict[tuple[str, int], str]] = {}
     for rule in rules:
-        mark = rule_mark(rule)
-        where = nft_place(rule.family, rule.table, rule.chain)
-        if mark and rule.table.startswith("hvtx-"):
-            yield rule, Entry(BACKEND, where, digest(rule), mark, rule.handle)
+        if rule.table.startswith("hvtx-") and (own := _own_entry(rule)) is not None:
+            yield rule, own
             continue
+        mark, where = rule_mark(rule), _place_of(rule)
         if mark and rule.comment is None and (words := _words_of(rule)):
             yield rule, Entry(BACKEND, where, words, mark, rule.handle)  # of a row `passage`
             continue
@@ -104,6 +104,21 @@ def rule_entries(session: Session, rules: Iterable[Rule]) -> Iterator[tuple[Rule
         if text is None:  # or prints it in a form that nobody can read
             text = digest(rule)
         yield rule, Entry(BACKEND, where, without_comment(text), mark, rule.handle, nat)
+
+
+@functools.lru_cache(_RULES)
+def _own_entry(rule: Rule) -> Entry | None:
+    """The entry of a rule with a mark in a table like ours."""
+    mark = rule_mark(rule)
+    if mark is None:
+        return None
+    return Entry(BACKEND, _place_of(rule), digest(rule), mark, rule.handle)
+
+
+def _place_of(rule: Rule) -> Place:
+    from hvtx.model.place import nft_place
+
+    return nft_place(rule.family, rule.table, rule.chain)
 
 
 def listing(family: str, table: str) -> dict[tuple[str, int], str]:

@@ -142,10 +142,16 @@ def processes_of_vm(sql: sqlite3.Connection, vm: str) -> list[Resource]:
     return _found(sql, f"vm = ? AND kind = '{Kind.PROCESS}'", (vm,))
 
 
-def evidence_of_vm(sql: sqlite3.Connection, vm: str) -> list[Resource]:
-    """The live rows by which a VM lives: of processes, of a namespace and of what is in it."""
+def evidence_of_vms(sql: sqlite3.Connection, vms: Iterable[str]) -> list[Resource]:
+    """The live rows by which VMs live: of processes, of a namespace and of what is in it."""
     kinds = f"'{Kind.PROCESS}', '{Kind.NETNS}', '{Kind.VETH}'"
-    return _found(sql, f"vm = ? AND kind IN ({kinds})", (vm,))
+    wanted = list(vms)
+    found: list[Resource] = []
+    for start in range(0, len(wanted), _CHUNK):
+        part = wanted[start : start + _CHUNK]
+        marks = ",".join("?" * len(part))
+        found += _found(sql, f"vm IN ({marks}) AND kind IN ({kinds})", part)
+    return found
 
 
 def published_in(sql: sqlite3.Connection, network: str | None) -> list[Resource]:
@@ -173,7 +179,7 @@ def resources_by_id(sql: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Re
         rows = sql.execute(
             f"SELECT {_COLUMNS} FROM resource WHERE id IN ({','.join('?' * len(part))})", part
         )
-        found.update((row[0], _resource(row)) for row in rows)
+        found.update((row.id, row) for row in decoded(rows.fetchall()))
     missing = [identity for identity in wanted if identity not in found]
     return found | tombstone.by_id(sql, missing) if missing else found
 
