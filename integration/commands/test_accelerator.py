@@ -184,7 +184,7 @@ def test_a_kvm_that_boots_the_kernel_is_taken(
 ) -> None:
     """The VM's own kernel, to its panic for want of a root: emulation needs longer than 3 s."""
     fake = Fake(tmp_path / "bin", WORKS, monkeypatch)
-    monkeypatch.setattr(kvm, "SECONDS", 100.0)
+    monkeypatch.setattr(kvm, "SECONDS", 400.0)
     network(hvtx)
     boot = ("--network", "net", "--kernel", str(guest_files / "vmlinuz"))
     started = hvtx("vm", "run", "web", *boot, "--json").json()
@@ -222,7 +222,7 @@ def test_a_guest_of_ours_decides_where_a_vm_has_no_kernel(
     hvtx: Program, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once for a QEMU and a boot; anything else is another question."""
-    monkeypatch.setattr(kvm, "SECONDS", 60.0)
+    monkeypatch.setattr(kvm, "SECONDS", 250.0)
     fake = Fake(tmp_path / "bin", WORKS, monkeypatch)
     network(hvtx)
     hvtx("vm", "create", "web", "--network", "net", "--disk", str(disk))
@@ -282,7 +282,7 @@ def test_others_than_qemu_have_no_accelerator(hvtx: Program) -> None:
 def test_starts_at_the_same_time_try_kvm_once(
     hvtx: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kvm, "SECONDS", 60.0)
+    monkeypatch.setattr(kvm, "SECONDS", 250.0)
     fake = Fake(tmp_path / "bin", WORKS, monkeypatch)
     children = []
     for _ in range(4):
@@ -337,7 +337,7 @@ def test_the_guest_answers_and_a_damaged_one_does_not(
 ) -> None:
     if binary is None:
         pytest.skip(f"needs qemu-system-{machine}")
-    monkeypatch.setattr(kvm, "SECONDS", 60.0)
+    monkeypatch.setattr(kvm, "SECONDS", 250.0)
     question = kvm.ask(binary, None)
     assert kvm.probe(question, machine, "tcg").accelerator == "kvm"
     # The same guest with another answer than the one that is expected: it must be the number's.
@@ -354,7 +354,7 @@ def test_each_stage_of_the_guest_can_fail(monkeypatch: pytest.MonkeyPatch, stage
     code = bytearray(probe_code.X86_64)
     code[place[0] + 2 : place[0] + 4] = b"\x0f\x0b"
     monkeypatch.setattr(probe_code, "X86_64", bytes(code))
-    monkeypatch.setattr(kvm, "SECONDS", 60.0)
+    monkeypatch.setattr(kvm, "SECONDS", 250.0)
     answer = kvm.probe(kvm.ask(str(QEMU), None), "x86_64", "tcg")
     status = 2 * (stage | 0x80) + 1 & 0xFF
     assert answer == kvm.Answer("tcg", SAYS_NO, f"a small guest: QEMU ended with status {status}")
@@ -391,7 +391,7 @@ def test_a_start_that_is_killed_leaves_no_guest_of_the_probe(
     at_once: bool,
 ) -> None:
     """Ctrl-C ends it with the command, even as it is spawned; after SIGKILL, timeout(1) does."""
-    monkeypatch.setattr(kvm, "SECONDS", 2.0 if how is signal.SIGKILL else 60.0)
+    monkeypatch.setattr(kvm, "SECONDS", 2.0 if how is signal.SIGKILL else 250.0)
     fake = Fake(tmp_path / "bin", HANGS.replace("exit 85", "exec sleep 600"), monkeypatch)
     pid = os.fork()
     if pid == 0:
@@ -426,7 +426,7 @@ def finding(hvtx: Program, code: int | None = 0, **environment: str) -> tuple[st
 def test_doctor_says_what_it_saw_or_what_is_kept(
     hvtx: Program, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kvm, "SECONDS", 60.0)
+    monkeypatch.setattr(kvm, "SECONDS", 250.0)
     fake = Fake(tmp_path / "bin", REFUSES, monkeypatch)
     network(hvtx)
     level, message, evidence = finding(hvtx)
@@ -447,7 +447,7 @@ def test_doctor_says_what_it_saw_or_what_is_kept(
 def test_doctor_where_kvm_works_and_where_there_is_none(
     hvtx: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kvm, "SECONDS", 60.0)
+    monkeypatch.setattr(kvm, "SECONDS", 250.0)
     Fake(tmp_path / "bin", WORKS, monkeypatch)
     assert finding(hvtx)[:2] == ("ok", "KVM runs 64-bit guests")
     assert finding(hvtx, HVTX_QEMU_ACCEL="kvm")[:2] == ("ok", "KVM runs 64-bit guests")

@@ -102,7 +102,7 @@ def end(namespace: lab.Namespace) -> None:
         with open(path_of(namespace)) as there:
             number = ids.of(there.fileno())
         namespace.close()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while number is not None and ids.there({number}):
             assert time.monotonic() < deadline
             time.sleep(0.005)

@@ -39,7 +39,7 @@ DETACH = 0x400
 
 
 def until(condition: Callable[[], object], what: str) -> None:
-    for _ in range(1000):
+    for _ in range(6000):
         if condition():
             return
         time.sleep(0.01)

@@ -189,7 +189,7 @@ def test_a_stop_that_waits(hvtx: Program) -> None:
 
 
 def _until(condition: Any) -> None:
-    for _ in range(200):
+    for _ in range(1200):
         if condition():
             return
         time.sleep(0.05)

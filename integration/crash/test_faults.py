@@ -58,7 +58,7 @@ def made(firewall: str = "nftables", command: tuple[str, ...] = SLEEP) -> Forked
 
 
 def until(condition: object, what: str) -> None:
-    for _ in range(1000):
+    for _ in range(6000):
         if condition():  # type: ignore[operator]
             return
         time.sleep(0.01)
@@ -71,7 +71,7 @@ def state_of(pid: int) -> str:
     One that was killed a moment ago is waited for: until the scheduler lets it die it looks alive,
     with a signal pending (proc_pid_status(5)) or on its way out (PF_EXITING in its flags).
     """
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while True:
         try:
             told = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

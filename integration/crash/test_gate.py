@@ -23,7 +23,7 @@ __all__ = ["directory", "guests"]
 SAMPLE = 5
 
 
-@pytest.mark.timeout(7200 if ALL else 300)
+@pytest.mark.timeout(7200 if ALL else 1800)
 @pytest.mark.parametrize("parent", [False, True], ids=["the child", "its parent"])
 @pytest.mark.parametrize("firewall", BACKENDS)
 def test_killed_while_a_child_is_at_any_of_its_calls(

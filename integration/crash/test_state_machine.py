@@ -59,7 +59,7 @@ def machine(tmp_path: Path) -> type[RealMachine]:
     return RealMachine
 
 
-@pytest.mark.timeout(7200 if LONG else 300)
+@pytest.mark.timeout(7200 if LONG else 1800)
 def test_sequences(machine: type[RealMachine]) -> None:
     """No sequence breaks a law."""
     run(machine, examples=4, steps=12, share=0.05)

@@ -73,7 +73,7 @@ def calls_of(
     return found
 
 
-@pytest.mark.timeout(7200 if ALL else 300)
+@pytest.mark.timeout(7200 if ALL else 1800)
 @pytest.mark.parametrize("firewall", BACKENDS)
 @pytest.mark.parametrize("name", COMMANDS if ALL else SOME)
 def test_killed_from_outside_it_recovers(name: str, firewall: str, directory: Path) -> None:

@@ -101,7 +101,7 @@ def job(name: str, firewall: str, directory: Path, *, beside: bool, known: set[s
     return matrix
 
 
-@pytest.mark.timeout(7200 if ALL else 300)
+@pytest.mark.timeout(7200 if ALL else 1800)
 @pytest.mark.parametrize(
     ("name", "beside", "firewall"), CASES, ids=lambda part: str(part).replace(" ", "_")
 )

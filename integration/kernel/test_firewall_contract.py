@@ -19,6 +19,8 @@ from integration.lab.firewall_contract import (
     GATEWAY4,
     GATEWAY6,
     GATEWAY_LINK,
+    LONG,
+    QUICK,
     SECOND4,
     Firewall,
     Guest,
@@ -162,11 +164,13 @@ def test_unpublished_is_not_reached(backend: str, bridged: bool, world: lab.Name
         assert unreachable(world, one.namespace, "udp", HOST4, 8080, 80)
 
 
-def host_hears(one: Guest, two: Guest, source: str, target: str) -> bool:
+def host_hears(
+    one: Guest, two: Guest, source: str, target: str, *, patience: float = QUICK
+) -> bool:
     """Whether a service on ``target`` of the host hears a datagram that a guest sends raw."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as service:
         service.bind((target, 9999))
-        service.settimeout(0.4)
+        service.settimeout(patience)
         with Wire(one, two) as wire:
             wire.send(ether(one.mac, BRIDGE_MAC, 0x0800, udp4(source, target, (7, 9999), b"x")))
         try:
@@ -181,9 +185,10 @@ def test_loopback_services_stay_private(backend: str, bridged: bool, world: lab.
     one, two = Guest(2), Guest(3)
     firewall = Firewall(backend)
     try:
-        assert host_hears(one, two, one.ipv4, "127.0.0.1")  # the danger is real
+        # the danger is real
+        assert host_hears(one, two, one.ipv4, "127.0.0.1", patience=LONG)
         setting(f"ipv4/conf/{BRIDGE}/accept_local", "1")  # as some administrators set it
-        assert host_hears(one, two, "127.0.0.1", GATEWAY4)
+        assert host_hears(one, two, "127.0.0.1", GATEWAY4, patience=LONG)
         firewall.make(firewall.network())
         assert not host_hears(one, two, one.ipv4, "127.0.0.1")
         assert not host_hears(one, two, "127.0.0.1", GATEWAY4)
@@ -206,12 +211,12 @@ def test_loopback_stays_private_beside_rules_of_others(
     nat = ("iptables-legacy", "-t", "nat")
     to_world = ("-p", "udp", "--dport", "9998", "-j", "DNAT", "--to-destination", f"{WORLD4}:9999")
 
-    def world_hears() -> bool:
+    def world_hears(patience: float = QUICK) -> bool:
         with inside(world):
             service = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         with service, Wire(one, two) as wire:
             service.bind(("0.0.0.0", 9999))
-            service.settimeout(0.4)
+            service.settimeout(patience)
             knock = udp4(one.ipv4, "127.0.0.1", (7, 9998), b"x")
             wire.send(ether(one.mac, BRIDGE_MAC, 0x0800, knock))
             try:
@@ -222,7 +227,7 @@ def test_loopback_stays_private_beside_rules_of_others(
     try:
         lab.run(*nat, "-A", "PREROUTING", "-d", "127.0.0.1", *to_world)
         lab.run(*nat, "-A", "POSTROUTING", "-o", "uplink", "-j", "MASQUERADE")
-        assert world_hears()  # the danger is real
+        assert world_hears(LONG)  # the danger is real
         lab.run("conntrack", "-F")
         firewall.make(firewall.network())
         assert not world_hears()
@@ -230,7 +235,7 @@ def test_loopback_stays_private_beside_rules_of_others(
         lab.run("iptables-legacy", "-I", "INPUT", "-j", "ACCEPT")
         lab.run(*nat, "-I", "PREROUTING", "-j", "ACCEPT")
         assert not host_hears(one, two, one.ipv4, "127.0.0.1")
-        assert host_hears(one, two, one.ipv4, GATEWAY4)
+        assert host_hears(one, two, one.ipv4, GATEWAY4, patience=LONG)
         lab.run(*nat, "-I", "PREROUTING", *to_world)
         assert not world_hears()
     finally:

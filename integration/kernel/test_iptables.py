@@ -580,7 +580,7 @@ def socket_in(where: lab.Namespace | None, family: int, kind: int) -> socket.soc
     maker = threading.Thread(target=make)
     maker.start()
     maker.join()
-    made[0].settimeout(5)
+    made[0].settimeout(20)
     return made[0]
 
 
@@ -637,7 +637,7 @@ class Answering:
 
 
 def ask(
-    where: lab.Namespace | None, address: str, port: int, *, udp: bool = False, wait: float = 5
+    where: lab.Namespace | None, address: str, port: int, *, udp: bool = False, wait: float = 20
 ) -> str | None:
     """What a server answers, None if nothing comes."""
     kind = socket.SOCK_DGRAM if udp else socket.SOCK_STREAM

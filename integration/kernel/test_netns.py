@@ -36,7 +36,7 @@ def hold() -> Callable[[], int]:
         return descriptor
 
     first = held()
-    for _ in range(400):  # the kernel adds a route at the first carrier, and keeps it
+    for _ in range(4000):  # the kernel adds a route at the first carrier, and keeps it
         if "ff00::/8" in lab.run("ip", "-6", "route", "show", "table", "all", "dev", "tap-x"):
             break
         time.sleep(0.01)

@@ -28,7 +28,7 @@ def end_boxes() -> None:
     ended = bool(BOXES)
     while BOXES:
         BOXES.pop().close()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while ended and time.monotonic() < deadline:
         if not lab.run("ip", "-o", "link", "show", "type", "veth"):
             return

@@ -117,7 +117,8 @@ def exchange(address: str, tries: int = 20) -> bool:
                 )
                 while True:
                     answer = channel.recv(256)
-                    if answer[20] == 0 and answer[24:28] == head[4:8]:
+                    # to this question, or late to one before it
+                    if answer[20] == 0 and answer[24:26] == head[4:6]:
                         return True
             except OSError:
                 continue

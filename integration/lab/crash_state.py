@@ -47,7 +47,7 @@ _ROWS = ("meta", "life", "operation", "network", "subnet", "vm", "interface", "l
          "resource", "attempt")  # fmt: skip
 _INDEX_KEYS = frozenset(("ifindex", "master", "link", "index"))
 _HANDLE = re.compile(r', "handle": \d+|"handle": \d+, ')
-_SECONDS = 10.0
+_SECONDS = 60.0
 _SIGNALLED = re.compile(rb"^(?:SigPnd|ShdPnd):\t0*[1-9a-f]", re.MULTILINE)
 _TOKENS = re.compile(
     r"(?P<mark>hvtx:1:[a-z2-7]{10}:[0-9]+\.[a-z2-7]{16})|(?P<bridge>hvbr[a-z2-7]{11})"

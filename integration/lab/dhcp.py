@@ -188,7 +188,7 @@ def by_datagram(family: socket.AddressFamily, server: str, query: bytes) -> byte
 def by_stream(family: socket.AddressFamily, server: str, query: bytes) -> bytes | None:
     """The same over TCP."""
     with socket.socket(family, socket.SOCK_STREAM) as client:
-        client.settimeout(2)
+        client.settimeout(SECONDS * TRIES)
         try:
             client.connect((server, 53))
             client.sendall(struct.pack("!H", len(query)) + query)

@@ -244,6 +244,10 @@ def inside(place: Inhabited | None) -> Iterator[None]:
         os.close(before)
 
 
+# Seconds. What passes may go through a guest's process, which a busy machine lets wait: it has time.
+QUICK, LONG = 0.4, 20.0  # for what must not come, for what must
+
+
 def _family(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
@@ -256,7 +260,7 @@ def reach(
     port: int,
     server_port: int,
     *,
-    patience: float = 3.0,
+    patience: float = LONG,
     listen: str | None = None,
 ) -> str | None:
     """Talk from ``client`` to ``address``; the client's address as ``server`` saw it, or None.
@@ -303,9 +307,6 @@ def _talk_udp(caller: socket.socket, service: socket.socket, address: str, port:
     service.sendto(b"answer", peer)
     assert caller.recv(64) == b"answer"
     return str(peer[0])
-
-
-QUICK = 0.4  # seconds to wait for what must not come
 
 
 def unreachable(*call: Any, **options: Any) -> bool:

@@ -52,7 +52,7 @@ def follows_the_dead(pid: int) -> bool:
 
 def settled(pids: Iterable[int]) -> None:
     """Wait until those among ``pids`` whose VM has ended have ended too; within some seconds."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     for pid in pids:
         while (is_logger(pid) and is_ending(pid)) or _lets_go(pid):
             assert time.monotonic() < deadline, f"process {pid} does not end with its VM"

@@ -87,8 +87,8 @@ class RealWorld(World):
         self._life.close()
 
     def _gone(self) -> None:
-        """Wait, for at most 10 s, until no VM of ours runs any more."""
-        for _ in range(2000):
+        """Wait, for at most a minute, until no VM of ours runs any more."""
+        for _ in range(12000):
             if not self.processes():
                 return
             time.sleep(0.005)
@@ -145,12 +145,12 @@ class RealWorld(World):
         return found
 
     def _settled(self) -> None:
-        """Wait, for at most 10 s, until each VM with a device of its own has it open or has ended.
+        """Wait, for at most a minute, until each VM with a device of its own has it open or has ended.
 
         One that finds its device held ends by itself; on a busy machine it would do so in the middle
         of the next command, and look as if that had ended it.
         """
-        for _ in range(2000):
+        for _ in range(12000):
             if not any(_opens(pid) for pid in self.processes()):
                 return
             time.sleep(0.005)
@@ -205,7 +205,7 @@ class RealWorld(World):
         for guest in self._guests:
             if guest.pid == int(pid):
                 guest.wait()
-        for _ in range(2000):
+        for _ in range(12000):
             if int(pid) not in self.processes():
                 return
             time.sleep(0.005)
@@ -246,7 +246,7 @@ class RealWorld(World):
     def _guest(self) -> int:
         self._guests.append(subprocess.Popen(["sleep", "86400"]))
         pid = self._guests[-1].pid
-        for _ in range(2000):
+        for _ in range(12000):
             if pid in self.processes():
                 return pid
             time.sleep(0.005)
@@ -266,7 +266,7 @@ class RealWorld(World):
         links = json.loads(box.run("ip", "-j", "link"))
         ends = {link["link_index"] for link in links if "link_netnsid" in link}
         box.close()
-        for _ in range(2000):
+        for _ in range(12000):
             if not _is_there(number) and not ends & {i for i, _ in socket.if_nameindex()}:
                 return
             time.sleep(0.005)

@@ -51,7 +51,7 @@ class Program:
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=600,
             stdin=subprocess.DEVNULL,
             env={**os.environ, **self.environment, **environment},
         )

@@ -46,8 +46,8 @@ def store(state_directory: str | None = None) -> list[str]:
 
 
 def settle() -> None:
-    """Wait for duplicate address detection, which goes on after devices are made; at most 10 s."""
-    for _ in range(200):
+    """Wait for duplicate address detection, which goes on after devices are made; at most a minute."""
+    for _ in range(1200):
         if not lab.run("ip", "-6", "addr", "show", "tentative"):
             return
         time.sleep(0.05)

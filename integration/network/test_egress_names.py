@@ -341,10 +341,10 @@ def flow(guest: GuestVm, world: lab.Namespace, to: str) -> Flow:
     listener.settimeout(10)
     with inside(guest):  # type: ignore[arg-type]
         found.near = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    found.near.settimeout(2)
+    found.near.settimeout(5)
     found.near.connect((to, 443))
     found.far, _ = listener.accept()
-    found.far.settimeout(2)
+    found.far.settimeout(5)
     listener.close()
     return found
 

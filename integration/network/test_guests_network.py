@@ -21,6 +21,8 @@ import pytest
 from integration import lab
 from integration.lab import HOST4, HOST6, WORLD4, WORLD6
 from integration.lab.firewall_contract import (
+    LONG,
+    QUICK,
     bridged_frames_see_iptables,
     ether,
     inside,
@@ -65,7 +67,7 @@ class GuestVm:
 
 def until(condition: Callable[[], object], words: str) -> None:
     """Wait for something that comes by itself, at most ten seconds."""
-    for _ in range(200):
+    for _ in range(1200):
         if condition():
             return
         time.sleep(0.05)
@@ -241,12 +243,13 @@ def test_two_networks(hvtx: Program, world: lab.Namespace) -> None:
 
 
 def host_hears(
-    sender: GuestVm | lab.Namespace, source: str, target: str, mac: tuple[str, str]
-) -> bool:
+    sender: GuestVm | lab.Namespace, source: str, target: str, mac: tuple[str, str],
+    *, patience: float = QUICK,
+) -> bool:  # fmt: skip
     """Whether a service on the host's loopback hears a datagram from someone's wire."""
     with inside(None), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as service:
         service.bind((target, 9999))
-        service.settimeout(0.3)
+        service.settimeout(patience)
         with inside(sender), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:  # type: ignore[arg-type]
             wire.bind(("eth0", 0))
             wire.send(ether(mac[0], mac[1], 0x0800, udp4(source, target, (7, 9999), b"knock")))
@@ -270,7 +273,8 @@ def test_loopback_services_of_the_host_stay_private(hvtx: Program, world: lab.Na
         (one, one.ipv4, (one.mac, mac(bridge))),
         (world, WORLD4, (mac("eth0", world), mac("uplink"))),
     )
-    assert host_hears(one, one.ipv4, GATEWAY4, wires[0][2]), "the test can hear"
+    hears = host_hears(one, one.ipv4, GATEWAY4, wires[0][2], patience=LONG)
+    assert hears, "the test can hear"
     for sender, source, macs in wires:
         assert not host_hears(sender, source, "127.0.0.1", macs)
         assert not host_hears(sender, source, "127.8.8.8", macs)
@@ -301,7 +305,7 @@ def test_the_next_owner_inherits_nothing(hvtx: Program, world: lab.Namespace, ho
         names = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         names.bind((old.ipv4, 53))
     with inside(world):  # type: ignore[arg-type]
-        stream = caller((HOST4, 8080), timeout=5)
+        stream = caller((HOST4, 8080), timeout=LONG)
     accepted, _ = service.accept()
     stream.sendall(b"before")
     assert accepted.recv(16) == b"before"
@@ -356,9 +360,9 @@ def test_a_running_vm_keeps_talking_while_others_come_and_go(
     with inside(stays):  # type: ignore[arg-type]
         service = socket.create_server((stays.ipv4, 80))
     with inside(world):  # type: ignore[arg-type]
-        stream = socket.create_connection((HOST4, 8080), timeout=5)
+        stream = socket.create_connection((HOST4, 8080), timeout=LONG)
     accepted, _ = service.accept()
-    accepted.settimeout(5)
+    accepted.settimeout(LONG)
     kill(goes)
     hvtx("gc", "--apply")
     hvtx("recover")

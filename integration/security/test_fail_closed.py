@@ -21,6 +21,7 @@ from integration import lab
 from integration.lab import HOST4, WORLD4
 from integration.lab.firewall_contract import (
     ALL_NODES_MAC,
+    LONG,
     arp,
     bridged_frames_see_iptables,
     ether,
@@ -135,7 +136,7 @@ def stranger_on(bridge: str, subnet: str) -> lab.Namespace:
 def came(sniffer: socket.socket, cookies: dict[bytes, str], last: bytes) -> list[str]:
     """The names of the cookies that arrived before ``last`` did."""
     seen = b""
-    for _ in range(100):
+    for _ in range(1000):
         seen += b"".join(drain(sniffer))
         if last in seen:
             break
@@ -484,7 +485,7 @@ def test_link_local_sources_are_few(hvtx: Program) -> None:
     index = json.loads(two.run("ip", "-j", "link", "show", "eth0"))[0]["ifindex"]
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as service, inside(two):  # type: ignore[arg-type]
         service.bind(("::", 7000))
-        service.settimeout(3)
+        service.settimeout(LONG)
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as caller:
             caller.sendto(b"its own passes", (gateway, 7000, 0, index))
         assert service.recv(64) == b"its own passes"

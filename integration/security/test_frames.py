@@ -128,7 +128,7 @@ class Air:
         self._fences += 1
         cookie = struct.pack(">8sI", b"fence   ", self._fences)
         left, found = set(self._heard_by), []
-        for _ in range(200):
+        for _ in range(3000):
             os.write(self._other, NO_GSO + hello)
             for name in left:
                 to = target(self.scene, name, "")

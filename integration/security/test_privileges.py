@@ -57,7 +57,7 @@ def death_of(pid: int) -> None:
     descriptor = os.pidfd_open(pid)
     try:
         signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-        for _ in range(1000):
+        for _ in range(6000):
             if re.search(r"^State:\s+Z", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE):
                 return
             time.sleep(0.01)

@@ -54,7 +54,7 @@ def agrees(wanted: str, got: str) -> bool:
     return checker.check_output(pattern + "\n", got.replace("…", "...") + "\n", _FLAGS)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("guest_files")  # the tutorial gets them, which it can in no namespace
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_is_as_it_says(page: str, tmp_path: Path) -> None:

@@ -58,7 +58,9 @@ install_packages_if_known() {
     for package; do
         if is_installed "$package"; then continue; fi
         apt_update_once
-        if apt-cache show "$package" >/dev/null 2>&1; then
+        # `apt-cache show` knows names that other packages provide, too: chromium is, on Ubuntu, one
+        # of a package that asks for the snap.
+        if apt-cache policy "$package" 2>/dev/null | grep -q '^  Candidate: [^(]'; then
             known+=("$package")
         else
             say "This distribution has no package $package: what needs it is left out"

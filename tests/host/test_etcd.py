@@ -151,7 +151,7 @@ def test_an_answer_that_is_no_etcds_is_told(answer: tuple[int, str]) -> None:
 def test_one_that_accepts_and_is_silent_costs_its_share_of_the_time() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, serving() as server:
         mute = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        with client(mute, at(server), timeout=0.6) as asked:
+        with client(mute, at(server), timeout=4) as asked:
             assert asked.txn([], []).succeeded
             assert "timed out" in asked.failures[mute]
 
@@ -163,23 +163,24 @@ def test_one_that_accepts_and_is_silent_costs_its_share_of_the_time() -> None:
 )
 def test_one_that_drips_has_its_share_of_the_time_too(head: bytes, drops: bytes) -> None:
     """A byte comes at a time, each well before who waits for it gives up."""
+    sent = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer() -> None:
             connection, _ = listener.accept()
             with connection, suppress(OSError):
                 connection.send(head)
-                for _ in range(40):
+                for number in range(90):
                     time.sleep(0.1)
                     connection.send(drops)
+                    sent.append(number)
 
         thread = threading.Thread(target=answer)
         thread.start()
-        began = time.monotonic()
         with client(at_port(listener), timeout=0.5) as asked, pytest.raises(Unanswered):
             asked.txn([], [])
-        assert time.monotonic() - began < 3
         thread.join()
+    assert len(sent) < 90, "it was heard out"
 
 
 def test_no_endpoint_at_all() -> None:

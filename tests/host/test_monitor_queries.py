@@ -187,7 +187,7 @@ def test_no_more_than_a_limit_at_once(servers):
 
 def test_who_hangs_is_left_out_and_the_others_are_not(servers):
     those = servers(3)
-    result = in_background(lambda: ask(those.questions, 0.3))
+    result = in_background(lambda: ask(those.questions, 3))
     those.answer(those.accept(1), "running")
     assert result() == {"1": "running"}
 

@@ -40,7 +40,7 @@ def machine(tmp_path: Path) -> Iterator[type[FakeMachine]]:
     shutil.rmtree(base)
 
 
-@pytest.mark.timeout(7200 if LONG else 300)
+@pytest.mark.timeout(7200 if LONG else 1800)
 def test_sequences(machine: type[FakeMachine]) -> None:
     """No sequence breaks a law."""
     run(machine, examples=22, steps=20)
