@@ -9,7 +9,7 @@ from __future__ import annotations
 import _socket as socket
 import errno
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from hvtx.drivers.sysctl import read as read_setting
 from hvtx.engine import notice
@@ -198,10 +198,12 @@ def _questions(
 
 def _places(channel: Channel, links: Links, bridge: int, family: int) -> list[Place]:
     """Devices by which the world is reached: the default route's, and those with addresses."""
-    others = sorted({index for index, _ in routes.local(channel, family)} - {bridge})
+    local = routes.local(channel, family)
+    mine = {address for _, address in local}
+    others = sorted({index for index, _ in local} - {bridge})
     found: dict[int, Place] = {}
     for index in others[:_MOST_PLACES]:
-        near = _near(links.addresses(index), family)
+        near = _near(links.addresses(index), family, mine)
         if near is not None:
             found[index] = Place(index, "", near)
     for world in _WORLD[family]:
@@ -217,12 +219,15 @@ def _places(channel: Channel, links: Links, bridge: int, family: int) -> list[Pl
     return named
 
 
-def _near(addresses: Iterable[Address], family: int) -> str | None:
-    """A neighbour in the subnet of a link's first address of a family; None if it has none."""
+def _near(addresses: Iterable[Address], family: int, mine: Collection[bytes]) -> str | None:
+    """A neighbour in the subnet of a link's first address of a family; None if it has none.
+
+    ``mine`` are the host's own addresses, which no neighbour has.
+    """
     for address in addresses:
         plain = address.address.partition("/")[0]
         if is_of(plain, family) and not plain.startswith(("fe80:", "127.")) and plain != "::1":
-            return routes.beyond(address.address, _WORLD[family][0])
+            return routes.beyond(address.address, _WORLD[family][0], mine)
     return None
 
 
