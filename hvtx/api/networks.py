@@ -47,14 +47,14 @@ class Networks:
         given = check.options(changes)
         policy = policy_change(given)
         wanted = commands.network_set.parse_changes(policy=policy, **given)
-        with self._calls.opened(writable=True) as runtime:
+        with self._calls.opened(writable=True, create=False) as runtime:
             changed = commands.network_set.set_network(runtime, name, wanted)
             return commands.show_networks.shown_network(runtime, changed)
 
     @again_when_full
     def rm(self, name: str) -> None:
         """Remove a network that no VM uses. Raises NotFound, Conflict, PartialFailure, Busy."""
-        with self._calls.opened(writable=True, spends=True) as runtime:
+        with self._calls.opened(writable=True, create=False, spends=True) as runtime:
             commands.network_rm.remove_network(runtime, name)
 
     def ls(self) -> Sequence[ShownNetwork]:

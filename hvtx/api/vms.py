@@ -72,7 +72,7 @@ class Vms:
 
         if operation is not None:
             check.whole("operation", operation, 1, check.ROW_MOST)
-        with self._calls.opened(writable=True) as runtime:
+        with self._calls.opened(writable=True, create=False) as runtime:
             commands.vm_create.create_vm(
                 runtime, commands.vm_create.request_from_log(runtime, name, operation)
             )
@@ -92,7 +92,7 @@ class Vms:
 
         Raises NotFound, Conflict (its state, a taken port), HostRefused (undone), Busy.
         """
-        with self._calls.opened(writable=True) as runtime:
+        with self._calls.opened(writable=True, create=False) as runtime:
             return commands.show.shown_vm(runtime, commands.vm_start.start_vm(runtime, name))
 
     @again_when_full
@@ -106,7 +106,7 @@ class Vms:
         named), Busy.
         """
         patience = _seconds(timeout)
-        with self._calls.opened(writable=True, spends=True) as runtime:
+        with self._calls.opened(writable=True, create=False, spends=True) as runtime:
             done = commands.vm_stop.stop_vm(runtime, name, timeout=patience, force=force, tell=tell)
             return commands.show.shown_vm(runtime, done)
 
@@ -115,7 +115,7 @@ class Vms:
     ) -> ShownVm:
         """Stop a VM and start it again; one that is not running is started."""
         patience = _seconds(timeout)
-        with self._calls.opened(writable=True) as runtime:
+        with self._calls.opened(writable=True, create=False) as runtime:
             done = commands.vm_start.restart_vm(
                 runtime, name, timeout=patience, force=force, tell=tell
             )
@@ -132,7 +132,7 @@ class Vms:
         given = check.options(changes)
         policy = policy_change(given)
         wanted = commands.vm_set.parse_changes(policy=policy, **given)
-        with self._calls.opened(writable=True) as runtime:
+        with self._calls.opened(writable=True, create=False) as runtime:
             return commands.show.shown_vm(runtime, commands.vm_set.set_vm(runtime, name, wanted))
 
     @again_when_full
@@ -141,7 +141,7 @@ class Vms:
 
         Raises NotFound, Conflict (it is not down), PartialFailure, Busy.
         """
-        with self._calls.opened(writable=True, spends=True) as runtime:
+        with self._calls.opened(writable=True, create=False, spends=True) as runtime:
             commands.vm_stop.remove_vm(runtime, name, force=force)
 
     # -- several at once: an operation each, whatever becomes of the others ----------------------
@@ -149,7 +149,7 @@ class Vms:
     def start_each(self, names: Iterable[str], *, progress: Progress | None = None) -> Each:
         """Start VMs. Raises only what keeps all of them from it: Refused, StoreError."""
         every = _names(names)
-        with self._calls.opened(writable=True) as runtime:
+        with self._calls.opened(writable=True, create=False) as runtime:
             came = commands.vm_start_many.start_each(runtime, every, progress=progress or _silently)
             return _shown(runtime, came)
 
@@ -165,7 +165,7 @@ class Vms:
     ) -> Each:
         """Stop VMs; their guests have ``timeout`` seconds at one time. Raises as start_each."""
         every, patience = _names(names), _seconds(timeout)
-        with self._calls.opened(writable=True, spends=True) as runtime:
+        with self._calls.opened(writable=True, create=False, spends=True) as runtime:
             came = commands.vm_stop_many.stop_each(
                 runtime, every, timeout=patience, force=force, tell=tell,
                 progress=progress or _silently,
@@ -178,7 +178,7 @@ class Vms:
     ) -> Each:
         """Forget VMs; ``force`` stops them first. Raises as start_each."""
         every = _names(names)
-        with self._calls.opened(writable=True, spends=True) as runtime:
+        with self._calls.opened(writable=True, create=False, spends=True) as runtime:
             came = commands.vm_stop_many.remove_each(
                 runtime, every, force=force, progress=progress or _silently
             )
@@ -189,7 +189,7 @@ class Vms:
         from hvtx.api import given as check
 
         check.whole("pid", pid, 1, check.PID_MOST)
-        with self._calls.opened(writable=True) as runtime:
+        with self._calls.opened(writable=True, create=False) as runtime:
             return commands.show.shown_vm(runtime, commands.vm_attach.attach(runtime, name, pid))
 
     # -- reading -------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 import _socket as socket
 import errno
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 
 from hvtx.drivers.sysctl import read as read_setting
@@ -237,10 +237,12 @@ def _questions(
 
 def _places(look: Look, bridge: int, family: int) -> list[Place]:
     """Devices by which the world is reached: the default route's, and those with addresses."""
-    others = sorted({index for index, _ in look.local.of(family)} - {bridge})
+    local = look.local.of(family)
+    mine = {address for _, address in local}
+    others = sorted({index for index, _ in local} - {bridge})
     found: dict[int, Place] = {}
     for index in others[:_MOST_PLACES]:
-        near = _near(look.links.addresses(index), family)
+        near = _near(look.links.addresses(index), family, mine)
         if near is not None:
             found[index] = Place(index, "", near)
     for world in _WORLD[family]:
@@ -256,12 +258,15 @@ def _places(look: Look, bridge: int, family: int) -> list[Place]:
     return named
 
 
-def _near(addresses: Iterable[Address], family: int) -> str | None:
-    """A neighbour in the subnet of a link's first address of a family; None if it has none."""
+def _near(addresses: Iterable[Address], family: int, mine: Collection[bytes]) -> str | None:
+    """A neighbour in the subnet of a link's first address of a family; None if it has none.
+
+    ``mine`` are the host's own addresses, which no neighbour has.
+    """
     for address in addresses:
         plain = address.address.partition("/")[0]
         if is_of(plain, family) and not plain.startswith(("fe80:", "127.")) and plain != "::1":
-            return routes.beyond(address.address, _WORLD[family][0])
+            return routes.beyond(address.address, _WORLD[family][0], mine)
     return None
 
 

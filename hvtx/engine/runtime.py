@@ -208,6 +208,8 @@ class Runtime:
             self.refused = None
         if self.refused is not None:
             raise self.refused
+        if self.store.missing:
+            return  # a verb finds no VM or network, and puts nothing on record
         if self.epoch is not EpochRelation.SAME:
             with self.store.transaction() as sql:
                 self._enter_life(sql)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from hvtx.host.inet import packed
 from hvtx.host.replica import sources, topology
@@ -244,20 +244,28 @@ def far_end(scratch: Scratch, device: str) -> str | None:
 
 def beyond(picture: Picture, own: bytes) -> Exit | None:
     """Somebody beyond the device that has an address of the host; None if none has it."""
-    for name, address, length in picture.addresses():
+    every = list(picture.addresses())
+    for name, address, length in every:
         if address == own:
-            other = neighbour_of(address, length)
+            other = neighbour_of(address, length, {mine for _, mine, _ in every})
             return None if other is None or name == "lo" else Exit(name, other, own)
     return None
 
 
-def neighbour_of(address: bytes, length: int) -> bytes | None:
-    """Another address in the same prefix; None where there is none. Pure."""
+def neighbour_of(address: bytes, length: int, mine: Collection[bytes] = ()) -> bytes | None:
+    """Another address in the same prefix, none of the host's (``mine``); None where there is none.
+
+    What says that it comes from an address of the host is dropped as martian. Pure.
+    """
     bits = len(address) * 8
     if length >= bits:
         return None
     number = int.from_bytes(address, "big")
     mask = (1 << (bits - length)) - 1
-    host = number & mask
-    other = next((n for n in (host ^ 3, host ^ 1) if (n and n < mask) or bits - length == 1), None)
-    return None if other is None else ((number & ~mask) | (other & mask)).to_bytes(bits // 8, "big")
+    host, base = number & mask, number & ~mask
+    # of more candidates than the host has addresses one is nobody's of the host's
+    for other in (host ^ 3, host ^ 1, *range(1, min(mask, len(mine) + 3))):
+        found: bytes = (base | (other & mask)).to_bytes(len(address), "big")
+        if (0 < other < mask or mask == 1) and found != address and found not in mine:
+            return found
+    return None

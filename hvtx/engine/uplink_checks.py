@@ -6,7 +6,7 @@ import errno
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 
-from hvtx.engine.trial import Exit, beyond, neighbour_of
+from hvtx.engine.trial import Exit, beyond
 from hvtx.host.inet import packed
 from hvtx.host.netlink import Channel
 from hvtx.host.replica import thought, topology
@@ -59,10 +59,8 @@ def way_out(picture: Picture, family: int, ours: Collection[str]) -> Exit | None
             own = next((address for _, address, _ in usable), None)
         return Exit(name, WORLD[family], own)
     if index == 0:
-        for _, address, length in usable:
-            if neighbour_of(address, length) is not None:
-                return beyond(picture, address)
-        return None
+        near = (beyond(picture, address) for _, address, _ in usable)
+        return next((found for found in near if found is not None), None)
     # a route forbids it to the host, too: somebody beyond the first device there is
     return next((Exit(name, WORLD[family], address) for name, address, _ in usable), None)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _socket as socket
 import errno
 import struct
+from collections.abc import Collection
 
 from hvtx.host.inet import socket_family
 from hvtx.host.netlink import Channel, attribute, attribute_map, legible, u32
@@ -125,10 +126,12 @@ def _is_shared(packed: bytes) -> bool:
     return len(packed) == 16 and packed[:2] != b"\xfe\x80" and packed != _LOOPBACK6
 
 
-def beyond(address: str, world: str) -> str:
+def beyond(address: str, world: str, taken: Collection[bytes] = ()) -> str:
     """A neighbour in the subnet of an address of the host (``address/length``).
 
-    ``world`` where the subnet has no room for one. (Every start asks: without ipaddress, 2 ms.)
+    ``taken`` are the host's own addresses: what says that it comes from one of them is dropped as
+    martian. ``world`` where the subnet has no room for a neighbour. (Every start asks: without
+    ipaddress, 2 ms.)
     """
     plain, _, length = address.partition("/")
     family = socket_family(plain)
@@ -136,9 +139,13 @@ def beyond(address: str, world: str) -> str:
     own, free = int.from_bytes(packed, "big"), len(packed) * 8 - int(length)
     if free < _ROOM:
         return world
-    first = (own >> free << free) + 1
-    near = first if first != own else first + 1
-    return socket.inet_ntop(family, near.to_bytes(len(packed), "big"))
+    base = own >> free << free
+    # of more candidates than the host has addresses one is nobody's of the host's
+    for place in range(1, min((1 << free) - 1, len(taken) + 3)):
+        near = (base + place).to_bytes(len(packed), "big")
+        if near != packed and near not in taken:
+            return socket.inet_ntop(family, near)
+    return world
 
 
 # -- all of them -----------------------------------------------------------------------------------

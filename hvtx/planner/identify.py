@@ -124,9 +124,10 @@ def _owners(sight: ExplainFacts, text: str) -> Iterator[Subject]:
             continue
         items = [item for item in sight.plan.items if item.vm == facts.name]
         first = next((i for i in items if i.action.value != "skip"), items[0] if items else None)
+        crashed = first is not None and reason_of(first) is not Reason.RESERVED  # not leases alone
         runs = {
             Liveness.ALIVE: "which runs",
-            Liveness.DEAD: _dead(vm) if first else "which is not running",
+            Liveness.DEAD: _dead(vm) if crashed else "which is not running",
         }.get(facts.liveness, "of which hvtx cannot tell whether it is running")
         networks = [interface.network_name for interface in vm.interfaces] if vm else []
         yield Subject(

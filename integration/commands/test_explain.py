@@ -117,6 +117,8 @@ def _ours(host: Host) -> None:
         assert (told["owner"], told["record"]["mark"]) == ("hvtx", row["mark"])
     assert host.brief("web") == ("vm", "hvtx", "web", "lan", "vm-alive")
     assert host.ask("db")["gc"] == {"action": "delete", "reason": "vm-dead"}
+    assert "whose process is dead" in host.ask("db")["message"]
+    assert "which is not running" in host.ask("spare")["message"]
     assert host.brief("lan")[:2] == ("network", "hvtx")
     assert host.brief("net.ipv4.ip_forward")[:2] == ("sysctl", "hvtx")
     assert host.brief("net/ipv4/ip_forward")[:2] == ("sysctl", "hvtx")

@@ -273,6 +273,21 @@ def test_a_vm_is_not_recorded_where_it_would_be_lost(hvtx: Program) -> None:
         assert "5270" in hvtx("vm", "create", "two", *words, code=4).err
 
 
+def test_the_hosts_own_addresses_are_no_neighbours(hvtx: Program) -> None:
+    """Two side by side in one subnet: no packet comes from either, and none is said to be lost."""
+    lab.run("ip", "link", "add", "side", "type", "veth", "peer", "name", "beyond")
+    for device in ("side", "beyond"):
+        lab.run("ip", "link", "set", device, "addrgenmode", "none", "up")
+    for address in ("10.9.0.1/24", "10.9.0.2/24", "fd09::1/64", "fd09::2/64"):
+        more = ("nodad",) if ":" in address else ()
+        lab.run("ip", "addr", "add", address, "dev", "side", *more)
+    make_network(hvtx)
+    run(hvtx, "web", "-p", "8080:80", "-p", "10.9.0.2:8081:81", "-p", "[fd09::1]:8082:82")
+    findings = hvtx("doctor", "--json", code=None).json()["findings"]
+    levels = {(f["check"], f["level"]) for f in findings if f["check"] in ("routes", "forward")}
+    assert levels == {("routes", "ok"), ("forward", "ok")}
+
+
 def test_doctors_fix_is_enough(hvtx: Program, world: lab.Namespace) -> None:
     """What `doctor` prints is run as it stands: the rule of an exit node that came later."""
     make_network(hvtx)

@@ -129,6 +129,20 @@ def test_the_objects_of_an_empty_store(hvtx: Program) -> None:
     assert not Path(os.environ["HVTX_RUN_DIR"]).exists()
 
 
+def test_who_needs_a_vm_or_network_makes_no_store(hvtx: Program) -> None:
+    """3, and nothing is made where the store would be: its directory may be on a disk to come."""
+    for argv in (
+        ("vm", "start"), ("vm", "stop"), ("vm", "stop", "--force"), ("vm", "restart"),
+        ("vm", "rm"), ("vm", "rm", "--force"), ("vm", "attach", "--pid", str(os.getpid())),
+        ("vm", "set", "--cpus", "2"), ("vm", "create", "--from-log"), ("network", "rm"),
+        ("network", "set", "--isolate"), ("repair",),
+    ):  # fmt: skip
+        hvtx(*argv, "web", code=3)
+    for verb in ("start", "stop", "rm"):
+        hvtx("vm", verb, "web", "db", code=3)
+    assert not Path(os.environ["HVTX_STATE_DIR"]).exists()
+
+
 def test_the_objects_of_intents_and_log(hvtx: Program) -> None:
     network(hvtx)
     create(hvtx)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import socket
 
 import pytest
 
+from hvtx.host.inet import socket_family
 from hvtx.host.routes import beyond
 from hvtx.model.routing import Answer, Ask, Found, Packet, Place, Route, Rule
 from hvtx.planner import routing
@@ -198,6 +200,22 @@ def test_parts_of_a_subnet() -> None:
 )
 def test_a_neighbour(own: str, near: str) -> None:
     assert beyond(own, FAR) == near
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "near"),
+    [
+        ("192.168.1.1/24", ["192.168.1.2"], "192.168.1.3"),
+        ("192.168.1.2/24", ["192.168.1.1"], "192.168.1.3"),
+        ("192.168.1.9/29", [f"192.168.1.{last}" for last in range(10, 14)], "192.168.1.14"),
+        ("192.168.1.9/30", ["192.168.1.10"], FAR),
+        ("2001:db8::1/64", ["2001:db8::2", "2001:db8::3"], "2001:db8::4"),
+    ],
+)
+def test_a_neighbour_has_no_address_of_the_host(own: str, others: list[str], near: str) -> None:
+    every = [own.partition("/")[0], *others]
+    taken = {socket.inet_pton(socket_family(one), one) for one in every}
+    assert beyond(own, FAR, taken) == near
 
 
 def test_a_guest_of_a_subnet() -> None:
