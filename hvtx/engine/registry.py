@@ -57,6 +57,7 @@ DRIVERS = {
 }
 _STRANGERS_AT = "hvtx.drivers.foreign_rules:ForeignRules"
 FIREWALLS = ("nftables", "iptables")
+FIREWALLD = "firewalld"  # beside these: no network is made with it
 
 
 def driver_name(row: Resource) -> str:
@@ -99,7 +100,7 @@ class Drivers:
 
     def firewall(self, name: str) -> FirewallDriver:
         """A firewall backend, by its name on record."""
-        if name == "firewalld":
+        if name == FIREWALLD:
             return self.of("firewalld")
         return self.of("nftables") if name == "nftables" else self.of("iptables")
 

@@ -11,14 +11,13 @@ from contextlib import contextmanager
 
 from hvtx.drivers.base import OwnElements
 from hvtx.engine import privileges
-from hvtx.engine.registry import FIREWALLS
+from hvtx.engine.registry import FIREWALLD, FIREWALLS
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import Contended, HvtxError, NotPermitted, Refused
-from hvtx.host import firewalld
+from hvtx.host.firewalld_zones import has_file
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted, forbidden
 from hvtx.host.xtnames import legacy_tables
-from hvtx.model import firewalld_zone
 from hvtx.model.resource import Address, Entry, Link
 from hvtx.model.typed import Self
 from hvtx.planner.recheck import Again, Seen
@@ -208,7 +207,7 @@ def firewall_entries(
 
 def _there() -> tuple[str, ...]:
     """The backends, and firewalld where it has a zone of hvtx."""
-    return (*FIREWALLS, firewalld_zone.BACKEND) if firewalld.has_file() else FIREWALLS
+    return (*FIREWALLS, FIREWALLD) if has_file() else FIREWALLS
 
 
 def _cannot_observe(what: str) -> Refused:

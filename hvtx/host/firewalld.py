@@ -10,11 +10,11 @@ import os
 
 from hvtx.errors import HostRefused
 from hvtx.host import output, paths, program
+from hvtx.host.firewalld_zones import zone_file
 from hvtx.model.firewalld_zone import ZONE, Zone, described, zone_settings
 from hvtx.model.json_text import loads
 from hvtx.model.typed import Any, NamedTuple
 
-ZONES = "/etc/firewalld/zones"  # of the administrator; vendors' are elsewhere, and left alone
 TABLE = ("inet", "firewalld")
 _NAME = "org.fedoraproject.FirewallD1"
 _PATH = "/org/fedoraproject/FirewallD1"
@@ -173,33 +173,24 @@ def _given(settings: dict[str, Any]) -> dict[str, Any]:
 # -- its file --------------------------------------------------------------------------------------
 
 
-def _file() -> str:
-    return f"{ZONES}/{ZONE}.xml"
-
-
-def has_file() -> bool:
-    """Whether there is a file of the zone `hvtx`."""
-    return os.path.exists(_file())
-
-
 def in_file() -> str | None:
     """The file of the zone `hvtx`; None where there is none. Raises NotAnswered."""
     try:
-        return paths.read_regular(_file(), _MOST).decode(errors="replace")
+        return paths.read_regular(zone_file(), _MOST).decode(errors="replace")
     except FileNotFoundError:
         return None
     except OSError as problem:
-        raise NotAnswered(f"{_file()} cannot be read: {problem.strerror}") from problem
+        raise NotAnswered(f"{zone_file()} cannot be read: {problem.strerror}") from problem
 
 
 def put_file(text: str | None) -> None:
     """Let the file be so, whole; None: remove it. Raises NotAnswered."""
     try:
         if text is None:
-            os.unlink(_file())
+            os.unlink(zone_file())
         else:
             output.write_out(
-                _file(), text.encode(), mode=0o644, sync=True, make=False, draft=_DRAFT
+                zone_file(), text.encode(), mode=0o644, sync=True, make=False, draft=_DRAFT
             )
     except OSError as problem:
-        raise NotAnswered(f"{_file()} cannot be written: {problem.strerror}") from problem
+        raise NotAnswered(f"{zone_file()} cannot be written: {problem.strerror}") from problem

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from hvtx.host import firewalld as host_firewalld
+from hvtx.host import firewalld_zones
 from integration import lab
 from integration.lab.firewalld import Firewalld
 from integration.lab.machine_world import RealWorld
@@ -115,7 +116,7 @@ def daemon(netns: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Firewalld]:
     """A firewalld that does not run yet."""
     made = Firewalld(lab.open_place())
     monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", made.address)
-    monkeypatch.setattr(host_firewalld, "ZONES", str(made.zones))
+    monkeypatch.setattr(firewalld_zones, "ZONES", str(made.zones))
     yield made
     made.close()
 
@@ -324,7 +325,7 @@ def world_of_contract(
     daemon = Firewalld(lab.open_place())
     try:
         monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", daemon.address)
-        monkeypatch.setattr(host_firewalld, "ZONES", str(daemon.zones))
+        monkeypatch.setattr(firewalld_zones, "ZONES", str(daemon.zones))
         daemon.start()
         before, row = contract.CASES["firewalld"](found)
         for other in before:
