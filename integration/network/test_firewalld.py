@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from hvtx.host import firewalld as host_firewalld
 from hvtx.host import firewalld_zones
 from integration import lab
+from integration.boot.test_reboots import forget_everything
 from integration.lab.firewalld import Firewalld
 from integration.lab.machine_world import RealWorld
 from integration.lab.neighbourhood import flows
@@ -265,6 +268,42 @@ def test_without_passage_nothing_is_placed(site: Site) -> None:
     site.hvtx("network", "set", "lan", "--no-passage")
     assert lab.difference(before, site.theirs()) == ""
     site.leave()
+
+
+class Booted(Forked):
+    """The program in another boot, as seen by a bind mount over the kernel's boot id."""
+
+    def enter(self, out: int, err: int) -> tuple[int, int]:
+        fake = Path(os.environ["HVTX_STATE_DIR"]).parent / "boot_id"
+        fake.write_text(f"{uuid.UUID(int=7)}\n")
+        lab.unshare(lab.CLONE_NEWNS)
+        lab.run("mount", "--make-rprivate", "/")
+        lab.run("mount", "--bind", str(fake), "/proc/sys/kernel/random/boot_id")
+        return out, err
+
+
+def test_after_a_reboot_it_is_there_again(site: Site) -> None:
+    """firewalld has it from its start on; the network's row is of the new life, and goes with it."""
+    daemon = site.daemon
+    daemon.start()
+    before = site.theirs()
+    site.create()
+    old = (daemon.zones / "hvtx.xml").read_text()
+    daemon.stop()
+    forget_everything()
+    daemon.start()
+    assert daemon.says("--zone=hvtx", "--list-interfaces") == "hvlan"
+    site.hvtx = Booted()
+    site.hvtx("recover")
+    assert rows(site) == ["zone hvtx of hvlan"]
+    new = (daemon.zones / "hvtx.xml").read_text()
+    assert new != old  # with the mark of its new row
+    assert new.count("hvtx:1:") == 1
+    assert daemon.says("--zone=hvtx", "--list-interfaces") == "hvlan"
+    assert site.hvtx.is_clean()
+    site.hvtx("network", "rm", "lan")
+    daemon.run("firewall-cmd --reload")
+    assert lab.difference(before, site.theirs()) == ""
 
 
 @pytest.mark.parametrize("point", ["intended", "acted:firewalld", "committed"])
