@@ -47,17 +47,15 @@ class Site:
         for name, more in {"web": ("-p", f"{PORT}:80"), "two": ()}.items():
             self.hvtx("vm", "run", name, "--network", "lan", *more,
                       "--", sys.executable, str(GUEST))  # fmt: skip
-            told = self.hvtx.vm(name)
-            own = told["interfaces"][0]
-            self.guests[name] = {"4": own["ipv4"], "6": own["ipv6"], "pid": told["pid"]}
-            inside = Inside(told["pid"])
-            until(
-                lambda inside=inside, own=own: all(
-                    own[family] in inside.run("ip", "addr", check=False)
-                    for family in ("ipv4", "ipv6")
-                ),
-                "addresses",
-            )
+            self.look(name)
+
+    def look(self, name: str) -> None:
+        """Find a guest, and wait for its addresses."""
+        told = self.hvtx.vm(name)
+        own = told["interfaces"][0]
+        self.guests[name] = {"4": own["ipv4"], "6": own["ipv6"], "pid": told["pid"]}
+        inside, wanted = Inside(told["pid"]), (own["ipv4"], own["ipv6"])
+        until(lambda: all(a in inside.run("ip", "addr", check=False) for a in wanted), "addresses")
 
     def asks(self) -> list[Ask]:
         """The fifteen flows."""
@@ -135,6 +133,11 @@ def site(world: lab.Namespace, daemon: Firewalld) -> Iterator[Site]:
             lab.end(vm["pid"])
 
 
+def never() -> None:
+    """What stands in the place of a look for firewalld."""
+    raise AssertionError("the bus was asked")
+
+
 def rows(site: Site, network: str = "lan") -> list[str]:
     """What a network has in firewalld's zone, by its record."""
     told = site.hvtx("network", "show", network, "--json").json()["resources"]
@@ -149,7 +152,7 @@ def of_host(port: int) -> list[Ask]:
     ]
 
 
-def test_firewalld_is_there_first(site: Site) -> None:
+def test_firewalld_is_there_first(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """One reload, by a person, as firewalld learns of a new zone by no less; then all passes."""
     daemon = site.daemon
     daemon.start()
@@ -170,6 +173,11 @@ def test_firewalld_is_there_first(site: Site) -> None:
     assert site.errors() == {}
     assert site.hvtx("repair", "--json").json()["repaired"] == []
     assert site.hvtx("gc", "--plan", "--json").json()["summary"].get("delete", 0) == 0
+    with monkeypatch.context() as patched:  # a start asks no bus where the row is there
+        patched.setattr(host_firewalld, "running", never)
+        site.hvtx("vm", "stop", "--force", "two")
+        site.hvtx("vm", "start", "two")
+    site.look("two")
     # what the host keeps shut stays shut, and what it opens is for the zones where it is open
     assert site.answers(of_host(OPEN)) == {"world"}
     assert site.answers(of_host(SHUT)) == set()
@@ -265,8 +273,17 @@ def test_without_passage_nothing_is_placed(site: Site) -> None:
     assert "hvtx repair" not in hints
     site.hvtx("network", "set", "lan", "--passage")
     assert rows(site) == ["zone hvtx of hvlan"]
+    zone = site.daemon.zones / "hvtx.xml"
+    saved = zone.read_text()
     site.hvtx("network", "set", "lan", "--no-passage")
     assert lab.difference(before, site.theirs()) == ""
+    # a backup of the configuration brings back what was released: it is taken for ours again
+    zone.write_text(saved)
+    site.daemon.run("firewall-cmd --reload")
+    site.hvtx("network", "set", "lan", "--passage")
+    assert rows(site) == ["zone hvtx of hvlan"]
+    assert zone.read_text() != saved
+    assert site.passing() == ALL
     site.leave()
 
 
@@ -282,7 +299,8 @@ class Booted(Forked):
         return out, err
 
 
-def test_after_a_reboot_it_is_there_again(site: Site) -> None:
+@pytest.mark.parametrize("first", ["recover", "start"])
+def test_after_a_reboot_it_is_there_again(site: Site, first: str) -> None:
     """firewalld has it from its start on; the network's row is of the new life, and goes with it."""
     daemon = site.daemon
     daemon.start()
@@ -294,7 +312,12 @@ def test_after_a_reboot_it_is_there_again(site: Site) -> None:
     daemon.start()
     assert daemon.says("--zone=hvtx", "--list-interfaces") == "hvlan"
     site.hvtx = Booted()
-    site.hvtx("recover")
+    if first == "start":
+        sleep = ("--hypervisor", "command", "--", "sleep", "99")
+        site.hvtx("vm", "run", "web", "--network", "lan", *sleep)
+        site.hvtx("vm", "rm", "--force", "web")
+    else:
+        site.hvtx("recover")
     assert rows(site) == ["zone hvtx of hvlan"]
     new = (daemon.zones / "hvtx.xml").read_text()
     assert new != old  # with the mark of its new row
@@ -334,9 +357,6 @@ def test_nobody_asks_a_bus_where_firewalld_has_no_table(
     netns: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not even where filters of others are met: a program more costs a start milliseconds."""
-
-    def never() -> None:
-        raise AssertionError("the bus was asked")
 
     monkeypatch.setattr(host_firewalld, "running", never)
     hvtx = Forked()

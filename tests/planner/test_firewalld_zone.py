@@ -41,6 +41,7 @@ def test_without_passage_it_gets_none_and_loses_its_own() -> None:
     [
         Seen({"hvtx": (), "trusted": ("hvlan",)}, None, {}),
         Seen({"hvtx": ()}, None, {"hvlan": "trusted"}),
+        Seen({"hvtx": (), "trusted": ("hvlan",)}, KEPT, {"hvlan": "hvtx"}),
         Seen({"hvtx": ("hvlan",)}, None, {}),
         Seen({"hvtx": ()}, Zone(("hvlan",), "somebody's"), {"hvlan": "hvtx"}),
     ],
