@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
+from hvtx.engine import firewalld_zone
 from hvtx.engine.forward_accepts import world
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import HvtxError
@@ -55,9 +56,16 @@ class FixFinder:
             # or no rule of it can be named, and the hint says where to look
             with suppress(HvtxError, ValueError):
                 (self._nft if by == "nft" else self._legacy)(place[0], place[1])
+        zoned = self._zoned() if by == "nft" and place[1:2] == ("firewalld",) else {}
         tools = frozenset(name for name in _TOOLS if program.find((name,)) is not None)
-        host = Host(self._uplinks, self._nets, self._chains, self._owners, tools)
+        host = Host(self._uplinks, self._nets, self._chains, self._owners, tools, zoned)
         return fix(stops, host)
+
+    def _zoned(self) -> Mapping[str, str]:
+        try:
+            return firewalld_zone.fixes(self._nets.values())
+        except HvtxError:
+            return {}
 
     def _nft(self, family: str, table: str) -> None:
         from hvtx.host import libnftables

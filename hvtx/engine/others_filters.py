@@ -11,11 +11,12 @@ from hvtx.errors import HostRefused, NotPermitted
 from hvtx.host import xtnames
 
 TABLE = "filter"
+FIREWALLD = ("inet", "firewalld")
 _FAMILIES = frozenset({"ip", "ip6"})
 
 
 def there_may_be(tables: Callable[[], Collection[tuple[str, str]]]) -> bool:
-    """Whether iptables of either kind has a table `filter` here; no, where nobody may look.
+    """Whether iptables has a table `filter` here, or firewalld its own; no, where nobody may look.
 
     ``tables`` lists family and name of those of nf_tables. Raises HvtxError.
     """
@@ -28,4 +29,4 @@ def there_may_be(tables: Callable[[], Collection[tuple[str, str]]]) -> bool:
         known = tables()
     except NotPermitted:
         return False
-    return any(family in _FAMILIES and name == TABLE for family, name in known)
+    return FIREWALLD in known or any(f in _FAMILIES and name == TABLE for f, name in known)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import closing, suppress
+from itertools import chain
 
-from hvtx.engine import notice
+from hvtx.engine import firewalld_zone, notice
 from hvtx.engine.forward_accepts import world
 from hvtx.engine.repaired import Failed, Repaired
 from hvtx.engine.runtime import Runtime
@@ -19,15 +20,17 @@ from hvtx.engine.scope import networks_now
 from hvtx.engine.transaction import begin
 from hvtx.engine.undo import take_down
 from hvtx.errors import Busy, HvtxError, NotPermitted
-from hvtx.host.filter_chains import legacy_chains, nf_tables, nft_chains
+from hvtx.host.filter_chains import has_firewalld, legacy_chains, nf_tables, nft_chains
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.host.retry import retry_transient
 from hvtx.model.filter_chain import FilterChain
 from hvtx.model.firewall import FirewallSpec, firewall_spec
+from hvtx.model.firewalld_zone import BACKEND
 from hvtx.model.mark import FAMILY
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.typed import NamedTuple, cast
 from hvtx.model.vm import Network
+from hvtx.planner.firewalld_zone import bridges_of
 from hvtx.planner.provision import ResourceSpec
 from hvtx.planner.scope import NetworkScope
 from hvtx.rulesets.filter_ends import end_of, in_place
@@ -42,6 +45,7 @@ class Chains(NamedTuple):
     """The built-in chains of the host, by backend, family and name."""
 
     chains: dict[tuple[str, int, str], FilterChain]
+    firewalld: bool = False  # its table is there
 
     def closed(self, family: int) -> list[tuple[str, int, str]]:
         """Those of a family that drop what nobody decided, and that others may change."""
@@ -69,21 +73,24 @@ class Change(NamedTuple):
 def chains_now() -> Chains:
     """The chains as they are. Raises NotPermitted, HostRefused, OSError, DumpInterrupted."""
     found: dict[tuple[int, str], FilterChain] = {}
+    runs = False
     if (socket := nf_tables()) is not None:
         with closing(socket):
             found = retry_transient(lambda: nft_chains(socket))
+            runs = retry_transient(lambda: has_firewalld(socket))
     every = {("nftables", *key): chain for key, chain in found.items()}
     # who may not read the legacy tables may not change them either
     with suppress(NotPermitted):
         for family in (4, 6):
             every |= {("iptables", *key): chain for key, chain in legacy_chains(family).items()}
-    return Chains(every)
+    return Chains(every, runs)
 
 
-def change(scope: NetworkScope) -> Change:
+def change(scope: NetworkScope, *, thorough: bool = True) -> Change:
     """What is to be made, removed and moved for the networks of a scope; changes nothing.
 
-    Raises NotPermitted, HostRefused, OSError, DumpInterrupted.
+    ``thorough``: firewalld is asked about rows on record, too. Raises NotPermitted, HostRefused,
+    OSError, DumpInterrupted.
     """
     known = scope.bridges()
     whole = known.keys() - scope.provisional.keys()
@@ -92,7 +99,14 @@ def change(scope: NetworkScope) -> Change:
     if not networks and not there:
         return Change({}, (), (), ())
     chains = chains_now()
-    return _compare({n.id: wants(n, chains) for n in networks}, there, chains)
+    zoned, there = firewalld_zone.of_kind(there)
+    found = _compare({n.id: wants(n, chains) for n in networks}, there, chains)
+    if not zoned and not chains.firewalld:
+        return found
+    more = firewalld_zone.change(networks, zoned, thorough=thorough and chains.firewalld)
+    make = {n.id: [*found.make.get(n.id, ()), *more.make.get(n.id, ())] for n in networks}
+    drop, move, lacks = found.drop + more.drop, found.move + more.move, found.lacks + more.lacks
+    return Change(make, drop, move, found.words, lacks)
 
 
 def _rows_of(scope: NetworkScope) -> list[Resource]:
@@ -137,7 +151,7 @@ def wants_beside(
         if row.role != WHAT:
             continue
         spec = firewall_spec(row)
-        if spec["hook"] == "FORWARD" and spec["family"] in families:
+        if spec.get("hook") == "FORWARD" and spec["family"] in families:
             accepts = [f"-i {spec['bridge']} -o {device} -j ACCEPT"]
             found.append(ResourceSpec(Kind.FILTER, row.key, {**spec, "accepts": accepts}))
     return found
@@ -229,13 +243,14 @@ class Passages:
         """
         try:
             half = any(row.role == WHAT for row in scope.unsettled())
-            found = change(scope)
+            found = change(scope, thorough=failed is not None)
             if not half and not found:
                 return []
             if not locked:
                 self._runtime.lock("all", "networks")
             try:
-                return self._settle(scope, found, half=half, locked=locked)
+                thorough = failed is not None
+                return self._settle(scope, found, half=half, locked=locked, thorough=thorough)
             finally:
                 if not locked:
                     self._runtime.unlock("all", "networks")
@@ -250,12 +265,13 @@ class Passages:
             return []
 
     def _settle(
-        self, scope: NetworkScope, found: Change, *, half: bool, locked: bool
+        self, scope: NetworkScope, found: Change, *, half: bool, locked: bool, thorough: bool
     ) -> list[Repaired]:
         if half:
             self._release()
         if half or not locked:  # read again: another command may have been quicker
-            found = change(networks_now(self._runtime, scope.networks.values()))
+            scope = networks_now(self._runtime, scope.networks.values())
+            found = change(scope, thorough=thorough)
         for backend, rows in _by_backend(found.move).items():
             self._runtime.firewall(backend).repair(rows)
         if found.drop:  # before a new one of the same words
@@ -264,9 +280,16 @@ class Passages:
             take_down(operation, found.drop, reason="replaced")
         for network, rows_wanted in found.make.items():
             if rows_wanted:
+                self._drop_stale(rows_wanted, scope)
                 self._make(network, rows_wanted)
+        firewalld_zone.warn_unknown(bridges_of(chain.from_iterable(found.make.values())))
         every = (*found.words, *found.lacks)
         return [Repaired(str(Kind.FILTER), said.partition(": ")[0], said) for said in every]
+
+    def _drop_stale(self, wants: Sequence[ResourceSpec], scope: NetworkScope) -> None:
+        if bridges := bridges_of(wants):
+            driver, own = self._runtime.firewall(BACKEND), self._runtime.installation
+            firewalld_zone.drop_stale(driver, own, bridges, scope.rows)
 
 
 def _by_backend(rows: Iterable[Resource]) -> dict[str, list[Resource]]:

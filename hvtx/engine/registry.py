@@ -23,6 +23,7 @@ from hvtx.model.typed import TYPE_CHECKING, Any, Literal, overload
 if TYPE_CHECKING:  # mypy compares the drivers with what `Drivers.of` says of them
     from hvtx.drivers.bridge import BridgeDriver
     from hvtx.drivers.dnsmasq import DnsmasqDriver
+    from hvtx.drivers.firewalld import FirewalldDriver
     from hvtx.drivers.foreign_rules import ForeignRules
     from hvtx.drivers.iptables import IptablesDriver
     from hvtx.drivers.netns import NetnsDriver
@@ -38,6 +39,7 @@ if TYPE_CHECKING:  # mypy compares the drivers with what `Drivers.of` says of th
     _NETNS: Callable[[Host], Driver] = NetnsDriver
     _NFTABLES: Callable[[Host], CommonDriver] = NftablesDriver
     _IPTABLES: Callable[[Host], FirewallDriver] = IptablesDriver
+    _FIREWALLD: Callable[[Host], FirewallDriver] = FirewalldDriver
 
 DRIVERS = {
     "tap": "hvtx.drivers.tap.driver:TapDriver",
@@ -51,9 +53,11 @@ DRIVERS = {
     "dnsmasq": "hvtx.drivers.dnsmasq:DnsmasqDriver",
     "nftables": "hvtx.drivers.nftables:NftablesDriver",
     "iptables": "hvtx.drivers.iptables:IptablesDriver",
+    "firewalld": "hvtx.drivers.firewalld:FirewalldDriver",
 }
 _STRANGERS_AT = "hvtx.drivers.foreign_rules:ForeignRules"
 FIREWALLS = ("nftables", "iptables")
+FIREWALLD = "firewalld"  # beside these: no network is made with it
 
 
 def driver_name(row: Resource) -> str:
@@ -86,7 +90,7 @@ class Drivers:
     @overload
     def of(self, name: Literal["nftables"]) -> CommonDriver: ...
     @overload
-    def of(self, name: Literal["iptables"]) -> FirewallDriver: ...
+    def of(self, name: Literal["iptables", "firewalld"]) -> FirewallDriver: ...
     @overload
     def of(self, name: str) -> Driver: ...
     def of(self, name: str) -> Driver:
@@ -96,6 +100,8 @@ class Drivers:
 
     def firewall(self, name: str) -> FirewallDriver:
         """A firewall backend, by its name on record."""
+        if name == FIREWALLD:
+            return self.of("firewalld")
         return self.of("nftables") if name == "nftables" else self.of("iptables")
 
     def exchanging(self, name: str) -> ExchangingDriver:

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 
 from hvtx.drivers.base import OwnElements
 from hvtx.engine import privileges
-from hvtx.engine.registry import FIREWALLS
+from hvtx.engine.registry import FIREWALLD, FIREWALLS
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import Contended, HvtxError, NotPermitted, Refused
+from hvtx.host.firewalld_zones import has_file
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted, forbidden
 from hvtx.host.xtnames import legacy_tables
@@ -169,18 +170,19 @@ def _unstable_links() -> Refused:
 def firewall_entries(
     runtime: Runtime,
     failures: dict[str, str],
-    backends: Iterable[str] = FIREWALLS,
+    backends: Iterable[str] | None = None,
     *,
     observe: Callable[[str], Iterable[Entry]] | None = None,
 ) -> tuple[list[Entry], NotPermitted | None]:
     """What the firewalls hold, and why this user may not read the legacy tables, if so.
 
     Who has no rule in legacy tables need not be allowed to read them: only others' rules are
-    missing from the plan then. ``observe`` reads a backend in another way than its driver.
+    missing from the plan then. ``backends``: only these. ``observe`` reads a backend in another way
+    than its driver.
     """
     found: list[Entry] = []
     unread: NotPermitted | None = None
-    for backend in backends:
+    for backend in _there() if backends is None else backends:
         try:
             if backend == "iptables" and not legacy_tables():
                 continue
@@ -201,6 +203,11 @@ def firewall_entries(
         except OSError as problem:
             failures[backend] = f"{backend} could not be read: {problem}"
     return found, unread
+
+
+def _there() -> tuple[str, ...]:
+    """The backends, and firewalld where it has a zone of hvtx."""
+    return (*FIREWALLS, FIREWALLD) if has_file() else FIREWALLS
 
 
 def _cannot_observe(what: str) -> Refused:

@@ -46,6 +46,11 @@ def nf_tables() -> Nftables | None:
         raise
 
 
+def has_firewalld(socket: Nftables) -> bool:
+    """Whether firewalld's own table is there. Raises OSError, DumpInterrupted."""
+    return "inet" in nftshape.flags(socket, "firewalld")
+
+
 def nft_chains(socket: Nftables) -> dict[tuple[int, str], FilterChain]:
     """INPUT and FORWARD of iptables-nft, by family (4, 6) and name; only those that are there.
 

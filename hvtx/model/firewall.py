@@ -30,7 +30,8 @@ class FirewallSpec(TypedDict, total=False):
                     where the policy of FORWARD drops (iptables)
     ``passage``     family, bridge, hook (INPUT or FORWARD), accepts (rules in the words of
                     iptables-save): what lets a network pass the filter of somebody else, in the
-                    tables of iptables-nft (nftables) or the legacy ones (iptables)
+                    tables of iptables-nft (nftables) or the legacy ones (iptables); of firewalld
+                    the bridge alone, which is in its zone `hvtx`
     ``masquerade``  address, bridge, source
     ``publish``     protocol, host_ip (None: any), host_port, ipv4, ipv6, guest_port, bridge
     ``egress``      bridge, mac (of a VM's interface; absent: of a network), egress (the mode; None:
@@ -42,7 +43,7 @@ class FirewallSpec(TypedDict, total=False):
                     words: its text before a mark stood in it; ipv4 or ipv6: whose it is
     """
 
-    backend: Literal["nftables", "iptables"]
+    backend: Literal["nftables", "iptables", "firewalld"]
     what: Literal[
         "base",
         "network",

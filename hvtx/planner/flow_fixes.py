@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hvtx.model.address import is_ipv6, is_of
 from hvtx.model.traffic import Flow, Stop, Way
 from hvtx.model.typed import NamedTuple
+from hvtx.planner import firewalld_zone
 from hvtx.planner.own_accepts import Net, is_ours_to_accept
 
 REPAIR = "hvtx repair"
@@ -56,7 +57,8 @@ class Host(NamedTuple):
 
     ``uplinks`` are the devices where the world is; ``chains`` are others', by their place as a
     stop names it; ``owners`` are tables that only one process may change, and who that is;
-    ``tools`` are the programs that are there.
+    ``tools`` are the programs that are there; ``zoned`` says of a bridge that is in no zone of
+    firewalld's how it gets into that of hvtx.
     """
 
     uplinks: tuple[str, ...]
@@ -64,6 +66,7 @@ class Host(NamedTuple):
     chains: Mapping[tuple[str, ...], Chain]
     owners: Mapping[tuple[str, str], str]
     tools: frozenset[str]
+    zoned: Mapping[str, str] = {}
 
 
 class Leg(NamedTuple):
@@ -347,34 +350,11 @@ def _ufw(flows: Iterable[Flow], host: Host) -> Iterator[str]:
 
 
 def _firewalld(place: tuple[str, ...], flows: Sequence[Flow], host: Host) -> Iterator[str]:
-    """A zone for guests and a policy for their way out, for good and at once."""
     chain = host.chains.get(place)
     hooks = chain.hooks if chain is not None else frozenset()
     if place[1] == "firewalld_policy_drop" or hooks & {"prerouting", "postrouting"}:
-        yield "firewall-cmd --panic-off"
-        return
-    make = "firewall-cmd --permanent --{0}={1} --get-target >/dev/null 2>&1"
-    make += " || firewall-cmd --permanent --new-{0}={1}"
-    yield make.format("zone", "hvtx")
-    for bridge in dict.fromkeys(flow.bridge for flow in flows):
-        yield f"firewall-cmd --permanent --zone=hvtx --change-interface={bridge}"
-    yield "firewall-cmd --permanent --zone=hvtx --add-forward"
-    ports = [flow for flow in flows if flow.way is Way.GUEST_TO_GATEWAY and flow.port]
-    for number, protocol in dict.fromkeys((flow.port, flow.protocol) for flow in ports):
-        yield f"firewall-cmd --permanent --zone=hvtx --add-port={number}/{protocol}"
-    if any(flow.way is Way.GUEST_TO_WORLD for flow in flows):
-        yield make.format("policy", "hvtx-out")
-        policy = "firewall-cmd --permanent --policy=hvtx-out"
-        yield f"{policy} --add-ingress-zone=hvtx"
-        for device in host.uplinks:
-            # A zone that has its devices only by default counts in no policy.
-            zone = f"firewall-cmd --get-zone-of-interface={device}"
-            default = 'firewall-cmd --permanent --zone="$(firewall-cmd --get-default-zone)"'
-            yield f"{zone} >/dev/null 2>&1 || {default} --add-interface={device}"
-            zone = f"$({zone} 2>/dev/null || firewall-cmd --get-default-zone)"
-            yield f'{policy} --add-egress-zone="{zone}"'
-        yield f"{policy} --set-target=ACCEPT"
-    yield "firewall-cmd --reload"
+        return iter(("firewall-cmd --panic-off",))
+    return firewalld_zone.commands(flows, host.uplinks, host.zoned)
 
 
 def of_setting(name: str, bridge: str) -> str:

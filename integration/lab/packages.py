@@ -19,7 +19,11 @@ CNI_PLUGINS = ("containernetworking-plugins",)
 BIRD = ("bird2", "libssh-gcrypt-4")
 VTYSH = ("frr", "libyang2")
 CONTAINERD = ("containerd",)
-ORDINARY = (ETCD, CNI_PLUGINS, BIRD, VTYSH, CONTAINERD)
+FIREWALLD = (
+    "firewalld", "python3-firewall", "python3-nftables", "python3-dbus", "python3-gi",
+    "python3-cap-ng",
+)  # fmt: skip
+ORDINARY = (ETCD, CNI_PLUGINS, BIRD, VTYSH, CONTAINERD, FIREWALLD)
 
 
 class Unavailable(Exception):

@@ -106,6 +106,11 @@ def dnsmasq_row(world: World) -> Resource:
     return row(10, "process", "dnsmasq net", {**spec, **more}, network="one")
 
 
+def zone_row() -> Resource:
+    spec = {"backend": "firewalld", "what": "passage", "bridge": BRIDGE}
+    return row(13, "filter", f"zone hvtx of {BRIDGE}", spec)
+
+
 # what must be there before, and the row itself
 CASES: dict[str, Callable[[World], tuple[list[Resource], Resource]]] = {
     "bridge": lambda world: ([], bridge_row()),
@@ -122,6 +127,7 @@ CASES: dict[str, Callable[[World], tuple[list[Resource], Resource]]] = {
     ),
     "nftables": lambda world: ([base_row("nftables")], guest_row("nftables")),
     "iptables": lambda world: ([base_row("iptables")], guest_row("iptables")),
+    "firewalld": lambda world: ([bridge_row()], zone_row()),
 }
 
 

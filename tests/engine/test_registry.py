@@ -21,7 +21,7 @@ def test_a_driver_is_made_once(name: str) -> None:
     assert drivers.of(name) is made
 
 
-@pytest.mark.parametrize("name", ["nftables", "iptables"])
+@pytest.mark.parametrize("name", ["nftables", "iptables", "firewalld"])
 def test_a_backend_is_the_driver_of_its_name(name: str) -> None:
     drivers = Drivers(lambda: HOST)
     assert drivers.firewall(name) is drivers.of(name)

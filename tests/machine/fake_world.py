@@ -30,7 +30,11 @@ class FakeWorld(World):
     """The kernel, and the others who use it."""
 
     can_recycle = True
-    drivers = frozenset(DRIVERS) - {"iptables", "dnsmasq"}  # no legacy tables, no programs
+    drivers = frozenset(DRIVERS) - {
+        "iptables",
+        "dnsmasq",
+        "firewalld",
+    }  # no legacy tables, no programs
 
     def __init__(self, place: Path, seed: int = 0) -> None:
         super().__init__(place)

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
+from hvtx.engine import firewalld_zone
 from hvtx.engine.finding import AS_ROOT, Finding
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import HvtxError
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.resource import PORTS, Kind
+from hvtx.model.typed import TYPE_CHECKING
+from hvtx.planner.firewalld_zone import is_for_want_of_a_zone
 from hvtx.store import records
+
+if TYPE_CHECKING:
+    from hvtx.engine import forward
+    from hvtx.model.vm import Network
 
 
 def check_forward(runtime: Runtime) -> Iterator[Finding]:
@@ -27,8 +35,21 @@ def check_forward(runtime: Runtime) -> Iterator[Finding]:
         words = f"unknown: could not test whether guest traffic passes: {problem}"
         yield Finding("forward", "warning", words, (), hint or AS_ROOT)
         return
+    if request is not None:
+        found = _as_it_will_be(found, request)
     mender = FixFinder(runtime, () if request is None else (request,))
     yield from forward.findings(found, bool(networks), mender.of)
+
+
+def _as_it_will_be(found: forward.Judged, request: Network) -> forward.Judged:
+    """Without what firewalld stops only as long as the bridge is in no zone of its."""
+    stops = [stop for stop in found.stops if not is_for_want_of_a_zone(stop)]
+    if len(stops) == len(found.stops):
+        return found
+    with suppress(HvtxError):
+        if firewalld_zone.will_bind(request):
+            return found._replace(stops=tuple(stops))
+    return found
 
 
 def check_routes(runtime: Runtime) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hvtx.model.firewalld_zone import ZONE
 from integration import lab
 from integration.lab.neighbourhood.flows import inside
 
@@ -66,9 +67,14 @@ def _rule_is_ours(item: dict[str, Any]) -> bool:
         name = value.get("name", "") if "table" not in value else value["table"]
         if str(name).startswith("hvtx-") or "hvtx:1:" in str(value.get("comment", "")):
             return True
-        if "HVTX-" in str(value) or _is_passage(value):
+        if "HVTX-" in str(value) or _is_passage(value) or _is_of_our_zone(value):
             return True
     return False
+
+
+def _is_of_our_zone(value: dict[str, Any]) -> bool:
+    """Whether it is a chain of firewalld's for our zone, or a rule that leads there."""
+    return value.get("table") == "firewalld" and f"_{ZONE}" in str(value)
 
 
 def _is_passage(rule: dict[str, Any]) -> bool:

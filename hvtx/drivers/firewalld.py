@@ -1,0 +1,172 @@
+"""Rows `passage` of firewalld: a network's bridge in its zone `hvtx`, at once and for good.
+
+The entry of a row is what lasts, with the row's mark (:mod:`hvtx.model.firewalld_zone`); what is in
+force follows from it. firewalld is never reloaded: that would drop what others have changed at run
+time. So a zone that it does not know yet is only written down, and counts from its next start or
+reload on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from hvtx.drivers.base import Host, not_among
+from hvtx.errors import Conflict, HostRefused, HvtxError
+from hvtx.host import firewalld
+from hvtx.host.firewalld import Firewalld
+from hvtx.model.firewalld_zone import (
+    BACKEND,
+    ZONE,
+    Zone,
+    marks_in,
+    text_without,
+    with_interface,
+    without,
+    zone_in,
+)
+from hvtx.model.place import Place
+from hvtx.model.resource import GONE, Entry, Outcome, Resource
+from hvtx.model.typed import Any
+
+_PLACE = Place(BACKEND, "", "zone", ZONE)
+
+
+def outdated(row: Resource) -> bool:
+    """Whether an earlier version made a row's objects otherwise: none has."""
+    del row
+    return False
+
+
+class FirewalldDriver:
+    """Rows with backend ``firewalld``."""
+
+    def __init__(self, host: Host) -> None:
+        """Nothing is asked yet."""
+        del host
+
+    def expected(self, resource: Resource) -> tuple[Entry, ...]:
+        """The entries that stand for a row (pure)."""
+        return (Entry(BACKEND, _PLACE, resource.bridge, resource.mark),)
+
+    def observe(self) -> tuple[Entry, ...]:
+        """All interfaces with a mark, as the zone's file has them; firewalld is not asked.
+
+        Raises HostRefused where that cannot be read.
+        """
+        zone = zone_in(firewalld.in_file() or "")
+        marks = marks_in(zone.description)
+        return tuple(Entry(BACKEND, _PLACE, n, marks[n]) for n in zone.interfaces if n in marks)
+
+    def lacking(self, resources: Sequence[Resource]) -> list[Resource]:
+        """Those rows of which an entry is not there. Raises as :meth:`observe`."""
+        return not_among(self.observe(), self.expected, resources)
+
+    def create(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
+        """Put each row's bridge into the zone; what is there with its mark stays.
+
+        Returns ``{"elements": n}`` by row: 1 where firewalld does not know the zone yet, else 2.
+        Raises Conflict (somebody else put the bridge where it is), HostRefused.
+        """
+        daemon = firewalld.running()
+        if daemon is None:
+            raise HostRefused(
+                "firewalld does not answer on the system bus",
+                hint="systemctl start firewalld; hvtx repair",
+            )
+        return {row.id: {"elements": _bind(daemon, row)} for row in resources}
+
+    repair = create
+
+    def exchange(
+        self, gone: Sequence[Resource], made: Sequence[Resource]
+    ) -> Mapping[int, dict[str, Any]]:
+        """Release and make; see :class:`hvtx.drivers.base.ExchangingDriver`."""
+        for outcome in self.release(gone).values():
+            if not outcome.gone:
+                raise Conflict(outcome.message, hint="hvtx doctor")
+        return self.create(made) if made else {}
+
+    def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
+        """Take out what carries a row's mark; whoever put the bridge elsewhere keeps that."""
+        return {row.id: _released(row.bridge, row.mark) for row in resources}
+
+    def remove(self, entry: Entry) -> Outcome:
+        """Take out what carries an entry's mark. Never raises."""
+        return _released(entry.text, entry.mark or "")
+
+    def remove_copies(self, resource: Resource) -> Outcome:
+        """Nothing: an interface is in one zone, once."""
+        del resource
+        return GONE
+
+
+def _bind(daemon: Firewalld, row: Resource) -> int:
+    bridge, zones = row.bridge, daemon.zones()
+    now = next((zone for zone, names in zones.items() if bridge in names), "")
+    lasting = daemon.lasting()
+    before = Zone((), "") if lasting is None else lasting
+    mark = marks_in(before.description).get(bridge)
+    where = daemon.permanent_zone_of(bridge)
+    if now not in ("", ZONE) or where not in ("", ZONE):
+        raise _taken(bridge, now if now not in ("", ZONE) else where)
+    if mark != row.mark:
+        if mark is not None or bridge in before.interfaces or now == ZONE:
+            raise _taken(bridge, ZONE)
+        daemon.keep(with_interface(lasting, bridge, row.mark))
+    elif bridge not in before.interfaces:
+        daemon.keep(with_interface(without(before, row.mark), bridge, row.mark))
+    if ZONE not in zones:
+        return 1
+    if now != ZONE:
+        daemon.bind(bridge)
+    return 2
+
+
+def _taken(bridge: str, zone: str) -> Conflict:
+    return Conflict(
+        f"somebody else put {bridge} into firewalld's zone {zone}",
+        hint=f"firewall-cmd --permanent --zone={zone} --remove-interface={bridge};"
+        f" firewall-cmd --zone={zone} --remove-interface={bridge}; hvtx repair",
+    )
+
+
+def _released(bridge: str, mark: str) -> Outcome:
+    try:
+        return _release(bridge, mark)
+    except HvtxError as problem:
+        return Outcome(False, "observe-failed", problem.message)
+
+
+def _release(bridge: str, mark: str) -> Outcome:
+    daemon = firewalld.running()
+    if daemon is None:
+        return _release_from_file(bridge, mark)
+    zone = daemon.lasting()
+    known = None if zone is None else marks_in(zone.description).get(bridge)
+    if zone is None or known is None:
+        return GONE
+    if known != mark:
+        return _another(bridge, known)
+    if bridge in daemon.zones().get(ZONE, ()):
+        daemon.unbind(bridge)
+    left = without(zone, mark)
+    last = not left.interfaces and not marks_in(left.description)
+    if not last or not daemon.forget(zone):  # the zone goes with the last, in one step
+        daemon.keep(left)
+    return GONE
+
+
+def _release_from_file(bridge: str, mark: str) -> Outcome:
+    text = firewalld.in_file()
+    known = None if text is None else marks_in(zone_in(text).description).get(bridge)
+    if text is None or known is None:
+        return GONE
+    if known != mark:
+        return _another(bridge, known)
+    firewalld.put_file(text_without(text, mark))
+    return GONE
+
+
+def _another(bridge: str, known: str) -> Outcome:
+    words = f"{bridge} in firewalld's zone {ZONE} carries {known}"
+    return Outcome(False, "mark-mismatch", words)

@@ -1,0 +1,102 @@
+"""Bridges of networks in firewalld's zone `hvtx` (docs/adr/0065).
+
+A row `passage` with the backend `firewalld` for each network, made when firewalld is first met, by
+`network create`, `vm start`, `recover` and `repair`. It stays while firewalld is stopped, and goes
+with its network, or when somebody else puts the bridge elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from hvtx.drivers.base import FirewallDriver
+from hvtx.engine import notice
+from hvtx.host import firewalld
+from hvtx.host.firewalld import Firewalld
+from hvtx.model.firewalld_zone import BACKEND, ZONE
+from hvtx.model.mark import Mark, parse_mark
+from hvtx.model.resource import Resource
+from hvtx.model.vm import Network
+from hvtx.planner.firewalld_zone import Differs, Seen, bound, compare
+from hvtx.planner.own_accepts import Net
+
+_RELOAD = "firewall-cmd --reload"
+
+
+def change(networks: Sequence[Network], rows: Sequence[Resource], *, thorough: bool) -> Differs:
+    """What of the rows and of what stands for them is not as it should be.
+
+    ``thorough``: rows are compared with what firewalld says; else they are believed, and it is only
+    asked where a network has none. Raises HostRefused.
+    """
+    known = {row.network for row in rows}
+    asked = thorough or any(n.passage and n.id not in known for n in networks)
+    daemon = firewalld.running() if asked else None
+    seen = None if daemon is None else _seen(daemon, networks, known)
+    return compare(networks, rows, seen)
+
+
+def _seen(daemon: Firewalld, networks: Iterable[Network], known: Iterable[str | None]) -> Seen:
+    """What firewalld has; what lasts elsewhere is asked of bridges without a row."""
+    zones, lasting, with_row = daemon.zones(), daemon.lasting(), set(known)
+    bare = [n.bridge for n in networks if n.passage and n.id not in with_row]
+    elsewhere = {bridge: daemon.permanent_zone_of(bridge) for bridge in bare}
+    return Seen(zones, lasting, {bridge: zone for bridge, zone in elsewhere.items() if zone})
+
+
+def drop_stale(
+    driver: FirewallDriver, installation: str, bridges: Iterable[str], rows: Iterable[Resource]
+) -> None:
+    """Take out what rows of earlier lives of the host have left of bridges that are bound anew."""
+    bound_anew, marks = set(bridges), {row.mark for row in rows}
+    for entry in driver.observe():
+        mark = parse_mark(entry.mark)
+        ours = isinstance(mark, Mark) and mark.installation == installation
+        if ours and entry.text in bound_anew and entry.mark not in marks:
+            driver.remove(entry)
+
+
+def warn_unknown(bridges: Sequence[str]) -> None:
+    """Say what is left to a person where firewalld does not know the zone. Raises HostRefused."""
+    daemon = firewalld.running() if bridges else None
+    if daemon is not None and ZONE not in daemon.zones():
+        notice.warning(
+            f"firewalld learns of its new zone {ZONE} by its next reload or start; until then it"
+            f" stops guests of {', '.join(bridges)}: {_RELOAD}"
+        )
+
+
+def fixes(nets: Iterable[Net]) -> dict[str, str]:
+    """The command by which each bridge that firewalld stops gets into its zone, where there is one.
+
+    A bridge that somebody else put into a zone has none here. Raises HostRefused.
+    """
+    own = [net.bridge for net in nets if net.passage]
+    daemon = firewalld.running() if own else None
+    if daemon is None:
+        return {}
+    zones, lasting = daemon.zones(), daemon.lasting()
+    placed = bound(zones)
+    found = {}
+    for bridge in own:
+        kept = lasting is not None and bridge in lasting.interfaces
+        if bridge in placed or (not kept and daemon.permanent_zone_of(bridge)):
+            continue  # it is in a zone: what stops it there is not for want of one
+        if ZONE in zones:
+            found[bridge] = "hvtx repair"
+        else:
+            found[bridge] = _RELOAD if kept else f"hvtx repair; {_RELOAD}"
+    return found
+
+
+def will_bind(network: Network) -> bool:
+    """Whether a network that might be made would be in the zone at once. Raises HostRefused."""
+    daemon = firewalld.running() if network.passage else None
+    return daemon is not None and ZONE in daemon.zones()
+
+
+def of_kind(rows: Iterable[Resource]) -> tuple[list[Resource], list[Resource]]:
+    """The rows that are of the zone, and the others."""
+    every = list(rows)
+    own = [row for row in every if row.backend == BACKEND]
+    return own, [row for row in every if row not in own]

@@ -1,0 +1,196 @@
+"""firewalld as it answers on the system bus, and its file of the zone `hvtx` while it does not run.
+
+It is asked by systemd's busctl(1), and never started by being asked. One that works in another
+network namespace is none. Interfaces: firewalld.dbus(5); files: firewalld.zone(5).
+"""
+
+from __future__ import annotations
+
+import os
+
+from hvtx.errors import HostRefused
+from hvtx.host import output, paths, program
+from hvtx.host.firewalld_zones import zone_file
+from hvtx.model.firewalld_zone import ZONE, Zone, described, zone_settings
+from hvtx.model.json_text import loads
+from hvtx.model.typed import Any, NamedTuple
+
+TABLE = ("inet", "firewalld")
+_NAME = "org.fedoraproject.FirewallD1"
+_PATH = "/org/fedoraproject/FirewallD1"
+_BUS = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
+_SECONDS = 10
+_MOST = 1 << 20  # bytes of a file
+_DRAFT = ".hvtx-new"
+_INVALID = "INVALID_ZONE"
+
+
+class NotAnswered(HostRefused):
+    """What firewalld, or the bus, said."""
+
+
+class Firewalld(NamedTuple):
+    """A firewalld that runs here."""
+
+    busctl: str
+
+    def zones(self) -> dict[str, tuple[str, ...]]:
+        """The interfaces of each zone that is in force. Raises NotAnswered."""
+        active = self._ask("zone", "getActiveZones")
+        known = self._ask("zone", "getZones")
+        return {zone: tuple(active.get(zone, {}).get("interfaces", ())) for zone in known}
+
+    def permanent_zone_of(self, interface: str) -> str:
+        """The zone that an interface has in what lasts; empty for none. Raises NotAnswered."""
+        return str(self._ask("config", "getZoneOfInterface", "s", interface))
+
+    def lasting(self) -> Zone | None:
+        """The zone `hvtx` as it lasts; None where there is none. Raises NotAnswered."""
+        place = self._object()
+        if place is None:
+            return None
+        described_as = self._call(place, "config.zone", "getDescription")
+        return Zone(tuple(self._call(place, "config.zone", "getInterfaces")), str(described_as))
+
+    def keep(self, zone: Zone) -> None:
+        """Let the zone `hvtx` last so, made where it is not there. Raises NotAnswered."""
+        place = self._object()
+        if place is None:
+            self._ask("config", "addZone2", "sa{sv}", ZONE, *_dictionary(zone_settings(zone)))
+            return
+        own = {"description": zone.description, "interfaces": list(zone.interfaces)}
+        self._call(place, "config.zone", "update2", "a{sv}", *_dictionary(own))
+
+    def forget(self, zone: Zone) -> bool:
+        """Take the zone out of what lasts, if it is as hvtx made it. Raises NotAnswered."""
+        place = self._object()
+        if place is None or not described(zone):
+            return False
+        seen = self._call(place, "config.zone", "getSettings2")
+        if _given(seen) != _given(zone_settings(zone)):
+            return False
+        self._call(place, "config.zone", "remove")
+        return True
+
+    def bind(self, interface: str) -> None:
+        """Put an interface into the zone `hvtx` at once. Raises NotAnswered."""
+        self._ask("zone", "addInterface", "ss", ZONE, interface)
+
+    def unbind(self, interface: str) -> None:
+        """Take it out at once. Raises NotAnswered."""
+        self._ask("zone", "removeInterface", "ss", ZONE, interface)
+
+    def _object(self) -> str | None:
+        """The zone's object among what lasts."""
+        try:
+            return str(self._ask("config", "getZoneByName", "s", ZONE))
+        except NotAnswered as problem:
+            if _INVALID in problem.message:
+                return None
+            raise
+
+    def _ask(self, part: str, method: str, signature: str = "", *arguments: str) -> Any:
+        place = f"{_PATH}/config" if part == "config" else _PATH
+        return self._call(place, part, method, signature, *arguments)
+
+    def _call(
+        self, place: str, part: str, method: str, signature: str = "", *arguments: str
+    ) -> Any:
+        asked = (_NAME, place, f"{_NAME}.{part}", method, *filter(None, (signature,)), *arguments)
+        return _call(self.busctl, asked)
+
+
+def running() -> Firewalld | None:
+    """The firewalld of this network namespace; None where none answers, or to others than root."""
+    busctl = program.find(("busctl",)) if os.geteuid() == 0 else None
+    if busctl is None:
+        return None
+    try:
+        pid = int(_call(busctl, (*_BUS, "GetConnectionUnixProcessID", "s", _NAME)))
+    except NotAnswered:
+        return None
+    return Firewalld(busctl) if _is_here(pid) else None
+
+
+def _is_here(pid: int) -> bool:
+    """Whether a process is in this network namespace; yes, where that may not be seen."""
+    try:
+        own = os.stat("/proc/thread-self/ns/net")
+        return os.path.samestat(os.stat(f"/proc/{pid}/ns/net"), own)
+    except PermissionError:  # in the sandbox of a unit, which has less than all capabilities
+        return True
+    except OSError:
+        return False
+
+
+def _call(busctl: str, asked: tuple[str, ...]) -> Any:
+    """The answer's only value; None without one. Raises NotAnswered."""
+    head = (busctl, "--system", "--json=short", "--auto-start=no", f"--timeout={_SECONDS}")
+    try:
+        done = program.capture((*head, "call", *asked), _SECONDS + 5)
+    except OSError as problem:
+        raise NotAnswered(f"{busctl} cannot be started: {problem.strerror}") from problem
+    if done.status != 0:
+        said = done.errors.decode(errors="replace").strip() or "no answer"
+        raise NotAnswered(
+            f"firewalld: {asked[3]}: {said.removeprefix('Call failed: ')}",
+            hint="firewall-cmd --state; hvtx doctor",
+        )
+    told = done.output.decode(errors="replace").strip()
+    if not told:
+        return None
+    try:
+        return loads(told)["data"][0]
+    except (ValueError, LookupError, TypeError) as problem:
+        raise NotAnswered(
+            f"firewalld: {asked[3]}: an answer that is none: {told[:80]}"
+        ) from problem
+
+
+def _dictionary(settings: dict[str, Any]) -> list[str]:
+    """``a{sv}`` in the words of busctl."""
+    words = [str(len(settings))]
+    for name, value in settings.items():
+        words.append(name)
+        if isinstance(value, bool):
+            words += ["b", str(value).lower()]
+        elif isinstance(value, str):
+            words += ["s", value]
+        else:
+            words += ["as", str(len(value)), *value]
+    return words
+
+
+def _given(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings that say something; in variants of their own where busctl shows them so."""
+    plain = {
+        name: value["data"] if isinstance(value, dict) else value
+        for name, value in settings.items()
+    }
+    return {name: value for name, value in plain.items() if value}
+
+
+# -- its file --------------------------------------------------------------------------------------
+
+
+def in_file() -> str | None:
+    """The file of the zone `hvtx`; None where there is none. Raises NotAnswered."""
+    try:
+        return paths.read_regular(zone_file(), _MOST).decode(errors="replace")
+    except FileNotFoundError:
+        return None
+    except OSError as problem:
+        raise NotAnswered(f"{zone_file()} cannot be read: {problem.strerror}") from problem
+
+
+def put_file(text: str | None) -> None:
+    """Let the file be so, whole; None: remove it. Raises NotAnswered."""
+    try:
+        if text is None:
+            os.unlink(zone_file())
+        else:
+            output.write_out(
+                zone_file(), text.encode(), mode=0o644, sync=True, make=False, draft=_DRAFT
+            )
+    except OSError as problem:
+        raise NotAnswered(f"{zone_file()} cannot be written: {problem.strerror}") from problem

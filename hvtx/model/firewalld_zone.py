@@ -1,0 +1,99 @@
+"""firewalld's zone `hvtx`, which bridges of networks are put into (docs/adr/0065).
+
+Its description says who put an interface there, ``<interface>=<mark>``, since firewalld keeps that
+text when somebody else changes the zone. As libvirt's zone of the same kind, it lets pass what is
+forwarded, and of the host reach only DHCP, DNS and ICMP: the last rule refuses all else that comes
+in, and concerns nothing that is forwarded (firewalld.richlanguage(5)).
+"""
+
+from __future__ import annotations
+
+import re
+
+from hvtx.model.mark import FAMILY
+from hvtx.model.typed import Any, NamedTuple
+
+ZONE = "hvtx"
+BACKEND = "firewalld"
+_ABOUT = "Bridges of VM networks, kept by hvtx."
+
+
+class Zone(NamedTuple):
+    """What hvtx changes of a zone."""
+
+    interfaces: tuple[str, ...]
+    description: str
+
+
+def zone_settings(zone: Zone) -> dict[str, Any]:
+    """The settings of the zone as ``config.addZone2`` takes them."""
+    return {
+        "short": ZONE,
+        "description": zone.description,
+        "target": "ACCEPT",
+        "forward": True,
+        "interfaces": list(zone.interfaces),
+        "protocols": ["icmp", "ipv6-icmp"],
+        "services": ["dhcp", "dhcpv6", "dns"],
+        "rules_str": ['rule priority="32767" reject'],
+    }
+
+
+def marks_in(description: str) -> dict[str, str]:
+    """The mark of each interface that a description names."""
+    found = {}
+    for word in description.split():
+        interface, equals, mark = word.rpartition(f"={FAMILY}")
+        if equals and interface:
+            found[interface] = FAMILY + mark
+    return found
+
+
+def described(zone: Zone) -> bool:
+    """Whether the zone is one that hvtx made."""
+    return zone.description.startswith(_ABOUT)
+
+
+def with_interface(zone: Zone | None, interface: str, mark: str) -> Zone:
+    """The zone with an interface of a network; a zone that is not there yet begins with it."""
+    before = Zone((), _ABOUT) if zone is None else zone
+    interfaces = tuple(dict.fromkeys((*before.interfaces, interface)))
+    return Zone(interfaces, f"{before.description} {interface}={mark}".strip())
+
+
+def without(zone: Zone, mark: str) -> Zone:
+    """The zone without what carries a mark."""
+    gone = {name for name, known in marks_in(zone.description).items() if known == mark}
+    words = [word for word in zone.description.split() if not word.endswith(f"={mark}")]
+    return Zone(tuple(name for name in zone.interfaces if name not in gone), " ".join(words))
+
+
+# -- as firewalld writes it into its file ----------------------------------------------------------
+
+_DESCRIPTION = re.compile(r"<description>(.*?)</description>", re.DOTALL)
+_INTERFACE = re.compile(r'[ \t]*<interface name="([^"]*)"\s*/>\n?')
+_ELEMENT = re.compile(r"<([^/!?][^>]*?)\s*/?>")
+_PLAIN = frozenset({
+    'zone target="ACCEPT"', "short", "description", "forward", 'service name="dhcp"',
+    'service name="dhcpv6"', 'service name="dns"', 'protocol value="icmp"',
+    'protocol value="ipv6-icmp"', 'rule priority="32767"', "reject",
+})  # fmt: skip
+
+
+def zone_in(text: str) -> Zone:
+    """The zone in a file."""
+    found = _DESCRIPTION.search(text)
+    return Zone(tuple(_INTERFACE.findall(text)), found[1] if found else "")
+
+
+def text_without(text: str, mark: str) -> str | None:
+    """A file without what carries a mark; None where only what hvtx makes of a zone is left."""
+    zone = zone_in(text)
+    left = without(zone, mark)
+    gone = set(zone.interfaces) - set(left.interfaces)
+    text = _INTERFACE.sub(lambda found: "" if found[1] in gone else found[0], text)
+    own = described(left) and not marks_in(left.description)
+    if own and set(_ELEMENT.findall(text)) == _PLAIN:
+        return None
+    new = f"<description>{left.description}</description>"
+    return _DESCRIPTION.sub(lambda _: new, text, count=1)

@@ -1,0 +1,404 @@
+"""Beside a real firewalld: bridges are put into its zone `hvtx`, by its bus and without a reload."""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hvtx.host import firewalld as host_firewalld
+from hvtx.host import firewalld_zones
+from integration import lab
+from integration.boot.test_reboots import forget_everything
+from integration.lab.firewalld import Firewalld
+from integration.lab.machine_world import RealWorld
+from integration.lab.neighbourhood import flows
+from integration.lab.neighbourhood.flows import Ask
+from integration.lab.program import Forked, preload
+from integration.network.test_guests_network import until
+from integration.network.test_others_drops import Inside
+from tests.drivers import contract
+
+GUEST = Path(__file__).parents[1] / "lab/guest.py"
+GATEWAY4, GATEWAY6, PORT, FAR = "10.77.0.1", "fd77::1", 8080, 9000
+OPEN, SHUT = 7000, 7001  # of the host, by its firewall
+ALL, STOPPED = 15, 7
+
+
+class Site:
+    """A host with an uplink to a world, and hvtx on it."""
+
+    def __init__(self, world: lab.Namespace, daemon: Firewalld) -> None:
+        self.world, self.daemon, self.hvtx = world, daemon, Forked()
+        self.guests: dict[str, dict[str, str]] = {}
+
+    def create(self, *more: str) -> None:
+        """The network."""
+        subnets = ("--subnet", "10.77.0.0/24", "--subnet", "fd77::/64")
+        self.hvtx("network", "create", "lan", *subnets, "--bridge", "hvlan", *more)
+
+    def run(self) -> None:
+        """The guests."""
+        for name, more in {"web": ("-p", f"{PORT}:80"), "two": ()}.items():
+            self.hvtx("vm", "run", name, "--network", "lan", *more,
+                      "--", sys.executable, str(GUEST))  # fmt: skip
+            self.look(name)
+
+    def look(self, name: str) -> None:
+        """Find a guest, and wait for its addresses."""
+        told = self.hvtx.vm(name)
+        own = told["interfaces"][0]
+        self.guests[name] = {"4": own["ipv4"], "6": own["ipv6"], "pid": told["pid"]}
+        inside, wanted = Inside(told["pid"]), (own["ipv4"], own["ipv6"])
+        until(lambda: all(a in inside.run("ip", "addr", check=False) for a in wanted), "addresses")
+
+    def asks(self) -> list[Ask]:
+        """The fifteen flows."""
+        web4, web6 = self.guests["web"]["4"], self.guests["web"]["6"]
+        return [
+            Ask("out, tcp", "two", "tcp", lab.WORLD4, FAR, "world", FAR),
+            Ask("out, udp", "two", "udp", lab.WORLD4, FAR, "world", FAR),
+            Ask("out, IPv6", "two", "tcp", lab.WORLD6, FAR, "world", FAR),
+            Ask("published", "world", "tcp", lab.HOST4, PORT, "web", 80),
+            Ask("published, IPv6", "world", "tcp", lab.HOST6, PORT, "web", 80),
+            Ask("guests", "two", "tcp", web4, 80, "web", 80),
+            Ask("guests, IPv6", "two", "tcp", web6, 80, "web", 80),
+            Ask("gateway, tcp", "two", "tcp", GATEWAY4, 53, "host", 53),
+            Ask("gateway, udp", "two", "udp", GATEWAY4, 53, "host", 53),
+            Ask("gateway, IPv6", "two", "tcp", GATEWAY6, 53, "host", 53),
+            Ask("host", "host", "tcp", web4, 80, "web", 80),
+            Ask("host, IPv6", "host", "tcp", web6, 80, "web", 80),
+            Ask("loopback", "host", "tcp", "127.0.0.1", PORT, "web", 80),
+            Ask("other's published", "two", "tcp", lab.HOST4, PORT, "web", 80),
+            Ask("own published", "web", "tcp", lab.HOST4, PORT, "web", 80),
+        ]
+
+    def answers(self, asks: list[Ask]) -> set[str]:
+        """The names of those that are answered."""
+        places = {name: f"/proc/{guest['pid']}/ns/net" for name, guest in self.guests.items()}
+        world = f"/proc/{self.world.pid}/ns/net"
+        places |= {"host": "/proc/thread-self/ns/net", "world": world}
+        found: set[str] = set()
+        for patience in (2.2, 1.5):  # the first asks for neighbours' addresses
+            left = [ask for ask in asks if ask.name not in found]
+            heard = flows.asked(places, left, patience)
+            found |= {name for name, what in heard.items() if what == ""}
+        return found
+
+    def passing(self) -> int:
+        """How many of the fifteen pass."""
+        return len(self.answers(self.asks()))
+
+    def leave(self) -> None:
+        """Take everything of hvtx away."""
+        for name in self.guests:
+            self.hvtx("vm", "rm", "--force", name)
+        self.hvtx("network", "rm", "lan")
+
+    def errors(self) -> dict[str, str]:
+        """What doctor calls an error, with its hint."""
+        told = self.hvtx("doctor", "--json", code=None).json()["findings"]
+        return {one["message"]: one["hint"] for one in told if one["level"] == "error"}
+
+    def theirs(self) -> tuple[str, dict[str, str]]:
+        """firewalld's rules, and its configuration but for copies that it keeps of what was."""
+        every = sorted(self.daemon.zones.parent.rglob("*.*"))
+        files = {str(f): f.read_text() for f in every if f.is_file() and f.suffix != ".old"}
+        return self.daemon.table(), files
+
+
+@pytest.fixture
+def daemon(netns: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Firewalld]:
+    """A firewalld that does not run yet."""
+    made = Firewalld(lab.open_place())
+    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", made.address)
+    monkeypatch.setattr(firewalld_zones, "ZONES", str(made.zones))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def site(world: lab.Namespace, daemon: Firewalld) -> Iterator[Site]:
+    """A host whose bridges show the firewall what they forward."""
+    preload()
+    made = Site(world, daemon)
+    yield made
+    for vm in made.hvtx("vm", "ls", "--json", code=None).json().get("vms", []):
+        if vm["pid"]:
+            lab.end(vm["pid"])
+
+
+def never() -> None:
+    """What stands in the place of a look for firewalld."""
+    raise AssertionError("the bus was asked")
+
+
+def rows(site: Site, network: str = "lan") -> list[str]:
+    """What a network has in firewalld's zone, by its record."""
+    told = site.hvtx("network", "show", network, "--json").json()["resources"]
+    return [row["key"] for row in told if row["key"].startswith("zone ")]
+
+
+def of_host(port: int) -> list[Ask]:
+    """A port of the host, asked for by the world and by a guest."""
+    return [
+        Ask("world", "world", "tcp", lab.HOST4, port, "host", port, port == OPEN),
+        Ask("guest", "two", "tcp", GATEWAY4, port, "host", port, expected=False),
+    ]
+
+
+def test_firewalld_is_there_first(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One reload, by a person, as firewalld learns of a new zone by no less; then all passes."""
+    daemon = site.daemon
+    daemon.start()
+    daemon.run(f"firewall-cmd --permanent --add-port={OPEN}/tcp && firewall-cmd --reload")
+    before = site.theirs()
+    made = site.hvtx(
+        "network", "create", "lan", "--subnet", "10.77.0.0/24", "--subnet", "fd77::/64",
+        "--bridge", "hvlan",
+    )  # fmt: skip
+    assert "firewall-cmd --reload" in made.err
+    assert rows(site) == ["zone hvtx of hvlan"]
+    assert daemon.table() == before[0]  # nothing of the others' rules, nor of what counts now
+    site.run()
+    assert site.passing() == STOPPED
+    assert set(site.errors().values()) == {"firewall-cmd --reload"}
+    daemon.run("firewall-cmd --reload")
+    assert site.passing() == ALL
+    assert site.errors() == {}
+    assert site.hvtx("repair", "--json").json()["repaired"] == []
+    assert site.hvtx("gc", "--plan", "--json").json()["summary"].get("delete", 0) == 0
+    with monkeypatch.context() as patched:  # a start asks no bus where the row is there
+        patched.setattr(host_firewalld, "running", never)
+        site.hvtx("vm", "stop", "--force", "two")
+        site.hvtx("vm", "start", "two")
+    site.look("two")
+    # what the host keeps shut stays shut, and what it opens is for the zones where it is open
+    assert site.answers(of_host(OPEN)) == {"world"}
+    assert site.answers(of_host(SHUT)) == set()
+    # hvtx's own policy holds where firewalld lets all pass
+    site.hvtx("vm", "set", "two", "--deny", f"{lab.WORLD4}:{FAR}")
+    assert site.answers(site.asks()[:3]) == {"out, IPv6"}
+    site.hvtx("vm", "set", "two", "--no-rules")
+    daemon.run("firewall-cmd --panic-on")
+    assert site.passing() == 0
+    assert "firewall-cmd --panic-off" in "".join(site.errors().values())
+    daemon.run("firewall-cmd --panic-off")
+    for act in ("firewall-cmd --complete-reload", "firewall-cmd --reload"):
+        daemon.run(act)
+        assert site.passing() == ALL, act
+    daemon.stop()
+    assert site.passing() == ALL
+    assert site.hvtx("repair", "--json").json()["repaired"] == []
+    daemon.start()
+    assert site.passing() == ALL
+    assert rows(site) == ["zone hvtx of hvlan"]
+    site.leave()
+    assert "hv" not in daemon.says("--get-active-zones")
+    daemon.run("firewall-cmd --reload")
+    assert lab.difference(before, site.theirs()) == ""
+
+
+def test_hvtx_is_there_first(site: Site) -> None:
+    """`repair`, which follows firewalld's start, and a reload; what is taken out is put back."""
+    daemon = site.daemon
+    site.create()
+    site.run()
+    assert site.passing() == ALL
+    assert rows(site) == []
+    daemon.start()
+    assert site.passing() == STOPPED
+    assert set(site.errors().values()) == {"hvtx repair; firewall-cmd --reload"}
+    assert "zone hvtx" in site.hvtx("repair").out
+    daemon.run("firewall-cmd --reload")
+    assert site.passing() == ALL
+    daemon.run("firewall-cmd --zone=hvtx --remove-interface=hvlan")
+    assert site.passing() == STOPPED
+    assert set(site.errors().values()) == {"hvtx repair"}
+    assert "hvlan was not in it" in site.hvtx("repair").out
+    assert site.passing() == ALL
+    # a second network needs no reload; it goes alone, and the zone with the last
+    site.hvtx("network", "create", "more", "--subnet", "10.78.0.0/24", "--bridge", "hvmore")
+    assert "hvmore" in daemon.says("--zone=hvtx", "--list-interfaces")
+    site.hvtx("network", "rm", "more")
+    assert daemon.says("--zone=hvtx", "--list-interfaces") == "hvlan"
+    assert daemon.says("--permanent", "--zone=hvtx", "--list-interfaces") == "hvlan"
+    daemon.stop()
+    site.leave()
+    assert not (daemon.zones / "hvtx.xml").exists()
+    assert site.hvtx.is_clean()
+
+
+def test_what_an_administrator_decided_stays(site: Site) -> None:
+    """A bridge in a zone of somebody's choice, before and afterwards; and what he adds to ours."""
+    daemon = site.daemon
+    daemon.start()
+    trust = "--zone=trusted --add-interface=hvlan"
+    daemon.run(f"firewall-cmd {trust} && firewall-cmd --permanent {trust}")
+    before = site.theirs()
+    site.create()
+    assert rows(site) == []
+    site.hvtx("repair")
+    site.hvtx("network", "rm", "lan")
+    assert lab.difference(before, site.theirs()) == ""
+    # taken over later: hvtx's record goes, his zone stays
+    site.hvtx("network", "create", "more", "--subnet", "10.78.0.0/24", "--bridge", "hvmore")
+    daemon.run("firewall-cmd --permanent --zone=hvtx --add-port=9/tcp; firewall-cmd --reload")
+    assert rows(site, "more") == ["zone hvtx of hvmore"]
+    assert site.hvtx("repair", "--json").json()["repaired"] == []
+    daemon.run("firewall-cmd --zone=dmz --change-interface=hvmore")
+    site.hvtx("repair")
+    assert rows(site, "more") == []
+    site.hvtx("network", "rm", "more")
+    assert daemon.says("--get-zone-of-interface=hvmore") == "dmz"
+    assert daemon.says("--permanent", "--zone=hvtx", "--list-ports") == "9/tcp"
+    assert daemon.says("--permanent", "--zone=hvtx", "--list-interfaces") == ""
+
+
+def test_without_passage_nothing_is_placed(site: Site) -> None:
+    """And doctor prints the commands for a zone that an administrator makes."""
+    site.daemon.start()
+    before = site.theirs()
+    site.create("--no-passage")
+    site.run()
+    assert rows(site) == []
+    assert lab.difference(before, site.theirs()) == ""
+    hints = "".join(site.errors().values())
+    assert "--new-zone=hvtx" in hints
+    assert "hvtx repair" not in hints
+    site.hvtx("network", "set", "lan", "--passage")
+    assert rows(site) == ["zone hvtx of hvlan"]
+    zone = site.daemon.zones / "hvtx.xml"
+    saved = zone.read_text()
+    site.hvtx("network", "set", "lan", "--no-passage")
+    assert lab.difference(before, site.theirs()) == ""
+    # a backup of the configuration brings back what was released: it is taken for ours again
+    zone.write_text(saved)
+    site.daemon.run("firewall-cmd --reload")
+    site.hvtx("network", "set", "lan", "--passage")
+    assert rows(site) == ["zone hvtx of hvlan"]
+    assert zone.read_text() != saved
+    assert site.passing() == ALL
+    site.leave()
+
+
+class Booted(Forked):
+    """The program in another boot, as seen by a bind mount over the kernel's boot id."""
+
+    def enter(self, out: int, err: int) -> tuple[int, int]:
+        fake = Path(os.environ["HVTX_STATE_DIR"]).parent / "boot_id"
+        fake.write_text(f"{uuid.UUID(int=7)}\n")
+        lab.unshare(lab.CLONE_NEWNS)
+        lab.run("mount", "--make-rprivate", "/")
+        lab.run("mount", "--bind", str(fake), "/proc/sys/kernel/random/boot_id")
+        return out, err
+
+
+@pytest.mark.parametrize("first", ["recover", "start"])
+def test_after_a_reboot_it_is_there_again(site: Site, first: str) -> None:
+    """firewalld has it from its start on; the network's row is of the new life, and goes with it."""
+    daemon = site.daemon
+    daemon.start()
+    before = site.theirs()
+    site.create()
+    old = (daemon.zones / "hvtx.xml").read_text()
+    daemon.stop()
+    forget_everything()
+    daemon.start()
+    assert daemon.says("--zone=hvtx", "--list-interfaces") == "hvlan"
+    site.hvtx = Booted()
+    if first == "start":
+        sleep = ("--hypervisor", "command", "--", "sleep", "99")
+        site.hvtx("vm", "run", "web", "--network", "lan", *sleep)
+        site.hvtx("vm", "rm", "--force", "web")
+    else:
+        site.hvtx("recover")
+    assert rows(site) == ["zone hvtx of hvlan"]
+    new = (daemon.zones / "hvtx.xml").read_text()
+    assert new != old  # with the mark of its new row
+    assert new.count("hvtx:1:") == 1
+    assert daemon.says("--zone=hvtx", "--list-interfaces") == "hvlan"
+    assert site.hvtx.is_clean()
+    site.hvtx("network", "rm", "lan")
+    daemon.run("firewall-cmd --reload")
+    assert lab.difference(before, site.theirs()) == ""
+
+
+@pytest.mark.parametrize("point", ["intended", "acted:firewalld", "committed"])
+def test_it_is_killed(site: Site, point: str) -> None:
+    """At each step of placing and of taking away; what is left is gone after `recover`."""
+    daemon = site.daemon
+    daemon.start()
+    before = site.theirs()
+    site.create("--no-passage")
+    killed = site.hvtx("network", "set", "lan", "--passage", code=None,
+                       HVTX_FAILPOINT=f"{point}:kill")  # fmt: skip
+    assert killed.code == -9, killed
+    site.hvtx("recover")
+    site.hvtx("network", "set", "lan", "--passage")
+    site.hvtx("repair")
+    assert rows(site) == ["zone hvtx of hvlan"]
+    assert "hvlan" in (daemon.zones / "hvtx.xml").read_text()
+    assert site.hvtx.is_clean()
+    killed = site.hvtx("network", "rm", "lan", code=None, HVTX_FAILPOINT="released:firewalld:kill")
+    assert killed.code == -9, killed
+    site.hvtx("recover")
+    site.hvtx("network", "rm", "lan", code=None)
+    assert site.hvtx.is_clean()
+    assert lab.difference(before, site.theirs()) == ""
+
+
+def test_nobody_asks_a_bus_where_firewalld_has_no_table(
+    netns: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where filters of others are met: a program more costs a start milliseconds."""
+
+    monkeypatch.setattr(host_firewalld, "running", never)
+    hvtx = Forked()
+    lab.run("iptables-nft", "-w", "-P", "FORWARD", "DROP")
+    hvtx("network", "create", "lan", "--subnet", "10.77.0.0/24")
+    for command in (("repair",), ("doctor",), ("gc", "--plan"), ("network", "rm", "lan")):
+        assert "the bus" not in hvtx(*command, code=None).err
+
+
+# -- the drivers' contract, on the real daemon --------------------------------------------------------
+
+
+class BusWorld(RealWorld):
+    """A host with firewalld, for the contract of its driver alone."""
+
+    drivers = frozenset({"firewalld", "bridge"})
+
+
+@pytest.fixture
+def world_of_contract(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[BusWorld, Any, Any]]:
+    """The world, the driver and its row, with the bridge in place."""
+    found = BusWorld(tmp_path)
+    daemon = Firewalld(lab.open_place())
+    try:
+        monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", daemon.address)
+        monkeypatch.setattr(firewalld_zones, "ZONES", str(daemon.zones))
+        daemon.start()
+        before, row = contract.CASES["firewalld"](found)
+        for other in before:
+            contract.make(found, other)
+        yield found, contract.driver(found, "firewalld"), row
+    finally:
+        daemon.close()
+        found.close()
+
+
+def test_the_driver_keeps_its_contract(world_of_contract: tuple[BusWorld, Any, Any]) -> None:
+    world, driver, row = world_of_contract
+    bench = (driver, row)
+    contract.test_absent_is_gone(world, bench)
+    contract.test_what_is_made_is_released_and_nothing_else(world, bench)
+    contract.test_another_mark_releases_nothing(world, bench)
+    contract.test_what_exists_is_refused_and_left_alone(world, bench)
