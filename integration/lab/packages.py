@@ -7,6 +7,7 @@ test's own network namespace leads nowhere.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,8 +17,8 @@ CACHE = Path(__file__).resolve().parents[2] / ".cache" / "packages"
 
 ETCD = ("etcd-server",)
 CNI_PLUGINS = ("containernetworking-plugins",)
-BIRD = ("bird2", "libssh-gcrypt-4")
-VTYSH = ("frr", "libyang2")
+BIRD = ("bird2",)
+VTYSH = ("frr",)
 CONTAINERD = ("containerd",)
 FIREWALLD = (
     "firewalld", "python3-firewall", "python3-nftables", "python3-dbus", "python3-gi",
@@ -30,8 +31,30 @@ class Unavailable(Exception):
     """What apt said."""
 
 
+def with_libraries(names: tuple[str, ...]) -> tuple[str, ...]:
+    """These packages and the libraries that they need and this host has not, as it calls them.
+
+    (libyang2 of Debian 12 is libyang2t64 in Ubuntu 24.04.)
+    """
+    found = list(names)
+    for name in found:
+        told = _said("apt-cache", "depends", name)
+        for library in re.findall(r"^ [ |](?:Pre)?Depends: (lib[\w.+-]+)$", told, re.MULTILINE):
+            status = _said("dpkg-query", "-W", "-f", "${db:Status-Status}", library)
+            if status != "installed" and library not in found:
+                found.append(library)
+    return tuple(found)
+
+
+def _said(*argv: str) -> str:
+    """The standard output of a program, whatever its exit code; English."""
+    environment = {**os.environ, "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env=environment)
+    return done.stdout
+
+
 def taken_apart(names: tuple[str, ...]) -> Path:
-    """The root of some packages. Raises Unavailable."""
+    """The root of some packages, with their libraries. Raises Unavailable."""
     place = CACHE / "-".join(names)
     if place.exists():
         return place
@@ -41,7 +64,7 @@ def taken_apart(names: tuple[str, ...]) -> Path:
         # The sandbox user of apt may not write below a home directory.
         options = ("-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=3")
         got = subprocess.run(
-            ["apt-get", "-qq", *options, "download", *names],
+            ["apt-get", "-qq", *options, "download", *with_libraries(names)],
             cwd=work, capture_output=True, text=True, check=False, timeout=120,
         )  # fmt: skip
         if got.returncode:
