@@ -45,6 +45,7 @@ from hvtx.host import (
     egress_devices,
     filter_chains,
     filters,
+    held_namespaces,
     images,
     kvm,
     libnftables,
@@ -100,7 +101,7 @@ from hvtx.host.replica import (
 from hvtx.host.replica import legacy as counters
 from hvtx.host.replica import ruleset as replica_rules
 from hvtx.hypervisors import guest
-from hvtx.model import limiting, mark, nearest
+from hvtx.model import firewalld_zone, limiting, mark, nearest
 from hvtx.model.foreign_rule import ForeignRule
 from hvtx.model.place import parse_place
 from hvtx.model.resource import Entry, Link
@@ -877,6 +878,20 @@ MOUNTS = (
     "30 22 0:25 / /run rw shared:2 master:7 - tmpfs tmpfs rw\n"
     "31 30 0:26 /a\\040b /mnt/a\\040b\\134c rw - nfs4 host:/a rw\n"
 )
+MOUNTS_OF_NAMESPACES = (
+    MOUNTS + "40 30 0:4 net:[4026532281] /run/netns/cni-a\\040b rw shared:9 - nsfs nsfs rw\n"
+    "41 30 0:4 mnt:[4026532282] /run/mnt rw - nsfs nsfs rw\n"
+)
+ZONE_FILE = f"""<?xml version="1.0" encoding="utf-8"?>
+<zone target="ACCEPT">
+  <short>hvtx</short>
+  <description>Bridges of VM networks, kept by hvtx. hvbr0={MARK} hvbr1={MARK[:-1]}x</description>
+  <interface name="hvbr0"/>
+  <interface name="hvbr1"/>
+  <service name="dhcp"/>
+  <forward/>
+</zone>
+"""
 PLAN_ITEM = {
     "action": "delete", "reason": "vm-dead", "kind": "tap", "key": "hv3k", "vm": "web",
     "record": {"id": 17, "state": "committed"}, "evidence": [], "message": "", "mark": MARK,
@@ -1351,6 +1366,14 @@ PARSERS: dict[str, Parser] = {
         lambda text: described(text.split("\0")),
         texts(("/usr/bin/python3\0-m\0hvtx\0--state-dir\0/s\0vm\0run\0web\0--append\0x", "sleep\0600"), "\0"), (),
         ("host.lock_holder.command_of",), lambda n: "hvtx\0" + "--a\0b\0" * n,
+    ),
+    "mounts of namespaces": Parser(
+        held_namespaces.mounted, texts((MOUNTS_OF_NAMESPACES,)), (), ("host.held_namespaces.mounted",),
+        lambda n: MOUNTS_OF_NAMESPACES * n,
+    ),
+    "a zone of firewalld": Parser(
+        lambda text: (firewalld_zone.zone_in(text), firewalld_zone.text_without(text, MARK)), texts((ZONE_FILE,)),
+        (), ("model.firewalld_zone.zone_in", "model.firewalld_zone.text_without"), lambda n: ZONE_FILE * n,
     ),
     "mountinfo": Parser(
         lambda text: mounts.find_filesystem(text, "/mnt/a b"), texts((MOUNTS,)), (), ("host.mounts.find_filesystem",),

@@ -21,8 +21,8 @@ from hvtx.host import (
     netlink,
     nfanswers,
     openfiles,
-    ports,
     routes,
+    socket_table,
     store_location,
     xtblob,
     xtsaved,
@@ -302,7 +302,7 @@ def test_a_device_whose_name_is_no_text() -> None:
 )
 def test_lines_that_are_no_sockets(table: str) -> None:
     with pytest.raises(ValueError):
-        ports.sockets_in(table, "0A")
+        socket_table.sockets_in(table, "0A")
 
 
 def test_capabilities_that_are_no_number() -> None:
