@@ -218,7 +218,9 @@ _CLEARING = ("kernel", "initrd", "append", "disk")
 @as_json
 @click.pass_context
 def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:
-    """Change a VM, whole or not at all: ports and limits while it runs, the rest while it does not.
+    """Change a VM, whole or not at all.
+
+    Ports, limits, egress and autostart while it runs, too; the rest while it does not.
 
     What is not named stays as it is. Connections by a port that is unpublished end. Networks and
     addresses are given when a VM is created. A COMMAND after -- takes the place of the VM's own.

@@ -2,8 +2,8 @@
 
 Memory, processors, disks, kernel and command are what a VM is started with: for one that does not
 run only the record changes. Ports are changed while it runs, too (:mod:`hvtx.engine.vm_change`),
-and limits (:mod:`hvtx.engine.living_limits`). Addresses and networks are leased when a VM is
-created, and stay as they are.
+and limits (:mod:`hvtx.engine.living_limits`); whether it starts at boot is on record only.
+Addresses and networks are leased when a VM is created, and stay as they are.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ _FIELDS = (
     *_GUEST,
     "directory",
 )
+_LIVING = frozenset({"limits", "autostart"})  # of these; the others are what a VM is started with
 
 
 class Changes(NamedTuple):
@@ -66,7 +67,11 @@ class Changes(NamedTuple):
 
     def at_start(self) -> list[str]:
         """The fields of which a VM that runs cannot hear."""
-        return [name for name in _FIELDS if name != "limits" and getattr(self, name) is not None]
+        return [name for name in self.fields() if name not in _LIVING]
+
+    def fields(self) -> list[str]:
+        """All that is wanted, but for ports and policy."""
+        return [name for name in _FIELDS if getattr(self, name) is not None]
 
 
 def parse_changes(**wanted: Any) -> Changes:
@@ -138,17 +143,17 @@ def set_vm(runtime: Runtime, name: str, changes: Changes) -> VmScope:
     new = [port for port in ports_of(wanted) if port not in set(ports_of(vm))]
     runtime.read(_refuse_taken, name, new)
     events = [Event("changed", f"VM {name}: {_words(different)}", detail=different)]
-    if running and different.keys() != {"limits"}:
+    if running and not different.keys() <= _LIVING:
         return vm_change.change_running(runtime, scope, wanted, events)
     vm_create.warn_of_disks(wanted.kernel, () if running else wanted.disks)
     refuse_ports(runtime, new, families_of(wanted))
     old = living_limits.devices_of(scope.rows, runtime.life.id) if running else []
     limited = {row.id: living_limits.with_limits(row, wanted.limits) for row in old}
     with begin(runtime, living_limits.VERB, vm=name) as (sql, operation):
-        if running:
+        if running and "limits" in different:
             living_limits.record(sql, wanted, list(limited.values()))
             operation.history(sql, events)
-    if running:
+    if running and "limits" in different:
         living_limits.change(operation, vm, old, wanted.limits)
         return scope._replace(vm=wanted, rows=[limited.get(row.id, row) for row in scope.rows])
     operation.end("done", events=events, then=vm_change.record_of(wanted, vm))
@@ -177,20 +182,18 @@ def _runs(scope: VmScope) -> bool:
 
 def _at_start(scope: VmScope, changes: Changes) -> Conflict:
     name = scope.vm.name
-    fields = ", ".join(changes.at_start())
-    verb = "is" if len(changes.at_start()) == 1 else "are"
+    fields = ", ".join(changes.at_start()).replace("_", " ")
+    verb = "are" if "," in fields or fields.endswith("s") else "is"
     return Conflict(
         f"VM {name!r} is {scope.state.value}, and {fields} {verb} what it is started with",
-        hint=f"stop it first: hvtx vm stop {name}; --publish, --egress and --limit work while it"
-        " runs",
+        hint=f"stop it first: hvtx vm stop {name}; --publish, --egress, --limit and --autostart"
+        " work while it runs",
     )
 
 
 def _changed(vm: Vm, changes: Changes) -> Vm:
     """The VM as it would be. Raises UsageError, NotFound."""
-    given = {name: getattr(changes, name) for name in changes.at_start()}
-    if changes.limits is not None:
-        given["limits"] = changes.limits
+    given = {name: getattr(changes, name) for name in changes.fields()}
     given |= {name: given[name] or None for name in _CLEARED if name in given}
     interfaces = max(len(vm.interfaces), 1)
     if given.get("append") and not changes.kept:

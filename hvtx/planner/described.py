@@ -194,10 +194,10 @@ def _word(value: Any) -> str:
 
 # -- VMs -------------------------------------------------------------------------------------------
 
-VM_CHANGES = ("limits", "policy")  # and ports: a VM that is up is given them
+VM_CHANGES = ("limits", "policy", "autostart")  # and ports: a VM that is up is given them
 VM_AT_START = (
     *("memory", "cpus", "kernel", "initrd", "append", "disks", "command", "directory"),
-    *("autostart", "queues", "user_data", "ssh_keys", "user"),
+    *("queues", "user_data", "ssh_keys", "user"),
 )
 
 

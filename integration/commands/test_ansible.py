@@ -260,7 +260,9 @@ def test_each_state_and_each_change(fleet: Fleet) -> None:
     ports = "change VM web: publish 8080:80/tcp → 8080:80/tcp 8443:443/tcp"
     assert see(more, [ports], "running")["vm"]["pid"] == pid
     assert see({"name": "web", "state": "restarted"}, [stop, start], "running")["vm"]["pid"] != pid
-    bigger = {**more, "autostart": True}
+    words = "change VM web: autostart no → yes"
+    see({**more, "autostart": True}, [words], "running")
+    bigger = {**more, "autostart": True, "memory": 512}
     refused = fleet.play(task("vm", **bigger), fails=True)
     for result in each(refused):
         assert result["outcome"] == "failed"
@@ -268,16 +270,17 @@ def test_each_state_and_each_change(fleet: Fleet) -> None:
         assert result["msg"].endswith(
             "hint: allow_restart: true lets it be; or describe it as it is; nothing was changed"
         )
-    words = "change VM web: autostart no → yes"
-    why = "stop VM web: autostart no → yes is what it is started with"
+    words, both = "change VM web: memory 256 → 512", "autostart no → yes, memory 256 → 512"
+    back = "change VM web: autostart yes → no, memory 512 → 256"
+    why = "stop VM web: memory 256 → 512 is what it is started with"
     see({**bigger, "allow_restart": True}, [why, words, "start VM web again"], "running")
-    see({**more, "state": "stopped"}, [stop, "change VM web: autostart yes → no"], "defined")
+    see({**more, "state": "stopped"}, [stop, back], "defined")
     see({**more, "state": "restarted"}, [start], "running")
     see({"name": "web", "state": "stopped"}, [stop], "defined")
-    see({**bigger, "state": "restarted"}, [words, start], "running")
+    see({**bigger, "state": "restarted"}, [f"change VM web: {both}", start], "running")
     see(
         {**more, "state": "restarted"},
-        [stop, "change VM web: autostart yes → no", start],
+        [stop, back, start],
         "running",
     )
     users = each(

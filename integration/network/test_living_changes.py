@@ -187,6 +187,24 @@ def test_of_a_stopped_vm_the_record_changes(hvtx: Program) -> None:
     assert hvtx.is_clean()
 
 
+def test_whether_it_starts_at_boot_is_the_records_alone(hvtx: Program) -> None:
+    """Of a VM that is up, by itself and beside what the kernel is told; its process goes on."""
+    before = run(hvtx, "web", "-p", "8080:80").pid
+    was = lab.dump()
+    assert hvtx("vm", "set", "web", "--autostart", "--json").json()["autostart"] is True
+    assert lab.difference(was, lab.dump()) == ""
+    for more in (("--limit", "in=10mbit"), ("--publish", "8443:443")):
+        hvtx("vm", "set", "web", "--no-autostart", *more)
+        assert hvtx.vm("web")["autostart"] is False, more
+        hvtx("vm", "set", "web", "--autostart")
+    shown = hvtx.vm("web")
+    assert (shown["autostart"], shown["limit"], shown["pid"]) == (True, {"in": 10000000}, before)
+    assert ports(hvtx) == {":8080:80/tcp", ":8443:443/tcp"}
+    for option, value, words in (("--memory", "512", "memory is"), ("--cpus", "2", "cpus are")):
+        told = hvtx("vm", "set", "web", option, value, "--no-autostart", code=4).err
+        assert words in told and hvtx.vm("web")["autostart"] is True
+
+
 def test_somebody_elses_element_in_the_way_changes_nothing(hvtx: Program) -> None:
     """What has the place and another mark is a conflict, and all is undone."""
     if hvtx.environment["HVTX_FIREWALL"] == "iptables":
