@@ -59,7 +59,7 @@ def test_one_that_is_spawned_as_a_signal_comes_is_ended_with_it(
 
     def struck(*words: Any, **options: Any) -> int:
         spawned.append(spawn(*words, **options))
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)  # to this thread: a worker of pytest has others
         return spawned[-1]
 
     monkeypatch.setattr(os, "posix_spawn", struck)
