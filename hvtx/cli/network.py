@@ -1,4 +1,4 @@
-"""`hvtx network`: create, ls, show, rm."""
+"""`hvtx network`: create, ls, show, routes, set, rm."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ _LINE, _DEEPER = "\n    ", "\n        "
 
 
 def pieces(report: Report) -> Iterator[str]:
-    """The text of a plan with an indentation of two."""
+    """What ``gc --plan --json`` prints (`hvtx.cli.verbs`), with an indentation of two."""
     before, nothing, after = to_json(head(report), indent=2).partition(_NOTHING)
     if not report.plan.items:
         yield before + nothing + after

@@ -13,7 +13,7 @@ from hvtx.model.routing import Packet, Route, Rule
 from hvtx.model.traffic import Flow, Note, Stop, Way
 from hvtx.model.vm import Network
 from hvtx.model.xfrm import Meant, Policy
-from hvtx.planner import ipsec, ownroutes, routing
+from hvtx.planner import ipsec, own_routes, routing
 from hvtx.planner.flow_fixes import REPAIR
 
 _TUNNEL = "packets through an IPsec tunnel were not tested"
@@ -50,7 +50,7 @@ class CauseNames:
         network = self._networks[flow.network]
         subnet, gateway = network.ranges[network.families.index(flow.family)]
         bridge = self._devices.get(flow.bridge)
-        if bridge and (lack := ownroutes.lack(subnet, gateway, (bridge, flow.bridge), every)):
+        if bridge and (lack := own_routes.lack(subnet, gateway, (bridge, flow.bridge), every)):
             return cause.by, f"{lack} {cause.what}", REPAIR
         found = routing.find(rules, every, packet)
         if found is None:

@@ -39,7 +39,7 @@ from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.vm import Liveness
 from hvtx.planner import remedy
 from hvtx.planner.drift import drift
-from hvtx.planner.ownroutes import SOFT
+from hvtx.planner.own_routes import SOFT
 from hvtx.planner.ownrules import by_row, told
 from hvtx.planner.presence import Presence, index, presence
 from hvtx.planner.provision import guards_bridge, port_guard

@@ -341,7 +341,7 @@ class _Cause:
 
     def told(self, found: Found | None, answer: Answer, ask: Ask) -> tuple[str, str]:
         """What sends a packet astray, and how it finds its way again."""
-        from hvtx.planner import ownroutes, routing
+        from hvtx.planner import own_routes, routing
 
         rules, every = self._host()
         packet = ask.packet
@@ -349,7 +349,7 @@ class _Cause:
             path = f"net.ipv4.conf.{packet.device.replace('.', '/')}.rp_filter"
             return f"reverse path filtering ({path})", f"sysctl -w {path}=2"
         own = (self.bridge.ifindex, self.bridge.key)
-        if (lack := ownroutes.lack(self.subnet, self.gateway, own, every)) is not None:
+        if (lack := own_routes.lack(self.subnet, self.gateway, own, every)) is not None:
             return lack, "hvtx repair"
         if found is None:
             words = "no rule finds a route; that"

@@ -38,11 +38,12 @@ def whose(runtime: Runtime, text: str, networks: Sequence[Network]) -> list[str]
         return ["this host has not its block; of others the configuration says nothing"]
     if cidr is None:
         return ["no host has its block"]
-    one = held[cidr]
-    if one.installation in ("", runtime.installation):
+    holder = held[cidr]
+    if holder.installation in ("", runtime.installation):
         return [f"its block {cidr} is this host's"]
-    where = f" at {one.address}" if one.address else ""
-    return [f"its block {cidr} is host {one.host!r}'s{where}, installation {one.installation}"]
+    where = f" at {holder.address}" if holder.address else ""
+    name, theirs = holder.host, holder.installation
+    return [f"its block {cidr} is host {name!r}'s{where}, installation {theirs}"]
 
 
 def refuse(runtime: Runtime, network: Network, addresses: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.address import family_of
 from hvtx.model.resource import Resource, address_spec
 from hvtx.model.routing import OwnRoute
-from hvtx.planner import ownroutes
+from hvtx.planner import own_routes as decide
 
 
 def lost(row: Resource, links: Links) -> list[OwnRoute]:
@@ -25,13 +25,13 @@ def lost(row: Resource, links: Links) -> list[OwnRoute]:
         there = devroutes.of_device(row.ifindex, family_of(address))
     except DumpInterrupted:
         return []  # they change: what is asked next time tells
-    return ownroutes.lost(address, there)
+    return decide.lost(address, there)
 
 
 def missing(row: Resource, links: Links) -> str | None:
     """What is gone, in words."""
     gone = lost(row, links)
-    return ownroutes.words(gone) if gone else None
+    return decide.words(gone) if gone else None
 
 
 def put_back(row: Resource, links: Links) -> None:

@@ -69,7 +69,7 @@ class Held(NamedTuple):
 
     network: str
     cidr: str
-    installation: str  # whose it is
+    installation: str  # whose it is; "": this host's, by its own configuration
     token: str
     host: str = ""  # the holder's name, as it registered
     address: str | None = None  # where its guests are reached

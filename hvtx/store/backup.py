@@ -145,9 +145,8 @@ def refuse_others(path: str, *, logged: bool = False) -> None:
             problem = paths.problem(name)
         if problem is None and logged:
             with paths.parent(name, strict=True) as place:
-                problem = (
-                    "it has a log, and others may write its directory" if place.shared else None
-                )
+                if place.shared:
+                    problem = "it has a write-ahead log, and others may write its directory"
         if problem is not None:
             raise NotPermitted(
                 f"refusing to use the backup {name}: {problem}",
