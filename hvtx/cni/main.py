@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from hvtx import loader
 from hvtx.cni import errors
-from hvtx.cni.configuration import MOST, decode, version_of
+from hvtx.cni.configuration import MOST, SETTINGS, decode, version_of
 from hvtx.cni.environment import parse_environment
 from hvtx.cni.errors import CniError
 from hvtx.model import json_text
@@ -43,6 +43,7 @@ def main() -> NoReturn:
 def run(environment: Mapping[str, str]) -> tuple[int, bytes]:
     """The exit code, and what is to stand on standard output."""
     version = None
+    document: dict[str, Any] = {}
     try:
         try:
             call = parse_environment(environment)
@@ -61,15 +62,24 @@ def run(environment: Mapping[str, str]) -> tuple[int, bytes]:
         return 1, _written(errors.document(problem, version))
     except KeyboardInterrupt:
         hint = "`hvtx recover` resolves what was under way"
-        cut = CniError(errors.TRY_AGAIN, "interrupted", hint)
+        cut = CniError(errors.TRY_AGAIN, "interrupted", _on_its_store(hint, document))
         return 1, _written(errors.document(cut, version))
     except Exception as problem:  # noqa: BLE001 - a mistake of ours is an answer too
         words = f"unexpected {type(problem).__name__}: {problem}"
-        bug = CniError(
-            errors.FAILED, words, "this is a bug in hvtx; `hvtx doctor` checks this host"
-        )
+        hint = "this is a bug in hvtx; `hvtx doctor` checks this host"
+        bug = CniError(errors.FAILED, words, _on_its_store(hint, document))
         return 1, _written(errors.document(bug, version))
     return 0, b"" if told is None else _written(told)
+
+
+def _on_its_store(hint: str, document: Mapping[str, Any]) -> str:
+    """A hint whose commands work on the store that a configuration names, whatever else it says."""
+    from hvtx.cni import own_commands
+
+    named = {setting: document.get(key) for key, setting in SETTINGS.items()}
+    return own_commands.with_options(
+        hint, {setting: value for setting, value in named.items() if isinstance(value, str)}
+    )
 
 
 def _version_asked(environment: Mapping[str, str]) -> str | None:

@@ -26,7 +26,7 @@ from hvtx.host import procfs
 from hvtx.model import json_text
 from hvtx.model.history import Line
 from hvtx.model.policy import NO_POLICY, EgressRule, Limits, Policy
-from hvtx.model.resource import Resource
+from hvtx.model.resource import Kind, Resource
 from hvtx.model.typed import Any, NamedTuple, ParamSpec, TypeVar
 from hvtx.model.vm import Attachment, Epoch, Identity, Interface, Publish, Vm
 from hvtx.planner.egress import effective
@@ -176,9 +176,9 @@ class ViewSource:
     def _vm(self, entry: Mapping[str, Any]) -> ShownVm:
         vm = _vm_of(entry["vm"])
         rows = [_row_of(vm, n, *row) for n, row in enumerate(entry["rows"])]
-        liveness, _ = judge_vm(
-            vm.hypervisor, rows, life=self._life, lives=self._lives, facts=process_facts(rows)
-        )
+        # the number and the mark by which a pair is looked for are not published
+        facts = process_facts([row for row in rows if row.kind != Kind.VETH])
+        liveness, _ = judge_vm(vm.hypervisor, rows, life=self._life, lives=self._lives, facts=facts)
         verb = entry["verb"] if entry["writer"] and self._works(entry["writer"]) else None
         state = vm_state(rows, verb, liveness)
         networks = {

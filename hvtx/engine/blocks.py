@@ -257,6 +257,7 @@ class Blocks:
         """
         done: list[str] = []
         failed: list[tuple[str, str]] = []
+        due = self._runtime.read(_is_due)  # now: of what is begun the end may not be on record
         try:
             if self._runtime.read(rows.is_doubted) and (only is None or "" in only):
                 done += self._compare_in_words()
@@ -267,7 +268,7 @@ class Blocks:
             if only is None:
                 self.source.announce()
         except HvtxError as problem:
-            if problem.code == UNREACHABLE and not self._runtime.read(_is_due):
+            if problem.code == UNREACHABLE and not due:
                 return Settled(tuple(done), unasked=problem.message)
             failed.append(("cluster", problem.message))
             if problem.code == "store-cloned" and self._is_this_machine():

@@ -8,12 +8,15 @@ import re
 import shutil
 import stat
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hvtx import Host
+from hvtx.model.attachment import AttachmentKey, AttachmentRequest
 from integration import lab
 from integration.commands.test_guest_options import KEY
 from integration.lab import unprivileged, vmm_stand_in, witness
@@ -233,6 +236,23 @@ def test_an_attached_process_of_somebody_else(root: Program, member: Unprivilege
         root("vm", "attach", "db", "--pid", str(pid))
         assert (member.vm("db")["state"], member.vm("db")["pid"]) == ("running", pid)
     assert member.vm("db")["state"] == "crashed"
+
+
+def test_a_container_whose_namespace_has_gone(
+    root: Program, member: Unprivileged, home: Path
+) -> None:
+    """Its pair has gone with it; by what number that would be looked for is not published."""
+    box, key = lab.Namespace(), AttachmentKey("podnet", "c0ffee", "eth0")
+    with Host(state_dir=home / "state", run_dir=home / "run", config=home / "config.toml") as host:
+        asked = AttachmentRequest(key, "lan", f"/proc/{box.pid}/ns/net", subnets=("10.77.0.0/24",))
+        made = host.attachments.add(asked)
+        assert member.vm(made.vm)["state"] == "running"
+        box.close()
+        deadline = time.monotonic() + 60
+        while made.host_device in lab.run("ip", "link") and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert root.vm(made.vm)["state"] == member.vm(made.vm)["state"] == "crashed"
+        host.attachments.delete(key)
 
 
 @pytest.mark.parametrize("place", ["intended", "acted:tap", "opened", "committed", "drafted:view"])

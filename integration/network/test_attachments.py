@@ -277,6 +277,7 @@ def test_an_id_that_the_kernel_gives_again_proves_no_life(
     gone(box, made.host_device)
     assert numbered(later) == number
     assert host.vm.show(made.vm).state == "crashed"
+    assert {vm.vm.name: vm.state.value for vm in host.vm.ls()} == {made.vm: "crashed"}
     assert "another one has the id" in str(host.explain(KEY.container).evidence)
     after = add(host, later, KEY._replace(container="later"))
     host.gc.apply()

@@ -90,6 +90,21 @@ def test_what_goes_wrong_in_the_library_is_an_answer(
     assert told["cniVersion"] == "1.0.0"
 
 
+@pytest.mark.parametrize(
+    ("problem", "command"), [(RuntimeError("oops"), "doctor"), (KeyboardInterrupt(), "recover")]
+)
+def test_what_ends_the_plugin_names_the_store_of_the_configuration(
+    problem: Any, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person runs the hint as it stands: on the default store it would find nothing."""
+    one = recorded.CTR_ADD
+    data = json.dumps({**one.stdin, "stateDir": "/srv/pods", "runDir": None}).encode()
+    monkeypatch.setattr(main, "_read", lambda: data)
+    monkeypatch.setattr(main, "_attachments", StandIn(problem).opened)
+    _, said = main.run(one.environment)
+    assert f"`hvtx --state-dir /srv/pods {command}`" in json.loads(said)["details"]
+
+
 def test_a_standard_input_that_cannot_be_read_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_descriptor: int, _most: int) -> bytes:
         raise OSError(5, "Input/output error")

@@ -12,9 +12,9 @@ from hvtx.store.codec import decode, decode_all
 from hvtx.store.raw_rows import decoded
 
 _COLUMNS = "id, kind, key, state, mark, spec, observed, operation, life, vm, network"
-_PROVING = frozenset({Kind.PROCESS.value, Kind.NETNS.value})  # by which a VM lives
 _FILTER, _EGRESS = Kind.FILTER.value, '"egress"'
 _VETH = Kind.VETH.value
+_PROVING = frozenset({Kind.PROCESS.value, Kind.NETNS.value, _VETH})  # by which a VM lives
 _CHUNK = 500  # bound values of a statement; SQLite's own limit is higher everywhere
 
 
@@ -42,9 +42,10 @@ def raw_resources(sql: sqlite3.Connection) -> list[RawResource]:
 
 
 def resources_in_brief(sql: sqlite3.Connection) -> list[Resource]:
-    """All live rows: ``observed`` of processes and namespaces, ``spec`` of what a list tells.
+    """All live rows: ``observed`` of what a VM lives by, ``spec`` of what a list tells.
 
-    That is of egress policies, and of veth pairs, whose peer is looked for by its number. The
+    By processes, and by namespaces and the cookie of one, which stands at its veth pair. ``spec``
+    is that of egress policies, and of these pairs, whose peer is looked for by its number. The
     others' are empty: a list of 5,000 VMs has no use for 25,000 of them.
     """
     raw = raw_resources(sql)
