@@ -70,8 +70,10 @@ def _missing(
     row: Resource, seen: Seen, now: Mapping[str, str], marks: Mapping[str, str]
 ) -> str | None:
     lasting = () if seen.lasting is None else seen.lasting.interfaces
-    if row.bridge not in lasting or row.bridge not in marks:
+    if row.bridge not in lasting:
         return "was not in its permanent configuration"
+    if row.bridge not in marks:
+        return "was in it without its mark"
     if ZONE in seen.zones and now.get(row.bridge) != ZONE:
         return "was not in it"
     return None  # where firewalld does not know the zone, only its reload helps

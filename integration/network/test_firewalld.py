@@ -260,6 +260,32 @@ def test_what_an_administrator_decided_stays(site: Site) -> None:
     assert daemon.says("--permanent", "--zone=hvtx", "--list-interfaces") == ""
 
 
+def test_marks_that_others_lose_are_put_back(site: Site) -> None:
+    """What firewall-cmd itself drops of the description, or the whole zone; and it is released."""
+    daemon = site.daemon
+    daemon.start()
+    site.create()
+    daemon.run("firewall-cmd --reload")
+    site.hvtx("network", "create", "more", "--subnet", "10.78.0.0/24", "--bridge", "hvmore")
+    zone = daemon.zones / "hvtx.xml"
+    lose = ("firewall-cmd --runtime-to-permanent", "firewall-cmd --permanent --delete-zone=hvtx")
+    for act in lose:
+        daemon.run(act)
+        assert not zone.exists() or "hvmore=" not in zone.read_text()
+        site.hvtx("repair")
+        assert "hvmore=" in zone.read_text()
+        assert daemon.says("--permanent", "--zone=hvtx", "--list-interfaces") == "hvlan hvmore"
+        assert site.hvtx("repair", "--json").json()["repaired"] == []
+    daemon.run(lose[0])
+    site.hvtx("network", "rm", "more")
+    assert daemon.says("--permanent", "--zone=hvtx", "--list-interfaces") == "hvlan"
+    daemon.run(lose[1])
+    site.hvtx("network", "rm", "lan")
+    assert daemon.says("--zone=hvtx", "--list-interfaces") == ""
+    assert site.hvtx.is_clean()
+    assert not zone.exists()
+
+
 def test_without_passage_nothing_is_placed(site: Site) -> None:
     """And doctor prints the commands for a zone that an administrator makes."""
     site.daemon.start()

@@ -70,6 +70,7 @@ def test_firewalld_that_was_not_asked_changes_nothing() -> None:
         (Seen({"hvtx": ()}, KEPT, {}), "was not in it"),
         (Seen({"hvtx": ("hvlan",)}, None, {}), "permanent"),
         (Seen({"hvtx": ("hvlan",)}, Zone((), KEPT.description), {}), "permanent"),
+        (Seen({"hvtx": ("hvlan",)}, Zone(("hvlan",), "about"), {}), "without its mark"),
     ],
 )
 def test_what_is_missing_is_put_back(seen: Seen, words: str) -> None:
