@@ -37,9 +37,10 @@ def change(networks: Sequence[Network], rows: Sequence[Resource], *, thorough: b
 
 
 def _seen(daemon: Firewalld, networks: Iterable[Network], known: Iterable[str | None]) -> Seen:
-    """What firewalld has; what lasts elsewhere is asked of bridges without a row."""
+    """What firewalld has; what lasts elsewhere is asked of bridges that it has not by a row."""
     zones, lasting, with_row = daemon.zones(), daemon.lasting(), set(known)
-    bare = [n.bridge for n in networks if n.passage and n.id not in with_row]
+    kept = () if lasting is None else lasting.interfaces
+    bare = [n.bridge for n in networks if n.passage and not (n.id in with_row and n.bridge in kept)]
     elsewhere = {bridge: daemon.permanent_zone_of(bridge) for bridge in bare}
     return Seen(zones, lasting, {bridge: zone for bridge, zone in elsewhere.items() if zone})
 

@@ -52,9 +52,10 @@ def compare(networks: Sequence[Network], rows: Sequence[Resource], seen: Seen | 
     marks = {} if seen.lasting is None else marks_in(seen.lasting.description)
     move, lacks = [], []
     for row in (row for row in rows if row.network in passing):
-        if now.get(row.bridge, ZONE) != ZONE or marks.get(row.bridge, row.mark) != row.mark:
+        meant = seen.elsewhere.get(row.bridge, ZONE)  # it counts from firewalld's next reload on
+        if now.get(row.bridge, meant) != ZONE or marks.get(row.bridge, row.mark) != row.mark:
             drop.append(row)
-        elif why := _missing(row, seen, now, marks):
+        elif meant == ZONE and (why := _missing(row, seen, now, marks)):
             move.append(row)
             lacks.append(f"firewalld zone {ZONE}: {row.bridge} {why}")
     make = {}

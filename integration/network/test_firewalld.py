@@ -251,11 +251,20 @@ def test_what_an_administrator_decided_stays(site: Site) -> None:
     daemon.run("firewall-cmd --permanent --zone=hvtx --add-port=9/tcp; firewall-cmd --reload")
     assert rows(site, "more") == ["zone hvtx of hvmore"]
     assert site.hvtx("repair", "--json").json()["repaired"] == []
-    daemon.run("firewall-cmd --zone=dmz --change-interface=hvmore")
+    daemon.run("firewall-cmd --permanent --zone=dmz --change-interface=hvmore")
+    assert site.hvtx("repair", "--json").json()["repaired"] == []  # it counts from the reload on
+    assert daemon.says("--get-zone-of-interface=hvmore") == "hvtx"
+    daemon.run("firewall-cmd --reload")
     site.hvtx("repair")
     assert rows(site, "more") == []
     site.hvtx("network", "rm", "more")
     assert daemon.says("--get-zone-of-interface=hvmore") == "dmz"
+    site.hvtx("network", "create", "third", "--subnet", "10.79.0.0/24", "--bridge", "hvthird")
+    daemon.run("firewall-cmd --zone=dmz --change-interface=hvthird")  # at once, for now
+    site.hvtx("repair")
+    assert rows(site, "third") == []
+    site.hvtx("network", "rm", "third")
+    assert daemon.says("--get-zone-of-interface=hvthird") == "dmz"
     assert daemon.says("--permanent", "--zone=hvtx", "--list-ports") == "9/tcp"
     assert daemon.says("--permanent", "--zone=hvtx", "--list-interfaces") == ""
 

@@ -95,6 +95,14 @@ def test_what_somebody_moved_is_not_fought_for(seen: Seen) -> None:
     assert (found.make, found.drop, found.move) == ({}, (ROW,), ())
 
 
+def test_what_somebody_keeps_elsewhere_stays_until_it_is_there() -> None:
+    """Until firewalld's reload the bridge is in both; what is in force is not cut off."""
+    moved = Seen({"hvtx": ("hvlan",)}, Zone((), KEPT.description), {"hvlan": "dmz"})
+    assert compare([NETWORK], [ROW], moved) == ({}, (), (), ())
+    nowhere = moved._replace(zones={"hvtx": ()})
+    assert compare([NETWORK], [ROW], nowhere) == ({}, (ROW,), (), ())
+
+
 @pytest.mark.parametrize(
     ("place", "is_so"),
     [
