@@ -13,7 +13,7 @@ from hvtx.drivers.base import FirewallDriver
 from hvtx.engine import notice
 from hvtx.host import firewalld
 from hvtx.host.firewalld import Firewalld
-from hvtx.model.firewalld_zone import BACKEND, ZONE
+from hvtx.model.firewalld_zone import BACKEND, ZONE, is_others
 from hvtx.model.mark import Mark, parse_mark
 from hvtx.model.resource import Resource
 from hvtx.model.vm import Network
@@ -70,13 +70,16 @@ def warn_unknown(bridges: Sequence[str]) -> None:
 def fixes(nets: Iterable[Net]) -> dict[str, str]:
     """The command by which each bridge that firewalld stops gets into its zone, where there is one.
 
-    A bridge that somebody else put into a zone has none here. Raises HostRefused.
+    A bridge that somebody else put into a zone has none here; none has, where the zone `hvtx` is
+    somebody else's. Raises HostRefused.
     """
     own = [net.bridge for net in nets if net.passage]
     daemon = firewalld.running() if own else None
     if daemon is None:
         return {}
     zones, lasting = daemon.zones(), daemon.lasting()
+    if lasting is not None and is_others(lasting):
+        return {}
     placed = bound(zones)
     found = {}
     for bridge in own:
@@ -93,7 +96,10 @@ def fixes(nets: Iterable[Net]) -> dict[str, str]:
 def will_bind(network: Network) -> bool:
     """Whether a network that might be made would be in the zone at once. Raises HostRefused."""
     daemon = firewalld.running() if network.passage else None
-    return daemon is not None and ZONE in daemon.zones()
+    if daemon is None or ZONE not in daemon.zones():
+        return False
+    lasting = daemon.lasting()
+    return lasting is None or not is_others(lasting)
 
 
 def of_kind(rows: Iterable[Resource]) -> tuple[list[Resource], list[Resource]]:

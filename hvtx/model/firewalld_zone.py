@@ -54,6 +54,15 @@ def described(zone: Zone) -> bool:
     return zone.description.startswith(_ABOUT)
 
 
+def is_others(zone: Zone) -> bool:
+    """Whether somebody else says that the zone is his.
+
+    One without a description is none of these: `hvtx doctor` has commands that make it so.
+    """
+    words = zone.description.strip()
+    return bool(words) and not described(zone) and not marks_in(words)
+
+
 def with_interface(zone: Zone | None, interface: str, mark: str) -> Zone:
     """The zone with an interface of a network; a zone that is not there yet begins with it."""
     before = Zone((), _ABOUT) if zone is None else zone

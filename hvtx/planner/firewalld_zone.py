@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from hvtx.model.firewalld_zone import BACKEND, ZONE, Zone, marks_in
+from hvtx.model.firewalld_zone import BACKEND, ZONE, Zone, is_others, marks_in
 from hvtx.model.mark import FAMILY
 from hvtx.model.resource import Kind, Resource
 from hvtx.model.traffic import Flow, Stop, Way
@@ -81,7 +81,9 @@ def _missing(
 
 
 def _others(network: Network, seen: Seen, now: Mapping[str, str], marks: Mapping[str, str]) -> bool:
-    """Whether somebody else put a bridge where it is."""
+    """Whether somebody else put a bridge where it is, or made the zone `hvtx`."""
+    if seen.lasting is not None and is_others(seen.lasting):
+        return True
     zones = {now.get(network.bridge), seen.elsewhere.get(network.bridge)} - {None}
     if zones - {ZONE}:
         return True

@@ -269,6 +269,22 @@ def test_what_an_administrator_decided_stays(site: Site) -> None:
     assert daemon.says("--permanent", "--zone=hvtx", "--list-interfaces") == ""
 
 
+def test_an_administrators_zone_of_that_name_is_left_alone(site: Site) -> None:
+    """It says in its description that it is his."""
+    daemon = site.daemon
+    daemon.start()
+    own = "firewall-cmd --permanent --zone=hvtx"
+    daemon.run("firewall-cmd --permanent --new-zone=hvtx")
+    daemon.run(f"{own} --set-target=DROP && {own} --set-description='hypervisors of the lab'")
+    daemon.run("firewall-cmd --reload")
+    before = site.theirs()
+    site.create()
+    site.hvtx("repair")
+    assert rows(site) == []
+    assert lab.difference(before, site.theirs()) == ""
+    assert not any("hvtx repair" in hint for hint in site.errors().values())
+
+
 def test_marks_that_others_lose_are_put_back(site: Site) -> None:
     """What firewall-cmd itself drops of the description, or the whole zone; and it is released."""
     daemon = site.daemon

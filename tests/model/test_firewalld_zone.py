@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hvtx.model.firewalld_zone import (
     Zone,
+    is_others,
     marks_in,
     text_without,
     with_interface,
@@ -57,6 +58,13 @@ def test_the_words_of_an_administrator_stay() -> None:
     both = with_interface(theirs, "hv0", ONE)
     assert both.description.startswith(theirs.description)
     assert without(both, ONE) == theirs
+
+
+def test_whose_a_zone_is_stands_in_its_description() -> None:
+    assert is_others(Zone(("eth7",), "Ours"))
+    for own in (Zone((), ""), BOTH, without(without(BOTH, ONE), TWO)):
+        assert not is_others(own)
+    assert not is_others(with_interface(Zone((), "Ours"), "hv0", ONE))
 
 
 def test_its_settings_refuse_what_else_comes_in() -> None:

@@ -43,7 +43,8 @@ def test_without_passage_it_gets_none_and_loses_its_own() -> None:
         Seen({"hvtx": ()}, None, {"hvlan": "trusted"}),
         Seen({"hvtx": (), "trusted": ("hvlan",)}, KEPT, {"hvlan": "hvtx"}),
         Seen({"hvtx": ("hvlan",)}, None, {}),
-        Seen({"hvtx": ()}, Zone(("hvlan",), "somebody's"), {"hvlan": "hvtx"}),
+        Seen({"hvtx": ()}, Zone(("hvlan",), ""), {"hvlan": "hvtx"}),
+        Seen({"hvtx": ()}, Zone((), "somebody's"), {}),
     ],
 )
 def test_where_somebody_put_it_it_stays(seen: Seen) -> None:
