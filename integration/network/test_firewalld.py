@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from hvtx.api import Host
 from hvtx.host import firewalld as host_firewalld
 from hvtx.host import firewalld_zones
 from integration import lab
@@ -297,6 +298,7 @@ def test_marks_that_others_lose_are_put_back(site: Site) -> None:
     for act in lose:
         daemon.run(act)
         assert not zone.exists() or "hvmore=" not in zone.read_text()
+        Host().attachments.status("more")  # what is in force is as it was: no node is to be unready
         site.hvtx("repair")
         assert "hvmore=" in zone.read_text()
         assert daemon.says("--permanent", "--zone=hvtx", "--list-interfaces") == "hvlan hvmore"
