@@ -13,6 +13,7 @@ from hvtx.drivers.base import FirewallDriver
 from hvtx.engine import notice
 from hvtx.host import firewalld
 from hvtx.host.firewalld import Firewalld
+from hvtx.host.firewalld_zones import has_file
 from hvtx.model.firewalld_zone import BACKEND, ZONE, is_others
 from hvtx.model.mark import Mark, parse_mark
 from hvtx.model.resource import Resource
@@ -23,12 +24,19 @@ from hvtx.planner.own_accepts import Net
 _RELOAD = "firewall-cmd --reload"
 
 
-def change(networks: Sequence[Network], rows: Sequence[Resource], *, thorough: bool) -> Differs:
+def change(
+    networks: Sequence[Network], rows: Sequence[Resource], *, runs: bool, thorough: bool
+) -> Differs:
     """What of the rows and of what stands for them is not as it should be.
 
-    ``thorough``: rows are compared with what firewalld says; else they are believed, and it is only
-    asked where a network has none. Raises HostRefused.
+    ``runs``: firewalld's table is there. Rows stay while it is stopped, as long as it has its zone
+    in a file. ``thorough``: they are compared with what firewalld says; else they are believed, and
+    it is only asked where a network has none. Raises HostRefused.
     """
+    if not runs:
+        gone = tuple(rows) if rows and not has_file() else ()
+        found = compare(networks, rows, None)
+        return found._replace(drop=gone or found.drop)
     known = {row.network for row in rows}
     asked = thorough or any(n.passage and n.id not in known for n in networks)
     daemon = firewalld.running() if asked else None

@@ -313,6 +313,20 @@ def test_marks_that_others_lose_are_put_back(site: Site) -> None:
     assert not zone.exists()
 
 
+def test_a_firewalld_that_is_removed_leaves_nothing_to_repair(site: Site) -> None:
+    """Its configuration went with it: the row stands for nothing, until there is one again."""
+    daemon = site.daemon
+    daemon.start()
+    site.create()
+    daemon.stop()
+    (daemon.zones / "hvtx.xml").unlink()
+    site.hvtx("repair")
+    assert rows(site) == []
+    daemon.start()
+    site.hvtx("repair")
+    assert rows(site) == ["zone hvtx of hvlan"]
+
+
 def test_without_passage_nothing_is_placed(site: Site) -> None:
     """And doctor prints the commands for a zone that an administrator makes."""
     site.daemon.start()
