@@ -27,7 +27,8 @@ def usage_error(problem: click.ClickException, arguments: Sequence[str]) -> Usag
         return _no_option(problem, path, arguments)
     words = _words(problem)
     before, _, extra = words.rstrip(")").partition("unexpected extra argument (")
-    if before == "got " and "/" in extra and _has(path, "--subnet"):
+    is_prefix = "/" in extra and not extra.startswith(("/", "."))
+    if before == "got " and is_prefix and _has(path, "--subnet"):
         return UsageError(words, hint=f"did you mean --subnet {extra}?")
     return UsageError(words, hint=help_hint(path))
 
@@ -89,7 +90,7 @@ def _given_once(name: str, path: str) -> str | None:
     group, _, verb = path.rpartition(" ")
     if verb != "set" or not _has(f"{group} create", name):
         return None
-    what = group.rpartition(" ")[2]
+    what = "VM" if group.endswith(" vm") else group.rpartition(" ")[2]
     return f"{name} is given once, when a {what} is made: `{group} create --help` describes it"
 
 

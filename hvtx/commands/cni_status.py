@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import closing
 
 from hvtx.engine import privileges
+from hvtx.engine.registry import FIREWALLD
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import Conflict, HostRefused, NotFound
 from hvtx.host.links import Links
@@ -85,7 +86,8 @@ def _refuse_damaged(runtime: Runtime, standing: _Standing) -> None:
                 seen = links.get(ifindex=row.ifindex)
                 if seen is None or seen.alias != row.mark or not seen.up:
                     raise _damaged(name, f"its bridge {row.key} is gone, down or another")
-    walls = [row for row in standing.rows if row.kind in FIREWALL_KINDS]
+    # firewalld's file says nothing of what is in force: `doctor` and `repair` compare the two
+    walls = [r for r in standing.rows if r.kind in FIREWALL_KINDS and r.backend != FIREWALLD]
     for backend in {row.backend for row in walls}:
         own = [row for row in walls if row.backend == backend]
         for row in runtime.firewall(backend).lacking(own):

@@ -49,13 +49,13 @@ class FirewalldDriver:
         return (Entry(BACKEND, _PLACE, resource.bridge, resource.mark),)
 
     def observe(self) -> tuple[Entry, ...]:
-        """All interfaces with a mark, as the zone's file has them; firewalld is not asked.
+        """All marks that the zone's file has, with their interfaces; firewalld is not asked.
 
-        Raises HostRefused where that cannot be read.
+        One whose interface somebody took out counts, too. Raises HostRefused where that cannot be
+        read.
         """
-        zone = zone_in(firewalld.in_file() or "")
-        marks = marks_in(zone.description)
-        return tuple(Entry(BACKEND, _PLACE, n, marks[n]) for n in zone.interfaces if n in marks)
+        marks = marks_in(zone_in(firewalld.in_file() or "").description)
+        return tuple(Entry(BACKEND, _PLACE, name, mark) for name, mark in marks.items())
 
     def lacking(self, resources: Sequence[Resource]) -> list[Resource]:
         """Those rows of which an entry is not there. Raises as :meth:`observe`."""
@@ -67,15 +67,17 @@ class FirewalldDriver:
         Returns ``{"elements": n}`` by row: 1 where firewalld does not know the zone yet, else 2.
         Raises Conflict (somebody else put the bridge where it is), HostRefused.
         """
-        daemon = firewalld.running()
-        if daemon is None:
-            raise HostRefused(
-                "firewalld does not answer on the system bus",
-                hint="systemctl start firewalld; hvtx repair",
-            )
+        daemon = _daemon()
         return {row.id: {"elements": _bind(daemon, row)} for row in resources}
 
-    repair = create
+    def repair(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
+        """The same of rows on record: a bridge that is in the zone without a mark gets it again.
+
+        `firewall-cmd --runtime-to-permanent` drops the marks that are younger than the last reload,
+        `--delete-zone` all. Raises as :meth:`create`.
+        """
+        daemon = _daemon()
+        return {row.id: {"elements": _bind(daemon, row, again=True)} for row in resources}
 
     def exchange(
         self, gone: Sequence[Resource], made: Sequence[Resource]
@@ -87,8 +89,13 @@ class FirewalldDriver:
         return self.create(made) if made else {}
 
     def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
-        """Take out what carries a row's mark; whoever put the bridge elsewhere keeps that."""
-        return {row.id: _released(row.bridge, row.mark) for row in resources}
+        """Take out what carries a row's mark; whoever put the bridge elsewhere keeps that.
+
+        A bridge without a mark goes, too, if its row says that it was put there.
+        """
+        return {
+            row.id: _released(row.bridge, row.mark, made=bool(row.observed)) for row in resources
+        }
 
     def remove(self, entry: Entry) -> Outcome:
         """Take out what carries an entry's mark. Never raises."""
@@ -100,7 +107,17 @@ class FirewalldDriver:
         return GONE
 
 
-def _bind(daemon: Firewalld, row: Resource) -> int:
+def _daemon() -> Firewalld:
+    daemon = firewalld.running()
+    if daemon is None:
+        raise HostRefused(
+            "firewalld does not answer on the system bus",
+            hint="systemctl start firewalld; hvtx repair",
+        )
+    return daemon
+
+
+def _bind(daemon: Firewalld, row: Resource, *, again: bool = False) -> int:
     bridge, zones = row.bridge, daemon.zones()
     now = next((zone for zone, names in zones.items() if bridge in names), "")
     lasting = daemon.lasting()
@@ -110,7 +127,8 @@ def _bind(daemon: Firewalld, row: Resource) -> int:
     if now not in ("", ZONE) or where not in ("", ZONE):
         raise _taken(bridge, now if now not in ("", ZONE) else where)
     if mark != row.mark:
-        if mark is not None or bridge in before.interfaces or now == ZONE:
+        there = bridge in before.interfaces or now == ZONE
+        if mark is not None or (there and not again):
             raise _taken(bridge, ZONE)
         daemon.keep(with_interface(lasting, bridge, row.mark))
     elif bridge not in before.interfaces:
@@ -130,40 +148,45 @@ def _taken(bridge: str, zone: str) -> Conflict:
     )
 
 
-def _released(bridge: str, mark: str) -> Outcome:
+def _released(bridge: str, mark: str, *, made: bool = False) -> Outcome:
     try:
-        return _release(bridge, mark)
+        return _release(bridge, mark, made)
     except HvtxError as problem:
         return Outcome(False, "observe-failed", problem.message)
 
 
-def _release(bridge: str, mark: str) -> Outcome:
+def _release(bridge: str, mark: str, made: bool) -> Outcome:
     daemon = firewalld.running()
     if daemon is None:
-        return _release_from_file(bridge, mark)
+        return _release_from_file(bridge, mark, made)
     zone = daemon.lasting()
     known = None if zone is None else marks_in(zone.description).get(bridge)
-    if zone is None or known is None:
+    if known is None and not made:
         return GONE
-    if known != mark:
-        return _another(bridge, known)
+    if known not in (None, mark):
+        return _another(bridge, str(known))
     if bridge in daemon.zones().get(ZONE, ()):
         daemon.unbind(bridge)
-    left = without(zone, mark)
+    if zone is None or (known is None and bridge not in zone.interfaces):
+        return GONE
+    left = without(zone, mark, bridge)
     last = not left.interfaces and not marks_in(left.description)
     if not last or not daemon.forget(zone):  # the zone goes with the last, in one step
         daemon.keep(left)
     return GONE
 
 
-def _release_from_file(bridge: str, mark: str) -> Outcome:
+def _release_from_file(bridge: str, mark: str, made: bool) -> Outcome:
     text = firewalld.in_file()
-    known = None if text is None else marks_in(zone_in(text).description).get(bridge)
-    if text is None or known is None:
+    if text is None:
         return GONE
-    if known != mark:
-        return _another(bridge, known)
-    firewalld.put_file(text_without(text, mark))
+    zone = zone_in(text)
+    known = marks_in(zone.description).get(bridge)
+    if known is None and not (made and bridge in zone.interfaces):
+        return GONE
+    if known not in (None, mark):
+        return _another(bridge, str(known))
+    firewalld.put_file(text_without(text, mark, bridge))
     return GONE
 
 

@@ -13,7 +13,8 @@ from hvtx.drivers.base import FirewallDriver
 from hvtx.engine import notice
 from hvtx.host import firewalld
 from hvtx.host.firewalld import Firewalld
-from hvtx.model.firewalld_zone import BACKEND, ZONE
+from hvtx.host.firewalld_zones import has_file
+from hvtx.model.firewalld_zone import BACKEND, ZONE, is_others
 from hvtx.model.mark import Mark, parse_mark
 from hvtx.model.resource import Resource
 from hvtx.model.vm import Network
@@ -23,12 +24,19 @@ from hvtx.planner.own_accepts import Net
 _RELOAD = "firewall-cmd --reload"
 
 
-def change(networks: Sequence[Network], rows: Sequence[Resource], *, thorough: bool) -> Differs:
+def change(
+    networks: Sequence[Network], rows: Sequence[Resource], *, runs: bool, thorough: bool
+) -> Differs:
     """What of the rows and of what stands for them is not as it should be.
 
-    ``thorough``: rows are compared with what firewalld says; else they are believed, and it is only
-    asked where a network has none. Raises HostRefused.
+    ``runs``: firewalld's table is there. Rows stay while it is stopped, as long as it has its zone
+    in a file. ``thorough``: they are compared with what firewalld says; else they are believed, and
+    it is only asked where a network has none. Raises HostRefused.
     """
+    if not runs:
+        gone = tuple(rows) if rows and not has_file() else ()
+        found = compare(networks, rows, None)
+        return found._replace(drop=gone or found.drop)
     known = {row.network for row in rows}
     asked = thorough or any(n.passage and n.id not in known for n in networks)
     daemon = firewalld.running() if asked else None
@@ -37,9 +45,10 @@ def change(networks: Sequence[Network], rows: Sequence[Resource], *, thorough: b
 
 
 def _seen(daemon: Firewalld, networks: Iterable[Network], known: Iterable[str | None]) -> Seen:
-    """What firewalld has; what lasts elsewhere is asked of bridges without a row."""
+    """What firewalld has; what lasts elsewhere is asked of bridges that it has not by a row."""
     zones, lasting, with_row = daemon.zones(), daemon.lasting(), set(known)
-    bare = [n.bridge for n in networks if n.passage and n.id not in with_row]
+    kept = () if lasting is None else lasting.interfaces
+    bare = [n.bridge for n in networks if n.passage and not (n.id in with_row and n.bridge in kept)]
     elsewhere = {bridge: daemon.permanent_zone_of(bridge) for bridge in bare}
     return Seen(zones, lasting, {bridge: zone for bridge, zone in elsewhere.items() if zone})
 
@@ -69,13 +78,16 @@ def warn_unknown(bridges: Sequence[str]) -> None:
 def fixes(nets: Iterable[Net]) -> dict[str, str]:
     """The command by which each bridge that firewalld stops gets into its zone, where there is one.
 
-    A bridge that somebody else put into a zone has none here. Raises HostRefused.
+    A bridge that somebody else put into a zone has none here; none has, where the zone `hvtx` is
+    somebody else's. Raises HostRefused.
     """
     own = [net.bridge for net in nets if net.passage]
     daemon = firewalld.running() if own else None
     if daemon is None:
         return {}
     zones, lasting = daemon.zones(), daemon.lasting()
+    if lasting is not None and is_others(lasting):
+        return {}
     placed = bound(zones)
     found = {}
     for bridge in own:
@@ -92,7 +104,10 @@ def fixes(nets: Iterable[Net]) -> dict[str, str]:
 def will_bind(network: Network) -> bool:
     """Whether a network that might be made would be in the zone at once. Raises HostRefused."""
     daemon = firewalld.running() if network.passage else None
-    return daemon is not None and ZONE in daemon.zones()
+    if daemon is None or ZONE not in daemon.zones():
+        return False
+    lasting = daemon.lasting()
+    return lasting is None or not is_others(lasting)
 
 
 def of_kind(rows: Iterable[Resource]) -> tuple[list[Resource], list[Resource]]:

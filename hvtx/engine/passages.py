@@ -103,7 +103,7 @@ def change(scope: NetworkScope, *, thorough: bool = True) -> Change:
     found = _compare({n.id: wants(n, chains) for n in networks}, there, chains)
     if not zoned and not chains.firewalld:
         return found
-    more = firewalld_zone.change(networks, zoned, thorough=thorough and chains.firewalld)
+    more = firewalld_zone.change(networks, zoned, runs=chains.firewalld, thorough=thorough)
     make = {n.id: [*found.make.get(n.id, ()), *more.make.get(n.id, ())] for n in networks}
     drop, move, lacks = found.drop + more.drop, found.move + more.move, found.lacks + more.lacks
     return Change(make, drop, move, found.words, lacks)

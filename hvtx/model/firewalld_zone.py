@@ -54,6 +54,15 @@ def described(zone: Zone) -> bool:
     return zone.description.startswith(_ABOUT)
 
 
+def is_others(zone: Zone) -> bool:
+    """Whether somebody else says that the zone is his.
+
+    One without a description is none of these: `hvtx doctor` has commands that make it so.
+    """
+    words = zone.description.strip()
+    return bool(words) and not described(zone) and not marks_in(words)
+
+
 def with_interface(zone: Zone | None, interface: str, mark: str) -> Zone:
     """The zone with an interface of a network; a zone that is not there yet begins with it."""
     before = Zone((), _ABOUT) if zone is None else zone
@@ -61,9 +70,10 @@ def with_interface(zone: Zone | None, interface: str, mark: str) -> Zone:
     return Zone(interfaces, f"{before.description} {interface}={mark}".strip())
 
 
-def without(zone: Zone, mark: str) -> Zone:
-    """The zone without what carries a mark."""
-    gone = {name for name, known in marks_in(zone.description).items() if known == mark}
+def without(zone: Zone, mark: str, interface: str = "") -> Zone:
+    """The zone without what carries a mark, and without an ``interface`` that carries none."""
+    marks = marks_in(zone.description)
+    gone = {name for name in (*marks, interface) if marks.get(name, mark) == mark}
     words = [word for word in zone.description.split() if not word.endswith(f"={mark}")]
     return Zone(tuple(name for name in zone.interfaces if name not in gone), " ".join(words))
 
@@ -86,10 +96,10 @@ def zone_in(text: str) -> Zone:
     return Zone(tuple(_INTERFACE.findall(text)), found[1] if found else "")
 
 
-def text_without(text: str, mark: str) -> str | None:
-    """A file without what carries a mark; None where only what hvtx makes of a zone is left."""
+def text_without(text: str, mark: str, interface: str = "") -> str | None:
+    """A file as :func:`without` has it; None where only what hvtx makes of a zone is left."""
     zone = zone_in(text)
-    left = without(zone, mark)
+    left = without(zone, mark, interface)
     gone = set(zone.interfaces) - set(left.interfaces)
     text = _INTERFACE.sub(lambda found: "" if found[1] in gone else found[0], text)
     own = described(left) and not marks_in(left.description)

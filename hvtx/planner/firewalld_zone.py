@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from hvtx.model.firewalld_zone import BACKEND, ZONE, Zone, marks_in
+from hvtx.model.firewalld_zone import BACKEND, ZONE, Zone, is_others, marks_in
 from hvtx.model.mark import FAMILY
 from hvtx.model.resource import Kind, Resource
 from hvtx.model.traffic import Flow, Stop, Way
@@ -52,9 +52,10 @@ def compare(networks: Sequence[Network], rows: Sequence[Resource], seen: Seen | 
     marks = {} if seen.lasting is None else marks_in(seen.lasting.description)
     move, lacks = [], []
     for row in (row for row in rows if row.network in passing):
-        if now.get(row.bridge, ZONE) != ZONE or marks.get(row.bridge, row.mark) != row.mark:
+        meant = seen.elsewhere.get(row.bridge, ZONE)  # it counts from firewalld's next reload on
+        if now.get(row.bridge, meant) != ZONE or marks.get(row.bridge, row.mark) != row.mark:
             drop.append(row)
-        elif why := _missing(row, seen, now, marks):
+        elif meant == ZONE and (why := _missing(row, seen, now, marks)):
             move.append(row)
             lacks.append(f"firewalld zone {ZONE}: {row.bridge} {why}")
     make = {}
@@ -70,15 +71,19 @@ def _missing(
     row: Resource, seen: Seen, now: Mapping[str, str], marks: Mapping[str, str]
 ) -> str | None:
     lasting = () if seen.lasting is None else seen.lasting.interfaces
-    if row.bridge not in lasting or row.bridge not in marks:
+    if row.bridge not in lasting:
         return "was not in its permanent configuration"
+    if row.bridge not in marks:
+        return "was in it without its mark"
     if ZONE in seen.zones and now.get(row.bridge) != ZONE:
         return "was not in it"
     return None  # where firewalld does not know the zone, only its reload helps
 
 
 def _others(network: Network, seen: Seen, now: Mapping[str, str], marks: Mapping[str, str]) -> bool:
-    """Whether somebody else put a bridge where it is."""
+    """Whether somebody else put a bridge where it is, or made the zone `hvtx`."""
+    if seen.lasting is not None and is_others(seen.lasting):
+        return True
     zones = {now.get(network.bridge), seen.elsewhere.get(network.bridge)} - {None}
     if zones - {ZONE}:
         return True

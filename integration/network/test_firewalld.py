@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from hvtx.api import Host
 from hvtx.host import firewalld as host_firewalld
 from hvtx.host import firewalld_zones
 from integration import lab
@@ -251,13 +252,79 @@ def test_what_an_administrator_decided_stays(site: Site) -> None:
     daemon.run("firewall-cmd --permanent --zone=hvtx --add-port=9/tcp; firewall-cmd --reload")
     assert rows(site, "more") == ["zone hvtx of hvmore"]
     assert site.hvtx("repair", "--json").json()["repaired"] == []
-    daemon.run("firewall-cmd --zone=dmz --change-interface=hvmore")
+    daemon.run("firewall-cmd --permanent --zone=dmz --change-interface=hvmore")
+    assert site.hvtx("repair", "--json").json()["repaired"] == []  # it counts from the reload on
+    assert daemon.says("--get-zone-of-interface=hvmore") == "hvtx"
+    daemon.run("firewall-cmd --reload")
     site.hvtx("repair")
     assert rows(site, "more") == []
     site.hvtx("network", "rm", "more")
     assert daemon.says("--get-zone-of-interface=hvmore") == "dmz"
+    site.hvtx("network", "create", "third", "--subnet", "10.79.0.0/24", "--bridge", "hvthird")
+    daemon.run("firewall-cmd --zone=dmz --change-interface=hvthird")  # at once, for now
+    site.hvtx("repair")
+    assert rows(site, "third") == []
+    site.hvtx("network", "rm", "third")
+    assert daemon.says("--get-zone-of-interface=hvthird") == "dmz"
     assert daemon.says("--permanent", "--zone=hvtx", "--list-ports") == "9/tcp"
     assert daemon.says("--permanent", "--zone=hvtx", "--list-interfaces") == ""
+
+
+def test_an_administrators_zone_of_that_name_is_left_alone(site: Site) -> None:
+    """It says in its description that it is his."""
+    daemon = site.daemon
+    daemon.start()
+    own = "firewall-cmd --permanent --zone=hvtx"
+    daemon.run("firewall-cmd --permanent --new-zone=hvtx")
+    daemon.run(f"{own} --set-target=DROP && {own} --set-description='hypervisors of the lab'")
+    daemon.run("firewall-cmd --reload")
+    before = site.theirs()
+    site.create()
+    site.hvtx("repair")
+    assert rows(site) == []
+    assert lab.difference(before, site.theirs()) == ""
+    assert not any("hvtx repair" in hint for hint in site.errors().values())
+
+
+def test_marks_that_others_lose_are_put_back(site: Site) -> None:
+    """What firewall-cmd itself drops of the description, or the whole zone; and it is released."""
+    daemon = site.daemon
+    daemon.start()
+    site.create()
+    daemon.run("firewall-cmd --reload")
+    site.hvtx("network", "create", "more", "--subnet", "10.78.0.0/24", "--bridge", "hvmore")
+    zone = daemon.zones / "hvtx.xml"
+    lose = ("firewall-cmd --runtime-to-permanent", "firewall-cmd --permanent --delete-zone=hvtx")
+    for act in lose:
+        daemon.run(act)
+        assert not zone.exists() or "hvmore=" not in zone.read_text()
+        Host().attachments.status("more")  # what is in force is as it was: no node is to be unready
+        site.hvtx("repair")
+        assert "hvmore=" in zone.read_text()
+        assert daemon.says("--permanent", "--zone=hvtx", "--list-interfaces") == "hvlan hvmore"
+        assert site.hvtx("repair", "--json").json()["repaired"] == []
+    daemon.run(lose[0])
+    site.hvtx("network", "rm", "more")
+    assert daemon.says("--permanent", "--zone=hvtx", "--list-interfaces") == "hvlan"
+    daemon.run(lose[1])
+    site.hvtx("network", "rm", "lan")
+    assert daemon.says("--zone=hvtx", "--list-interfaces") == ""
+    assert site.hvtx.is_clean()
+    assert not zone.exists()
+
+
+def test_a_firewalld_that_is_removed_leaves_nothing_to_repair(site: Site) -> None:
+    """Its configuration went with it: the row stands for nothing, until there is one again."""
+    daemon = site.daemon
+    daemon.start()
+    site.create()
+    daemon.stop()
+    (daemon.zones / "hvtx.xml").unlink()
+    site.hvtx("repair")
+    assert rows(site) == []
+    daemon.start()
+    site.hvtx("repair")
+    assert rows(site) == ["zone hvtx of hvlan"]
 
 
 def test_without_passage_nothing_is_placed(site: Site) -> None:

@@ -59,7 +59,7 @@ def test_a_command_that_was_meant_is_named(
         ),
         (
             ("vm", "set", "web", "--ip", "10.77.0.9"),
-            "--ip is given once, when a vm is made: `hvtx vm create --help` describes it",
+            "--ip is given once, when a VM is made: `hvtx vm create --help` describes it",
         ),
         (
             ("vm", "ls", "--state-dir", "X"),
@@ -128,3 +128,9 @@ def test_what_is_wrong_is_said_once(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, words: tuple[str, ...], says: str
 ) -> None:
     assert says in err(capsys, tmp_path, *words).splitlines()[0]
+
+
+def test_a_path_is_taken_for_no_subnet(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    told = err(capsys, tmp_path, "network", "create", "lab", "/etc")
+    assert "`hvtx network create --help`" in told
+    assert "--subnet" not in told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hvtx.model.firewalld_zone import (
     Zone,
+    is_others,
     marks_in,
     text_without,
     with_interface,
@@ -41,12 +42,29 @@ def test_interfaces_come_and_go_with_their_marks() -> None:
     assert without(BOTH, "hvtx:1:abcdefghij:3.c") == BOTH
 
 
+def test_an_interface_that_lost_its_mark_goes_by_name() -> None:
+    bare = Zone(BOTH.interfaces, without(BOTH, TWO).description)
+    assert without(bare, TWO) == bare
+    assert without(bare, TWO, "hv1") == without(BOTH, TWO)
+    assert without(BOTH, TWO, "hv0") == without(BOTH, TWO)  # that one carries another's mark
+    left = text_without(FILE.format(description=bare.description), TWO, "hv1")
+    assert left is not None
+    assert zone_in(left) == without(BOTH, TWO)
+
+
 def test_the_words_of_an_administrator_stay() -> None:
     theirs = Zone(("eth7",), "Ours, a=b, hvtx: too")
     assert marks_in(theirs.description) == {}
     both = with_interface(theirs, "hv0", ONE)
     assert both.description.startswith(theirs.description)
     assert without(both, ONE) == theirs
+
+
+def test_whose_a_zone_is_stands_in_its_description() -> None:
+    assert is_others(Zone(("eth7",), "Ours"))
+    for own in (Zone((), ""), BOTH, without(without(BOTH, ONE), TWO)):
+        assert not is_others(own)
+    assert not is_others(with_interface(Zone((), "Ours"), "hv0", ONE))
 
 
 def test_its_settings_refuse_what_else_comes_in() -> None:

@@ -43,7 +43,8 @@ def test_without_passage_it_gets_none_and_loses_its_own() -> None:
         Seen({"hvtx": ()}, None, {"hvlan": "trusted"}),
         Seen({"hvtx": (), "trusted": ("hvlan",)}, KEPT, {"hvlan": "hvtx"}),
         Seen({"hvtx": ("hvlan",)}, None, {}),
-        Seen({"hvtx": ()}, Zone(("hvlan",), "somebody's"), {"hvlan": "hvtx"}),
+        Seen({"hvtx": ()}, Zone(("hvlan",), ""), {"hvlan": "hvtx"}),
+        Seen({"hvtx": ()}, Zone((), "somebody's"), {}),
     ],
 )
 def test_where_somebody_put_it_it_stays(seen: Seen) -> None:
@@ -70,6 +71,7 @@ def test_firewalld_that_was_not_asked_changes_nothing() -> None:
         (Seen({"hvtx": ()}, KEPT, {}), "was not in it"),
         (Seen({"hvtx": ("hvlan",)}, None, {}), "permanent"),
         (Seen({"hvtx": ("hvlan",)}, Zone((), KEPT.description), {}), "permanent"),
+        (Seen({"hvtx": ("hvlan",)}, Zone(("hvlan",), "about"), {}), "without its mark"),
     ],
 )
 def test_what_is_missing_is_put_back(seen: Seen, words: str) -> None:
@@ -92,6 +94,14 @@ def test_a_zone_that_is_not_in_force_yet_is_no_repairs_work() -> None:
 def test_what_somebody_moved_is_not_fought_for(seen: Seen) -> None:
     found = compare([NETWORK], [ROW], seen)
     assert (found.make, found.drop, found.move) == ({}, (ROW,), ())
+
+
+def test_what_somebody_keeps_elsewhere_stays_until_it_is_there() -> None:
+    """Until firewalld's reload the bridge is in both; what is in force is not cut off."""
+    moved = Seen({"hvtx": ("hvlan",)}, Zone((), KEPT.description), {"hvlan": "dmz"})
+    assert compare([NETWORK], [ROW], moved) == ({}, (), (), ())
+    nowhere = moved._replace(zones={"hvtx": ()})
+    assert compare([NETWORK], [ROW], nowhere) == ({}, (ROW,), (), ())
 
 
 @pytest.mark.parametrize(
