@@ -34,23 +34,23 @@ class SysctlDriver:
 
 
 def known(path: str) -> str | None:
-    """A setting's value, for who decides by it: raises OSError where it could not be looked at."""
+    """A setting's value, for who decides by it: None if there is none; OSError if it is unknown."""
     return sysctl.known(path)
 
 
 def read(path: str) -> str | None:
-    """A setting's value (``net/ipv4/ip_forward``); None if this kernel has no such setting."""
+    """A setting's value (``net/ipv4/ip_forward``); None if there is none, or it cannot be read."""
     return sysctl.read(path)
 
 
 def has_ipv6() -> bool:
-    """Whether the kernel has IPv6 at all."""
-    return read("net/ipv6/conf/all/forwarding") is not None
+    """Whether the kernel has IPv6 at all. Raises OSError where that is unknown."""
+    return known("net/ipv6/conf/all/forwarding") is not None
 
 
 def can_force() -> bool:
-    """Whether IPv6 can be forwarded for single devices (since Linux 6.17)."""
-    return read("net/ipv6/conf/all/force_forwarding") is not None
+    """Whether IPv6 can be forwarded for single devices (since Linux 6.17). Raises as `has_ipv6`."""
+    return known("net/ipv6/conf/all/force_forwarding") is not None
 
 
 def _write(row: Resource) -> dict[str, Any]:

@@ -27,11 +27,11 @@ def read(name: str) -> str | None:
 
 
 def known(name: str) -> str | None:
-    """The same, for who decides by it: raises OSError where this process could not look."""
+    """The same, for who decides by it: None where there is none, OSError where it is unknown."""
     try:
         return value(name)
     except OSError as problem:
-        if problem.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        if problem.errno != errno.ENOENT:
             raise
         return None
 
