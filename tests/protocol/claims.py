@@ -13,13 +13,13 @@ it is gone. What an answer means is asked of the program's own planner (``verdic
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from hvtx.model.block import Block, BlockState, Held, Pool
 from hvtx.planner.blocks import FORGOTTEN, Answer, Verdict, never_granted, verdict
 from hvtx.planner.registering import registration
+from tests.protocol.searching import Found, explore
 
 BLOCKS = ("p", "q")
 POOL = Pool("lab", "10.64.0.0/25", 26)
@@ -567,14 +567,6 @@ def leak(s: State) -> str | None:
     return None
 
 
-class Found(NamedTuple):
-    """What a search came to."""
-
-    states: int
-    violation: str | None
-    way: tuple[str, ...]
-
-
 def anything(s: State) -> str | None:
     """Whatever may not be."""
     return violation(s) or leak(s)
@@ -589,27 +581,10 @@ def search(
 ) -> Found:
     """Breadth first; the shortest way to the first state that ``judge`` says something of."""
     assert weak <= RULES
-    begin = State(budget=world)
-    before: dict[State, tuple[State, str] | None] = {begin: None}
-    todo = deque([begin])
-    while todo:
-        state = todo.popleft()
-        wrong = judge(state)
-        if wrong:
-            return Found(len(before), wrong, _way(before, state))
-        steps = [step for who in (0, 1, 2) for step in _moves(state, who, weak)]
-        for what, after in (*steps, *_world(state, weak)):
-            if after not in before:
-                before[after] = (state, what)
-                todo.append(after)
-        assert len(before) <= most, "the world is too large to be searched"
-    return Found(len(before), None, ())
 
+    def steps(state: State) -> Iterator[tuple[str, State]]:
+        for who in (0, 1, 2):
+            yield from _moves(state, who, weak)
+        yield from _world(state, weak)
 
-def _way(before: dict[State, tuple[State, str] | None], state: State) -> tuple[str, ...]:
-    way = []
-    at = before[state]
-    while at is not None:
-        way.append(at[1])
-        at = before[at[0]]
-    return tuple(reversed(way))
+    return explore(State(budget=world), steps, judge, most)

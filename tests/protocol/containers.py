@@ -12,7 +12,6 @@ What is concluded from a look is asked of the program's own planner (``judge_vm`
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from hvtx.model.resource import Resource
 from hvtx.model.resource import State as RowState
 from hvtx.model.vm import Epoch, Liveness, ProcessFacts
 from hvtx.planner.states import judge_vm
+from tests.protocol.searching import Found, explore
 
 RULES = frozenset(
     {
@@ -479,38 +479,14 @@ def left(s: State, weak: _Weak) -> str | None:
     return LEFT if not meant.lives and not hidden else None
 
 
-class Found(NamedTuple):
-    """What a search came to."""
-
-    states: int
-    violation: str | None
-    way: tuple[str, ...]
-
-
 def search(world: World, weak: _Weak = frozenset(), *, most: int = 400_000) -> Found:
     """Breadth first; the shortest way to the first state in which something is wrong."""
     assert weak <= RULES
     begin = State(tuple(Actor(verb) for verb in world.verbs), world)
-    before: dict[State, tuple[State, str] | None] = {begin: None}
-    todo = deque([begin])
-    while todo:
-        state = todo.popleft()
-        wrong = violation(state) or left(state, weak)
-        if wrong:
-            return Found(len(before), wrong, _way(before, state))
-        steps = [step for who in range(len(state.actors)) for step in _moves(state, who, weak)]
-        for what, after in (*steps, *_world(state)):
-            if after not in before:
-                before[after] = (state, what)
-                todo.append(after)
-        assert len(before) <= most, "the world is too large to be searched"
-    return Found(len(before), None, ())
 
+    def steps(state: State) -> Iterator[tuple[str, State]]:
+        for who in range(len(state.actors)):
+            yield from _moves(state, who, weak)
+        yield from _world(state)
 
-def _way(before: dict[State, tuple[State, str] | None], state: State) -> tuple[str, ...]:
-    way = []
-    at = before[state]
-    while at is not None:
-        way.append(at[1])
-        at = before[at[0]]
-    return tuple(reversed(way))
+    return explore(begin, steps, lambda state: violation(state) or left(state, weak), most)

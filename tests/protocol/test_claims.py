@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.protocol.claims import RULES, Found, World, not_own, search, two_owners
+from tests.protocol.claims import RULES, World, not_own, search, two_owners
+from tests.protocol.searching import Found
 
 WORLDS = {
     "two claims, lost words, a crash": World(claims=2, lost=1, crashes=1, late=1),
