@@ -15,7 +15,6 @@ from hvtx.model.firewalld_zone import ZONE, Zone, described, zone_settings
 from hvtx.model.json_text import loads
 from hvtx.model.typed import Any, NamedTuple
 
-TABLE = ("inet", "firewalld")
 _NAME = "org.fedoraproject.FirewallD1"
 _PATH = "/org/fedoraproject/FirewallD1"
 _BUS = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")

@@ -14,10 +14,10 @@ import re
 from collections.abc import Collection, Iterator
 
 from hvtx.host import network_namespace, procfs
+from hvtx.host.mounts import unescaped
 from hvtx.host.nsid import NamespaceIds
 
 _MOUNT = re.compile(r"^\S+ \S+ \S+ (net:\[[0-9]+\]) (\S+) .* - nsfs ", re.MULTILINE)
-_OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 def cookies(wanted: Collection[int], ids: NamespaceIds) -> dict[int, int]:
@@ -59,7 +59,4 @@ def _mounts() -> str:
 
 def mounted(mountinfo: str) -> list[tuple[str, str]]:
     """The network namespaces in a text of the form of proc(5), mountinfo, and where (pure)."""
-    return [
-        (which, _OCTAL.sub(lambda octal: chr(int(octal[1], 8)), path))
-        for which, path in _MOUNT.findall(mountinfo)
-    ]
+    return [(which, unescaped(path)) for which, path in _MOUNT.findall(mountinfo)]

@@ -22,10 +22,15 @@ def find_filesystem(mountinfo: str, path: str) -> str:
         fields = left.split(" ")
         if len(fields) < 5 or not right:
             continue
-        place = fields[4]
-        for code, letter in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-            place = place.replace(code, letter)
+        place = unescaped(fields[4])
         below = place in ("/", path) or path.startswith(place + "/")
         if below and len(place) >= longest:
             found, longest = right.split(" ")[0], len(place)
     return found
+
+
+def unescaped(place: str) -> str:
+    """A path as it is, of one in mountinfo, where four characters stand as their codes (pure)."""
+    for code, letter in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        place = place.replace(code, letter)
+    return place
