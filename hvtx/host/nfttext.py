@@ -15,7 +15,8 @@ _PROTOCOL_NAMES = {6: "tcp", 17: "udp"}
 
 
 def _name(raw: bytes) -> str:
-    return raw.rstrip(b"\0").decode(errors="replace")
+    """A device's or chain's name; an empty one is shown in quotes, as nft(8) shows it."""
+    return raw.rstrip(b"\0").decode(errors="replace") or '""'
 
 
 _ntop, _V4, _V6 = socket.inet_ntop, socket.AF_INET, socket.AF_INET6
@@ -36,7 +37,7 @@ def _to6(data: bytes) -> str:
 def _verdict(data: bytes) -> str:
     fields = attribute_map(data)
     code = int.from_bytes(fields.get(1, b""), "big", signed=True)
-    chain = _name(fields.get(2, b""))
+    chain = _name(fields[2]) if 2 in fields else ""
     return (
         f"{'accept' if code == ACCEPT else code} {chain}".strip()
         if code != GOTO

@@ -20,6 +20,7 @@ from hvtx.host import (
     kvm,
     netlink,
     nfanswers,
+    nfttext,
     openfiles,
     routes,
     socket_table,
@@ -318,6 +319,13 @@ def test_an_element_without_a_key_is_no_element() -> None:
     assert nfanswers.all_elements([whole])
     with pytest.raises(Garbled):
         nfanswers.parse_elements(empty, [])
+
+
+def test_an_element_whose_device_has_no_name_is_shown() -> None:
+    """Anybody may add one to a set; a plan that shows nothing would tell nobody what it means."""
+    assert nfttext.render("inet", "bridges", bytes(16), b"") == '""'
+    accepts = attribute(1, struct.pack(">i", 1))
+    assert nfttext.render("inet", "network_input", b"br0\0", accepts) == "br0 -> accept"
 
 
 def test_numbers_that_are_longer_than_the_kernel_has_them() -> None:
