@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 from hvtx.host import procfs
 from hvtx.host.procfs import field_of, proc_is_foreign, read_whole
@@ -11,6 +13,8 @@ from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Identity
 
 _TUNGETDEVNETNS = 0x54E3  # _IO('T', 227), include/uapi/linux/if_tun.h
+_NS_GET_USERNS, _NS_GET_OWNER_UID = 0xB701, 0xB704  # include/uapi/linux/nsfs.h
+_UID = struct.Struct("=I")
 _SYS_PIDFD_GETFD = 438  # the same number on all architectures
 
 
@@ -92,9 +96,31 @@ def _held(pid: int, wanted: frozenset[str], here: tuple[int, int]) -> Iterator[s
             yield name
 
 
-def open_devices(pid: int) -> set[str]:
-    """The TUN and TAP devices, of whatever namespace, that a process has open; raises OSError."""
-    return {name for _, name in _tuns(pid) if name}
+def open_devices(pid: int, user: int) -> set[str]:
+    """The TUN and TAP devices that a process of ``user`` has open; raises OSError.
+
+    Of whatever network namespace but those that the user made: it may have any device there.
+    """
+    return {name for number, name in _tuns(pid) if name and not _is_made_by(user, pid, number)}
+
+
+def _is_made_by(user: int, pid: int, number: int) -> bool:
+    """Whether a process's tun device is in a network namespace of a user namespace of ``user``'s.
+
+    False where that cannot be told.
+    """
+    import fcntl
+
+    try:
+        with _device_namespace(pid, number) as namespace:
+            owner = fcntl.ioctl(namespace, _NS_GET_USERNS)
+        try:
+            told = fcntl.ioctl(owner, _NS_GET_OWNER_UID, bytes(_UID.size))
+            return bool(_UID.unpack(told)[0] == user)
+        finally:
+            os.close(owner)
+    except OSError:
+        return False
 
 
 def _tuns(pid: int) -> Iterator[tuple[int, str]]:
@@ -143,10 +169,11 @@ def _is_here(pid: int, number: int, here: tuple[int, int]) -> bool:
         theirs = os.stat(f"/proc/{pid}/ns/net")
         if (theirs.st_dev, theirs.st_ino) == here:
             return True
-        device = _device_namespace(pid, number)
+        with _device_namespace(pid, number) as namespace:
+            device = os.fstat(namespace)
     except OSError:
         return True
-    return device == here
+    return (device.st_dev, device.st_ino) == here
 
 
 def sockets_of(identity: Identity) -> Iterator[int]:
@@ -176,8 +203,9 @@ def _copy(process: int, number: int) -> int:
     return copy
 
 
-def _device_namespace(pid: int, number: int) -> tuple[int, int]:
-    """Device and inode of the namespace that a process's tun device is in; OSError if refused."""
+@contextmanager
+def _device_namespace(pid: int, number: int) -> Iterator[int]:
+    """A descriptor of the namespace that a process's tun device is in; OSError if refused."""
     import fcntl
 
     process = os.pidfd_open(pid)
@@ -190,10 +218,9 @@ def _device_namespace(pid: int, number: int) -> tuple[int, int]:
     finally:
         os.close(copy)
     try:
-        seen = os.fstat(namespace)
+        yield namespace
     finally:
         os.close(namespace)
-    return seen.st_dev, seen.st_ino
 
 
 def _name(pid: int) -> str:
