@@ -55,7 +55,11 @@ class LinkReader:
         if self._known < _FEW:
             self._known += 1
             mask, places = bytearray(len(data)), dict[int, tuple[int, int]]()
-            for start, end in _deciding(data, self._wanted, places):
+            try:
+                spans = list(_deciding(data, self._wanted, places))
+            except Garbled:  # in what was not read: it says nothing of another message
+                return found
+            for start, end in spans:
                 mask[start:end] = b"\xff" * (end - start)
             bits = int.from_bytes(mask, "little")
             shape = _Shape(bits, int.from_bytes(data, "little") & bits, places, found)

@@ -100,8 +100,11 @@ def connect(directory: str, name: str, seconds: float) -> socket.socket:
     path = os.path.join(directory, name)
     place = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        if not stat.S_ISSOCK(os.fstat(place).st_mode):
+        seen = os.fstat(place)
+        if not stat.S_ISSOCK(seen.st_mode):
             raise ConnectionRefusedError(f"{path} is not a socket")
+        if seen.st_nlink > 1:  # a hard link, which may be of somebody else's socket
+            raise ConnectionRefusedError(f"{path} is a socket that has {seen.st_nlink} names")
         link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             link.settimeout(seconds)

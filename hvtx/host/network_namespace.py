@@ -9,9 +9,9 @@ import contextlib
 import errno
 import fcntl
 import os
-from _thread import allocate_lock, start_new_thread  # threading itself would cost a millisecond
 from collections.abc import Callable, Iterator
 
+from hvtx.host.own_thread import in_own_thread
 from hvtx.model.typed import TypeVar
 
 _NS_GET_NSTYPE, _CLONE_NEWNET = 0xB703, 0x40000000
@@ -66,25 +66,12 @@ def inside(descriptor: int, work: Callable[[], T]) -> T:
     The calling thread stays where it is. Sockets that ``work`` opens belong to the namespace for as
     long as they live, whoever uses them. Raises OSError.
     """
-    done: list[T] = []
-    failed: list[BaseException] = []
-    ended = allocate_lock()
-    ended.acquire()
 
-    def run() -> None:
-        try:
-            _enter(descriptor)
-            done.append(work())
-        except BaseException as problem:  # noqa: BLE001 - it is raised where it was asked
-            failed.append(problem)
-        finally:
-            ended.release()
+    def run() -> T:
+        _enter(descriptor)
+        return work()
 
     try:
-        start_new_thread(run, ())
+        return in_own_thread(run)
     except RuntimeError as problem:  # a limit of tasks
         raise OSError(errno.EAGAIN, f"no thread for the namespace: {problem}") from problem
-    ended.acquire()
-    if failed:
-        raise failed[0]
-    return done[0]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import struct
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 from hvtx.host import procfs
 from hvtx.host.procfs import field_of, proc_is_foreign, read_whole
@@ -11,6 +14,10 @@ from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Identity
 
 _TUNGETDEVNETNS = 0x54E3  # _IO('T', 227), include/uapi/linux/if_tun.h
+_NS_GET_USERNS, _NS_GET_OWNER_UID = 0xB701, 0xB704  # include/uapi/linux/nsfs.h
+_PIDFD_THREAD = os.O_EXCL  # include/uapi/linux/pidfd.h
+_LET_GO = (errno.ESRCH, errno.EBADF, errno.EBADFD)  # its process, its descriptor, its device went
+_UID = struct.Struct("=I")
 _SYS_PIDFD_GETFD = 438  # the same number on all architectures
 
 
@@ -87,19 +94,45 @@ def tap_holders(names: Collection[str]) -> Holders:
 
 def _held(pid: int, wanted: frozenset[str], here: tuple[int, int]) -> Iterator[str]:
     """Names among ``wanted`` that process ``pid`` has open in the namespace ``here``."""
-    for number, name in _tuns(pid):
-        if name in wanted and _is_here(pid, number, here):
+    for task, number, name in _tuns(pid):
+        if name in wanted and _is_here(pid, task, number, here):
             yield name
 
 
-def open_devices(pid: int) -> set[str]:
-    """The TUN and TAP devices, of whatever namespace, that a process has open; raises OSError."""
-    return {name for _, name in _tuns(pid) if name}
+def open_devices(pid: int, user: int) -> set[str]:
+    """The TUN and TAP devices that a process of ``user`` has open; raises OSError.
+
+    Of whatever network namespace but those that the user made: it may have any device there.
+    """
+    return {
+        name
+        for task, number, name in _tuns(pid)
+        if name and not _is_made_by(user, pid, task, number)
+    }
 
 
-def _tuns(pid: int) -> Iterator[tuple[int, str]]:
-    """The tun descriptors of a process: their numbers, and the interfaces behind them."""
-    for directory in _tables(pid):
+def _is_made_by(user: int, pid: int, task: int, number: int) -> bool:
+    """Whether a process's tun device is in a network namespace of a user namespace of ``user``'s.
+
+    False where that cannot be told.
+    """
+    import fcntl
+
+    try:
+        with _device_namespace(pid, task, number) as namespace:
+            owner = fcntl.ioctl(namespace, _NS_GET_USERNS)
+        try:
+            told = fcntl.ioctl(owner, _NS_GET_OWNER_UID, bytes(_UID.size))
+            return bool(_UID.unpack(told)[0] == user)
+        finally:
+            os.close(owner)
+    except OSError:
+        return False
+
+
+def _tuns(pid: int) -> Iterator[tuple[int, int, str]]:
+    """The tun descriptors of a process: the thread, the number, and the interface behind each."""
+    for task, directory in _tables(pid):
         for number in os.listdir(directory + "fd"):
             try:
                 link = os.readlink(f"{directory}fd/{number}")
@@ -108,7 +141,7 @@ def _tuns(pid: int) -> Iterator[tuple[int, str]]:
                 name = device_in(read_whole(f"{directory}fdinfo/{number}"))
             except FileNotFoundError:
                 continue
-            yield int(number), name
+            yield task, int(number), name
 
 
 def device_in(fdinfo: bytes) -> str:
@@ -119,34 +152,32 @@ def device_in(fdinfo: bytes) -> str:
     return field_of(fdinfo, b"iff:").decode(errors="surrogateescape")
 
 
-def _tables(pid: int) -> Iterator[str]:
-    """Where the descriptors of a process are listed.
+def _tables(pid: int) -> Iterator[tuple[int, str]]:
+    """Where the descriptors of a process are listed, by thread.
 
     Its own directory lists those of the leader thread, and none once that has exited: then each
     other thread has a list.
     """
     leader = f"/proc/{pid}/"
-    yield leader
+    yield pid, leader
     if not os.listdir(leader + "fd"):
-        tasks = os.listdir(leader + "task")
-        yield from (f"{leader}task/{task}/" for task in tasks if task != str(pid))
+        tasks = [int(task) for task in os.listdir(leader + "task")]
+        yield from ((task, f"{leader}task/{task}/") for task in tasks if task != pid)
 
 
-def _is_here(pid: int, number: int, here: tuple[int, int]) -> bool:
+def _is_here(pid: int, task: int, number: int, here: tuple[int, int]) -> bool:
     """Whether the device behind a tun descriptor is in the namespace ``here``.
 
-    A holder in the same namespace is believed; one in another may have brought the descriptor
-    along, or may mean a device of the same name over there: the device itself is asked. Where
-    that is not allowed the holder counts, since what may be in use is left alone.
+    The device itself is asked, wherever its holder is: anybody can have one of any name in a
+    namespace of their own, and bring the descriptor here. Where that is not allowed the holder
+    counts, since what may be in use is left alone; one that has let go of it does not.
     """
     try:
-        theirs = os.stat(f"/proc/{pid}/ns/net")
-        if (theirs.st_dev, theirs.st_ino) == here:
-            return True
-        device = _device_namespace(pid, number)
-    except OSError:
-        return True
-    return device == here
+        with _device_namespace(pid, task, number) as namespace:
+            device = os.fstat(namespace)
+    except OSError as problem:
+        return problem.errno not in _LET_GO
+    return (device.st_dev, device.st_ino) == here
 
 
 def sockets_of(identity: Identity) -> Iterator[int]:
@@ -176,11 +207,15 @@ def _copy(process: int, number: int) -> int:
     return copy
 
 
-def _device_namespace(pid: int, number: int) -> tuple[int, int]:
-    """Device and inode of the namespace that a process's tun device is in; OSError if refused."""
+@contextmanager
+def _device_namespace(pid: int, task: int, number: int) -> Iterator[int]:
+    """A descriptor of the namespace that a process's tun device is in; OSError if refused.
+
+    Of a thread beside its leader, whose descriptors may be others, since Linux 6.9.
+    """
     import fcntl
 
-    process = os.pidfd_open(pid)
+    process = os.pidfd_open(task, 0 if task == pid else _PIDFD_THREAD)
     try:
         copy = _copy(process, number)
     finally:
@@ -190,10 +225,9 @@ def _device_namespace(pid: int, number: int) -> tuple[int, int]:
     finally:
         os.close(copy)
     try:
-        seen = os.fstat(namespace)
+        yield namespace
     finally:
         os.close(namespace)
-    return seen.st_dev, seen.st_ino
 
 
 def _name(pid: int) -> str:

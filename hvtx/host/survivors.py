@@ -51,8 +51,9 @@ def end(user: int, main: Identity, devices: Collection[str], *, force: bool = Fa
     """End every process of ``user``, whose id is one VM's alone: TERM (not with ``force``), KILL.
 
     ``main`` is the VM process, which has ended, ``devices`` are its TAPs. Where a process is older,
-    or has another TAP open, which no process of this VM can have, two VMs have one user id (of two
-    installations, say): all are left alone. A system call where there is none.
+    or has another TAP open, which no process of this VM can have but in a network namespace that it
+    made itself, two VMs have one user id (of two installations, say): all are left alone. A system
+    call where there is none.
     """
     seen: set[int] = set()
     found: list[Identity] = []
@@ -60,7 +61,7 @@ def end(user: int, main: Identity, devices: Collection[str], *, force: bool = Fa
         if not _has_any(user):
             break
         found, fled = _look(user, main)
-        if not (found or fled) or any(_is_anothers(one, main, devices) for one in found):
+        if not (found or fled) or any(_is_anothers(one, user, main, devices) for one in found):
             break
         seen |= {one.pid for one in found}
         _signal_all(user, found, number)
@@ -71,12 +72,12 @@ def end(user: int, main: Identity, devices: Collection[str], *, force: bool = Fa
     return Survivors(len(seen - left), len(left))
 
 
-def _is_anothers(one: Identity, main: Identity, devices: Collection[str]) -> bool:
+def _is_anothers(one: Identity, user: int, main: Identity, devices: Collection[str]) -> bool:
     """Whether a process cannot be of that VM; one that cannot be inspected counts as another's."""
     if one.start < main.start:
         return True
     try:
-        return not openfiles.open_devices(one.pid) <= set(devices)
+        return not openfiles.open_devices(one.pid, user) <= set(devices)
     except (FileNotFoundError, ProcessLookupError):
         return False
     except OSError:

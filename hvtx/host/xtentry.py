@@ -326,16 +326,17 @@ _CONNLIMIT = struct.Struct("=16sIIQ")  # struct xt_connlimit_info, revision 1
 
 
 def _connlimit(layout: Layout, words: _Words) -> bytes:
-    """The match connlimit: so many more than that of one source address."""
+    """The match connlimit: so many more than that of one source address, or of one prefix."""
     known = ("--connlimit-above", "--connlimit-mask")
     found = {name: (value, inverted) for name, value, inverted in words.options(*known)}
     whole = 32 if layout.domain == socket.AF_INET else 128
     above, _ = found.get("--connlimit-above", ("", False))
+    bits, _ = found.get("--connlimit-mask", ("0", False))
     if list(words.flags("--connlimit-saddr")) != ["--connlimit-saddr"] or found != {
-        "--connlimit-above": (above, False), "--connlimit-mask": (str(whole), False)
-    }:  # fmt: skip
+        "--connlimit-above": (above, False), "--connlimit-mask": (bits, False)
+    } or not 0 < int(bits) <= whole:  # fmt: skip
         raise ValueError("cannot build such a match connlimit")
-    mask = (b"\xff" * (whole // 8)).ljust(16, b"\0")
+    mask = ((1 << whole) - (1 << whole - int(bits))).to_bytes(whole // 8, "big").ljust(16, b"\0")
     return _part("connlimit", 1, _CONNLIMIT.pack(mask, int(above), 0, 0))
 
 

@@ -95,8 +95,12 @@ def _six(spec: ServiceSpec, subnet: str, gateway: str) -> list[str]:
 
 
 def reservation(spec: ReservationSpec, mark: str) -> str:
-    """The file by which an interface's MAC address gets its addresses."""
-    given = [spec["mac"]]
+    """The file by which an interface's MAC address gets its addresses.
+
+    ``id:*``: by its MAC alone. dnsmasq keeps a lease for a client id, which is a guest's to choose:
+    who asks with a neighbour's takes that lease, and the neighbour is told to give up its address.
+    """
+    given = [spec["mac"], "id:*"]
     given += [spec["ipv4"]] if spec["ipv4"] else []
     given += [f"[{spec['ipv6']}]"] if spec["ipv6"] else []
     return f"# {mark}\n{','.join(given)}\n"

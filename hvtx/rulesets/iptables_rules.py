@@ -129,6 +129,9 @@ def _network(installation: str, spec: FirewallSpec) -> tuple[Rule, ...]:
             rules += _jumps6(installation, bridge, subnet)
         limit = _flow_limit(bridge, spec.get("flows", FLOWS_EACH), 128 if family == 6 else 32)
         rules.append(Rule(family, "filter", "INPUT", limit, first=True))
+        if family == 6:  # a guest chooses link-local addresses by itself: of all of them so many
+            links = _flow_limit(bridge, spec.get("flows", FLOWS_EACH), 10, "fe80::/10")
+            rules.append(Rule(family, "filter", "INPUT", links, first=True))
         rules += [
             Rule(family, "mangle", forward, text, first=True)
             for text in (
@@ -227,9 +230,10 @@ def _passes_nothing(bridge: str, *, isolate: bool) -> Iterator[str]:  # noqa: AR
     yield f"-o {bridge} -j RETURN"
 
 
-def _flow_limit(bridge: str, most: int, mask: int) -> str:
+def _flow_limit(bridge: str, most: int, mask: int, source: str = "") -> str:
     above = f"--connlimit-above {most} --connlimit-mask {mask} --connlimit-saddr"
-    return f"-i {bridge} -m conntrack --ctstate NEW -m connlimit {above} -j DROP"
+    whose = f"-s {source} -i" if source else "-i"
+    return f"{whose} {bridge} -m conntrack --ctstate NEW -m connlimit {above} -j DROP"
 
 
 def _loopback_guard(installation: str, bridge: str) -> tuple[Rule, ...]:

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from hvtx.model.hook import BaseRuleset, Chain
 
+# What is for one receiver leaves by the port of that guest and by no other, whatever the bridge
+# believes: it sends what is for a MAC address to the port whose device has that address, and the
+# process behind a TAP can give its device any (SIOCSIFHWADDR on the descriptor, tun.c).
+_DELIVERED = (
+    "oifname . ether daddr @macs accept",
+    "oifname @ports ether daddr & 01:00:00:00:00:00 != 01:00:00:00:00:00 drop",
+)
+
 BRIDGE = BaseRuleset(
     {
         "ports": "set|type ifname;",
@@ -186,10 +194,12 @@ BRIDGE = BaseRuleset(
             "forward",
             "type filter hook forward priority -300; policy accept;",
             (
+                *_DELIVERED,
                 "ether daddr & 01:00:00:00:00:00 != 01:00:00:00:00:00 accept",
                 "oifname . ether saddr @macs drop",
                 "iifname @apart drop",
             ),
         ),
+        Chain("output", "type filter hook output priority -300; policy accept;", _DELIVERED),
     ),
 )

@@ -687,12 +687,17 @@ def test_the_scope_is_asked_for_and_a_refusal_is_a_warning(room, tmp_path, monke
 TUNSETIFF, TAP_NO_PI = 0x400454CA, 0x1002
 HOLD = f"""
 import fcntl, os, struct, sys, threading, time, ctypes
+home = os.open("/proc/self/ns/net", os.O_RDONLY)
+if "brought" in sys.argv[2]:
+    ctypes.CDLL(None).unshare(0x40000000)
 fd = os.open("/dev/net/tun", os.O_RDWR)
 fcntl.ioctl(fd, {TUNSETIFF}, struct.pack("16sH22x", sys.argv[1].encode(), {TAP_NO_PI}))
+if "brought" in sys.argv[2]:
+    ctypes.CDLL(None).setns(home, 0)
 if sys.argv[2] == "elsewhere":
     ctypes.CDLL(None).unshare(0x40000000)
 print("ready", flush=True)
-if sys.argv[2] == "leaderless":
+if "leaderless" in sys.argv[2]:
     threading.Thread(target=time.sleep, args=(60,)).start()
     ctypes.CDLL(None).syscall({93 if os.uname().machine == "aarch64" else 60}, 0)
 time.sleep(60)
@@ -777,6 +782,20 @@ def test_a_holder_that_went_to_another_namespace_counts():
 def test_a_device_of_the_same_name_in_another_namespace_does_not_count():
     lab.run("ip", "tuntap", "add", "hvsame", "mode", "tap")
     with Keeper("hvsame", "here", ("unshare", "-n")):
+        assert openfiles.tap_holders({"hvsame"}).found == {}
+
+
+@pytest.mark.parametrize("how", ["brought", "brought, leaderless"])
+def test_a_descriptor_that_was_brought_from_another_namespace_does_not_count(how):
+    """Any user could keep a dead VM from its next start, by a device of that name of its own."""
+    if "leaderless" in how and tuple(map(int, os.uname().release.split(".")[:2])) < (6, 9):
+        pytest.skip("of a thread no descriptor is to be had: it counts")
+    lab.run("ip", "tuntap", "add", "hvsame", "mode", "tap")
+    with Keeper("hvsame", how) as keeper:
+        assert os.stat(f"/proc/{keeper.pid}/ns/net").st_ino == os.stat("/proc/self/ns/net").st_ino
+        if "leaderless" in how:
+            stat = Path(f"/proc/{keeper.pid}/stat")
+            until(lambda: ") Z " in stat.read_text(), "without its leader")
         assert openfiles.tap_holders({"hvsame"}).found == {}
 
 

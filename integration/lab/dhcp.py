@@ -2,7 +2,7 @@
 
 Run inside of a guest: ``nsenter -t PID -n python integration/lab/dhcp.py WHAT DEVICE …``. ``four``:
 DISCOVER and REQUEST; ``reboot ADDRESS``: the REQUEST of a guest that had an address; ``six``: a
-Solicit with rapid commit; ``ask SERVER NAME TYPE``: a name of DNS. RFC 2131, 8415 and 1035.
+Solicit with rapid commit; ``client``, ``decline``, ``release``: as another guest; ``ask SERVER NAME TYPE``: a name of DNS. RFC 2131, 8415 and 1035.
 """
 
 from __future__ import annotations
@@ -100,20 +100,46 @@ def reboot(device: str, address: str) -> dict[str, Any] | None:
     return told and told4(told)
 
 
-def six(device: str) -> dict[str, Any] | None:
-    """The addresses and the DNS servers of DHCPv6."""
-    link = mac(device)
+def client(device: str, number: str, address: str = "") -> dict[str, Any] | None:
+    """A guest that says who it is by a client id, in hexadecimal; ``address`` is one that it had."""
+    chosen = (61, bytes.fromhex(number))
+    if not address:
+        return four(device, chosen)
+    wanted = (50, IPv4Address(address).packed)
+    told = Four(device, os.getpid()).ask((53, b"\x03"), wanted, (55, WANTED), chosen)
+    return told and told4(told)
+
+
+def six(device: str, other: str = "") -> dict[str, Any] | None:
+    """The addresses and the DNS servers of DHCPv6; who asks says that it is ``other``, by its MAC."""
+    link = bytes.fromhex(other.replace(":", "")) or mac(device)
     options = [
         (1, b"\x00\x03\x00\x01" + link), (3, struct.pack("!III", 7, 0, 0)), (14, b""),
         (6, struct.pack("!HH", 23, 24)), (8, b"\x00\x00"),
     ]  # fmt: skip
+    return asked6(device, 1, options)
+
+
+def release(device: str, other: str, address: str, server: str) -> dict[str, Any] | None:
+    """Say for another guest that it needs its address no more."""
+    link = bytes.fromhex(other.replace(":", ""))
+    lease = struct.pack("!HH", 5, 24) + IPv6Address(address).packed + bytes(8)
+    options = [
+        (1, b"\x00\x03\x00\x01" + link), (2, bytes.fromhex(server)),
+        (3, struct.pack("!III", 7, 0, 0) + lease), (8, b"\x00\x00"),
+    ]  # fmt: skip
+    return asked6(device, 8, options)
+
+
+def asked6(device: str, kind: int, options: list[tuple[int, bytes]]) -> dict[str, Any] | None:
+    """What a server of DHCPv6 answers to a message; None: nobody does."""
     number = os.getpid() & 0xFFFFFF
-    body = b"".join(struct.pack("!HH", kind, len(data)) + data for kind, data in options)
+    body = b"".join(struct.pack("!HH", one, len(data)) + data for one, data in options)
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as client:
         client.bind(("::", 546))
         to = ("ff02::1:2", 547, 0, socket.if_nametoindex(device))
         for _ in range(TRIES):
-            client.sendto(struct.pack("!I", 1 << 24 | number) + body, to)
+            client.sendto(struct.pack("!I", kind << 24 | number) + body, to)
             answer = received(client)
             if answer[:1] == b"\x07" and int.from_bytes(answer[1:4], "big") == number:
                 return told6(answer[4:])
@@ -124,7 +150,9 @@ def told6(body: bytes) -> dict[str, Any]:
     """The answer in words."""
     found: dict[str, Any] = {"addresses": [], "dns": [], "search": ""}
     for kind, data in parts(body):
-        if kind == 3:
+        if kind == 2:
+            found["server"] = data.hex()
+        elif kind == 3:
             within = parts(data[12:])
             found["addresses"] += [str(IPv6Address(a[:16])) for k, a in within if k == 5]
         elif kind == 23:
@@ -212,7 +240,8 @@ def main() -> None:
         found = four(rest[0], (12, rest[1].encode()))
     else:
         does: dict[str, Any] = {"four": four, "reboot": reboot, "six": six, "ask": ask}
-        found = (does | {"decline": decline})[what](*rest)
+        does |= {"decline": decline, "client": client, "release": release}
+        found = does[what](*rest)
     sys.stdout.write(json.dumps(found))
 
 

@@ -6,9 +6,9 @@ descriptors, beside a netlink socket that lost its answer. Threads are stepped t
 processes that the command starts are left alone. The numbers and registers are those of x86-64.
 
 Calls are told apart by :class:`Site`: what is done, and to what (`write` of the `store`, `send` to
-`route`), and whether a thread does it that entered another namespace, so that the nth call of a site
-is the same in every run. Calls of other threads than the main one are counted once they have entered
-one: before, they come when they come.
+`route`), and whether a thread does it that entered another namespace or filters its own calls, so
+that the nth call of a site is the same in every run. Calls of other threads than the main one are
+counted from then on: before, they come when they come.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _CALLS = {
     54: "setsockopt", 55: "getsockopt", 56: "SPAWN", 57: "SPAWN", 58: "SPAWN", 72: "fcntl",
     73: "lock", 74: "sync", 75: "sync", 77: "resize", 82: "RENAME", 83: "MKDIR", 84: "RMDIR",
     87: "UNLINK", 90: "CHMOD", 217: "list", 257: "OPEN", 262: "STAT", 263: "UNLINK", 285: "resize",
-    293: "PIPE", 308: "ENTER", 321: "BPF", 424: "signal", 434: "IDENTIFY", 435: "SPAWN",
+    293: "PIPE", 308: "ENTER", 317: "FILTER", 321: "BPF", 424: "signal", 434: "IDENTIFY", 435: "SPAWN",
 }  # fmt: skip
 _AT = {257, 262, 263}  # the path is the second argument
 _PATHS = {"STAT", "RENAME", "MKDIR", "RMDIR", "UNLINK", "CHMOD", "OPEN"}
@@ -104,7 +104,7 @@ class Site(NamedTuple):
 
     deed: str
     to: str
-    inside: bool = False  # by a thread, in a namespace that it entered
+    inside: bool = False  # by a thread, in a namespace or with a filter that it alone has
 
     def __str__(self) -> str:
         return f"{self.deed} {self.to}{' inside' if self.inside else ''}"
@@ -196,7 +196,7 @@ class _Tracee:
 
     def site(self) -> Site | None:
         """What the call at hand is; None for what is of no interest."""
-        self._counts = self._counts or _CALLS.get(self.registers.orig_rax) == "ENTER"
+        self._counts = self._counts or _CALLS.get(self.registers.orig_rax) in ("ENTER", "FILTER")
         found = self._site() if self._counts else None
         return None if found is None else found._replace(inside=self._inside)
 
@@ -221,7 +221,7 @@ class _Tracee:
                 return Site("bpf", "kernel")
             if deed == "ENTER":
                 return Site("enter", "namespace")
-            return Site(deed.lower(), "process" if deed in ("SPAWN", "IDENTIFY") else "gate")
+            return Site(deed.lower(), "gate" if deed == "PIPE" else "process")
         return self._by_descriptor(deed)
 
     def _by_path(self, deed: str, number: int) -> Site | None:

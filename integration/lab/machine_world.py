@@ -44,7 +44,7 @@ def _opens(pid: int) -> bool:
     """Whether a process is one of `HOLDER` that has not opened its device yet."""
     try:
         words = Path("/proc", str(pid), "cmdline").read_bytes()
-        return _MARK in words and not openfiles.open_devices(pid)
+        return _MARK in words and not openfiles.open_devices(pid, 0)
     except OSError:
         return False
 

@@ -201,6 +201,27 @@ def test_a_guest_does_not_speak_for_another(hvtx: Program) -> None:
     assert (web.does("four", "eth0") or {}).get("address") == web.ipv4
 
 
+def test_a_guest_is_known_by_its_mac_whatever_it_says_of_itself(hvtx: Program) -> None:
+    """dnsmasq would give the lease of a client id to whoever asks with it, and refuse the other."""
+    network(hvtx)
+    web, other = start(hvtx, "web"), start(hvtx, "other")
+    mac = web.shown["interfaces"][0]["mac"]
+    chosen = "01" + mac.replace(":", "")  # as most clients do
+    assert web.does("client", "eth0", chosen)["address"] == web.ipv4
+    assert other.does("client", "eth0", chosen)["address"] == other.ipv4
+    again = web.does("client", "eth0", chosen, web.ipv4)
+    assert (again["type"], again["address"]) == ("ack", web.ipv4)
+    assert other.does("client", "eth0", chosen, web.ipv4)["type"] == "nak", "it is not its own"
+    assert web.does("client", "eth0", chosen, web.ipv4)["type"] == "ack"
+    for guest in (web, other):
+        guest.link()
+    given = web.does("six", "eth0")
+    assert given["addresses"] == [web.ipv6]
+    assert other.does("six", "eth0", mac)["addresses"] == [other.ipv6]
+    assert other.does("release", "eth0", mac, web.ipv6, given["server"]) is not None
+    assert web.does("six", "eth0")["addresses"] == [web.ipv6]
+
+
 # -- reservations come and go ----------------------------------------------------------------------
 
 

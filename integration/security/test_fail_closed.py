@@ -491,6 +491,27 @@ def test_link_local_sources_are_few(hvtx: Program) -> None:
         assert service.recv(64) == b"its own passes"
 
 
+def test_all_link_local_sources_have_one_limit_of_connections(
+    firewall: str, world: lab.Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A guest chooses such addresses by itself; another still opens connections from its lease."""
+    bridged_frames_see_iptables(False)
+    monkeypatch.setattr("hvtx.commands.vm_start.flow_limit", lambda: 100)
+    monkeypatch.setattr("hvtx.engine.network_build.flow_limit", lambda: 100)
+    with program(firewall) as hvtx:
+        make_network(hvtx)
+        one, two = run(hvtx, "one"), run(hvtx, "two")
+        bridge = bridge_of(hvtx)
+        mac = mac_of(bridge)
+        (shown,) = json.loads(lab.run("ip", "-j", "addr", "show", bridge))
+        gateway = next(a["local"] for a in shown["addr_info"] if a["local"].startswith("fe80:"))
+        for number in range(8):
+            flood(one, f"fe80::bbbb:{number + 1:x}", gateway, mac, 90)
+        assert reach(one, None, "udp", GATEWAY6, 7000, 7000)
+        assert 80 <= tracked("fe80::/10") <= 105
+        assert reach(two, None, "udp", GATEWAY6, 7000, 7000)
+
+
 def test_a_guest_makes_the_host_ask_for_few_neighbours(firewall: str, world: lab.Namespace) -> None:
     """Sent through the host to addresses of its own subnet that are nobody's."""
     if firewall == "iptables":

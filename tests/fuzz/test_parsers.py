@@ -117,6 +117,7 @@ ASIDE = {
     "host.procfs.boot_id": "the kernel's, 36 characters",
     "host.procfs.netns_cookie": "an answer of getsockopt, as long as was asked for",
     "host.procfs.command_line": "takes any bytes",
+    "host.openfiles._is_made_by": "one number that an ioctl of the kernel gives",
     "host.openfiles._name": "replaces what is no text",
     "host.program._read": "replaces what is no text",
     "host.program.interpreters": "takes any bytes",

@@ -256,6 +256,21 @@ def test_a_link_to_the_socket_of_somebody_else_is_not_followed(tmp_path: Path) -
             server.accept()
 
 
+def test_a_second_name_of_the_socket_of_somebody_else_is_not_used(tmp_path: Path) -> None:
+    """A hard link is no link that could be left unfollowed; what hypervisors make has one name."""
+    (tmp_path / "other").mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "other/service.sock"))
+        server.listen()
+        server.settimeout(0)
+        os.link(tmp_path / "other/service.sock", tmp_path / "qmp.sock")
+        with pytest.raises(OSError, match="a socket that has 2 names"):
+            monitor_socket.connect(str(tmp_path), "qmp.sock", 1)
+        assert ask_qmp(str(tmp_path)) == ""
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
 @pytest.mark.parametrize("what", ["a pipe", "a file", "a directory", "a link to itself"])
 def test_what_is_no_socket_is_not_waited_for(tmp_path: Path, what: str) -> None:
     path = tmp_path / "qmp.sock"

@@ -79,6 +79,21 @@ def test_a_message_with_another_byte_is_read_as_by_a_walk(place: int) -> None:
     assert found == read(bytes(other))
 
 
+def test_what_is_not_read_keeps_no_link_from_being_read() -> None:
+    """A second IFLA_LINKINFO, which is none: only the last one counts, and only that is walked."""
+    taught, like = body(5, "hvt00005", "hvtx:1:x:0005", 9), body(6, "hvt00006", None, 8)
+    for place in range(len(like)):
+        other = bytearray(like)
+        other[place] = 18
+        reader = LinkReader(_link, _WANTED)
+        reader.link(taught)
+        try:
+            found: Link | None = reader.link(bytes(other))
+        except Garbled:
+            found = None
+        assert found == read(bytes(other))
+
+
 def test_no_more_than_a_few_shapes_are_kept() -> None:
     reader = LinkReader(_link, _WANTED)
     bodies = [body(n, "x" * (1 + n % 15), None, mtu=68 + n) for n in range(300)]

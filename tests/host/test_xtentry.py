@@ -50,6 +50,20 @@ def test_matches_stand_in_the_order_of_the_words_and_the_comment_is_the_last(fam
     assert found[3][2].rstrip(b"\0") == b"hvtx:x"
 
 
+@pytest.mark.parametrize(("family", "bits", "mask"), [(4, 32, "ffffffff"), (4, 25, "ffffff80"),
+                                                     (6, 128, "ff" * 16), (6, 10, "ffc0")])  # fmt: skip
+def test_connections_are_counted_by_address_or_prefix(family: int, bits: int, mask: str) -> None:
+    words = "-m connlimit --connlimit-above 7 --connlimit-mask {} --connlimit-saddr -j DROP"
+    (counted, *_) = parts(family, xtentry.build(family, words.format(bits), "x"))
+    name, revision, data = counted
+    assert (name, revision) == ("connlimit", 1)
+    assert data[:16] == bytes.fromhex(mask).ljust(16, b"\0")
+    assert struct.unpack_from("=II", data, 16) == (7, 0)
+    for wrong in (0, {4: 33, 6: 129}[family]):
+        with pytest.raises(ValueError, match="connlimit"):
+            xtentry.build(family, words.format(wrong), "x")
+
+
 @pytest.mark.parametrize("family", [4, 6])
 def test_addresses_and_devices(family: int) -> None:
     """Host bits are cut off, a device is matched by its whole name, what is inverted is marked."""

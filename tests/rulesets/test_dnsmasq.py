@@ -46,13 +46,13 @@ def test_of_one_family_nothing_of_the_other_is_said() -> None:
 
 def test_a_reservation_and_its_names() -> None:
     text = dnsmasq.reservation(WEB, MARK)
-    assert text == f"# {MARK}\n02:00:00:00:00:07,10.77.0.7,[fd77::7]\n"
+    assert text == f"# {MARK}\n02:00:00:00:00:07,id:*,10.77.0.7,[fd77::7]\n"
     assert dnsmasq.mark_in(text) == MARK
     assert dnsmasq.mark_in("02:00:00:00:00:07,10.77.0.7\n") is None
     assert dnsmasq.mark_in("") is None
     assert dnsmasq.names(WEB) == "10.77.0.7 web.lan web\nfd77::7 web.lan web\n"
     six: ReservationSpec = {**WEB, "ipv4": None}
-    assert dnsmasq.reservation(six, MARK).endswith("\n02:00:00:00:00:07,[fd77::7]\n")
+    assert dnsmasq.reservation(six, MARK).endswith("\n02:00:00:00:00:07,id:*,[fd77::7]\n")
     assert dnsmasq.names(six) == "fd77::7 web.lan web\n"
 
 

@@ -93,36 +93,34 @@ def _spawned(
     launch: Launch, user: User | None, shown: tuple[str, ...], actions: Sequence[Any]
 ) -> int:
     """The gate's pid. Raises OSError."""
-    from hvtx.host import inherited_limits
+    from hvtx.host import inherited_limits, ioctl_filter
 
     argv, needs = _way(launch, user)
     umask = "022" if user is None or capabilities.has("CAP_DAC_OVERRIDE") else "007"
     if shown:
         needs = (*needs, "CAP_SYS_ADMIN")
-    bounded = inherited_limits.usual_limits()
-    with bounded, capabilities.only_for_children(needs), children.uninterrupted():
-        pid = os.posix_spawn(
-            SHELL,
-            [
-                *(
-                    SHELL,
-                    "-c",
-                    inherited_limits.in_shell(ENTER),
-                    SIGNATURE,
-                    umask,
-                    launch.directory,
-                ),
-                *shown,
-                *argv,
-                *(SHELL, "-c", SCRIPT, SIGNATURE),
-                *launch.argv,
-            ],
-            inherited(os.environ, launch.environment, user),
-            file_actions=actions,
-            setsid=True,
-            setsigmask=(),
-            setsigdef=_DEFAULTED,
-        )
+
+    def spawned() -> int:
+        with capabilities.only_for_children(needs):
+            return os.posix_spawn(
+                SHELL,
+                [
+                    *(SHELL, "-c", inherited_limits.in_shell(ENTER)),
+                    *(SIGNATURE, umask, launch.directory),
+                    *shown,
+                    *argv,
+                    *(SHELL, "-c", SCRIPT, SIGNATURE),
+                    *launch.argv,
+                ],
+                inherited(os.environ, launch.environment, user),
+                file_actions=actions,
+                setsid=True,
+                setsigmask=(),
+                setsigdef=_DEFAULTED,
+            )
+
+    with inherited_limits.usual_limits(), children.uninterrupted():
+        pid = spawned() if user is None else ioctl_filter.start(spawned)
         children.started(pid)
         return pid
 
