@@ -413,4 +413,4 @@ def _told(saved: Saved, told: tuple[str, tuple[Any, ...]], raw: Raw) -> Saved:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         connection.close()
         files[store] = (folder / "x.db").read_bytes()
-    return saved._replace(files=files, seen=saved.seen._replace(raw=raw))
+    return saved._replace(files=files, seen=saved.seen.but(raw))

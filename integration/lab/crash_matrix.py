@@ -45,7 +45,7 @@ class Node:
     where: str  # the first way to it, for people
     parent: Node | None
     again: Callable[[int], Seen]  # does, in the parent's state, what led to it, for the nth time
-    end: dict[str, Any] = field(default_factory=dict)  # the host after `recover`
+    judged: bool = False
 
 
 @dataclass
@@ -189,7 +189,10 @@ class Matrix:
         self.see()
         self.figures.calls, self.host_after = ran.calls, self.host()
         for call in evenly(places, most)[part]:
+            met = len(self.nodes)
             self.crash(call)
+            if len(self.nodes) > met:  # it stands there now: judged later, it is to be put back
+                self.judge(next(reversed(self.nodes.values())))
 
     def _watch(self, passed: list[str]) -> Callable[[Call], bool]:
         """Looks at each place; True at the first one that is new, whose name is added."""
@@ -299,7 +302,7 @@ class Matrix:
     def _arrive(
         self, where: str, parent: Node | None, ran: Stepped, again: Callable[[int], Seen]
     ) -> Node:
-        seen = self.see(parent.saved.seen if parent else self.before.seen)
+        seen = self.see(parent.saved.seen if parent else self.before.seen, self.now)
         self.places.add(seen.name)
         if seen.text == self.before.seen.text:
             where = "before"
@@ -318,6 +321,7 @@ class Matrix:
 
     def judge(self, node: Node) -> None:
         """One `recover` that nobody kills, and everything is as it should be."""
+        node.judged = True
         self.go(node)
         try:
             self.hvtx(*RECOVER)
@@ -366,7 +370,8 @@ class Matrix:
         while pending := [name for name in self.nodes if name not in done]:
             for name in pending:
                 node = self.nodes[name]
-                self.judge(node)
+                if not node.judged:
+                    self.judge(node)
                 done.add(name)
                 if name not in known if chosen is None else name in chosen:
                     known.add(name)

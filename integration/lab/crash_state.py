@@ -29,8 +29,8 @@ import sqlite3
 import stat
 import struct
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,11 +89,20 @@ def _may_hold(text: str) -> bool:
     return _TOKENS.search(text) is not None
 
 
-class Seen(NamedTuple):
-    """A state: ``text`` (canonical), and what it was made of, for who restores it."""
+class Seen:
+    """A state: what was looked at, and its canonical ``text``, worked out when it is asked for."""
 
-    text: str
-    raw: Raw
+    def __init__(self, raw: Raw, tell: Callable[[Raw], str]) -> None:
+        self.raw, self._tell = raw, tell
+
+    def but(self, raw: Raw) -> Seen:
+        """The same state, where something that is not in its text is another."""
+        return Seen(raw, self._tell)
+
+    @cached_property
+    def text(self) -> str:
+        """Equal for states that are one to `recover`."""
+        return self._tell(self.raw)
 
     @property
     def name(self) -> str:
@@ -153,7 +162,10 @@ class Eye:
         )
 
     def told(self, raw: Raw) -> Seen:
-        """The canonical text of what was seen."""
+        """What was seen, as a state."""
+        return Seen(raw, self._text)
+
+    def _text(self, raw: Raw) -> str:
         labels = Labels()
         # the rows give their tokens their places, then all others
         parts = [labels.label(_inside(raw))]
@@ -164,7 +176,7 @@ class Eye:
         text = "\n".join(parts)
         for path, name in self._places(raw.rows).items():
             text = text.replace(path, name)
-        return Seen(text, raw)
+        return text
 
     def _links(self) -> list[dict[str, Any]]:
         body = struct.pack("=BxHiII", 0, 0, 0, 0, 0) + struct.pack("=HHI", 8, 29, 9)
