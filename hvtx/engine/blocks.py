@@ -158,11 +158,11 @@ class Blocks:
 
     # -- claiming --------------------------------------------------------------------------------
 
-    def define(self, network: Network) -> None:
-        """Agree with the other hosts on what a network is. Raises Conflict, Busy."""
+    def define(self, network: Network) -> bool:
+        """Agree with other hosts on what a network is; False: they knew. Raises Conflict, Busy."""
         pool = pool_of(network)
         assert pool is not None
-        self.source.define(pool)
+        return self.source.define(pool)
 
     def make_room(self, network: Network, taken: Iterable[str] = ()) -> None:
         """Claim a block, and another one if all of the first cannot be leased."""

@@ -58,8 +58,9 @@ class StaticBlocks:
     def announce(self) -> None:
         """Nobody is told."""
 
-    def define(self, pool: Pool) -> None:
+    def define(self, pool: Pool) -> bool:  # noqa: ARG002 - of the other source
         """Nobody has to agree."""
+        return False
 
     def undefine(self, network: str) -> None:
         """Nobody is told."""

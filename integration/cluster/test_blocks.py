@@ -17,6 +17,7 @@ import pytest
 from integration import lab
 from integration.lab.cluster.lab import ADDRESS, HOSTS, MEMBERS, SUBNET, Lab, cluster_lab
 from integration.lab.cluster.package import program
+from integration.lab.program import Ran
 
 
 @pytest.fixture
@@ -666,7 +667,7 @@ def test_a_network_is_the_same_on_every_host(two: Lab) -> None:
         said = two.hvtx("h1", "network", "create", "lab", "--subnet", subnet, "--block-size", size,
                         code=4).err  # fmt: skip
         assert (
-            f"is {SUBNET} in blocks of /30 on other hosts, not {subnet} in blocks of /{size}"
+            f"is {SUBNET} in blocks of /30 in the cluster, not {subnet} in blocks of /{size}"
             in said
         )
         assert f"hvtx network create lab --subnet {SUBNET} --block-size 30" in said
@@ -674,3 +675,62 @@ def test_a_network_is_the_same_on_every_host(two: Lab) -> None:
     assert keys(two) == there
     assert two.hvtx("h1", "network", "ls", "--json").json()["networks"] == []
     two.hvtx("h1", "network", "create", "lab", "--subnet", SUBNET, "--block-size", "30")
+
+
+def make(two: Lab, host: str, size: str, *more: str, code: int = 0) -> Ran:
+    return two.hvtx(
+        host, "network", "create", "typo", "--subnet", "10.200.0.0/24", "--block-size", size, *more,
+        code=code,
+    )  # fmt: skip
+
+
+def test_a_network_that_never_had_a_block_is_forgotten_with_its_removal(two: Lab) -> None:
+    """Who mistook the size of a block makes the network anew; while others have a block, nobody."""
+    before = keys(two)
+    make(two, "h1", "32")
+    make(two, "h1", "28", code=4)
+    two.hvtx("h1", "network", "rm", "typo")
+    assert keys(two) == before
+    make(two, "h1", "28")
+    make(two, "h2", "28")
+    two.hvtx("h2", "vm", "create", "web", "--network", "typo", "--hypervisor", "external")
+    two.hvtx("h1", "network", "rm", "typo")
+    said = make(two, "h1", "30", code=4).err
+    assert "hvtx network create typo --subnet 10.200.0.0/24 --block-size 28" in said
+    assert "hvtx network rm typo" in said
+    two.hvtx("h2", "vm", "rm", "web")
+    two.hvtx("h2", "network", "rm", "typo")
+    make(two, "h1", "30")
+
+
+def test_a_host_that_had_no_block_says_anew_what_a_network_is(two: Lab) -> None:
+    """Another host removed the network meanwhile, and nobody had a block of it."""
+    make(two, "h1", "28")
+    make(two, "h2", "28")
+    two.hvtx("h2", "network", "rm", "typo")
+    two.hvtx("h1", "vm", "create", "web", "--network", "typo", "--hypervisor", "external")
+    make(two, "h2", "30", code=4)
+    make(two, "h2", "28")
+
+
+def test_a_network_that_could_not_be_made_is_not_known_to_the_cluster(two: Lab) -> None:
+    two.spaces["h1"].run("ip", "link", "add", "br-typo", "type", "bridge")
+    before = keys(two)
+    make(two, "h1", "28", "--bridge", "br-typo", code=4)
+    assert keys(two) == before
+    make(two, "h2", "28")
+    known = keys(two)
+    make(two, "h1", "28", "--bridge", "br-typo", code=4)
+    assert keys(two) == known
+
+
+def test_a_network_that_is_removed_while_cut_off_stays_known(two: Lab) -> None:
+    make(two, "h1", "28")
+    two.isolate("h1")
+    said = two.hvtx("h1", "network", "rm", "typo").err
+    assert "it knows network 'typo' still" in said
+    two.heal()
+    make(two, "h1", "30", code=4)
+    make(two, "h1", "28")
+    two.hvtx("h1", "network", "rm", "typo")
+    make(two, "h1", "30")
