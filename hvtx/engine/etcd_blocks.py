@@ -28,6 +28,10 @@ class EtcdBlocks(EtcdHosts):
     """The source ``etcd``. Its calls raise Busy where nobody answers (unknown: ask again)."""
 
     name = "etcd"
+    where_blocks_are = (
+        "hvtx cluster status tells who has them; remove VMs there, or make a network with a larger"
+        " subnet"
+    )
 
     def claim(self, pool: Pool, token: str) -> str | None:
         """A block for this token: the same one each time. None: all are held.
