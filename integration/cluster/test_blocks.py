@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -435,6 +436,10 @@ def test_a_host_that_is_given_up(two: Lab) -> None:
     create(two, "h2", "two")
     installation = two.status("h1")["installation"]
     assert "this host" in two.hvtx("h1", "cluster", "forget", installation, "--yes", code=4).err
+    # both have the name of the machine that the tests run on
+    said = two.hvtx("h1", "cluster", "forget", os.uname().nodename, "--yes", code=4).err
+    assert "2 hosts are called" in said and "this one among them" in said
+    assert f"name one by its installation: {two.status('h2')['installation']}\n" in said
     two.hvtx("h2", "cluster", "forget", "nobody", "--yes", code=3)
     two.hvtx("h2", "cluster", "forget", installation, code=2)
     assert len(agree(two)) == 2
@@ -454,6 +459,9 @@ def test_a_host_that_is_given_up(two: Lab) -> None:
             break
     assert ran.code == 7, said
     assert "given up" in said
+    assert "given up" in two.hvtx("h1", "recover", code=9).out
+    assert "given up" in two.hvtx("h1", "vm", "start", "one", code=75).err
+    assert "given up" in two.hvtx("h1", "cluster", "status").out
     assert {one["installation"] for one in two.status("h2")["holders"]} == {
         two.status("h2")["installation"]
     }
