@@ -136,20 +136,16 @@ class Vm(NamedTuple):
         """Whether it is started with a seed, which cloud-init reads (see ``hvtx.model.seed``)."""
         return bool(self.user_data or self.ssh_keys)
 
-    @property
-    def has_nothing_to_run(self) -> bool:
-        """Whether a start would have nothing to give its hypervisor."""
-        own = self.hypervisor not in ("command", "external", "cni")
-        return own and not self.kernel and not self.disks
 
-
-def nothing_to_run(vm: Vm) -> NotFound:
-    """The error of a start of a VM that has nothing to run."""
-    return NotFound(
-        f"VM {vm.name} has nothing to run: no kernel, no disk and no command",
-        hint="give it --kernel, --disk or -- COMMAND (`hvtx vm set`, if it is on record); or"
-        " --hypervisor external, for one that hvtx does not start",
-    )
+def need_something_to_run(vm: Vm) -> None:
+    """Raise NotFound for a VM whose start would have nothing to give its hypervisor."""
+    own = vm.hypervisor not in ("command", "external", "cni")
+    if own and not vm.kernel and not vm.disks:
+        raise NotFound(
+            f"VM {vm.name} has nothing to run: no kernel, no disk and no command",
+            hint="give it --kernel, --disk or -- COMMAND (`hvtx vm set`, if it is on record); or"
+            " --hypervisor external, for one that hvtx does not start",
+        )
 
 
 class Network(NamedTuple):

@@ -9,7 +9,7 @@ from hvtx.errors import NotFound, UsageError
 from hvtx.host import paths
 from hvtx.hypervisors.base import Probes
 from hvtx.model.user import User
-from hvtx.model.vm import Vm, nothing_to_run
+from hvtx.model.vm import Vm, need_something_to_run
 
 FIRMWARE = (
     "/usr/share/qemu-efi-aarch64/QEMU_EFI.fd",
@@ -28,8 +28,7 @@ def probe(vm: Vm, run_directory: str, user: User | None = None) -> Probes:
     machine = this_machine()
     if vm.hypervisor == "external":
         return Probes(None, False, machine)
-    if vm.has_nothing_to_run:
-        raise nothing_to_run(vm)
+    need_something_to_run(vm)
     binary = _binary(vm, machine)
     files = (("kernel", vm.kernel), ("initrd", vm.initrd), ("user-data", vm.user_data), *_disks(vm))
     for what, path in files:
