@@ -87,7 +87,7 @@ def _agreed(opened: AbstractContextManager[Blocks], network: Network) -> Iterato
         first = cluster.define(network)
         try:
             yield
-        except HvtxError:
+        except BaseException:
             if first:
                 with suppress(HvtxError):  # the error at hand says more
                     cluster.source.undefine(network.name)

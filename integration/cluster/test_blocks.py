@@ -685,10 +685,12 @@ def test_a_network_is_the_same_on_every_host(two: Lab) -> None:
     two.hvtx("h1", "network", "create", "lab", "--subnet", SUBNET, "--block-size", "30")
 
 
-def make(two: Lab, host: str, size: str, *more: str, code: int = 0) -> Ran:
+def make(
+    two: Lab, host: str, size: str, *more: str, code: int | None = 0, **environment: str
+) -> Ran:
     return two.hvtx(
         host, "network", "create", "typo", "--subnet", "10.200.0.0/24", "--block-size", size, *more,
-        code=code,
+        code=code, **environment,
     )  # fmt: skip
 
 
@@ -726,10 +728,14 @@ def test_a_network_that_could_not_be_made_is_not_known_to_the_cluster(two: Lab) 
     before = keys(two)
     make(two, "h1", "28", "--bridge", "br-typo", code=4)
     assert keys(two) == before
+    for fault in ("error", "eio"):
+        assert make(two, "h1", "28", code=None, HVTX_FAILPOINT=f"acted:bridge:{fault}").code != 0
+        assert keys(two) == before
     make(two, "h2", "28")
     known = keys(two)
-    make(two, "h1", "28", "--bridge", "br-typo", code=4)
-    assert keys(two) == known
+    for fault in ("error", "eio"):
+        assert make(two, "h1", "28", code=None, HVTX_FAILPOINT=f"acted:bridge:{fault}").code != 0
+        assert keys(two) == known
 
 
 def test_a_network_that_is_removed_while_cut_off_stays_known(two: Lab) -> None:
