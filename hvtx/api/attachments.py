@@ -60,15 +60,25 @@ class Attachments:
         with self._calls.opened(writable=True, create=False, spends=True) as runtime:
             return commands.cni_gc.collect(runtime, network, valid)
 
-    def status(self, bridge_network: str, subnets: Sequence[str] | None = None) -> None:
-        """Raise what an ADD in a network would meet, which would make it of these ``subnets``.
+    def status(
+        self,
+        bridge_network: str,
+        subnets: Sequence[str] | None = None,
+        mtu: int | None = None,
+        *,
+        nat: bool | None = None,
+        isolate: bool | None = None,
+    ) -> None:
+        """Raise what an ADD in a network would meet, which would make it of what is declared.
 
-        NotFound (``subnets`` is empty, not None), Refused, NotPermitted, HostRefused, Conflict (no
-        address is left); HostRefused with the code ``network-damaged`` where what is attached
-        already suffers, too.
+        UsageError (it cannot be made so), NotFound (``subnets`` is empty, not None), Refused,
+        NotPermitted, HostRefused, Conflict (it is another one, or has no address left); HostRefused
+        with the code ``network-damaged`` where what is attached already suffers, too.
         """
         with self._calls.opened(writable=False) as runtime:
-            commands.cni_status.check_status(runtime, bridge_network, subnets)
+            commands.cni_status.check_status(
+                runtime, bridge_network, subnets, mtu, nat=nat, isolate=isolate
+            )
 
     def show(self, key: AttachmentKey) -> Attached | None:
         """An attachment as ADD told it; None where there is none that was committed."""

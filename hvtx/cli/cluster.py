@@ -41,7 +41,7 @@ def status(ctx: click.Context, json_: bool) -> None:
     _blocks(shown)
 
 
-_DOUBTED = "the store is an older one: hvtx recover compares its blocks with the cluster's"
+_DOUBTED = "an older store, or a host that was given up: hvtx recover asks the cluster"
 
 
 def _blocks(shown: ClusterStatus) -> None:

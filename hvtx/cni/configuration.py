@@ -31,7 +31,9 @@ SETTINGS = {  # keys that say with which store hvtx works, and the setting that 
     "firewall": "firewall",
     "lockTimeout": "lock_timeout",
 }
+_WAIT_MOST = 86400  # seconds, as the setting has it
 _PATHS = ("stateDir", "runDir", "config")
+_ENDS = ("DEL", "GC")  # what ends an attachment needs to find the store, and nothing of the network
 _OWN = {"network", "subnet", "subnets", "mtu", "nat", "isolate", "vm", *SETTINGS}
 _OF_CNI = {
     *("cniVersion", "cniVersions", "name", "type", "capabilities", "disableCheck", "disableGC"),
@@ -61,8 +63,8 @@ class NetworkWish(NamedTuple):
 
     subnets: tuple[str, ...]
     mtu: int | None
-    nat: bool
-    isolate: bool
+    nat: bool | None  # None: nothing is said, as of the next
+    isolate: bool | None
     vm: bool
 
 
@@ -139,13 +141,24 @@ def parse_base(document: dict[str, Any], command: str) -> Base:
         )
     name = reading.text(document.get("name"), "name")
     if not _is_name(name):
-        raise reading.wrong("name", name, "it is letters, digits and _ . -, at most 255")
+        hint = "it is letters, digits and _ . -, at most 255, and begins with a letter or digit"
+        raise reading.wrong("name", name, hint)
+    ends = command in _ENDS
     settings = {
         setting: _setting(document.get(key), key)
         for key, setting in SETTINGS.items()
-        if document.get(key) is not None
+        if document.get(key) is not None and not (ends and _is_beside(key, document[key]))
     }
-    return Base(version, name, reading.text(document.get("network"), "network") or name, settings)
+    network = "" if ends else reading.text(document.get("network"), "network")
+    return Base(version, name, network or name, settings)
+
+
+def _is_beside(key: str, value: Any) -> bool:
+    """Whether DEL and GC do without a setting: they need the store, and wait as long as is said."""
+    if key != "lockTimeout":
+        return key not in _PATHS
+    digits = "" if isinstance(value, bool) else str(value).replace(".", "", 1)
+    return not (digits.isascii() and digits.isdigit() and float(str(value)) <= _WAIT_MOST)
 
 
 def _setting(value: Any, key: str) -> str:
@@ -183,7 +196,7 @@ def refuse_unknown(document: dict[str, Any]) -> None:
             hint = _INSTEAD.get(key, f"hvtx's own keys are {', '.join(sorted(_OWN))}")
             raise reading.wrong(f"key {key!r}: it is unknown, and", value, hint, UNSUPPORTED_FIELD)
     ipam = document.get("ipam")
-    if ipam not in (None, {}) and not (isinstance(ipam, dict) and ipam.get("type") in (None, "")):
+    if ipam is not None and not (isinstance(ipam, dict) and not any(map(bool, ipam.values()))):
         raise reading.wrong(
             "ipam", ipam, 'hvtx leases addresses itself: leave ipam out, write "subnets"',
             UNSUPPORTED_FIELD,
@@ -212,10 +225,16 @@ def parse_network(document: dict[str, Any]) -> NetworkWish:
     return NetworkWish(
         subnets,
         mtu or None,
-        reading.flag(document.get("nat"), "nat", default=True),
-        reading.flag(document.get("isolate"), "isolate", default=False),
+        _said(document, "nat"),
+        _said(document, "isolate"),
         reading.flag(document.get("vm"), "vm", default=False),
     )
+
+
+def _said(document: dict[str, Any], key: str) -> bool | None:
+    """A flag, None where nothing is said. Raises CniError (7)."""
+    value = document.get(key)
+    return None if value is None else reading.flag(value, key, default=False)
 
 
 def _check_network_name(document: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ _NEEDS = {
     "DEL": ("CNI_CONTAINERID", "CNI_IFNAME"),  # the namespace may be gone
 }
 _IN_IDS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")
+_ID_HINT = "letters, digits and _ . -, at most 255, beginning with a letter or digit"
 _ID_MOST = 255  # letters; containerd's are at most 76, Kubernetes' and podman's 64
 _PATH_MOST = 4096
 _ARGS_MOST = 1 << 16
@@ -67,7 +68,7 @@ def parse_environment(environment: Mapping[str, str]) -> Call:
 def _check(call: Call) -> None:
     wrong = []
     if not _is_id(call.container):
-        wrong.append(("CNI_CONTAINERID", call.container, "letters, digits and _ . -, at most 255"))
+        wrong.append(("CNI_CONTAINERID", call.container, _ID_HINT))
     if not _is_ifname(call.ifname):
         hint = "at most 15 bytes without blanks, / : and %, and not lo, all or default"
         wrong.append(("CNI_IFNAME", call.ifname, hint))

@@ -49,7 +49,16 @@ class Attachments(Protocol):
         """Remove what is dead and not listed."""
         ...
 
-    def status(self, bridge_network: str, subnets: Sequence[str], /) -> None:
+    def status(
+        self,
+        bridge_network: str,
+        subnets: Sequence[str],
+        mtu: int | None,
+        /,
+        *,
+        nat: bool | None,
+        isolate: bool | None,
+    ) -> None:
         """Raise what would keep ADD from being served."""
         ...
 
@@ -158,7 +167,7 @@ def collect(_call: Call, base: Base, document: Document, host: Attachments, tell
 def status(_call: Call, base: Base, document: Document, host: Attachments, _tell: Tell) -> None:
     """STATUS: whether ADD could be served."""
     wish = configuration.parse_network(document)
-    host.status(base.network, wish.subnets)
+    host.status(base.network, wish.subnets, wish.mtu, nat=wish.nat, isolate=wish.isolate)
 
 
 _VERBS: dict[str, Callable[[Call, Base, Document, Attachments, Tell], Document | None]] = {

@@ -60,18 +60,20 @@ def forget(runtime: Runtime, what: str) -> Forgotten:
 def _host(members: Sequence[Member], what: str, own: str) -> Member:
     found = [one for one in members if what in (one.installation, one.host)]
     exact = [one for one in found if one.installation == what]
-    if any(one.installation == own for one in exact or found):
-        raise Conflict(
-            f"{what} is this host",
-            hint="remove its networks: their blocks go back; or run it on another host",
-        )
     living = exact or [one for one in found if not one.forgotten] or found
     if not living:
         raise NotFound(f"no host {what!r} is registered", hint="hvtx cluster status lists them")
     if len(living) > 1:
+        others = [one.installation for one in living if one.installation != own]
+        among = ", this one among them" if len(others) < len(living) else ""
         raise Conflict(
-            f"{len(living)} hosts are called {what!r}",
-            hint=f"name one by its installation: {', '.join(one.installation for one in living)}",
+            f"{len(living)} hosts are called {what!r}{among}",
+            hint=f"name one by its installation: {', '.join(others)}",
+        )
+    if living[0].installation == own:
+        raise Conflict(
+            f"{what} is this host",
+            hint="remove its networks: their blocks go back; or run it on another host",
         )
     return living[0]
 

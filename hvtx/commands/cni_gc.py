@@ -19,8 +19,10 @@ from hvtx.model.resource import Kind
 from hvtx.model.typed import Any
 from hvtx.model.vm import Liveness, Vm
 from hvtx.planner.gc import plan_gc
+from hvtx.planner.gc.wording import RUNS
 from hvtx.store import records
 
+_LIVES = "its network namespace lives"
 Valid = Collection[tuple[str, str]]  # container and interface of each
 
 
@@ -96,4 +98,5 @@ def _kept(vm: Vm, item: Item | None, *, failed: bool) -> Kept:
     key = AttachmentKey(*key_of(vm))
     if item is None:
         return Kept(key, vm.name, "operation-running", "another operation works on it")
-    return Kept(key, vm.name, item.reason.value, item.message, failed)
+    words = _LIVES if item.message == RUNS.text else item.message
+    return Kept(key, vm.name, item.reason.value, words, failed)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 
+from hvtx.drivers.base import FirewallDriver
 from hvtx.engine import privileges
 from hvtx.engine.registry import FIREWALLD
 from hvtx.engine.runtime import Runtime
@@ -25,25 +26,56 @@ class _Standing(NamedTuple):
     used: dict[int, int]  # addresses that are leased, by family
 
 
-def check_status(runtime: Runtime, name: str, subnets: Sequence[str] | None = None) -> None:
+def check_status(
+    runtime: Runtime,
+    name: str,
+    subnets: Sequence[str] | None = None,
+    mtu: int | None = None,
+    *,
+    nat: bool | None = None,
+    isolate: bool | None = None,
+) -> None:
     """Raise what an ADD in a network would meet.
 
     One that is not there yet is no problem where ADD would make it: with ``subnets``, or by the
-    name `default`; None where it is not known whether there are any.
-    NotFound, Refused (the store), NotPermitted, HostRefused (netfilter), Conflict (no address is
-    left), Busy (a block is needed, and the cluster does not answer).
+    name `default`; None where it is not known whether there are any. ``mtu``, ``nat`` and
+    ``isolate`` are what is declared of it beside, None where nothing is.
+    NotFound, UsageError (no network can be so), Refused (the store), NotPermitted, HostRefused
+    (netfilter), Conflict (it is another one; no address is left), Busy (a block is needed, and the
+    cluster does not answer).
     HostRefused with the code ``network-damaged``: the network is not as it was made, so that what
     is attached already suffers, too.
     """
     if runtime.refused is not None:
         raise runtime.refused
     standing = runtime.read(_standing, name, runtime.life.id)
-    if standing is None:
-        if subnets is not None and not subnets:
-            _refuse_unless_default(name)
-        return
+    if standing is None and subnets is not None and not subnets:
+        _refuse_unless_default(name)
+    there = standing and standing.network
+    if not _is_declared(there, subnets, (mtu, nat, isolate)):
+        from hvtx.engine import attachment_network
+
+        attachment_network.judge(name, there, subnets or (), mtu, nat=nat, isolate=isolate)
+    if standing is not None:
+        _judge(runtime, standing)
+
+
+def _is_declared(
+    network: Network | None, subnets: Sequence[str] | None, declared: Sequence[int | None]
+) -> bool:
+    """Whether a network is, word by word, what is said of it: nothing is to be judged."""
+    if network is None:
+        return not subnets
+    has = (network.mtu, network.nat, network.isolate)
+    same = all(said in (None, one) for said, one in zip(declared, has, strict=True))
+    return same and (not subnets or set(subnets) == set(network.subnets))
+
+
+def _judge(runtime: Runtime, standing: _Standing) -> None:
+    """Raise what stands against one more guest in a network that is there."""
+    name = standing.network.name
     privileges.need_to_start([standing.network])
-    _refuse_damaged(runtime, standing)
+    _refuse_damaged(runtime.firewall, standing)
     if standing.network.block_size is not None:
         from hvtx.engine import block_supply, own_addresses
 
@@ -78,7 +110,7 @@ def _standing(sql: Any, name: str, life: int) -> _Standing | None:
     )
 
 
-def _refuse_damaged(runtime: Runtime, standing: _Standing) -> None:
+def _refuse_damaged(firewall: Callable[[str], FirewallDriver], standing: _Standing) -> None:
     name = standing.network.name
     with closing(Links()) as links:
         for row in standing.rows:
@@ -90,7 +122,7 @@ def _refuse_damaged(runtime: Runtime, standing: _Standing) -> None:
     walls = [r for r in standing.rows if r.kind in FIREWALL_KINDS and r.backend != FIREWALLD]
     for backend in {row.backend for row in walls}:
         own = [row for row in walls if row.backend == backend]
-        for row in runtime.firewall(backend).lacking(own):
+        for row in firewall(backend).lacking(own):
             raise _damaged(name, f"rules of it ({row.key}) are gone")
 
 

@@ -14,6 +14,7 @@ from hvtx.errors import (
     Conflict,
     Contended,
     HostRefused,
+    HvtxError,
     NotPermitted,
     PartialFailure,
 )
@@ -72,7 +73,7 @@ def remove_network(runtime: Runtime, name: str) -> None:
         gone=lambda sql: records.remove_network(sql, network.id),
     )
     if network.block_size is not None and not kept:
-        _give_back(runtime)
+        _give_back(runtime, name)
     if kept:
         from hvtx.engine import leftovers
 
@@ -83,12 +84,26 @@ def remove_network(runtime: Runtime, name: str) -> None:
         )
 
 
-def _give_back(runtime: Runtime) -> None:
-    """Give the network's blocks back to the cluster; what cannot be now goes back by `recover`."""
+def _give_back(runtime: Runtime, name: str) -> None:
+    """Give the network's blocks back to the cluster; what cannot be now goes back by `recover`.
+
+    What the network is, is forgotten there with its last block, or here, if it never had one.
+    """
     from hvtx.engine import blocks, notice
 
-    for what, why in blocks.settle(runtime).failed:
+    settled = blocks.settle(runtime)
+    for what, why in settled.failed:
         notice.warning(f"{what}: {why}; blocks of the network go back with hvtx recover")
+    if settled.failed or runtime.settings.cluster is None:
+        return
+    try:
+        with blocks.opened(runtime) as cluster:
+            cluster.source.undefine(name)
+    except HvtxError as problem:
+        notice.warning(
+            f"cluster: {problem.message}; it knows network {name!r} still: make it there as it"
+            " was, or under another name"
+        )
 
 
 def _away(runtime: Runtime, name: str) -> str:

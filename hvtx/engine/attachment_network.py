@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hvtx.engine.network_options import parse_network
-from hvtx.engine.new_network import describe, take_network, take_or_make
+from hvtx.engine.new_network import NetworkRequest, describe, take_network, take_or_make
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import Conflict, NotFound, advised
 from hvtx.model.attachment import AttachmentRequest
@@ -18,27 +20,82 @@ def take(runtime: Runtime, request: AttachmentRequest) -> Network:
     """The network of an attachment, locked against removal until this run ends.
 
     It is made where it is not there, if the configuration declares it. Raises NotFound, Conflict
-    (the configuration declares other subnets than it has), UsageError, HostRefused, Busy.
+    (it is another than the configuration declares), UsageError, HostRefused, Busy.
     """
     name = request.bridge_network
     if not request.subnets:
-        return _known(runtime, name)
-    wanted = parse_network(
-        name, request.subnets, None, request.mtu or _MTU, nat=request.nat, isolate=request.isolate
-    )
+        network = _known(runtime, name)
+        refuse_another(network, (), request.mtu, nat=request.nat, isolate=request.isolate)
+        return network
+    wanted = _wanted(name, request.subnets, request.mtu, request.nat, request.isolate)
     if request.addresses:  # before a network is made for what cannot be
         described = describe(runtime, wanted)
         for address in request.addresses:
             with advised("ask for one in the network's subnets, or leave it out"):
                 check_guest_address(address, described)
     network = take_or_make(runtime, wanted)
-    if set(wanted.subnets) != set(network.subnets):
-        raise Conflict(
-            f"network {name!r} has {', '.join(network.subnets)}, and the configuration of"
-            f" {request.key.network!r} declares {', '.join(wanted.subnets)}",
-            hint=f"change the configuration, or make it anew: hvtx network rm {name}",
-        )
+    refuse_another(network, wanted.subnets, request.mtu, nat=request.nat, isolate=request.isolate)
     return network
+
+
+def judge(
+    name: str,
+    network: Network | None,
+    subnets: Sequence[str],
+    mtu: int | None,
+    *,
+    nat: bool | None,
+    isolate: bool | None,
+) -> None:
+    """Raise what ADD would say of a declaration: UsageError, or Conflict with what is there."""
+    if subnets:
+        subnets = _wanted(name, subnets, mtu, nat, isolate).subnets
+    if network is not None:
+        refuse_another(network, subnets, mtu, nat=nat, isolate=isolate)
+
+
+def refuse_another(
+    network: Network,
+    subnets: Sequence[str],
+    mtu: int | None = None,
+    *,
+    nat: bool | None = None,
+    isolate: bool | None = None,
+) -> None:
+    """Raise Conflict where a network is another than a configuration declares.
+
+    A network is made by its first container and keeps what it is: who writes ``isolate`` into the
+    configuration later is not to believe that guests are kept from each other.
+    """
+    name, again = network.name, f"or make it anew: hvtx network rm {network.name}"
+    if subnets and set(subnets) != set(network.subnets):
+        there, wanted = ", ".join(network.subnets), ", ".join(subnets)
+    elif mtu is not None and mtu != network.mtu:
+        there, wanted = f'"mtu": {network.mtu}', str(mtu)
+    elif nat is not None and nat != network.nat:
+        there, wanted = f'"nat": {_word(network.nat)}', _word(nat)
+    elif isolate is not None and isolate != network.isolate:
+        there, wanted = f'"isolate": {_word(network.isolate)}', _word(isolate)
+        option = "--isolate" if isolate else "--no-isolate"
+        again = f"or the network, once no VM is up in it: hvtx network set {name} {option}"
+    else:
+        return
+    raise Conflict(
+        f"network {name!r} has {there}, and the configuration declares {wanted}",
+        hint=f"change the configuration, {again}",
+    )
+
+
+def _word(flag: bool) -> str:
+    return "true" if flag else "false"
+
+
+def _wanted(
+    name: str, subnets: Sequence[str], mtu: int | None, nat: bool | None, isolate: bool | None
+) -> NetworkRequest:
+    return parse_network(
+        name, subnets, None, mtu or _MTU, nat=nat is not False, isolate=isolate is True
+    )
 
 
 def _known(runtime: Runtime, name: str) -> Network:

@@ -25,9 +25,9 @@ def need_own(runtime: Runtime, vm: Vm, networks: Mapping[str, Network]) -> None:
     block_machine.refuse_elsewhere(runtime)
     if runtime.read(rows.is_doubted):
         raise Busy(
-            f"VM {vm.name!r} has addresses of a cluster's blocks, and the store is an older one:"
-            " they may be others' by now",
-            hint="hvtx recover asks the cluster",
+            f"VM {vm.name!r} has addresses of a cluster's blocks, which may be others' by now: the"
+            " store is an older one, or its host was given up",
+            hint="hvtx recover asks the cluster, and says which",
             code="blocks-doubted",
         )
     blocks = [block for block in runtime.read(rows.blocks) if block.state is BlockState.LOST]

@@ -32,4 +32,4 @@ def refuse_without(runtime: Runtime, network: Network, taken: Iterable[str]) -> 
         granted = {one.token for one in blocks.source.mine()}
     late = {BlockState.INTENDED, BlockState.RELEASING}  # had by claims of this host that are open
     if not any(block.state in late and block.token in granted for block in known):
-        raise engine.no_block_left(pool)
+        raise engine.no_block_left(pool, blocks.source.where_blocks_are)

@@ -102,13 +102,10 @@ def unconfigured(what: str) -> UsageError:
     )
 
 
-def no_block_left(pool: Pool) -> NoRoom:
-    """The error of a network all of whose blocks are held."""
-    return NoRoom(
-        f"network {pool.network!r} has no block of /{pool.size} left in {pool.subnet}",
-        hint="hvtx cluster status tells who has them; remove VMs there, or make a network with a"
-        " larger subnet",
-    )
+def no_block_left(pool: Pool, hint: str) -> NoRoom:
+    """The error of a network all of whose blocks are held; ``hint`` is the source's."""
+    words = f"network {pool.network!r} has no block of /{pool.size} left in {pool.subnet}"
+    return NoRoom(words, hint=hint.format(name=pool.network, size=pool.size))
 
 
 class Blocks:
@@ -158,11 +155,11 @@ class Blocks:
 
     # -- claiming --------------------------------------------------------------------------------
 
-    def define(self, network: Network) -> None:
-        """Agree with the other hosts on what a network is. Raises Conflict, Busy."""
+    def define(self, network: Network) -> bool:
+        """Agree with other hosts on what a network is; False: they knew. Raises Conflict, Busy."""
         pool = pool_of(network)
         assert pool is not None
-        self.source.define(pool)
+        return self.source.define(pool)
 
     def make_room(self, network: Network, taken: Iterable[str] = ()) -> None:
         """Claim a block, and another one if all of the first cannot be leased."""
@@ -184,7 +181,7 @@ class Blocks:
         failpoint.reach("intended:block")
         got = self._ask(block)
         if got is None:
-            raise no_block_left(pool)
+            raise no_block_left(pool, self.source.where_blocks_are)
         return got
 
     def ask_again(self, only: Collection[str] | None = None) -> list[str]:

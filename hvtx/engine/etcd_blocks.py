@@ -28,6 +28,10 @@ class EtcdBlocks(EtcdHosts):
     """The source ``etcd``. Its calls raise Busy where nobody answers (unknown: ask again)."""
 
     name = "etcd"
+    where_blocks_are = (
+        "hvtx cluster status tells who has them; remove VMs there, or make a network with a larger"
+        " subnet"
+    )
 
     def claim(self, pool: Pool, token: str) -> str | None:
         """A block for this token: the same one each time. None: all are held.
@@ -177,12 +181,13 @@ class EtcdBlocks(EtcdHosts):
         )
         return reply.succeeded or first(reply.found[0]) == value
 
-    def define(self, pool: Pool) -> None:
-        """Say what a network is, or learn that it is another. Raises Conflict, Busy."""
+    def define(self, pool: Pool) -> bool:
+        """Say what a network is; False: it is known already. Raises Conflict (another), Busy."""
         key, wanted = self._key("networks", pool.network), _definition(pool)
         reply = self._txn([etcd.absent(key)], [etcd.put(key, wanted)], [etcd.get(key)])
         if not reply.succeeded and first(reply.found[0]) not in (wanted, None):
             raise _another(pool, first(reply.found[0]) or "")
+        return reply.succeeded
 
     def check(self, pool: Pool) -> None:
         """Raise Conflict if the network is another on other hosts; says nothing itself."""
@@ -269,10 +274,11 @@ def _definition(pool: Pool) -> str:
 
 def _another(pool: Pool, there: str) -> Conflict:
     subnet, _, size = there.partition(" ")
+    name = pool.network
     return Conflict(
-        f"network {pool.network!r} is {subnet} in blocks of /{size} on other hosts, not"
+        f"network {name!r} is {subnet} in blocks of /{size} in the cluster, not"
         f" {pool.subnet} in blocks of /{pool.size}",
-        hint=f"hvtx network create {pool.network} --subnet {subnet} --block-size {size}, or another"
-        " name",
+        hint=f"hvtx network create {name} --subnet {subnet} --block-size {size}, or another name;"
+        f" where no host has it any more, hvtx network rm {name} after that forgets it",
         code="network-differs",
     )

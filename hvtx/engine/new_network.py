@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 from hvtx.engine import exits, notice
 from hvtx.engine.network_build import (
@@ -19,18 +20,22 @@ from hvtx.engine.vm_options import refuse_names
 from hvtx.errors import (
     Conflict,
     HostRefused,
+    HvtxError,
     NotFound,
     ServiceRefused,
 )
 from hvtx.host.links import Links
 from hvtx.model.address import is_ipv6
 from hvtx.model.policy import NO_POLICY, Policy
-from hvtx.model.typed import NamedTuple
+from hvtx.model.typed import TYPE_CHECKING, NamedTuple
 from hvtx.model.vm import Network
 from hvtx.planner import provision
 from hvtx.planner.exits import NO_EXITS, Exits
 from hvtx.planner.scope import NetworkScope
 from hvtx.store import records
+
+if TYPE_CHECKING:
+    from hvtx.engine.blocks import Blocks
 
 DEFAULT = "default"
 
@@ -57,21 +62,36 @@ def make_network(runtime: Runtime, request: NetworkRequest, scope: NetworkScope)
     _warn_of_public(request.subnets)
     network = describe(runtime, request)._replace(dhcp=_serves(runtime, request))
     refuse_names(network.policy, [network])
+    agreed: AbstractContextManager[None] = nullcontext()
     if network.block_size is not None:
         from hvtx.engine import blocks
 
-        with blocks.opened(runtime) as cluster:
-            cluster.define(network)
-    try:
-        rows = build_network(runtime, network, scope, "network-create", new=True)
-    except ServiceRefused as problem:
-        if request.dhcp or runtime.settings.dhcp != "auto":
-            raise  # it was asked for
-        notice.warning(f"the network gets no DHCP and DNS: {problem.message}")
-        network = describe(runtime, request)
-        rows = build_network(runtime, network, scope, "network-create", new=True)
+        agreed = _agreed(blocks.opened(runtime), network)
+    with agreed:
+        try:
+            rows = build_network(runtime, network, scope, "network-create", new=True)
+        except ServiceRefused as problem:
+            if request.dhcp or runtime.settings.dhcp != "auto":
+                raise  # it was asked for
+            notice.warning(f"the network gets no DHCP and DNS: {problem.message}")
+            network = describe(runtime, request)
+            rows = build_network(runtime, network, scope, "network-create", new=True)
     settle_accepts(runtime, scope.with_network(network, rows), locked=True)
     return network
+
+
+@contextmanager
+def _agreed(opened: AbstractContextManager[Blocks], network: Network) -> Iterator[None]:
+    """Say in the cluster what a network is; if it is not made, forget there what was not known."""
+    with opened as cluster:
+        first = cluster.define(network)
+        try:
+            yield
+        except BaseException:
+            if first:
+                with suppress(HvtxError):  # the error at hand says more
+                    cluster.source.undefine(network.name)
+            raise
 
 
 def _serves(runtime: Runtime, request: NetworkRequest) -> bool:

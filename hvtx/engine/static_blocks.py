@@ -12,6 +12,10 @@ class StaticBlocks:
     """The source ``static``: nobody is asked, so nothing is ever unknown."""
 
     name = "static"
+    where_blocks_are = (
+        "the configuration has none for it: name one of /{size} in its subnet that no other host"
+        " has, in [cluster.blocks], {name} = […]; or remove VMs"
+    )
 
     def __init__(self, cluster: Cluster, on_record: Callable[[], Sequence[Block]]) -> None:
         """``on_record`` tells the blocks of the store."""
@@ -58,8 +62,9 @@ class StaticBlocks:
     def announce(self) -> None:
         """Nobody is told."""
 
-    def define(self, pool: Pool) -> None:
+    def define(self, pool: Pool) -> bool:  # noqa: ARG002 - of the other source
         """Nobody has to agree."""
+        return False
 
     def undefine(self, network: str) -> None:
         """Nobody is told."""

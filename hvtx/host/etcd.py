@@ -170,7 +170,8 @@ class Etcd:
             status = response.status
         except (OSError, http.client.HTTPException) as problem:
             self._drop(endpoint)
-            raise Unanswered(str(problem) or type(problem).__name__) from problem
+            said = getattr(problem, "strerror", None) or str(problem)  # without [Errno 111]
+            raise Unanswered(said or type(problem).__name__) from problem
         if response.will_close:
             self._drop(endpoint)
         return _said(endpoint, status, text)

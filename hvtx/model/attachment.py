@@ -42,9 +42,9 @@ class AttachmentRequest(NamedTuple):
     bridge_network: str  # the name of hvtx's network that it is to be in
     netns: str  # path of the network namespace, CNI_NETNS
     subnets: tuple[str, ...] = ()  # of the network, where the configuration declares it; else ()
-    mtu: int | None = None
-    nat: bool = True
-    isolate: bool = False
+    mtu: int | None = None  # as the next two: of the network, None where nothing is declared
+    nat: bool | None = None
+    isolate: bool | None = None
     mac: str | None = None  # asked for by capability, argument or CNI_ARGS
     addresses: tuple[str, ...] = ()  # asked for, without prefix lengths; each once
     publish: tuple[Publish, ...] = ()

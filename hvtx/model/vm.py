@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hvtx.errors import NotFound
 from hvtx.model.address import family_of, is_of
 from hvtx.model.policy import NO_LIMITS, NO_POLICY, Limits, Policy
 from hvtx.model.typed import NamedTuple, StrEnum
@@ -134,6 +135,17 @@ class Vm(NamedTuple):
     def has_seed(self) -> bool:
         """Whether it is started with a seed, which cloud-init reads (see ``hvtx.model.seed``)."""
         return bool(self.user_data or self.ssh_keys)
+
+
+def need_something_to_run(vm: Vm) -> None:
+    """Raise NotFound for a VM whose start would have nothing to give its hypervisor."""
+    own = vm.hypervisor not in ("command", "external", "cni")
+    if own and not vm.kernel and not vm.disks:
+        raise NotFound(
+            f"VM {vm.name} has nothing to run: no kernel, no disk and no command",
+            hint="give it --kernel, --disk or -- COMMAND (`hvtx vm set`, if it is on record); or"
+            " --hypervisor external, for one that hvtx does not start",
+        )
 
 
 class Network(NamedTuple):

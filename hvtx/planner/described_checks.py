@@ -11,7 +11,7 @@ from hvtx.errors import Conflict, HvtxError, NotFound, UsageError, advised, plac
 from hvtx.model.address import with_port
 from hvtx.model.described import DEFAULT, Known, WantedNetwork, WantedVm
 from hvtx.model.nearest import nearest
-from hvtx.model.vm import Network, Publish, Vm
+from hvtx.model.vm import Network, Publish, Vm, need_something_to_run
 from hvtx.planner import addressing
 from hvtx.planner.assigning import Asked, assigned
 from hvtx.planner.egress_rules import refuse_names
@@ -147,6 +147,8 @@ def _check_vm(vm: WantedVm, networks: Mapping[str, Network]) -> None:
                 addressing.check_guest_address(address, networks[name])
     for name, port in vm.published():
         addressing.check_published(port, networks[name])
+    if vm.start:
+        need_something_to_run(vm.vm)
 
 
 def _check_ports(vms: Sequence[WantedVm], known: Known) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 from integration import lab
 from integration.lab.cluster.lab import ADDRESS, HOSTS, MEMBERS, SUBNET, Lab, cluster_lab
 from integration.lab.cluster.package import program
+from integration.lab.program import Ran
 
 
 @pytest.fixture
@@ -434,6 +436,10 @@ def test_a_host_that_is_given_up(two: Lab) -> None:
     create(two, "h2", "two")
     installation = two.status("h1")["installation"]
     assert "this host" in two.hvtx("h1", "cluster", "forget", installation, "--yes", code=4).err
+    # both have the name of the machine that the tests run on
+    said = two.hvtx("h1", "cluster", "forget", os.uname().nodename, "--yes", code=4).err
+    assert "2 hosts are called" in said and "this one among them" in said
+    assert f"name one by its installation: {two.status('h2')['installation']}\n" in said
     two.hvtx("h2", "cluster", "forget", "nobody", "--yes", code=3)
     two.hvtx("h2", "cluster", "forget", installation, code=2)
     assert len(agree(two)) == 2
@@ -453,6 +459,9 @@ def test_a_host_that_is_given_up(two: Lab) -> None:
             break
     assert ran.code == 7, said
     assert "given up" in said
+    assert "given up" in two.hvtx("h1", "recover", code=9).out
+    assert "given up" in two.hvtx("h1", "vm", "start", "one", code=75).err
+    assert "given up" in two.hvtx("h1", "cluster", "status").out
     assert {one["installation"] for one in two.status("h2")["holders"]} == {
         two.status("h2")["installation"]
     }
@@ -666,7 +675,7 @@ def test_a_network_is_the_same_on_every_host(two: Lab) -> None:
         said = two.hvtx("h1", "network", "create", "lab", "--subnet", subnet, "--block-size", size,
                         code=4).err  # fmt: skip
         assert (
-            f"is {SUBNET} in blocks of /30 on other hosts, not {subnet} in blocks of /{size}"
+            f"is {SUBNET} in blocks of /30 in the cluster, not {subnet} in blocks of /{size}"
             in said
         )
         assert f"hvtx network create lab --subnet {SUBNET} --block-size 30" in said
@@ -674,3 +683,68 @@ def test_a_network_is_the_same_on_every_host(two: Lab) -> None:
     assert keys(two) == there
     assert two.hvtx("h1", "network", "ls", "--json").json()["networks"] == []
     two.hvtx("h1", "network", "create", "lab", "--subnet", SUBNET, "--block-size", "30")
+
+
+def make(
+    two: Lab, host: str, size: str, *more: str, code: int | None = 0, **environment: str
+) -> Ran:
+    return two.hvtx(
+        host, "network", "create", "typo", "--subnet", "10.200.0.0/24", "--block-size", size, *more,
+        code=code, **environment,
+    )  # fmt: skip
+
+
+def test_a_network_that_never_had_a_block_is_forgotten_with_its_removal(two: Lab) -> None:
+    """Who mistook the size of a block makes the network anew; while others have a block, nobody."""
+    before = keys(two)
+    make(two, "h1", "32")
+    make(two, "h1", "28", code=4)
+    two.hvtx("h1", "network", "rm", "typo")
+    assert keys(two) == before
+    make(two, "h1", "28")
+    make(two, "h2", "28")
+    two.hvtx("h2", "vm", "create", "web", "--network", "typo", "--hypervisor", "external")
+    two.hvtx("h1", "network", "rm", "typo")
+    said = make(two, "h1", "30", code=4).err
+    assert "hvtx network create typo --subnet 10.200.0.0/24 --block-size 28" in said
+    assert "hvtx network rm typo" in said
+    two.hvtx("h2", "vm", "rm", "web")
+    two.hvtx("h2", "network", "rm", "typo")
+    make(two, "h1", "30")
+
+
+def test_a_host_that_had_no_block_says_anew_what_a_network_is(two: Lab) -> None:
+    """Another host removed the network meanwhile, and nobody had a block of it."""
+    make(two, "h1", "28")
+    make(two, "h2", "28")
+    two.hvtx("h2", "network", "rm", "typo")
+    two.hvtx("h1", "vm", "create", "web", "--network", "typo", "--hypervisor", "external")
+    make(two, "h2", "30", code=4)
+    make(two, "h2", "28")
+
+
+def test_a_network_that_could_not_be_made_is_not_known_to_the_cluster(two: Lab) -> None:
+    two.spaces["h1"].run("ip", "link", "add", "br-typo", "type", "bridge")
+    before = keys(two)
+    make(two, "h1", "28", "--bridge", "br-typo", code=4)
+    assert keys(two) == before
+    for fault in ("error", "eio"):
+        assert make(two, "h1", "28", code=None, HVTX_FAILPOINT=f"acted:bridge:{fault}").code != 0
+        assert keys(two) == before
+    make(two, "h2", "28")
+    known = keys(two)
+    for fault in ("error", "eio"):
+        assert make(two, "h1", "28", code=None, HVTX_FAILPOINT=f"acted:bridge:{fault}").code != 0
+        assert keys(two) == known
+
+
+def test_a_network_that_is_removed_while_cut_off_stays_known(two: Lab) -> None:
+    make(two, "h1", "28")
+    two.isolate("h1")
+    said = two.hvtx("h1", "network", "rm", "typo").err
+    assert "it knows network 'typo' still" in said
+    two.heal()
+    make(two, "h1", "30", code=4)
+    make(two, "h1", "28")
+    two.hvtx("h1", "network", "rm", "typo")
+    make(two, "h1", "30")

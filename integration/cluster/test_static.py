@@ -39,6 +39,8 @@ def test_blocks_are_used_in_their_order_and_then_there_is_none(hvtx: Program) ->
     got = [create(hvtx, f"v{n}") for n in range(6)]
     assert got == ["10.64.0.2", "10.64.0.3", *(f"10.64.9.{n}" for n in range(4))]
     assert "no block of /30 left" in create(hvtx, "v6", code=4)
+    said = create(hvtx, "v6", code=4)
+    assert "name one of /30 in its subnet" in said and "[cluster.blocks], lab = " in said
     assert create(hvtx, "v0", code=4)  # the name is taken, and nothing else was left behind
     assert len(hvtx("cluster", "status", "--json").json()["blocks"]) == 2
     configure('lab = ["10.64.0.0/30", "10.64.9.0/30", "10.64.7.0/30"]')

@@ -358,7 +358,42 @@ def test_what_fails_says_what_to_do(fleet: Fleet, tmp_path: Path) -> None:
         assert (result["exit_code"], result["code"]) == (3, "not-found")
         assert result["msg"].endswith(f"hint: {result['hint']}")
         assert "other" in result["msg"]
+    for state in ("started", "stopped", "restarted"):  # of a name that was misspelt
+        for words in ((), ("--check",)):
+            found = fleet.play(task("vm", name="wep", state=state), words=words, fails=True)
+            for result in each(found):
+                assert (result["exit_code"], result["code"]) == (3, "not-found")
+                assert result["msg"].startswith(
+                    "there is no VM 'wep', and nothing is described of it"
+                )
+    for result in each(fleet.play(task("vm", name="web", memory=512), fails=True)):
+        assert result["exit_code"] == 3
+        assert "has nothing to run" in result["msg"]
     assert lab.difference(before, fleet.dumps()) == ""
+
+
+def test_a_play_for_a_fresh_host_is_foreseen_whole(fleet: Fleet) -> None:
+    """Its first task would make the network of its second; the diff is told in options' names."""
+    tasks = (task("network", **NETWORK), task("vm", **WEB))
+    before = fleet.dumps()
+    foreseen = fleet.play(*tasks, words=("--check",))
+    assert lab.difference(before, fleet.dumps()) == ""
+    done = fleet.play(*tasks)
+    for name in HOSTS:
+        for told, result in zip(foreseen[name], done[name], strict=True):
+            assert told["changed"] is result["changed"] is True
+            assert told["diff"] == result["diff"]
+        create, start = done[name][1]["actions"]
+        assert create.startswith(foreseen[name][1]["actions"][0])
+        assert foreseen[name][1]["actions"][1] == start
+        assert "there is no network lab" in foreseen[name][1]["warnings"][0]
+    other = {**NETWORK, "subnets": ["10.82.0.0/24"]}
+    away = {**WEB, "networks": ["other"]}
+    fleet.play(task("network", **{**other, "name": "other"}))
+    for result in each(fleet.play(task("vm", **away, allow_replace=True), words=("--check",))):
+        assert (result["diff"]["before"]["networks"], result["diff"]["after"]["networks"]) == (
+            ["lab"], ["other"],
+        )  # fmt: skip
 
 
 def argument_spec(name: str) -> dict[str, dict[str, Any]]:

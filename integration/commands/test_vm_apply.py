@@ -589,7 +589,11 @@ def test_names_that_the_dnsmasq_of_this_host_cannot_look_up_are_refused(
     described("--yes")
     without_nftset(tmp_path / "bin", monkeypatch)
     assert described.plan() == []
-    described.write(LAB, WEB + "start = false\n" + NAMED, '[vms.new]\nnetwork = "lab"\n' + NAMED)
+    described.write(
+        LAB,
+        WEB + "start = false\n" + NAMED,
+        '[vms.new]\nnetwork = "lab"\nhypervisor = "external"\n' + NAMED,
+    )
     ran = conflict(described.hvtx, "vm", "apply", "-f", str(described.path), "--yes", code=4)
     assert "[vms.new]: names cannot be allowed" in ran.err
     monkeypatch.setenv("PATH", path)

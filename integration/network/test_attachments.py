@@ -211,6 +211,38 @@ def test_the_first_add_makes_the_network(host: Host, box: lab.Namespace) -> None
     assert host.network.names() == ["pods"]
 
 
+ANOTHER: list[tuple[dict[str, Any], str, str]] = [
+    ({"isolate": True}, '"isolate": false', "hvtx network set pods --isolate"),
+    ({"nat": False}, '"nat": true', "hvtx network rm pods"),
+    ({"mtu": 1400}, '"mtu": 1500', "hvtx network rm pods"),
+    ({"subnets": ("10.89.0.0/24",)}, "10.88.0.0/24", "hvtx network rm pods"),
+]
+
+
+@pytest.mark.parametrize("subnets", [SUBNETS, ()], ids=["declared", "on record"])
+@pytest.mark.parametrize(("declared", "has", "mend"), ANOTHER, ids=str)
+def test_a_network_that_is_another_than_declared_is_refused(
+    host: Host, box: lab.Namespace, subnets: Any, declared: dict[str, Any], has: str, mend: str
+) -> None:
+    """What is said of it is not taken for done; what it is may be said, and STATUS says the same."""
+    host.network.create("pods", SUBNETS)
+    before, inside = lab.dump(), links(box)
+    wanted = {"subnets": subnets, **declared}
+    for ask in (
+        lambda: add(host, box, **wanted),
+        lambda: host.attachments.status("pods", **wanted),
+    ):
+        with pytest.raises(Conflict, match="declares") as refused:
+            ask()
+        assert has in refused.value.message
+        assert mend in (refused.value.hint or "")
+    assert not lab.difference(before, lab.dump())
+    assert links(box) == inside
+    same: dict[str, Any] = {"isolate": False, "nat": True, "mtu": 1500}
+    host.attachments.status("pods", subnets or None, **same)
+    add(host, box, subnets=subnets, **same)
+
+
 def test_a_second_add_of_a_living_attachment_is_refused(host: Host, box: lab.Namespace) -> None:
     made = add(host, box)
     before = lab.dump()
@@ -524,7 +556,9 @@ def test_gc_takes_what_is_unlisted_and_dead(host: Host, box: lab.Namespace) -> N
         gone(one, attached.host_device)
     done = host.attachments.collect("podnet", [("c0", "eth0"), ("c1", "eth1")])
     assert set(done.removed) == {keys[1], keys[2]}
-    assert [(kept.key, kept.reason) for kept in done.kept] == [(KEY, "vm-alive")]
+    assert [(kept.key, kept.reason, kept.message) for kept in done.kept] == [
+        (KEY, "vm-alive", "its network namespace lives")
+    ]
     assert set(vms(host)) == {living.vm, made[0].vm, made[3].vm}
     assert living.host_device in links()
     again = host.attachments.collect("podnet", [])
@@ -536,6 +570,8 @@ def test_gc_takes_what_is_unlisted_and_dead(host: Host, box: lab.Namespace) -> N
 
 def test_status_tells_what_an_add_would_meet(host: Host, box: lab.Namespace) -> None:
     host.attachments.status("pods")
+    with pytest.raises(UsageError, match="host bits"):
+        host.attachments.status("pods", ["10.88.0.1/30"])
     host.network.create("pods", ["10.88.0.0/30"])
     host.attachments.status("pods")
     add(host, box, subnets=())

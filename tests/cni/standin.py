@@ -55,5 +55,14 @@ class StandIn:
         self._ask("collect", (network, tuple(valid)))
         return Collected((), self.kept)
 
-    def status(self, bridge_network: str, subnets: Sequence[str], /) -> None:
-        self._ask("status", (bridge_network, tuple(subnets)))
+    def status(
+        self,
+        bridge_network: str,
+        subnets: Sequence[str],
+        mtu: int | None,
+        /,
+        *,
+        nat: bool | None,
+        isolate: bool | None,
+    ) -> None:
+        self._ask("status", (bridge_network, tuple(subnets), mtu, nat, isolate))

@@ -82,7 +82,7 @@ def test_settings_are_arguments_of_the_host() -> None:
         **BASE,
         "stateDir": "/s", "runDir": "/r", "config": "/c", "firewall": "nftables", "lockTimeout": 2.5,
     }  # fmt: skip
-    assert parse_base(document, "DEL").settings == {
+    assert parse_base(document, "ADD").settings == {
         "state_dir": "/s",
         "run_dir": "/r",
         "config": "/c",
@@ -97,7 +97,22 @@ def test_a_setting_that_is_no_text_is_refused(key: str, value: Any) -> None:
     if key == "lockTimeout" and value == 3 and value is not True:
         return
     with pytest.raises(CniError, match=key):
-        parse_base({**BASE, key: value}, "DEL")
+        parse_base({**BASE, key: value}, "ADD")
+
+
+@pytest.mark.parametrize("command", ["DEL", "GC"])
+def test_what_ends_an_attachment_reads_where_the_store_is_and_no_more(command: str) -> None:
+    """Whatever else was edited since ADD: nobody stays attached for it."""
+    edited: dict[str, Any] = {"network": 5, "firewall": "pf", "stateDir": "/s"}
+    for wait in (-1, True, "soon", "", [5], 1e9, "9" * 400, None):
+        base = parse_base({**BASE, **edited, "cniVersion": "1.1.0", "lockTimeout": wait}, command)
+        assert base.settings == {"state_dir": "/s"}
+        assert base.network == base.name
+    for wait in (0, 2.5, "30"):
+        found = parse_base({**BASE, "cniVersion": "1.1.0", "lockTimeout": wait}, command)
+        assert found.settings == {"lock_timeout": str(wait)}
+    with pytest.raises(CniError, match="stateDir"):
+        parse_base({**BASE, "cniVersion": "1.1.0", "stateDir": 3}, command)
 
 
 @pytest.mark.parametrize("key", ["stateDir", "runDir", "config"])
@@ -124,17 +139,21 @@ def test_settings_are_called_as_the_configuration_calls_them(said: str, told: st
 @pytest.mark.parametrize(
     ("more", "wish"),
     [
-        ({}, NetworkWish((), None, nat=True, isolate=False, vm=False)),
+        ({}, NetworkWish((), None, nat=None, isolate=None, vm=False)),
         (
             {"subnets": ["10.77.0.0/24", "fd77::/64"], "mtu": 1400, "nat": False, "isolate": True},
             NetworkWish(("10.77.0.0/24", "fd77::/64"), 1400, nat=False, isolate=True, vm=False),
         ),
         (
             {"subnet": "10.77.0.0/24", "subnets": ["", "10.77.0.0/24"], "vm": True, "mtu": 0},
-            NetworkWish(("10.77.0.0/24",), None, nat=True, isolate=False, vm=True),
+            NetworkWish(("10.77.0.0/24",), None, nat=None, isolate=None, vm=True),
         ),
         (
             {"subnets": None, "nat": None, "mtu": None, "dns": {}, "args": {"x": 1}, "ipam": {}},
+            NetworkWish((), None, nat=None, isolate=None, vm=False),
+        ),
+        (
+            {"nat": True, "isolate": False, "ipam": {"type": "", "dns": {}}},
             NetworkWish((), None, nat=True, isolate=False, vm=False),
         ),
     ],
@@ -150,6 +169,9 @@ def test_what_is_said_of_the_network(more: dict[str, Any], wish: NetworkWish) ->
         ("ipMasq", True, errors.UNSUPPORTED_FIELD),
         ("ipam", {"type": "host-local"}, errors.UNSUPPORTED_FIELD),
         ("ipam", "host-local", errors.UNSUPPORTED_FIELD),
+        ("ipam", {"subnet": "10.77.0.0/24"}, errors.UNSUPPORTED_FIELD),
+        ("ipam", {"type": "", "ranges": [[{}]]}, errors.UNSUPPORTED_FIELD),
+        ("ipam", ["x"], errors.UNSUPPORTED_FIELD),
         ("subnets", "10.77.0.0/24", errors.CONFIGURATION),
         ("subnets", [1], errors.CONFIGURATION),
         ("subnets", ["{{.PodCIDR}}"], errors.CONFIGURATION),

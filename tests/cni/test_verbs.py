@@ -148,9 +148,10 @@ def test_a_setting_that_is_refused_is_called_by_its_key() -> None:
 
 def test_status_asks_for_the_network_of_hvtx() -> None:
     host = StandIn()
-    stdin = {**recorded.LIBCNI_STATUS.stdin, "network": "other"}
+    declared = {"network": "other", "mtu": 1400, "nat": False, "isolate": True}
+    stdin = {**recorded.LIBCNI_STATUS.stdin, **declared}
     assert ask(Recorded(recorded.LIBCNI_STATUS.environment, stdin), host) is None
-    assert host.asked == [("status", ("other", tuple(stdin.get("subnets", ()))))]
+    assert host.asked == [("status", ("other", tuple(stdin.get("subnets", ())), 1400, False, True))]
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,16 @@ def test_one_that_drips_has_its_share_of_the_time_too(head: bytes, drops: bytes)
     assert len(sent) < 90, "it was heard out"
 
 
+def test_a_port_that_nobody_listens_on_is_told_in_words() -> None:
+    with socket.socket() as bound:  # and does not listen
+        bound.bind(("127.0.0.1", 0))
+        where = f"http://127.0.0.1:{bound.getsockname()[1]}"
+        asked = etcd.Etcd([where], timeout=2)
+        with pytest.raises(etcd.Unanswered):
+            asked.txn([], [])
+    assert asked.failures == {where: "Connection refused"}
+
+
 def test_no_endpoint_at_all() -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]

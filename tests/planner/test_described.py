@@ -247,6 +247,8 @@ REFUSED: dict[str, tuple[list[WantedNetwork], list[WantedVm], Known, type[HvtxEr
     "one MAC": ([], [vm("a", macs=("02:00:00:00:09:09",)), vm("b", macs=("02:00:00:00:09:09",))], known(), UsageError),
     "a MAC on record": ([], [vm("a", macs=("02:00:00:00:01:02",))], known(known_vm()), Conflict),
     "one port": ([], [vm("a", ports=((HTTP,),)), vm("b", ports=((HTTP._replace(host_ip="192.0.2.1"),),))], known(), UsageError),
+    "nothing to run": ([], [vm(hypervisor="qemu", command=())], known(), NotFound),
+    "nothing to run any more": ([], [vm(hypervisor="qemu", command=())], known(known_vm(hypervisor="qemu", kernel="/k")), NotFound),
     "a port on record": ([], [vm("a", ports=((HTTP,),))], known(known_vm(publish=(HTTP,))), Conflict),
 }  # fmt: skip
 
@@ -258,6 +260,21 @@ def test_what_could_never_be(case: str) -> None:
     with pytest.raises(error, match=r"^f: \[") as told:
         steps(networks, vms, there)
     assert told.value.hint
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"start": False},
+        {"kernel": "/boot/vmlinuz"},
+        {"disks": ("/srv/web.img",)},
+        {"hypervisor": "external"},
+        {"hypervisor": "command", "command": ("sleep",)},
+    ],
+)
+def test_what_is_not_started_or_runs_elsewhere_needs_nothing_to_run(more: dict[str, Any]) -> None:
+    first, *_ = steps([], [vm(**{"hypervisor": "qemu", "command": (), **more})], known())
+    assert (first.action, first.name) == ("create", "web")
 
 
 NAMES = Policy("none", (EgressRule("allow", "example.org", 443, 443),))

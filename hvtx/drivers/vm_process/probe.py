@@ -9,7 +9,7 @@ from hvtx.errors import NotFound, UsageError
 from hvtx.host import paths
 from hvtx.hypervisors.base import Probes
 from hvtx.model.user import User
-from hvtx.model.vm import Vm
+from hvtx.model.vm import Vm, need_something_to_run
 
 FIRMWARE = (
     "/usr/share/qemu-efi-aarch64/QEMU_EFI.fd",
@@ -28,12 +28,7 @@ def probe(vm: Vm, run_directory: str, user: User | None = None) -> Probes:
     machine = this_machine()
     if vm.hypervisor == "external":
         return Probes(None, False, machine)
-    if vm.hypervisor != "command" and not vm.kernel and not vm.disks:
-        raise NotFound(
-            f"VM {vm.name} has nothing to run: no kernel, no disk and no command",
-            hint="give it --kernel, --disk or -- COMMAND (`hvtx vm set`, if it is on record); or"
-            " --hypervisor external, for one that hvtx does not start",
-        )
+    need_something_to_run(vm)
     binary = _binary(vm, machine)
     files = (("kernel", vm.kernel), ("initrd", vm.initrd), ("user-data", vm.user_data), *_disks(vm))
     for what, path in files:

@@ -128,7 +128,11 @@ def within(
             failed.append(problem)
 
     thread = threading.Thread(target=run, name="replica", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except (RuntimeError, MemoryError) as problem:
+        words = f"no thread can be made to try it in: {problem}"
+        raise Unavailable(words, "raise the limit of tasks, or free memory") from problem
     thread.join(_SECONDS)
     if thread.is_alive():
         raise Unavailable("it took too long to try", "try again when the host is less busy")

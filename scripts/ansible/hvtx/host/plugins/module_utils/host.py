@@ -29,6 +29,11 @@ OWN = {  # of a thing with a name, and not of what is described
     "name": {"type": "str", "required": True},
     "allow_replace": {"type": "bool", "default": False},
 }
+CALLED = {  # what an option of `hvtx vm create` is called here, where it is called otherwise
+    **{name: f"{name}s" for name in ("subnet", "source", "network", "ip", "mac", "disk")},
+    "ssh-key": "ssh_keys",
+    "user-data": "user_data",
+}
 MEND = {  # what an option of `hvtx vm apply` is here, by the reason of the refusal
     "needs-restart": "allow_restart: true",
     "needs-replace": "allow_replace: true",
@@ -130,4 +135,5 @@ def differing(steps, before, after):
     """Put what the steps change into two dictionaries, for a diff."""
     for step in steps:
         for each in step.differences:
-            before[each.option], after[each.option] = each.old, each.new
+            option = CALLED.get(each.option, each.option)
+            before[option], after[option] = each.old, each.new

@@ -11,7 +11,10 @@ description:
   - Creates a VM, changes it to what is described, starts, stops, restarts or removes it.
   - What is described is the whole VM, as in a file of C(hvtx vm apply). Once one of the options from O(networks) to
     O(deny) is given, those that are not there have the default of C(hvtx vm create). With none of them a VM that is on
-    record stays as it is, and only its O(state) is seen to.
+    record stays as it is, and only its O(state) is seen to; one that is not on record cannot be V(started), V(stopped) or
+    V(restarted).
+  - In check mode a VM of networks that are not there yet is taken for one that would be created, with a warning, since an
+    earlier task may make them.
   - What a running VM can be given at once (ports, egress, limits) it is given. The rest it hears of at its start.
 options:
   name:
@@ -270,6 +273,15 @@ class Wish:
         stops = self.state in ("stopped", "restarted")
         return stops and self.was not in ("absent", "defined")
 
+    def awaits_networks(self):
+        """Whether it is to be in networks that are not there: in check mode nobody has made them."""
+        there = {"default", *self.host.network.names()}
+        missing = [name for name in self.options.get("networks", ()) if name not in there]
+        if missing:
+            told_ = f"there is no network {', '.join(missing)}, which an earlier task may make"
+            self.module.warn(f"VM {self.name}: {told_}")
+        return bool(missing)
+
     def bare(self):
         """Of a VM that is on record and not described: only its state is seen to."""
         actions, before, after = [], {"state": self.was}, {"state": self.was}
@@ -291,6 +303,10 @@ class Wish:
     def described(self):
         """Make it what is described."""
         start = self.state in ("started", "restarted")
+        if self.module.check_mode and self.found is None and self.awaits_networks():
+            actions = [f"create VM {self.name}", *([f"start VM {self.name}"] if start else [])]
+            then = {**self.options, "state": "running" if start else "defined"}
+            return actions, {"state": self.was}, then
         request = self.host.sets.described(vms={self.name: {**self.options, "start": start}})
         plan = self.host.sets.plan(request, **self.allowed)
         common.refuse(self.module, plan)
@@ -345,6 +361,12 @@ class Wish:
         """What the module returns."""
         if self.state == "absent":
             actions, before, after = self.absent()
+        elif self.found is None and not self.options and self.state != "present":
+            common.stop(
+                self.module, f"there is no VM {self.name!r}, and nothing is described of it",
+                "hvtx vm ls lists them; or describe it: hypervisor, disks or command, networks",
+                code="not-found", exit_code=3,
+            )  # fmt: skip
         elif self.options or self.found is None:
             actions, before, after = self.described()
         else:
