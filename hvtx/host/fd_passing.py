@@ -88,7 +88,7 @@ def _need_file(seen: os.stat_result) -> None:
 def _tap(device: str, queues: int) -> int:
     descriptor = tun.open_device()
     try:
-        tun.attach(descriptor, device, tun.tap_flags(queues))
+        tun.attach_free(descriptor, device, tun.tap_flags(queues))  # it was made just before
     except BaseException:
         os.close(descriptor)
         raise

@@ -10,6 +10,7 @@ import fcntl
 import os
 import stat
 import struct
+import time
 from contextlib import suppress
 
 from hvtx.errors import HostRefused
@@ -21,6 +22,7 @@ _TUNSETOWNER, _TUNSETGROUP, _TUNGETFEATURES = 0x400454CC, 0x400454CE, 0x800454CF
 _NUMBER = (10, 200)  # Documentation/admin-guide/devices.txt: misc, tun
 _IFF_TUN_EXCL = 0x8000
 _IFREQ = struct.Struct("=16sH22x")
+_LATE_SECONDS, _PAUSE = 3.0, 0.002
 
 
 def open_device() -> int:
@@ -107,6 +109,29 @@ def attach(descriptor: int, name: str, flags: int) -> str:
     """Hold an existing TAP (EBUSY while another holds it), or make one; its name."""
     answer = _call(descriptor, _TUNSETIFF, _IFREQ.pack(name.encode(), flags))
     return answer[:16].rstrip(b"\0").decode()
+
+
+def attach_free(descriptor: int, name: str, flags: int) -> None:
+    """Hold an existing TAP, for which readers of fdinfo are waited for.
+
+    Whoever reads ``/proc/<pid>/fdinfo`` of a process that closes its descriptor, or ends, has it
+    for a moment longer than the process (fs/proc/fd.c). No process shows it then, which tells it
+    from use. Raises OSError: EBUSY where a process has it, or nobody is seen and it does not end.
+    """
+    deadline = 0.0
+    while True:
+        try:
+            attach(descriptor, name, flags)
+            return
+        except OSError as problem:
+            if problem.errno != errno.EBUSY:
+                raise
+            from hvtx.host import openfiles  # hardly ever needed
+
+            deadline = deadline or time.monotonic() + _LATE_SECONDS
+            if openfiles.tap_holders({name}).found or time.monotonic() >= deadline:
+                raise
+        time.sleep(_PAUSE)
 
 
 def set_owner(descriptor: int, user: int) -> None:

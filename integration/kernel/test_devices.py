@@ -9,9 +9,11 @@ import json
 import os
 import select
 import signal
+import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -22,9 +24,12 @@ import pytest
 from hvtx.drivers.address import AddressDriver
 from hvtx.drivers.base import Host
 from hvtx.drivers.tap.driver import TapDriver
-from hvtx.errors import Conflict
+from hvtx.errors import Conflict, HostRefused
+from hvtx.host import tun
+from hvtx.host.fd_passing import close_all, open_all
 from hvtx.host.netlink import Channel, attribute, nested
 from hvtx.host.nfnetlink import Nftables
+from hvtx.model.passed_fds import TAP, PassedDescriptors
 from hvtx.model.resource import Kind, Resource, State
 from integration import lab
 from integration.lab import witness
@@ -480,6 +485,39 @@ def test_a_second_queue_is_somebodys_use(driver: TapDriver) -> None:
         os.close(descriptor)
     until(lambda: driver.release([row])[7].gone, "released")
     assert "hvtest" not in lab.run("ip", "-o", "link")
+
+
+def test_a_start_waits_for_a_reader_of_its_devices_fdinfo() -> None:
+    """A reader has the device a moment longer than the start, which closed it and opens it anew."""
+    persistent("hvtest", tun.tap_flags(1))
+    ours, others = socket.socketpair()
+    until(lambda: _opened_and_sent(ours), "free")  # in no process, and yet not closed
+
+    def let_go() -> None:
+        time.sleep(0.3)
+        ours.close()
+        others.close()
+
+    reader = threading.Thread(target=let_go)
+    reader.start()
+    try:
+        found = open_all([PassedDescriptors(TAP, "hvtest")], None)
+    finally:
+        reader.join()
+    with pytest.raises(HostRefused, match="hvtest cannot be opened: Device or resource busy"):
+        open_all([PassedDescriptors(TAP, "hvtest")], None)
+    close_all(found)
+
+
+def _opened_and_sent(way: socket.socket) -> bool:
+    """A descriptor of the device, on its way through a socket: no process shows it."""
+    try:
+        descriptor = attach("hvtest", tun.tap_flags(1))
+    except OSError:
+        return False
+    socket.send_fds(way, [b"x"], [descriptor])
+    os.close(descriptor)
+    return True
 
 
 def test_a_device_that_goes_between_look_and_attach(hvtx: Program) -> None:

@@ -98,25 +98,14 @@ def hold(seen: Link, links: Links, objection: Callable[[Link], Outcome | None]) 
 
 
 def _attached(descriptor: int, seen: Link) -> bool:
-    """Whether the device could be attached to, for which readers of fdinfo are waited for.
-
-    Whoever reads ``/proc/<pid>/fdinfo`` of a process that ends meanwhile holds its descriptor for
-    a moment longer than the process lived. No process has that descriptor, which tells it from use.
-    """
-    from hvtx.host import openfiles
-
-    deadline = time.monotonic() + _LATE_SECONDS
-    while True:
-        try:
-            tun.attach(descriptor, seen.name, seen.tun_flags)
-        except OSError as refusal:
-            if refusal.errno != errno.EBUSY:
-                raise
-        else:
-            return True
-        if openfiles.tap_holders({seen.name}).found or time.monotonic() >= deadline:
-            return False
-        time.sleep(_PAUSE)
+    """Whether the device could be attached to: nobody has it open."""
+    try:
+        tun.attach_free(descriptor, seen.name, seen.tun_flags)
+    except OSError as refusal:
+        if refusal.errno != errno.EBUSY:
+            raise
+        return False
+    return True
 
 
 def _give_up(descriptor: int, outcome: Outcome) -> Outcome:
