@@ -56,7 +56,8 @@ else:
     class _Told:
         """What every protocol is: of its members nothing is kept, nothing is checked.
 
-        A class of its own for each takes 100,000 instructions, and a start has forty of them.
+        A class of its own for each takes 85,000 instructions; of these and of typed dictionaries a
+        start has thirty.
         """
 
         __slots__ = ()
