@@ -86,6 +86,7 @@ def starts(directory: Path, rounds: int) -> Samples:
                     found.add(f"{kind}: processor with the holder's", program, 0, used + holding)
                     found.add(f"{kind}: of this the holder's", program, 0, holding)
         call(environment, "perl", "vm", "rm", kind)
+    call(environment, "perl", "network", "rm", "n0")  # and with it the process that serves DHCP
     return found
 
 
