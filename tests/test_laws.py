@@ -106,7 +106,14 @@ def test_no_namespace_is_made_that_could_leak() -> None:
 
     A third enters namespaces of others.
     """
-    calls = [where for where, node in nodes(ast.Attribute) if node.attr in ("unshare", "setns")]
+    names = ("unshare", "setns")
+    calls = [where for where, node in nodes(ast.Attribute) if node.attr in names]
+    calls += [  # asked for by its name: hvtx/host/system_call.py
+        where
+        for where, node in nodes(ast.Call)
+        if ast.unparse(node.func).endswith("found")
+        and any(isinstance(word, ast.Constant) and word.value in names for word in node.args)
+    ]
     assert sorted(calls) == [
         "host/network_namespace.py",
         "host/nftwords.py",

@@ -7,9 +7,10 @@ the port away. A bound socket makes the kernel refuse it (docs/adr/0031).
 The sockets serve nobody. One of TCP is bound and does not listen, so that what is not translated,
 [::1] for one, is refused as if it were not there. One of UDP drops what it gets by a filter.
 
-They are bound by whoever starts the VM, before anything else is made, and inherited by a holder: a
-Python with nothing loaded, which gives no VM anything to speak to. Like a gate it waits for one
-word, and is gone if its starter dies before that; then it ends when the VM's process does.
+They are bound by whoever starts the VM, before anything else is made, and inherited by a holder: an
+interpreter with nothing loaded (hvtx/host/port_programs.py), which gives no VM anything to speak
+to. Like a gate it waits for one word, and is gone if its starter dies before that; then it ends
+when the VM's process does.
 """
 
 from __future__ import annotations
@@ -20,31 +21,16 @@ import contextlib
 import errno
 import os
 import struct
-import sys
 import time
 from collections.abc import Collection, Iterable, Sequence
 
 from hvtx.errors import Conflict, HostRefused
-from hvtx.host import capabilities, children, descriptors, logger, procfs, signals
+from hvtx.host import capabilities, children, descriptors, logger, port_programs, procfs, signals
 from hvtx.host.inet import socket_family
+from hvtx.host.port_programs import SIGNATURE
 from hvtx.host.ports import taken
 from hvtx.model.vm import Identity, ProcessFacts, Publish
 
-SIGNATURE = "hvtx-port"  # a word of its command line, and its name once it holds for good
-SCRIPT = """
-import os, select, sys
-import _signal as signal
-if os.read(0, 3) == b"go\\n":
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
-        signal.signal(number, signal.SIG_IGN)
-    os.chdir("/")
-    with open("/proc/self/comm", "w") as name:
-        name.write(sys.argv[1])
-    wait = select.poll()
-    if sys.argv[2] != "-":
-        wait.register(int(sys.argv[2]), select.POLLIN)
-    wait.poll()
-"""
 _DROP_ALL = array.array("B", struct.pack("=HBBI", 0x06, 0, 0, 0))  # BPF_RET | BPF_K: 0 bytes of it
 _SO_ATTACH_FILTER = 26
 _FREEBIND = {socket.AF_INET: (socket.IPPROTO_IP, 15), socket.AF_INET6: (socket.IPPROTO_IPV6, 78)}
@@ -245,14 +231,20 @@ def _why_not(port: Publish, problem: OSError) -> str:
 class Holder:
     """A spawned process that holds ports; it goes away unless it is told to stay."""
 
-    def __init__(self, pid: int, pipe: int) -> None:
-        """Take over child ``pid`` and the write end ``pipe``. Raises OSError."""
+    def __init__(self, pid: int, pipe: int, program: str) -> None:
+        """Take over child ``pid``, of ``program``, and the write end ``pipe``.
+
+        Raises OSError; HostRefused if that program does not run here.
+        """
         self._pipe: int | None = pipe
+        self._program = program
         try:
             self.identity: Identity = procfs.identify(pid)
-        except OSError:
+        except OSError as problem:
             self._close()
-            children.wait(pid)
+            status = children.wait(pid)
+            if status:
+                raise _gone(program, status) from problem
             raise
 
     @property
@@ -272,10 +264,7 @@ class Holder:
     def confirm(self) -> None:
         """Raise HostRefused if it does not hold any more."""
         if _has_ended(self.identity, procfs.look_again(self.identity)):
-            raise HostRefused(
-                "the process that holds the VM's published ports has ended",
-                hint="something killed it: the kernel's log tells of a lack of memory",
-            )
+            raise _gone(self._program, children.reap(self.identity.pid))
 
     def cancel(self) -> None:
         """Let it go away; its ports are free when this returns."""
@@ -286,6 +275,11 @@ class Holder:
         if self._pipe is not None:
             os.close(self._pipe)
             self._pipe = None
+
+
+def _gone(program: str, status: int | None) -> HostRefused:
+    words, hint = port_programs.how_it_ended(program, status)
+    return HostRefused(f"the process that holds the VM's published ports {words}", hint=hint)
 
 
 def spawn(held: Held, vm: Identity | None, words: Sequence[str]) -> Holder:
@@ -310,28 +304,21 @@ def _spawn(held: Held, vm: Identity | None, words: Sequence[str]) -> Holder:
         closing = logger.closing(2)  # before ours can be inherited
         given = [_inheritable(one, mine) for one in held.descriptors()]
         del given
-        number = "-" if followed is None else str(_inheritable(followed, mine))
-        program = sys.executable or "/usr/bin/python3"
+        number = None if followed is None else _inheritable(followed, mine)
         bounded = inherited_limits.usual_limits()
+        actions: list[port_programs.Action] = [
+            (os.POSIX_SPAWN_DUP2, read, 0),
+            (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0),
+            *closing,
+        ]
         with bounded, capabilities.only_for_children(), children.uninterrupted():
-            pid = os.posix_spawn(
-                program,
-                [program, "-I", "-S", "-c", SCRIPT, SIGNATURE, number, *words],
-                {"LC_ALL": "C"},
-                file_actions=[
-                    (os.POSIX_SPAWN_DUP2, read, 0),
-                    (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
-                    (os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0),
-                    *closing,
-                ],
-                setsid=True,
-                setsigmask=(),
-                setsigdef=(signals.SIGPIPE, signals.SIGCHLD, signals.SIGXFSZ, signals.SIGTERM),
-            )
+            command_lines = port_programs.command_lines(number, words)
+            pid, program = port_programs.start(command_lines, actions)
             children.started(pid)
         inherited_limits.forget(pid)
         mine.remove(write)
-        return Holder(pid, write)
+        return Holder(pid, write, program)
     except OSError as problem:
         raise HostRefused(
             f"no process can be started that holds the VM's published ports: {problem.strerror}",

@@ -100,9 +100,10 @@ def _create(row: Resource) -> dict[str, Any]:
 def _write(directory: str, path: str, text: str) -> None:
     draft = os.path.join(directory, f".{os.path.basename(path)}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(draft, flags, 0o644), "w", encoding="ascii") as file:
+    data = text.encode("ascii")  # by itself: a file that encodes loads a module for it
+    with os.fdopen(os.open(draft, flags, 0o644), "wb") as file:
         os.fchmod(file.fileno(), 0o644)
-        file.write(text)
+        file.write(data)
     os.rename(draft, path)
 
 

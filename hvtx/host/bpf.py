@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import array
 import errno
 import os
 import struct
 
-from hvtx.host import capabilities
+from hvtx.host import capabilities, system_call
 
 _SYSCALLS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
 _MAP_CREATE, _PROG_LOAD, _SCHED_CLS, _ARRAY = 0, 5, 3, 2
@@ -29,11 +30,9 @@ def load(instructions: bytes, name: str) -> int | None:
     It is not asked without a capability for it: a filter of system calls may end who asks. Raises
     OSError for what is wrong with this process (no descriptor, no memory).
     """
-    import ctypes
-
-    code = ctypes.create_string_buffer(instructions, len(instructions))
-    licence = ctypes.create_string_buffer(b"Apache-2.0")
-    places = (ctypes.addressof(code), ctypes.addressof(licence))
+    code = array.array("B", instructions)
+    licence = array.array("B", b"Apache-2.0\0")
+    places = (code.buffer_info()[0], licence.buffer_info()[0])
     wanted = _ATTR.pack(_SCHED_CLS, len(instructions) // 8, *places, 0, 0, 0, 0, 0, name.encode())
     return _called(_PROG_LOAD, wanted)
 
@@ -52,14 +51,12 @@ def _called(command: int, wanted: bytes) -> int | None:
     number = _SYSCALLS.get(os.uname().machine)
     if number is None or not permitted():
         return None
-    import ctypes
-
-    syscall = ctypes.CDLL(None, use_errno=True).syscall
+    syscall, last_error = system_call.found()
     for _ in range(_TRIES):
-        made = syscall(ctypes.c_long(number), command, ctypes.c_char_p(wanted), len(wanted))
+        made = syscall(number, command, wanted, len(wanted))
         if made >= 0:
             return int(made)
-        code_of_error = ctypes.get_errno()
+        code_of_error = last_error()
         if code_of_error != errno.EAGAIN:
             break
     if code_of_error in _LACKS:

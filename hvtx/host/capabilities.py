@@ -72,10 +72,11 @@ def _ambient(wanted: int) -> None:
 
 
 def _prctl(what: int, number: int) -> None:
-    import ctypes
     import os
 
-    library = ctypes.CDLL(None, use_errno=True)
-    if library.prctl(_PR_CAP_AMBIENT, what, number, 0, 0):
-        code = ctypes.get_errno()
+    from hvtx.host import system_call
+
+    prctl, last_error = system_call.found("prctl")
+    if prctl(_PR_CAP_AMBIENT, what, number, 0, 0):
+        code = last_error()
         raise OSError(code, os.strerror(code))

@@ -11,11 +11,13 @@ process and ends. A filter that looks at a call's number first costs other calls
 
 from __future__ import annotations
 
+import array
 import errno
 import os
 import struct
 from collections.abc import Callable
 
+from hvtx.host import system_call
 from hvtx.host.own_thread import in_own_thread
 from hvtx.model.typed import TypeVar
 
@@ -79,22 +81,20 @@ def start(work: Callable[[], T]) -> T:
 
 def _filter_this_thread(number: int, calls: tuple[tuple[int, int], ...]) -> None:
     """Put the filter on the calling thread, as far as that can be done."""
-    import ctypes
-
-    library = ctypes.CDLL(None, use_errno=True)
-    code = program(calls)
-    kept = ctypes.create_string_buffer(code, len(code))
-    wanted = struct.pack("@HP", len(code) // 8, ctypes.addressof(kept))  # struct sock_fprog
+    syscall, last_error = system_call.found()
+    prctl, _ = system_call.found("prctl")
+    code = array.array("B", program(calls))
+    wanted = struct.pack("@HP", len(code) // 8, code.buffer_info()[0])  # struct sock_fprog
 
     def put() -> int:
         """0, or an errno. The older call has no flags: some kernels slow down who has a filter."""
-        if not library.syscall(number, _SET_MODE_FILTER, _SPEC_ALLOW, wanted):
+        if not syscall(number, _SET_MODE_FILTER, _SPEC_ALLOW, wanted):
             return 0
-        code = ctypes.get_errno()
-        if code == errno.EACCES or not library.prctl(_PR_SET_SECCOMP, 2, wanted, 0, 0):
-            return code if code == errno.EACCES else 0
-        return ctypes.get_errno()
+        refusal = last_error()
+        if refusal == errno.EACCES or not prctl(_PR_SET_SECCOMP, 2, wanted, 0, 0):
+            return refusal if refusal == errno.EACCES else 0
+        return int(last_error())
 
     if put() == errno.EACCES:  # only with CAP_SYS_ADMIN, or for who can get no more rights
-        library.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         put()

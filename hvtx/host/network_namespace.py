@@ -11,6 +11,7 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator
 
+from hvtx.host import system_call
 from hvtx.host.own_thread import in_own_thread
 from hvtx.model.typed import TypeVar
 
@@ -52,11 +53,9 @@ def is_own(descriptor: int) -> bool:
 
 def _enter(descriptor: int) -> None:
     """Have this thread work in a network namespace from here on. Raises OSError."""
-    import ctypes  # dear to load; who ends an attachment enters nothing
-
-    library = ctypes.CDLL(None, use_errno=True)
-    if library.setns(descriptor, _CLONE_NEWNET):
-        code = ctypes.get_errno()
+    setns, last_error = system_call.found("setns")
+    if setns(descriptor, _CLONE_NEWNET):
+        code = last_error()
         raise OSError(code, f"the namespace cannot be entered: {os.strerror(code)}")
 
 

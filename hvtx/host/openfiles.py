@@ -8,7 +8,7 @@ import struct
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
-from hvtx.host import procfs
+from hvtx.host import procfs, system_call
 from hvtx.host.procfs import field_of, proc_is_foreign, read_whole
 from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Identity
@@ -198,12 +198,10 @@ def sockets_of(identity: Identity) -> Iterator[int]:
 
 def _copy(process: int, number: int) -> int:
     """A copy of the descriptor of a process (a pidfd). Raises OSError (pidfd_getfd(2))."""
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    copy = int(libc.syscall(_SYS_PIDFD_GETFD, process, number, 0))
+    syscall, last_error = system_call.found()
+    copy = int(syscall(_SYS_PIDFD_GETFD, process, number, 0))
     if copy < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        raise OSError(last_error(), os.strerror(last_error()))
     return copy
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import os
 
-from hvtx.host import capabilities
+from hvtx.host import capabilities, system_call
 
 # the same numbers on every machine that has them (arch/*/syscall.tbl, since Linux 5.2)
 _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
@@ -95,11 +95,9 @@ def _sysfs() -> int:
 
 
 def _call(number: int, *arguments: int | bytes | None) -> int:
-    import ctypes
-
-    given = [ctypes.c_long(a) if isinstance(a, int) else ctypes.c_char_p(a) for a in arguments]
-    made: int = ctypes.CDLL(None, use_errno=True).syscall(ctypes.c_long(number), *given)
+    call, last_error = system_call.found()
+    made: int = call(number, *arguments)
     if made < 0:
-        code = ctypes.get_errno()
+        code = last_error()
         raise OSError(code, os.strerror(code))
     return made

@@ -19,7 +19,10 @@ from typing import NamedTuple
 
 import pytest
 
-from hvtx.host import procfs
+from hvtx.drivers import portholder
+from hvtx.errors import HostRefused
+from hvtx.host import port_programs, procfs
+from hvtx.model.vm import Publish
 from integration import lab
 from integration.lab import guest, vms, witness
 from integration.lab.program import Program
@@ -614,3 +617,113 @@ def test_a_holder_gives_up_its_starters_things(hvtx: Program) -> None:
     assert not [path for path in opened if state in path], opened
     assert os.getsid(holder) == holder
     until(lambda: Path(f"/proc/{holder}/comm").read_text() == "hvtx-port\n", "its name")
+    assert Path(f"/proc/{holder}/environ").read_bytes() == b"LC_ALL=C\0"
+
+
+# What held ports before Perl did, to the letter: one of these may still live when hvtx is newer.
+FORMER = (
+    "-I",
+    "-S",
+    "-c",
+    """
+import os, select, sys
+import _signal as signal
+if os.read(0, 3) == b"go\\n":
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
+    os.chdir("/")
+    with open("/proc/self/comm", "w") as name:
+        name.write(sys.argv[1])
+    wait = select.poll()
+    if sys.argv[2] != "-":
+        wait.register(int(sys.argv[2]), select.POLLIN)
+    wait.poll()
+""",
+    "hvtx-port",
+)
+
+
+def is_former(pid: int) -> bool:
+    """Whether a holder is one of an earlier hvtx's."""
+    return procfs.command_line(pid)[1:6] == FORMER
+
+
+@pytest.fixture
+def former(hvtx: Program) -> Program:
+    """The program with a VM whose ports are held as an earlier version did it."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(port_programs, "PERL", "/usr/bin/no-perl")
+        run(hvtx, "8080:80", "8081:80/udp")
+    (holder,) = holders()
+    assert is_former(holder)
+    return hvtx
+
+
+def test_a_former_holder_is_known_and_ended(former: Program) -> None:
+    """It holds; nothing is wrong with it; the VM's stop ends it, the next start has one of today."""
+    (holder,) = holders()
+    assert [f["level"] for f in findings(former, "damage")] == ["ok"]
+    told = former("explain", "8080", "--json").json()["evidence"]
+    assert any(f"held by pid {holder}" in line for line in told), told
+    assert former("repair", "--json").json()["repaired"] == []
+    assert holders() == [holder]
+    former("vm", "restart", "web", "--timeout", "1")
+    (again,) = holders()
+    assert not is_former(again)
+    assert refused("tcp", Where("0.0.0.0"), options=REUSE)
+    assert refused("udp", Where("0.0.0.0"), 8081, options=REUSE)
+
+
+def test_a_former_holder_goes_with_its_vm_and_is_collected(former: Program) -> None:
+    """By itself when the VM dies; by `gc` where it is stopped."""
+    (holder,) = holders()
+    os.kill(holder, signal.SIGSTOP)
+    lab.end(former.vm("web")["pid"])
+    former("gc", "--apply")
+    assert holders() == []
+    assert former.is_clean()
+
+
+def test_a_former_holders_sockets_are_taken_over(former: Program) -> None:
+    """A port that goes takes nothing from the one that stays."""
+    former("vm", "set", "web", "--unpublish", "8081/udp")
+    (holder,) = holders()
+    assert not is_former(holder)
+    assert refused("tcp", Where("0.0.0.0"), options=REUSE)
+    assert not refused("udp", Where("0.0.0.0"), 8081)
+    lab.end(former.vm("web")["pid"])
+    until(lambda: holders() == [], "it goes on")
+
+
+def test_without_perl_python_holds(hvtx: Program) -> None:
+    """A program that is none in its place: the start has no other outcome."""
+    hide = '[ ! -e $0 ] || mount --bind /dev/null $0 || exit 1; exec "$@"'
+    inside = ("unshare", "--mount", "--propagation", "private", "sh", "-c", hide)
+    enter = [*inside, port_programs.PERL, sys.executable, "-m", "hvtx"]
+    hvtx("vm", "create", "web", "--network", "net", "-p", "8080:80", *SLEEP)
+    subprocess.run([*enter, "vm", "start", "web"], check=True)
+    (holder,) = holders()
+    assert os.readlink(f"/proc/{holder}/exe") == os.path.realpath(sys.executable)
+    until(lambda: Path(f"/proc/{holder}/comm").read_text() == "hvtx-port\n", "its name")
+    assert refused("tcp", Where("0.0.0.0"), options=REUSE)
+    lab.end(hvtx.vm("web")["pid"])
+    until(lambda: holders() == [], "it goes on")
+
+
+@pytest.mark.parametrize("script", ["exit 127", "read word; exit 127"])
+def test_an_interpreter_that_does_not_run_is_told(
+    script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As what it is, at once or once it is told to stay: nobody killed it."""
+    broken = tmp_path / "perl"
+    broken.write_text(f"#!/bin/sh\n{script}\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(port_programs, "PERL", str(broken))
+    held = portholder.hold([Publish("tcp", None, 8080, 80)])
+    with pytest.raises(HostRefused, match="has ended with exit code 127") as told:
+        holder = portholder.spawn(held, None, ["web"])
+        holder.open()
+        assert procfs.wait_gone(holder.identity, 30)
+        holder.confirm()
+    assert told.value.hint == f"see what is wrong with its program: {broken} -e 1"
+    assert not refused("tcp", Where("0.0.0.0"))

@@ -21,8 +21,8 @@ from integration.lab.program import Forked
 TOP = Path(__file__).resolve().parents[2]
 LIST = Path(__file__).with_name("imports.txt")
 
-# What would be felt, each some milliseconds; `ctypes` is needed for bpf(2), `ipaddress` for
-# addresses that are chosen. Of the last lines hvtx uses the C parts (docs/adr/0061).
+# What would be felt, each some milliseconds; `ipaddress` is needed for addresses that are chosen.
+# Of the last lines hvtx uses the C parts (docs/adr/0061).
 HEAVY = {
     *("click", "pyroute2", "sqlite_utils", "rich", "tenacity", "prometheus_client", "pycdlib"),
     *("typing", "dataclasses", "inspect", "logging", "subprocess", "pathlib", "asyncio", "urllib"),
@@ -30,13 +30,13 @@ HEAVY = {
     *("gettext", "locale", "traceback", "concurrent", "multiprocessing", "email", "http", "xml"),
     *("importlib.metadata", "importlib.util", "importlib.resources", "secrets", "textwrap", "decimal"),
     *("socket", "selectors", "signal", "sqlite3", "datetime", "json", "re", "enum", "importlib"),
-    *("weakref", "threading"),
+    *("weakref", "threading", "ctypes", "encodings.ascii"),
 }  # fmt: skip
 _OF_OTHERS = ["enum", "json", "re"]  # to read what others left
 ALLOWED = {
     "gc --plan": _OF_OTHERS,
     "gc --plan --json": sorted(["hashlib", *_OF_OTHERS]),  # its id
-    "explain": ["enum", "re"],
+    "explain": ["ctypes", "encodings.ascii", "enum", "re"],  # who has a port
 }
 COMMANDS = {
     "vm start": ("vm", "start", "web"),

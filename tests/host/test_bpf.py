@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 from types import SimpleNamespace
 
@@ -13,15 +12,15 @@ from hvtx.host import bpf
 
 def kernel(monkeypatch: pytest.MonkeyPatch, *answers: int) -> list[int]:
     """A kernel that answers with an errno (below 0) or a descriptor each; the commands asked."""
-    left, asked = list(answers), []
+    left, asked, last = list(answers), [], [0]
 
-    def syscall(number: object, command: int, wanted: object, size: int) -> int:
+    def syscall(number: int, command: int, wanted: bytes, size: int) -> int:
         asked.append(command)
         answer = left.pop(0)
-        ctypes.set_errno(max(0, -answer))
+        last[0] = max(0, -answer)
         return answer if answer >= 0 else -1
 
-    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: SimpleNamespace(syscall=syscall))
+    monkeypatch.setattr("hvtx.host.system_call.found", lambda: (syscall, lambda: last[0]))
     monkeypatch.setattr("hvtx.host.capabilities.has", lambda name: name == "CAP_BPF")
     return asked
 

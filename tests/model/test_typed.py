@@ -102,6 +102,24 @@ def test_what_cannot_be_is_refused_at_the_first_value_and_later(
         Theirs(*words, **given)
 
 
+def test_a_value_changes_nothing_of_its_class() -> None:
+    """Python keeps what it found in a class until that is changed."""
+
+    class Fresh(typed.NamedTuple):
+        first: int
+
+    class Other(typed.NamedTuple):
+        first: int
+
+    before = dict(vars(Fresh))
+    for number in range(16):
+        assert Fresh(number) == (number,)
+    assert dict(vars(Fresh)) == before
+    general = Other.__new__
+    assert Other(1) == (1,)
+    assert Other.__new__ is general, "each class has a count of its own"
+
+
 def test_the_rest_is_as_of_typing() -> None:
     for name in ("_fields", "_field_defaults", "__match_args__", "__slots__"):
         assert getattr(Ours, name) == getattr(Theirs, name)
@@ -131,6 +149,8 @@ def test_dictionaries_are_plain() -> None:
     made = More(one=1, two=2)
     assert made == {"one": 1, "two": 2}
     assert type(made) is dict
+    assert Keys() == {}
+    assert type(Keys(one=1)) is dict
 
 
 def test_what_only_type_checkers_read_is_nothing() -> None:
@@ -143,7 +163,23 @@ def test_what_only_type_checkers_read_is_nothing() -> None:
     class Is(Has):
         """It."""
 
+    class HasMore(Has, typed.Protocol):
+        """Another member."""
+
+        def more(self) -> int:
+            """A number."""
+
+    class IsMore(HasMore):
+        """Has its own."""
+
+        def told(self) -> int:
+            return 1
+
     Is()
+    assert IsMore().told() == 1
+    assert IsMore.__name__ == "IsMore"
+    assert not isinstance(Ours(1), Is)
+    assert HasMore is Has, "a class for each would be made for nothing"
     assert typed.cast("int", "x") == "x"
     assert typed.TYPE_CHECKING is False
 
