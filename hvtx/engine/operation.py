@@ -6,7 +6,7 @@ What becomes of its rows is the protocol's: :mod:`hvtx.engine.transaction`.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from hvtx.engine.runtime import Runtime, wrong_namespace
@@ -95,6 +95,11 @@ class RunningOperation:
 
     def vm_name(self, sql: Any, row: Resource) -> str | None:
         """The name of the VM that the history tells of when it tells of a row."""
-        if self.vm is not None or row.vm is None:
-            return self.vm
-        return records.vm_name(sql, row.vm)
+        return self.vm_names(sql, (row,))[row.vm]
+
+    def vm_names(self, sql: Any, rows: Iterable[Resource]) -> dict[str | None, str | None]:
+        """The same of several rows, by the VM (its id) that each is of: each is asked for once."""
+        return {
+            vm: self.vm if self.vm is not None or vm is None else records.vm_name(sql, vm)
+            for vm in {row.vm for row in rows}
+        }

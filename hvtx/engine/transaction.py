@@ -164,8 +164,9 @@ class Operation(RunningOperation):
             for row in moved:
                 if outcomes[row.id].reason == Reason.FLOWS_REMAIN:
                     intents.record_observed(sql, row.id, {**row.observed, FLOWS: True})
-            told = [(row, outcomes[row.id], reasons.get(row.id)) for row in moved]
-            self.history(sql, [lines.removal(*each, self.vm_name(sql, each[0])) for each in told])
+            names = self.vm_names(sql, moved)
+            told = [(row, outcomes[row.id], reasons.get(row.id), names[row.vm]) for row in moved]
+            self.history(sql, [lines.removal(*each) for each in told])
         failpoint.reach("forgotten")
         return outcomes
 
@@ -174,10 +175,9 @@ class Operation(RunningOperation):
         effects.end_absent(self, rows)
         with self.runtime.store.transaction() as sql:
             intents.forget(sql, rows)
-            self.history(
-                sql,
-                [lines.forgotten(row, reasons.get(row.id), self.vm_name(sql, row)) for row in rows],
-            )
+            names = self.vm_names(sql, rows)
+            told = [lines.forgotten(row, reasons.get(row.id), names[row.vm]) for row in rows]
+            self.history(sql, told)
 
     def complete(self, rows: Sequence[Resource]) -> int:
         """Commit what another, interrupted operation intended and made; how many rows moved."""
@@ -186,7 +186,8 @@ class Operation(RunningOperation):
             # A VM that `run` had only begun to record is on record for good with its rows.
             for vm, operation in {(row.vm, row.operation) for row in rows if row.vm}:
                 records.set_vm_confirmed(sql, vm, operation)
-            self.history(sql, [lines.completed(row, self.vm_name(sql, row)) for row in rows])
+            names = self.vm_names(sql, rows)
+            self.history(sql, [lines.completed(row, names[row.vm]) for row in rows])
         return moved
 
     def end(

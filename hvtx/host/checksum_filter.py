@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hvtx.host import bpf, checksum_program, procfs
-from hvtx.host.netlink import nested, text, u32
-from hvtx.host.tc import INGRESS, OWN_PRIORITY, SUM_HANDLE, TrafficControl
+from hvtx.host.netlink import CREATE, nested, text, u32
+from hvtx.host.tc import INGRESS, NEWFILTER, OWN_PRIORITY, SUM_HANDLE, TrafficControl
 
 _TCMSG = struct.Struct("=BxxxiIII")
 _TCA_KIND, _TCA_OPTIONS = 1, 2
 _BPF_FD, _BPF_NAME, _BPF_FLAGS, _ACT_DIRECT = 6, 7, 8, 1
 _ETH_P_ALL = 0x0300  # in the network's order
-_CANNOT = frozenset({errno.ENOENT, errno.EOPNOTSUPP, errno.EINVAL})
+CANNOT = frozenset({errno.ENOENT, errno.EOPNOTSUPP, errno.EINVAL})
 
 
 @contextmanager
@@ -75,16 +75,21 @@ def put(ifindex: int, descriptor: int | None, links: TrafficControl) -> bool:
     """
     if descriptor is None:
         return False
-    options = u32(_BPF_FD, descriptor) + text(_BPF_NAME, checksum_program.NAME)
-    options += u32(_BPF_FLAGS, _ACT_DIRECT)
-    body = filter_of(ifindex) + text(_TCA_KIND, "bpf") + nested(_TCA_OPTIONS, options)
     try:
-        links.add_filter(body)
+        links.add_filter(put_message(ifindex, descriptor)[2])
     except OSError as problem:
-        if problem.errno not in _CANNOT:
+        if problem.errno not in CANNOT:
             raise
         return False
     return True
+
+
+def put_message(ifindex: int, descriptor: int) -> tuple[int, int, bytes]:
+    """The message (type, flags, body) that does so (pure)."""
+    options = u32(_BPF_FD, descriptor) + text(_BPF_NAME, checksum_program.NAME)
+    options += u32(_BPF_FLAGS, _ACT_DIRECT)
+    body = filter_of(ifindex) + text(_TCA_KIND, "bpf") + nested(_TCA_OPTIONS, options)
+    return NEWFILTER, CREATE, body
 
 
 def filter_of(ifindex: int) -> bytes:

@@ -14,11 +14,10 @@ import struct
 from collections.abc import Collection, Iterable
 from functools import partial
 
+from hvtx.host import link_changes
 from hvtx.host.link_shape import LinkReader
 from hvtx.host.neigh import NeighbourTable, address_text
 from hvtx.host.netlink import (
-    ACK,
-    REQUEST,
     TYPE_MASK,
     Channel,
     Garbled,
@@ -26,19 +25,19 @@ from hvtx.host.netlink import (
     attribute_map,
     attributes,
     legible,
-    message,
     nested,
     text,
     u32,
 )
-from hvtx.host.retry import retry_transient, whole_dump
+from hvtx.host.retry import retry_transient, transient, whole_dump
 from hvtx.host.tc import TrafficControl
 from hvtx.host.tun import IFF_MULTI_QUEUE, IFF_NO_PI, IFF_VNET_HDR
 from hvtx.model.address import is_ipv6
 from hvtx.model.resource import Address, Link
 from hvtx.model.typed import NamedTuple
 
-NEWLINK, GETLINK, SETLINK, GETADDR = 16, 18, 19, 22
+NEWLINK, GETLINK, GETADDR = 16, 18, 22
+_AT_ONCE = 32  # links that are asked for in one call: their answers fit a socket's usual buffer
 _IFLA = {
     "address": 1,
     "ifname": 3,
@@ -46,10 +45,8 @@ _IFLA = {
     "link": 5,
     "qdisc": 6,
     "master": 10,
-    "protinfo": 12,
     "linkinfo": 18,
     "ifalias": 20,
-    "af_spec": 26,
     "group": 27,
     "ext_mask": 29,
     "link_netnsid": 37,
@@ -57,13 +54,10 @@ _IFLA = {
     "prop_list": 52,
 }
 _INFO_KIND, _INFO_DATA, _INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 1, 2, 4, 5
-_BRPORT_MODE = 4
 _TUN_TYPE, _TUN_PI, _TUN_VNET_HDR, _TUN_PERSIST, _TUN_MULTI_QUEUE = 3, 4, 5, 6, 7
 _TUN_QUEUES, _TUN_DISABLED_QUEUES = 8, 9
 _SKIP_STATS = 1 << 3  # RTEXT_FILTER_SKIP_STATS: a third of a dump's time
-_INET6, _ADDR_GEN_MODE, _GEN_NONE = 10, 8, 1
-_AF_BRIDGE, _BRPORT_MODE, _BR_MULTI_BOOLOPT = 7, 4, 46
-_BRPORT_ROUTER, _BRPORT_MCAST_FLOOD, _BRPORT_BCAST_FLOOD = 25, 27, 30
+_BR_MULTI_BOOLOPT = 46
 _IFF_UP = 1
 _CARRIER, _CARRIER_AT = 0x1, 10  # IFF_LOWER_UP, 0x10000: what netif_carrier_ok says
 _MAC, _IFNAME, _MTU, _LINK, _QDISC, _MASTER = (
@@ -136,12 +130,14 @@ class Links(NeighbourTable, TrafficControl):
         It does so for whoever asks for one (linkwatch_sync_dev). Raises OSError but for a link that
         is gone.
         """
-        for ifindex in ifindexes:
-            try:
-                retry_transient(partial(self._channel.get, GETLINK, _one(ifindex)))
-            except OSError as problem:
-                if problem.errno != errno.ENODEV:
-                    raise
+        for start in range(0, len(ifindexes), _AT_ONCE):
+            part = ifindexes[start : start + _AT_ONCE]
+            refused = self._channel.refusals([(GETLINK, 0, _one(ifindex)) for ifindex in part])
+            for n, problem in refused.items():
+                if transient(problem):
+                    retry_transient(partial(self.get, part[n]))
+                elif problem.errno != errno.ENODEV:
+                    raise problem
 
     @legible
     def tun_owner(self, ifindex: int) -> tuple[int | None, int | None]:
@@ -172,39 +168,17 @@ class Links(NeighbourTable, TrafficControl):
         ``hairpin`` lets its bridge send frames back where they came from: a guest reaches its own
         published port that way where br_netfilter translates inside the bridge.
 
-        The kernel handles IFLA_AF_SPEC after it brought the link up, so ``quiet6`` is a message of
-        its own before the other; both go out in one call.
+        The messages (:mod:`hvtx.host.link_changes`) go out in one call.
         """
-        flag = _IFF_UP if up else 0
-        body = _IFINFO.pack(0, 0, ifindex, flag, flag)
-        if mac is not None:
-            body += attribute(_IFLA["address"], bytes.fromhex(mac.replace(":", "")))
-        if mtu is not None:
-            body += u32(_IFLA["mtu"], mtu)
-        if alias is not None:
-            body += attribute(_IFLA["ifalias"], alias.encode())
-        if master is not None:
-            body += u32(_IFLA["master"], master)
-        bodies = [(NEWLINK, body)]
+        wanted = [link_changes.changed(ifindex, alias, master, mac, mtu, up=up)]
         if hairpin:
-            port = nested(_IFLA["protinfo"], attribute(_BRPORT_MODE, b"\1"))
-            bodies.append((SETLINK, _IFINFO.pack(_AF_BRIDGE, 0, ifindex, 0, 0) + port))
+            wanted.append(link_changes.hairpin(ifindex))
         if quiet6:
-            gen = attribute(_ADDR_GEN_MODE, bytes([_GEN_NONE]))
-            spec = nested(_IFLA["af_spec"], nested(_INET6, gen))
-            bodies.insert(0, (NEWLINK, _IFINFO.pack(0, 0, ifindex, 0, 0) + spec))
-        seqs = [self._channel.next_seq() for _ in bodies]
-        pairs = zip(seqs, bodies, strict=True)
-        data = b"".join(message(kind, REQUEST | ACK, seq, one) for seq, (kind, one) in pairs)
-        try:
-            self._channel.transact(data, seqs)
-        except OSError as problem:
-            if quiet6 and problem.errno == errno.EAFNOSUPPORT:  # a kernel without IPv6
-                self.change(
-                    ifindex, alias=alias, master=master, mac=mac, mtu=mtu, up=up, hairpin=hairpin
-                )
-                return
-            raise
+            wanted.insert(0, link_changes.quiet6(ifindex))
+        refused = self._channel.refusals(wanted)
+        for n, problem in refused.items():
+            if not (quiet6 and n == 0 and problem.errno == errno.EAFNOSUPPORT):  # no IPv6 at all
+                raise problem
 
     def rename(self, ifindex: int, name: str) -> None:
         """Give a link another name; where the kernel asks for it (before 6.2), it is down then."""
@@ -223,9 +197,8 @@ class Links(NeighbourTable, TrafficControl):
         The flag for that (``isolated``) would also stop what br_netfilter translates inside the
         bridge: a neighbour's published port.
         """
-        kinds = (_BRPORT_ROUTER, _BRPORT_MCAST_FLOOD, _BRPORT_BCAST_FLOOD)
-        port = nested(_IFLA["protinfo"], *(attribute(kind, b"\0") for kind in kinds))
-        self._channel.request(SETLINK, 0, _IFINFO.pack(_AF_BRIDGE, 0, ifindex, 0, 0) + port)
+        for problem in self._channel.refusals([link_changes.apart(ifindex)]).values():
+            raise problem
 
     def learn_no_link_local(self, ifindex: int) -> None:
         """Keep a bridge from learning the source of frames to 01:80:c2:00:00:0X.

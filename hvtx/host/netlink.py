@@ -211,6 +211,33 @@ class Channel:
                         failures.append(failure)
         return failures
 
+    def refusals(self, wanted: Sequence[tuple[int, int, bytes]]) -> dict[int, KernelError]:
+        """Send messages (type, flags, body) in one call; what was refused of them, by position.
+
+        As in :meth:`errors` the last alone asks for an acknowledgement; other answers are dropped.
+        """
+        if not wanted:
+            return {}
+        seqs = {self.next_seq(): n for n in range(len(wanted))}
+        last = len(wanted) - 1
+        self._socket.send(
+            b"".join(
+                message(kind, flags | REQUEST | (ACK if n == last else 0), seq, body)
+                for (seq, n), (kind, flags, body) in zip(seqs.items(), wanted, strict=True)
+            )
+        )
+        found: dict[int, KernelError] = {}
+        while last >= 0:
+            for kind, flags, seq, body in self._messages(seqs):
+                if kind != _ERROR:
+                    continue
+                failure = kernel_error(body, flags)
+                if failure is not None:
+                    found[seqs[seq]] = failure
+                if seqs[seq] == last:
+                    last = -1
+        return found
+
     def request(self, kind: int, flags: int, body: bytes) -> None:
         """One message, acknowledged."""
         seq = self.next_seq()

@@ -11,15 +11,12 @@ import struct
 from collections.abc import Collection
 
 from hvtx.host.netlink import (
-    ACK,
     CREATE,
     EXCL,
-    REQUEST,
     Channel,
     attribute,
     attribute_map,
     legible,
-    message,
     nested,
     text,
     u32,
@@ -29,7 +26,7 @@ from hvtx.host.retry import retry_transient, whole_dump
 _TCMSG = struct.Struct("=BxxxiIII")
 _DEFAULT = bytes(4)  # the handle of a queue that the kernel gave a device by itself
 _GETQDISC, _NEWQDISC = 38, 36
-_NEWFILTER, _DELFILTER, _GETFILTER = 44, 45, 46
+NEWFILTER, _DELFILTER, _GETFILTER = 44, 45, 46
 _TCA_KIND, _TCA_OPTIONS = 1, 2
 _CLSACT, _CLSACT_HANDLE, INGRESS, EGRESS = 0xFFFFFFF1, 0xFFFF0000, 0xFFFFFFF2, 0xFFFFFFF3
 _BPF_OPS_LEN, _BPF_OPS, _BPF_FLAGS, _BPF_ACT_DIRECT = 4, 5, 8, 1
@@ -39,7 +36,7 @@ _BPF_OPS_LEN, _BPF_OPS, _BPF_FLAGS, _BPF_ACT_DIRECT = 4, 5, 8, 1
 OWN_PRIORITY, _OWN_HANDLE, SUM_HANDLE, _ETH_P_ALL = 0x6876, 0x68767478, 0x68767479, 0x0003
 RATE_HANDLE = 0x6876747A  # hvtx.host.rate_filter
 _OWN_HANDLES = (0, _OWN_HANDLE, SUM_HANDLE, RATE_HANDLE)
-_NO_SUCH_KIND = frozenset({errno.ENOENT, errno.EOPNOTSUPP})
+NO_SUCH_KIND = frozenset({errno.ENOENT, errno.EOPNOTSUPP})
 _ROOT = 0xFFFFFFFF  # TC_H_ROOT: the outermost queue
 _NO_QUEUE = frozenset({errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP})
 
@@ -56,19 +53,8 @@ class TrafficControl:
         ``program`` is a classic BPF program that answers with a TC_ACT. Others' filters on the
         link stay, and see what ours lets pass. Raises OSError.
         """
-        kind = text(_TCA_KIND, "clsact")
-        qdisc = _TCMSG.pack(0, ifindex, _CLSACT_HANDLE, _CLSACT, 0) + kind
-        options = attribute(_BPF_OPS_LEN, struct.pack("=H", len(program) // 8))
-        options += attribute(_BPF_OPS, program) + u32(_BPF_FLAGS, _BPF_ACT_DIRECT)
-        body = _own_filter(ifindex, side) + text(_TCA_KIND, "bpf") + nested(_TCA_OPTIONS, options)
-        wanted = [(_NEWQDISC, CREATE | EXCL, qdisc), (_NEWFILTER, CREATE | ACK, body)]
-        seqs = [self._channel.next_seq() for _ in wanted]
-        data = b"".join(
-            message(kind, REQUEST | flags, seq, one)
-            for seq, (kind, flags, one) in zip(seqs, wanted, strict=True)
-        )
-        for problem in self._channel.errors(data, seqs):
-            if problem.errno in _NO_SUCH_KIND:
+        for problem in self._channel.refusals(guard_messages(ifindex, program, side)).values():
+            if problem.errno in NO_SUCH_KIND:
                 return False
             if problem.errno != errno.EEXIST:  # others use it already
                 raise problem
@@ -76,7 +62,7 @@ class TrafficControl:
 
     def add_filter(self, body: bytes) -> None:
         """Give a link a filter, as its message's body says. Raises OSError."""
-        self._channel.request(_NEWFILTER, CREATE, body)
+        self._channel.request(NEWFILTER, CREATE, body)
 
     def guarding(self, ifindex: int, side: int = INGRESS) -> bytes | None:
         """The program of hvtx's own filter on a link; None where there is none. OSError."""
@@ -145,6 +131,17 @@ class TrafficControl:
                     return False
                 mine += 1
         return mine > 0
+
+
+def guard_messages(
+    ifindex: int, program: bytes, side: int = INGRESS
+) -> tuple[tuple[int, int, bytes], ...]:
+    """The messages (type, flags, body) that give a link hvtx's own filter (pure)."""
+    qdisc = _TCMSG.pack(0, ifindex, _CLSACT_HANDLE, _CLSACT, 0) + text(_TCA_KIND, "clsact")
+    options = attribute(_BPF_OPS_LEN, struct.pack("=H", len(program) // 8))
+    options += attribute(_BPF_OPS, program) + u32(_BPF_FLAGS, _BPF_ACT_DIRECT)
+    body = _own_filter(ifindex, side) + text(_TCA_KIND, "bpf") + nested(_TCA_OPTIONS, options)
+    return (_NEWQDISC, CREATE | EXCL, qdisc), (NEWFILTER, CREATE, body)
 
 
 def _own_filter(ifindex: int, side: int) -> bytes:

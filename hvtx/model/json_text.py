@@ -7,6 +7,8 @@ that only its Python parts have a use for. What stands here says what ``json.loa
 
 from __future__ import annotations
 
+from functools import cache
+
 from hvtx.model.typed import Any
 
 _CONSTANTS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
@@ -34,9 +36,11 @@ def _scanner(constant: Any) -> Any:
     return make_scanner(means)
 
 
+@cache
 def _encoder(between: str, after_key: str) -> Any:
+    """It may be kept and shared by threads, since it does not note what it is amid of."""
     return make_encoder(
-        {}, _refuse, encode_basestring_ascii, None, after_key, between, False, False, True
+        None, _refuse, encode_basestring_ascii, None, after_key, between, False, False, True
     )
 
 
@@ -84,4 +88,9 @@ def dumps(value: Any, separators: tuple[str, str] = (", ", ": ")) -> str:
         return json.dumps(value, separators=separators)
     if isinstance(value, str):
         return encode_basestring_ascii(value)
-    return "".join(_encoder(*separators)(value, 0))
+    try:
+        return "".join(_encoder(*separators)(value, 0))
+    except RecursionError:  # too deep, or in itself, which `json` tells
+        import json
+
+        return json.dumps(value, separators=separators)

@@ -17,6 +17,7 @@ import _sqlite3 as sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
+from hvtx.model import json_text
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.vm import Identity
@@ -126,31 +127,34 @@ def commit(
 
 def release(sql: sqlite3.Connection, rows: Sequence[Resource], operation: int) -> list[Resource]:
     """Rows that are still as the caller saw them become ``releasing`` under ``operation``."""
-    moved = []
-    for row in rows:
-        done = sql.execute(
-            "UPDATE resource SET state = 'releasing', operation = ?"
-            " WHERE id = ? AND state = ? AND operation = ?",
-            (operation, row.id, row.state, row.operation),
-        ).rowcount
-        if done:
-            moved.append(row._replace(state=State.RELEASING, operation=operation))
-    return moved
+    seen = [[row.id, row.state, row.operation] for row in rows]
+    moved = {
+        found[0]
+        for found in sql.execute(
+            "UPDATE resource SET state = 'releasing', operation = ? FROM json_each(?) AS seen"
+            " WHERE resource.id = json_extract(seen.value, '$[0]')"
+            " AND resource.state = json_extract(seen.value, '$[1]')"
+            " AND resource.operation = json_extract(seen.value, '$[2]') RETURNING resource.id",
+            (operation, json_text.dumps(seen)),
+        )
+    }
+    once = {row.id: row for row in rows if row.id in moved}
+    return [row._replace(state=State.RELEASING, operation=operation) for row in once.values()]
 
 
 def forget(sql: sqlite3.Connection, rows: Sequence[Resource]) -> int:
     """Rows whose object is gone become tombstones, or go where no tombstone can ever be needed."""
+    gone = [(row.id,) for row in rows if row.kind in _NO_TOMBSTONE]
+    kept = [(row.id,) for row in rows if row.kind not in _NO_TOMBSTONE]
     moved = 0
-    for row in rows:
-        if row.kind in _NO_TOMBSTONE:
-            moved += sql.execute(
-                "DELETE FROM resource WHERE id = ? AND state <> 'released'", (row.id,)
-            ).rowcount
-        else:
-            moved += sql.execute(
-                "UPDATE resource SET state = 'released' WHERE id = ? AND state <> 'released'",
-                (row.id,),
-            ).rowcount
+    if gone:
+        moved += sql.executemany(
+            "DELETE FROM resource WHERE id = ? AND state <> 'released'", gone
+        ).rowcount
+    if kept:
+        moved += sql.executemany(
+            "UPDATE resource SET state = 'released' WHERE id = ? AND state <> 'released'", kept
+        ).rowcount
     return moved
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 
 from hvtx.model import json_text
 from hvtx.model.typed import Any
@@ -30,13 +31,20 @@ COMMON = (
 )
 
 
-def pack(detail: Mapping[str, Any]) -> bytes:
-    """An object of JSON, made small."""
+@cache
+def _packer() -> Any:
+    """One that has read the words in common, and nothing else."""
     import zlib  # no start packs anything
 
-    packer = zlib.compressobj(4, wbits=-12, memLevel=4, zdict=COMMON)
+    return zlib.compressobj(4, wbits=-12, memLevel=4, zdict=COMMON)
+
+
+def pack(detail: Mapping[str, Any]) -> bytes:
+    """An object of JSON, made small."""
+    packer = _packer().copy()  # which costs less than to read the words again
     text = json_text.dumps(detail, separators=(",", ":")).encode()
-    return packer.compress(text) + packer.flush()
+    packed: bytes = packer.compress(text) + packer.flush()
+    return packed
 
 
 def unpack(packed: bytes) -> dict[str, Any]:

@@ -540,14 +540,15 @@ def test_an_acknowledgement_that_is_lost(
 ) -> None:
     """Done, but not heard of: what then stands there with our mark is ours, and is undone."""
     hvtx("vm", "create", "late", "--network", "net", "-p", "9090:90", "--", "sleep", "600")
-    owner, name = (Channel, "transact") if what == "the device" else (Nftables, "batch")
+    owner, name = (Channel, "refusals") if what == "the device" else (Nftables, "batch")
     real, calls = getattr(owner, name), []
 
-    def lossy(*arguments: object) -> None:
-        real(*arguments)
+    def lossy(*arguments: object) -> object:
+        done = real(*arguments)
         calls.append(1)
         if len(calls) == 1:
             raise OSError(errno.ENOBUFS, "no room for the answer")
+        return done
 
     before = witness.things()
     with monkeypatch.context() as patched:

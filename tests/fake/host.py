@@ -17,6 +17,7 @@ from typing import Any, Self
 from hvtx.drivers.vm_process import gate as gates
 from hvtx.errors import Conflict
 from hvtx.host import tun
+from hvtx.host.new_ports import Given, NewPort
 from hvtx.host.nfanswers import Element, Named, Rule, Table
 from hvtx.host.nfmessages import Command
 from hvtx.host.openfiles import Holders
@@ -463,6 +464,20 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         kernel.get(ifindex)
         return descriptor is not None
 
+    def equip(given: FakeLinks, ports: Sequence[NewPort]) -> list[Given | OSError]:
+        found: list[Given | OSError] = []
+        for port in ports:
+            index = port.ifindex
+            try:
+                more = {"master": port.master, "mac": port.mac, "mtu": port.mtu}
+                given.change(index, alias=port.mark, up=True, **more)
+                guarded = port.program is not None and given.guard(index, port.program)
+                summed = guarded and put_sums(index, port.sums, given)
+                found.append(Given(guarded, summed))
+            except OSError as problem:
+                found.append(problem)
+        return found
+
     def run(commands: str, **_: bool) -> str:
         kernel.alive()
         return kernel.ruleset.run(commands)
@@ -503,7 +518,9 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.host.bpf.load": lambda instructions, name: None,  # a kernel without it
         "hvtx.host.checksum_filter.put": put_sums,
         "hvtx.host.tap_filter_check.summed": lambda ifindex: True,
-        "hvtx.drivers.tap.driver.tun": tun,
+        "hvtx.drivers.tap.making.tun": tun,
+        "hvtx.drivers.tap.making.os": descriptors,
+        "hvtx.host.new_ports.equip": equip,
         "hvtx.drivers.tap.driver.os": descriptors,
         "hvtx.drivers.tap.removal.in_threads": in_turn,
         "hvtx.drivers.tap.removal.tun": tun,

@@ -287,6 +287,11 @@ def answered(datagrams: list[bytes]) -> None:
     Told(datagrams=datagrams).request(1, 0, b"")
 
 
+def refused(datagrams: list[bytes]) -> None:
+    """Answers to messages of which the last alone is acknowledged."""
+    Told(datagrams=datagrams).refusals([(1, 0, b"")])
+
+
 # errors with what the kernel asked (whole, and capped to its header), and its words
 TOLD_WHY = [
     struct.pack("=iIHHII", -22, size, 1, 0, 2, 0) + bytes(size - 16) + netlink.text(1, "no such thing")
@@ -1098,6 +1103,7 @@ PARSERS: dict[str, Parser] = {
         ("host.netlink.Channel.dump", "host.netlink.Channel._messages", "host.netlink.Channel.get"),
     ),
     "netlink acknowledgements": Parser(answered, conversations(), GARBLED, ("host.netlink.Channel.transact",)),
+    "netlink refusals": Parser(refused, conversations(), GARBLED, ("host.netlink.Channel.refusals",)),
     "links": Parser(
         every_link, dumps("links"), GARBLED,
         ("host.links.Links.all", "host.links._link", "host.links._number", "host.links._what_it_is", "host.links._tun",

@@ -29,6 +29,22 @@ def test_who_has_enough_changes_nothing(used: int) -> None:
     assert os.listdir("/proc/self/fd") == before
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_each_descriptor_counts(used: int, told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the kernel tells their number, or only lists them, as before Linux 6.2."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 40, hard))
+    with monkeypatch.context() as patched:
+        if not told:
+            patched.setattr(os, "stat", lambda path: os.stat_result([0] * 10))
+        descriptors.need(40)
+        enough = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        descriptors.need(41)
+        raised = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    assert enough == used + 40
+    assert raised > used + 40
+
+
 def test_the_soft_limit_is_raised_to_the_usual_one(used: int) -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (used, hard))

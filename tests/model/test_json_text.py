@@ -57,6 +57,19 @@ def test_what_is_refused_is_refused_in_the_same_words(text: str) -> None:
     assert said[0] != "value" or text == "NaN x"
 
 
+def test_what_is_in_itself_or_too_deep_is_refused_in_the_same_words() -> None:
+    inside: list[Any] = [1]
+    inside.append({"again": inside})
+    deep: Any = 1
+    for _ in range(100_000):
+        deep = [deep]
+    for value in (inside, deep, {"a": object()}):
+        said = told(json_text.dumps, value)
+        assert said == told(json.dumps, value)
+        assert said[0] != "value"
+    assert json_text.dumps({"a": [1, {"b": None}]}) == '{"a": [1, {"b": null}]}', "as before"
+
+
 def test_what_is_refused_is_refused_where_nobody_loaded_json() -> None:
     script = f"""
 import sys

@@ -66,6 +66,22 @@ def test_a_release_takes_only_what_is_as_it_was_seen(store: Store, rows: list[An
     assert states(store) == ["committed", "releasing", "releasing"]
 
 
+def test_a_release_of_many_takes_each_row_once(store: Store) -> None:
+    """By one statement; one that is given twice is taken once, one that was moved is not."""
+    many = intend(store, enter(store), *((Kind.FILE, f"/{n}") for n in range(1100)))
+    later = enter(store)
+    with store.transaction() as sql:
+        intents.commit(sql, many[7:8], {}, 1)
+        statements: list[str] = []
+        sql.set_trace_callback(statements.append)
+        moved = intents.release(sql, [*many, many[3]], later)
+        sql.set_trace_callback(None)
+    assert [row.id for row in moved] == [row.id for n, row in enumerate(many) if n != 7]
+    assert {row.operation for row in moved} == {later}
+    assert states(store).count("releasing") == 1099
+    assert len(set(statements)) == 1  # told again for each row: of its trigger
+
+
 def test_what_can_come_back_leaves_a_tombstone(store: Store, rows: list[Any]) -> None:
     """Devices and rules keep their mark; what only is written down goes."""
     with store.transaction() as sql:

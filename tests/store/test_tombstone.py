@@ -74,6 +74,22 @@ def test_a_buried_row_is_the_same_row(shelf: Shelf, kind: str, vm: str | None) -
             assert records.whereabouts(sql, [before.id]) == whereabouts, "it has not moved"
 
 
+def test_what_rows_have_in_common_is_sought_once(shelf: Shelf) -> None:
+    """Of each form of rows, not of each row; what differs is each row's own."""
+    with shelf.opened() as store:
+        before = [row for _ in range(20) for row in _released(store, *SPECS)]
+        statements: list[str] = []
+        store.connection.set_trace_callback(statements.append)
+        assert _bury(store) == 100
+        store.connection.set_trace_callback(None)
+        sought = [words for words in statements if words.startswith("SELECT id FROM shape")]
+        assert len(sought) == len(SPECS)
+        with store.reading() as sql:
+            assert records.resources_by_id(sql, [row.id for row in before]) == {
+                row.id: row for row in before
+            }
+
+
 def test_a_mark_of_another_nonce_is_not_its_mark(shelf: Shelf) -> None:
     """The number of a row alone proves nothing: a fork of the store gives the same numbers."""
     with shelf.opened() as store:

@@ -2,7 +2,8 @@
 
 Making: the device is made non-persistent (it lives as long as our descriptor), marked, enslaved and
 brought up in one message, and only then made persistent. A SIGKILL before that last call removes
-it; after it, it is marked.
+it; after it, it is marked. Of several devices sixteen are made at a time, so that what each is
+given goes to the kernel in one call; none of these persists before all of them are marked.
 
 A persistent device without an owner is open to every local user who may open ``/dev/net/tun``, so
 each gets one: its VM's own, or for a VM whose process is not another user's than hvtx, or not
@@ -29,6 +30,6 @@ EXFULL         the bridge has its 1,023 ports
 EPERM          no CAP_NET_ADMIN
 =============  =====================================================================
 
-:mod:`driver` is what the engine calls; :mod:`filters` are those that hold the guest; :mod:`removal`
-attaches, judges and removes; :mod:`standing` says what of others keeps one.
+:mod:`driver` is what the engine calls; :mod:`making` makes; :mod:`filters` are those that hold the
+guest; :mod:`removal` attaches, judges and removes; :mod:`standing` says what of others keeps one.
 """

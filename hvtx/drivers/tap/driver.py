@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from hvtx.drivers.base import Host
-from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
-from hvtx.host import failpoint, tun
+from hvtx.errors import HvtxError
 from hvtx.host.links import Links, named_again
 from hvtx.host.netlink import DumpInterrupted
-from hvtx.host.tun import refusal
 from hvtx.model.resource import (
     Kind,
     Link,
@@ -22,7 +19,6 @@ from hvtx.model.resource import (
     tap_spec,
 )
 from hvtx.model.typed import TYPE_CHECKING, Any
-from hvtx.model.vm import no_port_left
 
 if TYPE_CHECKING:
     from hvtx.drivers.tap.standing import Above
@@ -61,56 +57,27 @@ class TapDriver:
 
     def create(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
         """Make the devices; returns ``{"ifindex", "mac", "guarded", "summed"}`` each."""
+        making = _making()
+        with making.filters.program() as program:
+            made: dict[int, dict[str, Any]] = making.make(
+                resources, self.links, program, self._host.tap_user
+            )
+        specs = list(map(tap_spec, resources))
         try:
-            with self._guarding() as guard:
-                made = {row.id: self._create(row, guard) for row in resources}
-                specs = list(map(tap_spec, resources))
-                shown = [spec["ifindex"] for spec in specs]
-                # what is shown follows now, not up to a second later
-                self.links.touch(*shown, *{spec["master"] for spec in specs})
+            shown = [spec["ifindex"] for spec in specs]
+            # what is shown follows now, not up to a second later
+            self.links.touch(*shown, *{spec["master"] for spec in specs})
         except OSError as problem:
-            raise _refused(tap_spec(resources[0])["device"], problem) from problem
+            raise making.refused(specs[0]["device"], problem) from problem
         self._forget_guests(resources)  # whoever had these addresses before, by whatever way
         return made
 
     @contextlib.contextmanager
     def _guarding(self) -> Iterator[Guard]:
         """What puts the filters on a device, where they can be had; it is loaded once."""
-        filters = _filters()
+        filters = _making().filters
         with filters.program() as program:
             yield partial(filters.guard, program)
-
-    def _create(self, row: Resource, guard: Guard) -> dict[str, Any]:
-        spec = tap_spec(row)
-        name = spec["device"]
-        try:
-            descriptor = tun.open_device()
-        except OSError as problem:
-            raise _refused(name, problem) from problem
-        try:
-            tun.create(descriptor, name, spec["ifindex"], tun.tap_flags(spec.get("queues", 1)))
-            self.links.change(
-                spec["ifindex"],
-                alias=row.mark,
-                master=spec["master"],
-                mac=spec["mac"],
-                mtu=spec["mtu"],
-                up=True,
-                quiet6=True,
-                hairpin=True,
-            )
-            guarded = guard(row, self.links)
-            tun.set_owner(descriptor, spec.get("owner", self._host.tap_user))
-            failpoint.reach("marked:tap")
-            tun.set_persistent(descriptor, True)
-        except OSError as problem:
-            # a master that does not exist is EINVAL
-            gone = problem.errno == errno.EINVAL and not self.links.get(ifindex=spec["master"])
-            why = OSError(errno.ENODEV, "no bridge") if gone else problem
-            raise _refused(name, why, bridge=spec["bridge"]) from problem
-        finally:
-            os.close(descriptor)
-        return {"ifindex": spec["ifindex"], "mac": spec["mac"], **guarded}
 
     def _forget_guests(self, resources: Sequence[Resource]) -> None:
         """Drop the host's neighbour entries of guests, which nobody behind a new device answers.
@@ -161,7 +128,7 @@ class TapDriver:
         """Hold devices to the limits of their rows (:func:`hvtx.drivers.tap.filters.limit`)."""
         for row in resources:
             if named_again(self.links, row.ifindex, row.mark, row.key) is not None:
-                _filters().limit(row)
+                _making().filters.limit(row)
 
     def set_traits(self, row: Resource, wanted: Wanted, traits: LinkSettingsSocket) -> None:
         """Set a device as it should be, beyond what :meth:`repair` does. Raises OSError."""
@@ -305,10 +272,10 @@ def _socket(spare: list[Links]) -> Iterator[Links]:
     spare.append(links)
 
 
-def _filters() -> Any:
-    from hvtx.drivers.tap import filters  # 1 ms that only a start has to pay
+def _making() -> Any:
+    from hvtx.drivers.tap import making  # 1 ms that only a start has to pay
 
-    return filters
+    return making
 
 
 def _guest_addresses(row: Resource) -> list[str]:
@@ -325,25 +292,3 @@ def _spare_descriptors() -> Iterator[None]:
             for _ in range(_SPARE):
                 spare.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
         yield
-
-
-def _refused(name: str, problem: OSError, *, bridge: str = "") -> HvtxError:
-    if problem.errno == errno.EBUSY:
-        return Conflict(f"a device named {name} exists already", hint="try again: names are random")
-    if problem.errno in (errno.EPERM, errno.EACCES):
-        return NotPermitted(
-            f"not permitted to make the TAP device {name}", hint="run hvtx as root (CAP_NET_ADMIN)"
-        )
-    if (missing := refusal(problem)) is not None:
-        return missing
-    if problem.errno == errno.EXFULL:
-        message, hint = no_port_left(bridge, f"the TAP device {name}")
-        return HostRefused(message, hint=hint)
-    if problem.errno == errno.ENODEV and not problem.filename:
-        return HostRefused(
-            f"bridge {bridge} of {name} is gone", hint="`hvtx repair` puts networks back"
-        )
-    return HostRefused(
-        f"the kernel refused the TAP device {name}: {problem.strerror}",
-        hint="`hvtx doctor` checks this host",
-    )

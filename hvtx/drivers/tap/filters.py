@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from hvtx.host import checksum_filter
 from hvtx.host.links import Links
+from hvtx.host.new_ports import Given, NewPort
 from hvtx.model.resource import Resource, tap_spec
 from hvtx.model.typed import TYPE_CHECKING, Any
 from hvtx.rulesets.port_shape import program_of
@@ -39,6 +40,27 @@ def guard(
     if tap_spec(row).get("limit"):
         limit(row)
     return {"guarded": guarded, "summed": guarded and checksum_filter.put(index, loaded, links)}
+
+
+def new_port(row: Resource, loaded: int | None) -> NewPort:
+    """What the device of a row is given when it is made, its filters included (pure)."""
+    spec = tap_spec(row)
+    wanted = spec.get("guard")
+    return NewPort(
+        row.ifindex,
+        row.mark,
+        spec["master"],
+        spec["mac"],
+        spec["mtu"],
+        apart=wanted is not None and bool(wanted["apart"]),
+        program=None if wanted is None else program_of(wanted),
+        sums=loaded,
+    )
+
+
+def told(port: NewPort, given: Given) -> dict[str, bool]:
+    """The same words as :func:`guard` has of it (pure)."""
+    return {"guarded": False} if port.program is None else given._asdict()
 
 
 SIDES = ("in", "out")  # into the guest, and out of it
