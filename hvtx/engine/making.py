@@ -1,14 +1,13 @@
-"""Resources that are made by an operation of their own, and how its commit leaves their rows."""
+"""Resources that are made by an operation of their own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
 from hvtx.engine import effects
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import begin
-from hvtx.model.resource import Resource, State
-from hvtx.model.typed import Any
+from hvtx.model.resource import Resource
 from hvtx.planner import provision
 
 
@@ -33,13 +32,3 @@ def make(
             undo(operation, rows).tell(problem)
         raise
     return rows
-
-
-def committed(
-    rows: Iterable[Resource], observed: Mapping[int, Mapping[str, Any]]
-) -> list[Resource]:
-    """The rows of an operation as its commit left them (pure)."""
-    return [
-        row._replace(state=State.COMMITTED, observed=dict(observed.get(row.id, row.observed)))
-        for row in rows
-    ]
