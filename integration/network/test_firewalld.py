@@ -16,6 +16,7 @@ from hvtx.host import firewalld as host_firewalld
 from hvtx.host import firewalld_zones
 from integration import lab
 from integration.boot.test_reboots import forget_everything
+from integration.lab import firewalld
 from integration.lab.firewalld import Firewalld
 from integration.lab.machine_world import RealWorld
 from integration.lab.neighbourhood import flows
@@ -113,10 +114,16 @@ class Site:
         return self.daemon.table(), files
 
 
+@pytest.fixture(scope="module")
+def packages() -> Path:
+    """Before a test has a namespace of its own, from which nothing can be downloaded."""
+    return firewalld.root()
+
+
 @pytest.fixture
-def daemon(netns: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Firewalld]:
+def daemon(packages: Path, netns: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Firewalld]:
     """A firewalld that does not run yet."""
-    made = Firewalld(lab.open_place())
+    made = Firewalld(packages, lab.open_place())
     monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", made.address)
     monkeypatch.setattr(firewalld_zones, "ZONES", str(made.zones))
     yield made
@@ -444,11 +451,11 @@ class BusWorld(RealWorld):
 
 @pytest.fixture
 def world_of_contract(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[BusWorld, Any, Any]]:
     """The world, the driver and its row, with the bridge in place."""
     found = BusWorld(tmp_path)
-    daemon = Firewalld(lab.open_place())
+    daemon = Firewalld(packages, lab.open_place())
     try:
         monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", daemon.address)
         monkeypatch.setattr(firewalld_zones, "ZONES", str(daemon.zones))
