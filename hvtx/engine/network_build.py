@@ -221,8 +221,8 @@ def settle_accepts(
     from hvtx.engine import forward_accepts, passages
     from hvtx.engine.unsettled import resolved_networks
 
-    def make_rows(network: str, wants: Sequence[provision.ResourceSpec]) -> None:
-        make(runtime, "rebuild", wants, network)
+    def make_rows(network: str, wants: Sequence[provision.ResourceSpec]) -> list[Resource]:
+        return make(runtime, "rebuild", wants, network)
 
     def release() -> None:
         resolved_networks(runtime, all_networks(runtime))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 
 from hvtx.model.mark import FAMILY
+from hvtx.model.resource import Resource
 from hvtx.model.typed import Any, NamedTuple
 
 ZONE = "hvtx"
@@ -37,6 +38,14 @@ def zone_settings(zone: Zone) -> dict[str, Any]:
         "services": ["dhcp", "dhcpv6", "dns"],
         "rules_str": ['rule priority="32767" reject'],
     }
+
+
+def is_waiting(row: Resource) -> bool:
+    """Whether firewalld did not know the zone when the row was made: it lasts, and counts later.
+
+    ``elements``: of what lasts and of what is in force, how many were made.
+    """
+    return row.observed == {"elements": 1}
 
 
 def marks_in(description: str) -> dict[str, str]:

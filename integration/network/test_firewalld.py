@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from hvtx.api import Host
+from hvtx import api
+from hvtx.drivers.base import Host
+from hvtx.drivers.firewalld import FirewalldDriver
 from hvtx.host import firewalld as host_firewalld
 from hvtx.host import firewalld_zones
+from hvtx.model.firewalld_zone import marks_in, zone_in
+from hvtx.model.mark import make_mark
+from hvtx.model.resource import Resource
 from integration import lab
 from integration.boot.test_reboots import forget_everything
 from integration.lab import firewalld
 from integration.lab.firewalld import Firewalld
-from integration.lab.machine_world import RealWorld
 from integration.lab.neighbourhood import flows
 from integration.lab.neighbourhood.flows import Ask
 from integration.lab.program import Forked, preload
 from integration.network.test_guests_network import until
 from integration.network.test_others_drops import Inside
-from tests.drivers import contract
 
 GUEST = Path(__file__).parents[1] / "lab/guest.py"
 GATEWAY4, GATEWAY6, PORT, FAR = "10.77.0.1", "fd77::1", 8080, 9000
@@ -305,7 +309,9 @@ def test_marks_that_others_lose_are_put_back(site: Site) -> None:
     for act in lose:
         daemon.run(act)
         assert not zone.exists() or "hvmore=" not in zone.read_text()
-        Host().attachments.status("more")  # what is in force is as it was: no node is to be unready
+        api.Host().attachments.status(
+            "more"
+        )  # what is in force is as it was: no node is to be unready
         site.hvtx("repair")
         assert "hvmore=" in zone.read_text()
         assert daemon.says("--permanent", "--zone=hvtx", "--list-interfaces") == "hvlan hvmore"
@@ -440,39 +446,71 @@ def test_nobody_asks_a_bus_where_firewalld_has_no_table(
         assert "the bus" not in hvtx(*command, code=None).err
 
 
-# -- the drivers' contract, on the real daemon --------------------------------------------------------
+# -- two installations ---------------------------------------------------------------------------------
 
 
-class BusWorld(RealWorld):
-    """A host with firewalld, for the contract of its driver alone."""
+def writer(installation: str, names: list[str]) -> list[Resource]:
+    """What an installation puts into the zone, and takes out again but for the last."""
+    driver = FirewalldDriver(Host(installation, "/none", "/none", 30.0))
+    rows = []
+    for number, name in enumerate(names, 1):
+        spec = {"backend": "firewalld", "what": "passage", "bridge": name}
+        mark = make_mark(installation, number, b"a" * 10)
+        row = Resource(number, "filter", name, "intended", mark, spec, {}, 1, 1, None, None)
+        observed = driver.create([row])[number]
+        rows.append(row._replace(state="committed", observed=dict(observed)))
+    outcomes = driver.release(rows[:-1])
+    assert all(outcome.gone for outcome in outcomes.values()), outcomes
+    return rows[-1:]
 
-    drivers = frozenset({"firewalld", "bridge"})
+
+def test_two_installations_lose_nothing_of_each_other(daemon: Firewalld) -> None:
+    """Each adds to the one description and takes away from it, both at once, and both stay whole."""
+    daemon.start()
+    fork = multiprocessing.get_context("fork")
+    begun = []
+    for installation in ("aaaaaaaaaa", "bbbbbbbbbb"):
+        names = [f"hv{installation[0]}{number}" for number in range(8)]
+        begun.append(fork.Process(target=writer, args=(installation, names)))
+    for process in begun:
+        process.start()
+    for process in begun:
+        process.join(120)
+    assert [process.exitcode for process in begun] == [0, 0]
+    zone = zone_in((daemon.zones / "hvtx.xml").read_text())
+    assert sorted(zone.interfaces) == ["hva7", "hvb7"]
+    assert sorted(marks_in(zone.description)) == ["hva7", "hvb7"]
 
 
-@pytest.fixture
-def world_of_contract(
-    packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[BusWorld, Any, Any]]:
-    """The world, the driver and its row, with the bridge in place."""
-    found = BusWorld(tmp_path)
-    daemon = Firewalld(packages, lab.open_place())
+def test_who_changes_the_zone_for_too_long_is_named(daemon: Firewalld) -> None:
+    """A network is made without its zone, and one that goes is on record until it has gone whole."""
+    daemon.start()
+    hvtx = Forked()
+    hvtx("network", "create", "one", "--subnet", "10.77.0.0/24", "--bridge", "hvone")
+    zone = (daemon.zones / "hvtx.xml").read_text()
+    holds = "import fcntl, os, sys, time; d = os.open(sys.argv[1], os.O_RDONLY);"
+    holds += " fcntl.flock(d, fcntl.LOCK_EX); print(flush=True); time.sleep(600)"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", holds, str(daemon.zones.parent)], stdout=subprocess.PIPE
+    )
     try:
-        monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", daemon.address)
-        monkeypatch.setattr(firewalld_zones, "ZONES", str(daemon.zones))
-        daemon.start()
-        before, row = contract.CASES["firewalld"](found)
-        for other in before:
-            contract.make(found, other)
-        yield found, contract.driver(found, "firewalld"), row
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        quick = ("--lock-timeout", "0.2")
+        told = hvtx(*quick, "network", "create", "two", "--subnet", "10.78.0.0/24")
+        assert f"pid {holder.pid}" in told.err
+        assert f"pid {holder.pid}" in hvtx(*quick, "repair", code=9).out
+        told = hvtx(*quick, "network", "rm", "one", code=9)
+        assert f"pid {holder.pid}" in told.err + told.out
+        assert (daemon.zones / "hvtx.xml").read_text() == zone
     finally:
-        daemon.close()
-        found.close()
-
-
-def test_the_driver_keeps_its_contract(world_of_contract: tuple[BusWorld, Any, Any]) -> None:
-    world, driver, row = world_of_contract
-    bench = (driver, row)
-    contract.test_absent_is_gone(world, bench)
-    contract.test_what_is_made_is_released_and_nothing_else(world, bench)
-    contract.test_another_mark_releases_nothing(world, bench)
-    contract.test_what_exists_is_refused_and_left_alone(world, bench)
+        holder.kill()
+        holder.communicate()
+    hvtx("recover")
+    hvtx("network", "rm", "one", code=None)
+    assert "hvone" not in (daemon.zones / "hvtx.xml").read_text()
+    hvtx("repair")
+    assert "=hvtx:1:" in (daemon.zones / "hvtx.xml").read_text()
+    hvtx("network", "rm", "two")
+    assert hvtx.is_clean()
+    assert not (daemon.zones / "hvtx.xml").exists()
