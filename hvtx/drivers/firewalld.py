@@ -19,6 +19,7 @@ from hvtx.model.firewalld_zone import (
     ZONE,
     Zone,
     marks_in,
+    stays,
     text_without,
     with_interface,
     without,
@@ -174,7 +175,7 @@ def _release(bridge: str, mark: str, made: bool) -> Outcome:
     if zone is None or (known is None and bridge not in zone.interfaces):
         return GONE
     left = without(zone, mark, bridge)
-    last = not left.interfaces and not marks_in(left.description)
+    last = not left.interfaces and not marks_in(left.description) and not stays(left)
     if not last or not daemon.forget(zone):  # the zone goes with the last, in one step
         daemon.keep(left)
     return GONE

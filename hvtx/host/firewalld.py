@@ -25,7 +25,7 @@ _BUS = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
 _SECONDS = 10
 _MOST = 1 << 20  # bytes of a file
 _DRAFT = ".hvtx-new"
-_INVALID = "INVALID_ZONE"
+_INVALID, _BUILTIN = "INVALID_ZONE", "BUILTIN_ZONE"
 
 
 class NotAnswered(HostRefused):
@@ -65,14 +65,23 @@ class Firewalld(NamedTuple):
         self._call(place, "config.zone", "update2", "a{sv}", *_dictionary(own))
 
     def forget(self, zone: Zone) -> bool:
-        """Take the zone out of what lasts, if it is as hvtx made it. Raises NotAnswered."""
+        """Take the zone out of what lasts, if it is as hvtx made it. Raises NotAnswered.
+
+        One that a package has brought is then as the package has it.
+        """
         place = self._object()
         if place is None or not described(zone):
             return False
         seen = self._call(place, "config.zone", "getSettings2")
         if _given(seen) != _given(zone_settings(zone)):
             return False
-        self._call(place, "config.zone", "remove")
+        try:
+            self._call(place, "config.zone", "remove")
+        except NotAnswered as problem:
+            if _BUILTIN not in problem.message:
+                raise
+            # of a package, which has it in a file of its own: that is what is left
+            self._call(place, "config.zone", "loadDefaults")
         return True
 
     def bind(self, interface: str) -> None:
@@ -200,14 +209,14 @@ def put_file(text: str | None) -> None:
 
 
 @contextmanager
-def locked(seconds: float) -> Iterator[None]:
+def locked(seconds: float, root: str = "/") -> Iterator[None]:
     """While no other installation of hvtx changes the zone, of which a host has one.
 
     What they lock is firewalld's own directory, which all of them see, and in which nothing is made
-    for it; where there is none, none of them can change anything. Raises NotAnswered where another
-    one holds it for more than ``seconds``.
+    for it; where there is none, none of them can change anything. ``root``: of another system.
+    Raises NotAnswered where another one holds it for more than ``seconds``.
     """
-    place = os.path.dirname(os.path.dirname(zone_file()))
+    place = os.path.join(root, os.path.dirname(os.path.dirname(zone_file())).lstrip("/"))
     try:
         descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -69,6 +69,8 @@ class Firewalld:
         caller.write_text(f'#!/bin/sh\nexec {PYTHON} {self._root}/usr/bin/firewall-cmd "$@"\n')
         caller.chmod(0o755)
         shutil.copytree(self._root / "etc/firewalld", place / "etc")
+        self.vendors = place / "usr/zones"  # zones that packages bring
+        shutil.copytree(self._root / "usr/lib/firewalld", place / "usr")
         self.zones.mkdir(exist_ok=True)
         (place / "bus.conf").write_text(_BUS.format(path=bus))
         self._bus = subprocess.Popen(
@@ -82,7 +84,7 @@ class Firewalld:
         """Begin, and wait until its rules are in the kernel."""
         program = str(self._root / "usr/sbin/firewalld")
         words = [PYTHON, program, "--nofork", "--nopid", "--system-config", self._place / "etc"]
-        words += ["--default-config", self._root / "usr/lib/firewalld"]
+        words += ["--default-config", self._place / "usr"]
         self._daemon = subprocess.Popen(
             ["unshare", "-m", "sh", "-c", f'{_OWN} && exec "$@"', "sh", *map(str, words)],
             env=self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

@@ -15,9 +15,11 @@ import pytest
 from hvtx import api
 from hvtx.drivers.base import Host
 from hvtx.drivers.firewalld import FirewalldDriver
+from hvtx.engine.installed_zone import install_zone, remove_zone
+from hvtx.engine.packaged_units import packaged_zone
 from hvtx.host import firewalld as host_firewalld
 from hvtx.host import firewalld_zones
-from hvtx.model.firewalld_zone import marks_in, zone_in
+from hvtx.model.firewalld_zone import marks_in, stays, zone_in
 from hvtx.model.mark import make_mark
 from hvtx.model.resource import Resource
 from integration import lab
@@ -43,10 +45,10 @@ class Site:
         self.world, self.daemon, self.hvtx = world, daemon, Forked()
         self.guests: dict[str, dict[str, str]] = {}
 
-    def create(self, *more: str) -> None:
-        """The network."""
+    def create(self, *more: str) -> str:
+        """The network; what was said besides."""
         subnets = ("--subnet", "10.77.0.0/24", "--subnet", "fd77::/64")
-        self.hvtx("network", "create", "lan", *subnets, "--bridge", "hvlan", *more)
+        return self.hvtx("network", "create", "lan", *subnets, "--bridge", "hvlan", *more).err
 
     def run(self) -> None:
         """The guests."""
@@ -244,6 +246,96 @@ def test_hvtx_is_there_first(site: Site) -> None:
     site.leave()
     assert not (daemon.zones / "hvtx.xml").exists()
     assert site.hvtx.is_clean()
+
+
+@pytest.mark.parametrize("by", ["package", "systemd install"])
+def test_a_zone_that_was_brought_before_takes_bridges_at_once(site: Site, by: str) -> None:
+    """No reload by anybody, from the first network on; and it stays when the last one goes."""
+    daemon = site.daemon
+    if by == "package":
+        (daemon.vendors / "hvtx.xml").write_text(packaged_zone().text)
+    else:
+        assert install_zone("/") == (str(daemon.zones / "hvtx.xml"), "written")
+    daemon.start()
+    before = site.theirs()
+    assert "firewall-cmd" not in site.create()
+    assert rows(site) == ["zone hvtx of hvlan"]
+    site.run()
+    assert site.passing() == ALL
+    assert site.errors() == {}
+    assert site.hvtx("repair", "--json").json()["repaired"] == []
+    daemon.run("firewall-cmd --reload")
+    assert site.passing() == ALL
+    site.leave()
+    assert daemon.says("--zone=hvtx", "--list-interfaces") == ""
+    daemon.run("firewall-cmd --reload")  # it keeps chains of a zone that was in use until then
+    assert lab.difference(before, site.theirs()) == ""
+    assert "hvtx" in daemon.says("--permanent", "--get-zones")
+    site.guests.clear()
+    site.create()
+    daemon.stop()
+    site.leave()  # in its file, while it does not run
+    daemon.start()
+    assert lab.difference(before, site.theirs()) == ""
+    assert site.hvtx.is_clean()
+
+
+def test_install_and_uninstall_beside_networks(site: Site) -> None:
+    """A zone with bridges becomes one that stays, and goes with the last network again."""
+    daemon, zone = site.daemon, site.daemon.zones / "hvtx.xml"
+    daemon.start()
+    site.create()
+    daemon.run("firewall-cmd --reload")
+    assert install_zone("/") == (str(zone), "written")
+    until(
+        lambda: "systemd install" in daemon.says("--permanent", "--info-zone=hvtx", "-v"), "inotify"
+    )
+    site.hvtx("network", "create", "more", "--subnet", "10.78.0.0/24", "--bridge", "hvmore")
+    assert daemon.says("--zone=hvtx", "--list-interfaces") == "hvlan hvmore"
+    site.hvtx("network", "rm", "lan")
+    site.hvtx("network", "rm", "more")
+    assert stays(zone_in(zone.read_text()))
+    assert remove_zone("/") == (str(zone), "removed")
+    assert not zone.exists()
+    daemon.run("firewall-cmd --reload")
+    site.create()
+    install_zone("/")
+    assert remove_zone("/") == (str(zone), "removed")
+    assert daemon.says("--permanent", "--zone=hvtx", "--list-interfaces") == "hvlan"
+    site.hvtx("network", "rm", "lan")
+    assert not zone.exists()
+
+
+POSTINST = Path(__file__).parents[2] / "scripts/debian/firewalld.sh"
+FOREIGN = {
+    "nothing": "true",
+    "a port": "firewall-cmd --add-port=9/tcp",
+    "an interface": "firewall-cmd --zone=trusted --add-interface=hvx",
+    "a direct rule": "firewall-cmd --direct --add-rule ipv4 filter FORWARD 0 -j ACCEPT",
+    "a rule of iptables": "iptables-nft -A FORWARD -s 192.0.2.1 -j DROP",
+    "a table of somebody": "nft add table ip mine",
+}
+
+
+@pytest.mark.parametrize("theirs", FOREIGN)
+def test_the_package_reloads_only_where_nothing_is_lost(daemon: Firewalld, theirs: str) -> None:
+    """A reload ends what was set at run time alone, and empties the tables of iptables."""
+    daemon.start()
+    daemon.run(FOREIGN[theirs])
+    (daemon.vendors / "hvtx.xml").write_text(packaged_zone().text)
+    before = lab.run("nft", "list", "ruleset")
+    said = daemon.run(f". {POSTINST}; bring_zone_into_force")
+    if theirs in ("nothing", "a table of somebody"):
+        assert "was reloaded" in said
+        assert "hvtx" in daemon.says("--get-zones")
+        assert ("table ip mine" in lab.run("nft", "list", "ruleset")) == (theirs != "nothing")
+        assert daemon.run(f". {POSTINST}; bring_zone_into_force") == ""  # an upgrade
+    else:
+        assert "`firewall-cmd --reload`" in said
+        assert lab.run("nft", "list", "ruleset") == before
+        assert "hvtx" not in daemon.says("--get-zones").split()
+    daemon.stop()
+    assert daemon.run(f". {POSTINST}; bring_zone_into_force") == ""
 
 
 def test_what_an_administrator_decided_stays(site: Site) -> None:
