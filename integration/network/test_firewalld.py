@@ -19,7 +19,7 @@ from hvtx.engine.installed_zone import install_zone, remove_zone
 from hvtx.engine.packaged_units import packaged_zone
 from hvtx.host import firewalld as host_firewalld
 from hvtx.host import firewalld_zones
-from hvtx.model.firewalld_zone import marks_in, stays, zone_in
+from hvtx.model.firewalld_zone import Zone, marks_in, stays, zone_in
 from hvtx.model.mark import make_mark
 from hvtx.model.resource import Resource
 from integration import lab
@@ -523,6 +523,49 @@ def test_it_is_killed(site: Site, point: str) -> None:
     site.hvtx("network", "rm", "lan", code=None)
     assert site.hvtx.is_clean()
     assert lab.difference(before, site.theirs()) == ""
+
+
+def settled(site: Site) -> bool:
+    """What is on record of the zone is what stands in its file, to the mark, and nothing else is."""
+    told = site.hvtx("network", "show", "lan", "--json").json()["resources"]
+    recorded = [("hvlan", row["mark"]) for row in told if row["key"].startswith("zone ")]
+    file = site.daemon.zones / "hvtx.xml"
+    kept = zone_in(file.read_text()) if file.exists() else Zone((), "")
+    there = marks_in(kept.description)
+    return (
+        recorded == [*there.items()] and set(kept.interfaces) == set(there) and site.hvtx.is_clean()
+    )
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["placed", "taken away"])
+def test_it_is_killed_at_every_failpoint(site: Site, tmp_path: Path, ends: bool) -> None:
+    """The crash matrix has it no other way: it puts back files and rules, and no daemon's memory.
+
+    Before each system call nothing more could be killed: what is done goes by the bus, in which each
+    call is whole or not at all, and the failpoints stand between them.
+    """
+    daemon, log = site.daemon, tmp_path / "points"
+    daemon.start()
+    site.create("--no-passage")
+    begin, act = ("--passage", "--no-passage")[:: -1 if not ends else 1]
+    change = ("network", "set", "lan")
+    site.hvtx(*change, begin)
+    site.hvtx(*change, act, HVTX_FAILPOINT_LOG=str(log))
+    points = list(dict.fromkeys(log.read_text().split()))
+    assert len(points) > 3
+    for point in points:
+        site.hvtx(*change, begin)
+        assert settled(site), point
+        killed = site.hvtx(*change, act, code=None, HVTX_FAILPOINT=f"{point}:kill")
+        assert killed.code == -9, (point, killed)
+        site.hvtx("recover")
+        assert settled(site), point
+        site.hvtx(*change, act)
+        site.hvtx("repair")
+        assert settled(site), point
+        assert (rows(site) == []) == ends
+    site.hvtx("network", "rm", "lan")
+    assert not (daemon.zones / "hvtx.xml").exists()
 
 
 def test_nobody_asks_a_bus_where_firewalld_has_no_table(
