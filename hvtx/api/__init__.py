@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from types import TracebackType
 
 from hvtx import commands
@@ -285,8 +286,8 @@ class Host:
 
         if pid is not None:
             check.whole("pid", pid, 1, check.PID_MOST)
-        with self._calls.opened(writable=not dry_run) as runtime:
-            return commands.adopt.adopt_object(runtime, thing, vm, pid=pid, dry_run=dry_run)
+        adopt = partial(commands.adopt.adopt_object, thing=thing, vm=vm, pid=pid)
+        return _adopted(self._calls, adopt, dry_run=dry_run)
 
     def import_my_hypervisor(self, paths: Sequence[str], *, dry_run: bool = False) -> Import:
         """``hvtx import my-hypervisor``: take over what is proven of its ``state.json`` files.
@@ -294,5 +295,23 @@ class Host:
         What was left is in the value's ``left()``. Raises NotFound, Busy, Refused.
         """
         given = [paths] if isinstance(paths, str) else paths
-        with self._calls.opened(writable=not dry_run) as runtime:
-            return commands.adopt.import_states(runtime, given, dry_run=dry_run)
+        take = partial(commands.adopt.import_states, given=given)
+        return _imported(self._calls, take, dry_run=dry_run)
+
+
+def _adopted(calls: Calls, adopt: Callable[..., Adopted], *, dry_run: bool) -> Adopted:
+    """A thing that is taken over; one that is refused makes no store."""
+    if dry_run:
+        with calls.opened(writable=False) as runtime:
+            return adopt(runtime, dry_run=True)
+    with calls.recording(partial(adopt, dry_run=True)) as runtime:
+        return adopt(runtime)
+
+
+def _imported(calls: Calls, take: Callable[..., Import], *, dry_run: bool) -> Import:
+    """What is taken over; where that is nothing, no store is made for it."""
+    first = None if dry_run else calls.without_store(partial(take, dry_run=True))
+    if first is not None and not first.counts()["imported"]:
+        return first._replace(applied=True)
+    with calls.opened(writable=not dry_run) as runtime:
+        return take(runtime, dry_run=dry_run)

@@ -74,6 +74,33 @@ class Calls:
             yield runtime
 
     @contextmanager
+    def recording(
+        self, check: Callable[[Runtime], object], *, spends: bool = False
+    ) -> Iterator[Runtime]:
+        """A runtime for what may be the first thing that is put on record.
+
+        Where there is no store, ``check`` is called before one is made, with a runtime whose store
+        reads as empty: it raises what the call itself would, so what is refused makes none. What it
+        has to say to people is left to the call.
+        """
+        with self.opened(writable=True, create=False, spends=spends) as runtime:
+            if not runtime.store.missing:
+                yield runtime
+                return
+            with notice.told_to(_to_nobody):
+                check(runtime)
+        with self.opened(writable=True, spends=spends) as runtime:
+            yield runtime
+
+    def without_store(self, look: Callable[[Runtime], T], *, spends: bool = False) -> T | None:
+        """What ``look`` says where there is no store, and none is made; None where there is one."""
+        with self.opened(writable=True, create=False, spends=spends) as runtime:
+            if not runtime.store.missing:
+                return None
+            with notice.told_to(_to_nobody):
+                return look(runtime)
+
+    @contextmanager
     def reading(self) -> Iterator[StoreSource | ViewSource]:
         """What reading verbs tell: from the store, or from the view that is published of it."""
         with self.speaking():
@@ -137,6 +164,10 @@ def _refuse_event_loop() -> None:
             "hvtx was called in the thread of an event loop, which would stand still meanwhile",
             hint='call it in a thread of its own: await asyncio.to_thread(host.vm.start, "web")',
         )
+
+
+def _to_nobody(level: str, words: str) -> None:
+    del level, words
 
 
 def _to_log(level: str, words: str) -> None:

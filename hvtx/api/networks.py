@@ -35,7 +35,7 @@ class Networks:
         (undone), Busy.
         """
         asked = asked_network(name, {"subnets": subnets, **options})
-        with self._calls.opened(writable=True) as runtime:
+        with self._calls.recording(commands.network_create.refusing(asked)) as runtime:
             made = commands.network_create.create_network(runtime, asked)
             return commands.show_networks.shown_network(runtime, made)
 

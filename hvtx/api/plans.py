@@ -75,6 +75,11 @@ class Plans:
     def apply_heuristic(self, reviewed: Report | Path | None = None) -> Report:
         """``gc --heuristic --apply --yes``: remove what is guessed. Raises as :meth:`apply`."""
         saved = _identities(reviewed, heuristic=True)
+        first = self._calls.without_store(commands.gc_heuristic.make_plan, spends=True)
+        if first is not None:
+            first = commands.gc_heuristic.reviewed(first, saved)
+            if not first.plan.acting():
+                return first
         with self._calls.opened(writable=True, spends=True) as runtime:
             if runtime.refused is not None:
                 return commands.gc_heuristic.make_plan(runtime)
@@ -90,7 +95,9 @@ class Plans:
     @again_when_full
     def apply_installation(self, installation: str) -> Report:
         """``gc --apply --installation ID --yes``. Raises Conflict too where it may still live."""
-        self._of_lost(installation, to_remove=True)
+        report = self._of_lost(installation, to_remove=True)
+        if not report.plan.acting():
+            return report._replace(applied=True)
         with self._calls.opened(writable=True, spends=True) as runtime:
             return commands.gc_installation.apply(runtime, installation)
 

@@ -71,8 +71,7 @@ class Sets:
         described asks for it. Raises Refused, UsageError (what could never be), NotFound, Conflict.
         """
         with self._calls.opened(writable=False) as runtime:
-            make = partial(commands.vm_apply.make_plan, runtime)
-            return _plan(runtime, make, request, Allowed(restart, replace), start=start)
+            return _plan(runtime, request, Allowed(restart, replace), start=start)
 
     def apply(
         self,
@@ -90,12 +89,14 @@ class Sets:
         they would be others now (StalePlan). ``tell`` hears of each step when it is done. Raises as
         :meth:`plan`, and Busy.
         """
+        allowed = Allowed(restart, replace)
+        plan = partial(_plan, request=request, allowed=allowed, start=start, reviewed=reviewed)
+        first = self._calls.without_store(plan)
+        if first is not None and (first.refusals or not first.steps):
+            return first
         with self._calls.opened(writable=True) as runtime:
             commands.vm_apply.begin(runtime, list(request.vms))
-            make = partial(commands.vm_apply.make_plan, runtime)
-            report = _plan(runtime, make, request, Allowed(restart, replace), start=start)
-            if reviewed is not None:
-                commands.vm_apply.refuse_stale(report, reviewed)
+            report = plan(runtime)
             if report.refusals:
                 return report
             do = partial(self._do, request)
@@ -128,16 +129,26 @@ def save(text: str, path: str) -> None:
 
 
 def _plan(
-    runtime: Runtime, make: Make, request: Request, allowed: Allowed, *, start: bool
+    runtime: Runtime,
+    request: Request,
+    allowed: Allowed,
+    *,
+    start: bool,
+    reviewed: Sequence[Any] | None = None,
 ) -> Report:
-    """What would be done now, once what can be seen beforehand is seen. Raises as its parts do."""
+    """What would be done now, once what can be seen beforehand is seen. Raises as its parts do.
+
+    StalePlan, where that is not what was ``reviewed``.
+    """
     wanted = request.described(runtime.settings.egress)
     if not start:
         wanted = wanted._replace(vms=[vm._replace(start=False) for vm in wanted.vms])
-    report = make(wanted, allowed)
+    report = commands.vm_apply.make_plan(runtime, wanted, allowed)
     for step in report.steps:
         if step.kind == VM and step.action.value in ("create", "change"):
             _check_files(runtime, request.vms[step.name])
+    if reviewed is not None:
+        commands.vm_apply.refuse_stale(report, reviewed)
     return report
 
 

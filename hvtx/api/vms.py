@@ -59,7 +59,9 @@ class Vms:
         Raises UsageError, NotFound (a network, a file), Conflict (what is taken), HostRefused.
         """
         request = requested(name, options)
-        with self._calls.opened(writable=True) as runtime:
+        with self._calls.recording(
+            lambda runtime: commands.vm_create.check_request(runtime, request)
+        ) as runtime:
             commands.vm_create.create_vm(runtime, request)
             return commands.show.show_vm(runtime, name)
 
@@ -84,7 +86,9 @@ class Vms:
         Raises what :meth:`create` and :meth:`start` raise.
         """
         request = requested(name, options)
-        with self._calls.opened(writable=True) as runtime:
+        with self._calls.recording(
+            lambda runtime: commands.vm_create.check_request(runtime, request, starts=True)
+        ) as runtime:
             return commands.show.shown_vm(runtime, commands.vm_start.run_vm(runtime, request))
 
     def start(self, name: str) -> ShownVm:

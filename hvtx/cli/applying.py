@@ -36,8 +36,13 @@ class Wish(NamedTuple):
 
 def apply(ctx: click.Context, /, *, only_plan: bool, yes: bool, json_: bool, **given: Any) -> int:
     """Plan, and carry out what was agreed to; the exit code."""
-    _refuse_combinations(given, only_plan=only_plan, yes=yes, json_=json_)
-    wish = _wish(given)
+    _refuse_combinations(given, only_plan=only_plan, yes=yes)
+    asks = not (only_plan or yes or given["saved"] is not None)
+    if asks and described.STDIN in given["files"]:
+        raise _unasked()  # before it is read: it might be a terminal
+    wish = _wish(given)  # what is wrong with the files comes before who can be asked about them
+    if asks and (json_ or not sys.stdin.isatty()):
+        raise _unasked()
 
     def told() -> AbstractContextManager[None]:
         return telling_refusal(json_, lambda refusal: _document(sets.refused(refusal), wish))
@@ -58,7 +63,7 @@ def apply(ctx: click.Context, /, *, only_plan: bool, yes: bool, json_: bool, **g
         return _carried_out(ctx, wish, json_=json_)
 
 
-def _refuse_combinations(given: dict[str, Any], *, only_plan: bool, yes: bool, json_: bool) -> None:
+def _refuse_combinations(given: dict[str, Any], *, only_plan: bool, yes: bool) -> None:
     files, saved = given["files"], given["saved"]
     if bool(files) == (saved is not None):
         raise UsageError(
@@ -74,12 +79,13 @@ def _refuse_combinations(given: dict[str, Any], *, only_plan: bool, yes: bool, j
         raise UsageError("--out and --detailed-exitcode need --plan", hint="they only plan")
     if only_plan and yes:
         raise UsageError("--plan and --yes cannot be combined", hint="give one of them")
-    asks = not (only_plan or yes or saved is not None)
-    if asks and (json_ or described.STDIN in files or not sys.stdin.isatty()):
-        raise UsageError(
-            "nobody can be asked here whether to go on",
-            hint="--plan shows what would be done, --yes does it",
-        )
+
+
+def _unasked() -> UsageError:
+    return UsageError(
+        "nobody can be asked here whether to go on",
+        hint="--plan shows what would be done, --yes does it",
+    )
 
 
 def _wish(given: dict[str, Any]) -> Wish:

@@ -105,7 +105,7 @@ def plan(
 
         write_page(report, html, mode)
     if json_:
-        render.emit_parts(documents.plan_text.pieces(report))
+        render.emit_parts(documents.plan_pieces.pieces(report))
     if report.refused is not None:
         raise report.refused
     tell_notes(report.notes)

@@ -114,17 +114,22 @@ def apply(runtime: Runtime, *, saved: Sequence[Identity] | None = None) -> Repor
     for network in runtime.read(records.networks):  # sorted by name; nobody leases meanwhile
         runtime.lock("network", network.name)
     runtime.lock("all", "gc")
-    report = make_plan(runtime)
-    if report.refused is not None:
-        return report
-    plan = report.plan if saved is None else _as_saved(report.plan, saved)
-    acting = plan.acting()
+    report = reviewed(make_plan(runtime), saved)
+    plan, acting = report.plan, report.plan.acting()
     if not acting:
-        return report._replace(plan=plan, applied=True)
+        return report
     with begin(runtime, VERB) as (sql, operation):
         # written before anything is gone: a crash must not take the way back with it
         operation.history(sql, [_event("intended", item) for item in acting])
-    return report._replace(plan=execute(operation, plan, remove_guessed), applied=True)
+    return report._replace(plan=execute(operation, plan, remove_guessed))
+
+
+def reviewed(report: Report, saved: Sequence[Identity] | None) -> Report:
+    """What :func:`apply` carries out of a plan (pure). Raises StalePlan."""
+    if report.refused is not None:
+        return report
+    plan = report.plan if saved is None else _as_saved(report.plan, saved)
+    return report._replace(plan=plan, applied=True)
 
 
 def _as_saved(plan: Plan, saved: Sequence[Identity]) -> Plan:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from hvtx.engine.new_network import DEFAULT, NetworkRequest, make_network, take_network
+from collections.abc import Callable
+
+from hvtx.engine.new_network import (
+    DEFAULT,
+    NetworkRequest,
+    check_free,
+    make_network,
+    take_network,
+)
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
 from hvtx.engine.unsettled import resolved_networks
@@ -17,6 +25,11 @@ def create_default(runtime: Runtime) -> Network:
     """
     runtime.enter()
     return take_network(runtime, DEFAULT)
+
+
+def refusing(request: NetworkRequest) -> Callable[[Runtime], None]:
+    """What raises Conflict or NotFound, before anything is made, for what is taken or not there."""
+    return lambda runtime: check_free(all_networks(runtime), request)
 
 
 def create_network(runtime: Runtime, request: NetworkRequest) -> Network:

@@ -13,6 +13,7 @@ from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 
 from hvtx.engine.autostart import program_path
+from hvtx.engine.installed_zone import FILE, install_zone, needs_reload, remove_zone
 from hvtx.engine.packaged_units import packaged_in
 from hvtx.engine.systemctl import (
     CALL_SECONDS,
@@ -50,7 +51,7 @@ from hvtx.engine.units import (
     shields,
     units,
 )
-from hvtx.errors import Conflict, NotPermitted, UsageError
+from hvtx.errors import Conflict, HostRefused, NotPermitted, UsageError
 from hvtx.host import output, program
 from hvtx.host.kvm import VARIABLE, wanted_accelerator
 from hvtx.model.typed import NamedTuple
@@ -149,11 +150,13 @@ def install(where: Place, root: str = "/") -> Outcome:
         if followers:
             call_systemctl(systemctl, "start", "--no-block", *followers)
     shielding = _install_shields(root)
-    entries += shielding
+    zone = install_zone(root)
+    entries += [*shielding, *_zone_entry(zone)]
     note = "the units come with the Debian package hvtx, and are used as they are"
     if any(entry.path.endswith(DROP_IN) and entry.state != "removed" for entry in entries):
         note = "the units come with the Debian package hvtx; drop-ins hold what is otherwise here"
     notes = [note if theirs else None, _note(running, root), _note_of_shields(shielding, running)]
+    notes.append(_note_of_zone(zone, root))
     return Outcome(tuple(entries), running, "; ".join(filter(None, notes)) or None)
 
 
@@ -213,6 +216,23 @@ def _note_of_shields(entries: Sequence[Entry], running: bool) -> str | None:
     )
 
 
+def _zone_entry(zone: tuple[str, str] | None) -> list[Entry]:
+    return [] if zone is None else [Entry(FILE, *zone)]
+
+
+def _note_of_zone(zone: tuple[str, str] | None, root: str) -> str | None:
+    """What a firewalld that runs needs, to put bridges into its zone at once: a person's word."""
+    try:
+        if zone is None or os.path.realpath(root) != "/" or not needs_reload():
+            return None
+    except HostRefused as problem:
+        return problem.message
+    return (
+        "`firewall-cmd --reload` makes a firewalld that runs know the zone hvtx; it ends what was"
+        " set at run time alone, and empties the tables of iptables"
+    )
+
+
 def changeable(where: Place) -> tuple[str, str] | None:
     """Why the units would let others become root or mislead it, and the fix; None if not so."""
     from hvtx.engine.ownership import problem_of_program
@@ -265,7 +285,7 @@ def uninstall(root: str = "/") -> Outcome:
         if unit.name not in (*copies, *theirs, *OPTIONAL)
     ]
     shielding = _remove_shields(root)
-    entries += shielding
+    entries += [*shielding, *_zone_entry(remove_zone(root))]
     note = (
         "the units of the Debian package hvtx stay as they are: they go with the package, and"
         f" `systemctl disable --now {RECOVER} {TIMER}` turns them off"

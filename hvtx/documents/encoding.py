@@ -1,7 +1,7 @@
 """JSON objects as text: in ASCII that every reader takes, in one form.
 
 The encoder of Python's own library is fast where it does not indent. What is long is therefore put
-together by its module of a few forms (:mod:`hvtx.documents.plan_text`), to the same letter.
+together by its module of a few forms (:mod:`hvtx.documents.plan_pieces`), to the same letter.
 """
 
 from __future__ import annotations

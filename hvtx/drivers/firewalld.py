@@ -3,7 +3,7 @@
 The entry of a row is what lasts, with the row's mark (:mod:`hvtx.model.firewalld_zone`); what is in
 force follows from it. firewalld is never reloaded: that would drop what others have changed at run
 time. So a zone that it does not know yet is only written down, and counts from its next start or
-reload on.
+reload on. What another installation of hvtx changes at the same time is waited for.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from collections.abc import Mapping, Sequence
 from hvtx.drivers.base import Host, not_among
 from hvtx.errors import Conflict, HostRefused, HvtxError
 from hvtx.host import firewalld
-from hvtx.host.firewalld import Firewalld
+from hvtx.host.firewalld import Firewalld, locked
 from hvtx.model.firewalld_zone import (
     BACKEND,
     ZONE,
     Zone,
     marks_in,
+    stays,
     text_without,
     with_interface,
     without,
@@ -42,7 +43,7 @@ class FirewalldDriver:
 
     def __init__(self, host: Host) -> None:
         """Nothing is asked yet."""
-        del host
+        self._seconds = host.lock_timeout
 
     def expected(self, resource: Resource) -> tuple[Entry, ...]:
         """The entries that stand for a row (pure)."""
@@ -67,8 +68,7 @@ class FirewalldDriver:
         Returns ``{"elements": n}`` by row: 1 where firewalld does not know the zone yet, else 2.
         Raises Conflict (somebody else put the bridge where it is), HostRefused.
         """
-        daemon = _daemon()
-        return {row.id: {"elements": _bind(daemon, row)} for row in resources}
+        return self._bound(resources, again=False)
 
     def repair(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
         """The same of rows on record: a bridge that is in the zone without a mark gets it again.
@@ -76,8 +76,12 @@ class FirewalldDriver:
         `firewall-cmd --runtime-to-permanent` drops the marks that are younger than the last reload,
         `--delete-zone` all. Raises as :meth:`create`.
         """
+        return self._bound(resources, again=True)
+
+    def _bound(self, resources: Sequence[Resource], *, again: bool) -> Mapping[int, dict[str, Any]]:
         daemon = _daemon()
-        return {row.id: {"elements": _bind(daemon, row, again=True)} for row in resources}
+        with locked(self._seconds):
+            return {row.id: {"elements": _bind(daemon, row, again=again)} for row in resources}
 
     def exchange(
         self, gone: Sequence[Resource], made: Sequence[Resource]
@@ -94,17 +98,25 @@ class FirewalldDriver:
         A bridge without a mark goes, too, if its row says that it was put there.
         """
         return {
-            row.id: _released(row.bridge, row.mark, made=bool(row.observed)) for row in resources
+            row.id: self._released(row.bridge, row.mark, made=bool(row.observed))
+            for row in resources
         }
 
     def remove(self, entry: Entry) -> Outcome:
         """Take out what carries an entry's mark. Never raises."""
-        return _released(entry.text, entry.mark or "")
+        return self._released(entry.text, entry.mark or "")
 
     def remove_copies(self, resource: Resource) -> Outcome:
         """Nothing: an interface is in one zone, once."""
         del resource
         return GONE
+
+    def _released(self, bridge: str, mark: str, *, made: bool = False) -> Outcome:
+        try:
+            with locked(self._seconds):
+                return _release(bridge, mark, made)
+        except HvtxError as problem:
+            return Outcome(False, "observe-failed", problem.message)
 
 
 def _daemon() -> Firewalld:
@@ -148,13 +160,6 @@ def _taken(bridge: str, zone: str) -> Conflict:
     )
 
 
-def _released(bridge: str, mark: str, *, made: bool = False) -> Outcome:
-    try:
-        return _release(bridge, mark, made)
-    except HvtxError as problem:
-        return Outcome(False, "observe-failed", problem.message)
-
-
 def _release(bridge: str, mark: str, made: bool) -> Outcome:
     daemon = firewalld.running()
     if daemon is None:
@@ -170,7 +175,7 @@ def _release(bridge: str, mark: str, made: bool) -> Outcome:
     if zone is None or (known is None and bridge not in zone.interfaces):
         return GONE
     left = without(zone, mark, bridge)
-    last = not left.interfaces and not marks_in(left.description)
+    last = not left.interfaces and not marks_in(left.description) and not stays(left)
     if not last or not daemon.forget(zone):  # the zone goes with the last, in one step
         daemon.keep(left)
     return GONE

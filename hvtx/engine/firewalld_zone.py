@@ -14,7 +14,7 @@ from hvtx.engine import notice
 from hvtx.host import firewalld
 from hvtx.host.firewalld import Firewalld
 from hvtx.host.firewalld_zones import has_file
-from hvtx.model.firewalld_zone import BACKEND, ZONE, is_others
+from hvtx.model.firewalld_zone import BACKEND, ZONE, is_others, is_waiting
 from hvtx.model.mark import Mark, parse_mark
 from hvtx.model.resource import Resource
 from hvtx.model.vm import Network
@@ -65,13 +65,13 @@ def drop_stale(
             driver.remove(entry)
 
 
-def warn_unknown(bridges: Sequence[str]) -> None:
-    """Say what is left to a person where firewalld does not know the zone. Raises HostRefused."""
-    daemon = firewalld.running() if bridges else None
-    if daemon is not None and ZONE not in daemon.zones():
+def warn_unknown(made: Iterable[Resource]) -> None:
+    """Say what is left to a person of rows just made, where firewalld did not know their zone."""
+    waiting = [row.bridge for row in made if row.backend == BACKEND and is_waiting(row)]
+    if waiting:
         notice.warning(
             f"firewalld learns of its new zone {ZONE} by its next reload or start; until then it"
-            f" stops guests of {', '.join(bridges)}: {_RELOAD}"
+            f" stops guests of {', '.join(waiting)}: {_RELOAD}"
         )
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from hvtx.engine import effects, lines, port_holders
-from hvtx.engine.making import committed
 from hvtx.engine.peer_ports import refuse_others_ports
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.together import Common
@@ -193,7 +192,7 @@ def _commit(runtime: Runtime, up: Sequence[Launch]) -> None:
     for launch in up:  # before all else: from here on nothing may be taken back
         launch.operation.committed = True
     for launch in up:
-        launch.rows = committed(launch.rows, launch.seen)
+        launch.rows = intents.committed(launch.rows, launch.seen)
     up[0].operation.verify()
     failpoint.reach("committed")
     for launch in up:

@@ -1,15 +1,15 @@
-"""Resources that are made by an operation of their own, and how its commit leaves their rows."""
+"""Resources that are made by an operation of their own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
 from hvtx.engine import effects
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import begin
-from hvtx.model.resource import Resource, State
-from hvtx.model.typed import Any
+from hvtx.model.resource import Resource
 from hvtx.planner import provision
+from hvtx.store import intents
 
 
 def make(
@@ -18,28 +18,20 @@ def make(
     wants: Sequence[provision.ResourceSpec],
     network: str | None = None,
 ) -> list[Resource]:
-    """Make what is wanted as an operation of its own, or undo it. Raises what the making raises.
+    """Make what is wanted as an operation of its own, or undo it; the rows as they were committed.
 
-    ``network``: whose the rows are, by id; the installation's without one.
+    ``network``: whose the rows are, by id; the installation's without one. Raises what the making
+    raises.
     """
     from hvtx.engine.undo import undo
 
     with begin(runtime, verb) as (sql, operation):
         rows = operation.intend(sql, wants, network=network)
     try:
-        operation.commit(rows, effects.create(operation, rows))
+        observed = effects.create(operation, rows)
+        operation.commit(rows, observed)
     except (Exception, KeyboardInterrupt) as problem:
         if not operation.committed:
             undo(operation, rows).tell(problem)
         raise
-    return rows
-
-
-def committed(
-    rows: Iterable[Resource], observed: Mapping[int, Mapping[str, Any]]
-) -> list[Resource]:
-    """The rows of an operation as its commit left them (pure)."""
-    return [
-        row._replace(state=State.COMMITTED, observed=dict(observed.get(row.id, row.observed)))
-        for row in rows
-    ]
+    return intents.committed(rows, observed)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from hvtx.engine import effects, others_filters, privileges
 from hvtx.engine.guest_routes import refuse_diverted, samples
-from hvtx.engine.making import committed, make
+from hvtx.engine.making import make
 from hvtx.engine.outdated import bring_up_to_date
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
@@ -29,7 +29,7 @@ from hvtx.model.typed import TYPE_CHECKING, Any
 from hvtx.model.vm import Network
 from hvtx.planner import egress, provision
 from hvtx.planner.scope import NetworkScope
-from hvtx.store import records
+from hvtx.store import intents, records
 
 if TYPE_CHECKING:
     from hvtx.engine.repaired import Failed, Repaired
@@ -130,7 +130,7 @@ def build_network(
         raise
     if new:
         forwarding.warn(families, [path for path, _, _ in settings])
-    return committed(rows, observed)
+    return intents.committed(rows, observed)
 
 
 def _service(runtime: Runtime, network: Network, *, new: bool) -> list[provision.ResourceSpec]:
@@ -221,8 +221,8 @@ def settle_accepts(
     from hvtx.engine import forward_accepts, passages
     from hvtx.engine.unsettled import resolved_networks
 
-    def make_rows(network: str, wants: Sequence[provision.ResourceSpec]) -> None:
-        make(runtime, "rebuild", wants, network)
+    def make_rows(network: str, wants: Sequence[provision.ResourceSpec]) -> list[Resource]:
+        return make(runtime, "rebuild", wants, network)
 
     def release() -> None:
         resolved_networks(runtime, all_networks(runtime))

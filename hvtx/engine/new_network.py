@@ -58,7 +58,7 @@ class NetworkRequest(NamedTuple):
 
 def make_network(runtime: Runtime, request: NetworkRequest, scope: NetworkScope) -> Network:
     """Make it, under the locks; ``scope`` are all networks."""
-    _check_free(scope, request)
+    check_free(scope, request)
     _warn_of_public(request.subnets)
     network = describe(runtime, request)._replace(dhcp=_serves(runtime, request))
     refuse_names(network.policy, [network])
@@ -204,7 +204,8 @@ def _free_subnet(known: Iterable[Network]) -> str:
     )
 
 
-def _check_free(scope: NetworkScope, request: NetworkRequest) -> None:
+def check_free(scope: NetworkScope, request: NetworkRequest) -> None:
+    """Raise Conflict where name, subnets, bridge or ways out are taken; NotFound for a device."""
     from hvtx.planner import addressing
 
     if _named(scope, request.name):

@@ -14,6 +14,8 @@ from hvtx.engine.units import (
     shields,
     units,
 )
+from hvtx.model.firewalld_zone import PACKAGED as ZONES_OF_PACKAGES
+from hvtx.model.firewalld_zone import ZONE, zone_text
 
 
 def packaged() -> tuple[Unit, ...]:
@@ -22,6 +24,15 @@ def packaged() -> tuple[Unit, ...]:
     files = [unit._replace(directory=PACKAGED) for unit in made]
     files += [unit._replace(directory=packaged_in(unit)) for unit in shields()]
     return tuple(u._replace(text=_of_the_package(u)) for u in files)
+
+
+def packaged_zone() -> Unit:
+    """Firewalld's zone `hvtx` as the Debian package has it.
+
+    firewalld knows it from its next start or reload on, and puts bridges into it at once.
+    """
+    by = PACKAGE_MARKER.removeprefix("# ")
+    return Unit(f"{ZONE}.xml", zone_text(by=by), ZONES_OF_PACKAGES)
 
 
 def _of_the_package(unit: Unit) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import closing, suppress
-from itertools import chain
 
 from hvtx.engine import firewalld_zone, notice
 from hvtx.engine.forward_accepts import world
@@ -36,7 +35,7 @@ from hvtx.planner.scope import NetworkScope
 from hvtx.rulesets.filter_ends import end_of, in_place
 from hvtx.rulesets.passage_rules import forward_rules, input_rules
 
-Make = Callable[[str, Sequence[ResourceSpec]], object]
+Make = Callable[[str, Sequence[ResourceSpec]], list[Resource]]
 WHAT = "passage"
 _BEHIND = "foreign rules come after hvtx's accept, so they do not apply to its guests"
 
@@ -226,8 +225,8 @@ class Passages:
     def __init__(self, runtime: Runtime, make: Make, release: Callable[[], None]) -> None:
         """Work for this run.
 
-        ``make`` makes rows of a network (its id) as an operation of its own; ``release`` releases
-        what interrupted operations have left of networks.
+        ``make`` makes rows of a network (its id) as an operation of its own, and returns them as
+        they were committed; ``release`` releases what interrupted operations have left of networks.
         """
         self._runtime, self._make, self._release = runtime, make, release
 
@@ -278,11 +277,12 @@ class Passages:
             with begin(self._runtime, "rebuild") as (_, operation):
                 pass
             take_down(operation, found.drop, reason="replaced")
+        made: list[Resource] = []
         for network, rows_wanted in found.make.items():
             if rows_wanted:
                 self._drop_stale(rows_wanted, scope)
-                self._make(network, rows_wanted)
-        firewalld_zone.warn_unknown(bridges_of(chain.from_iterable(found.make.values())))
+                made += self._make(network, rows_wanted)
+        firewalld_zone.warn_unknown(made)
         every = (*found.words, *found.lacks)
         return [Repaired(str(Kind.FILTER), said.partition(": ")[0], said) for said in every]
 

@@ -95,6 +95,8 @@ _DEEDS = (
     "BindPaths=-/dev/net/tun",
     "DeviceAllow=/dev/net/tun rw",
     "ReadWritePaths=-/proc/sys/net",
+    # of a firewalld that is stopped; one that runs is asked, and writes by itself
+    "ReadWritePaths=-/etc/firewalld/zones",
 )
 _LOOKS = ("SystemCallFilter=~@resources @privileged",)
 

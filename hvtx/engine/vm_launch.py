@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 from hvtx.engine import effects, notice, port_holders
 from hvtx.engine.guest_routes import Look, refuse_diverted
-from hvtx.engine.making import committed
 from hvtx.engine.operation import RunningOperation
 from hvtx.engine.peer_ports import refuse_others_ports
 from hvtx.engine.transaction import Operation
@@ -21,7 +20,7 @@ from hvtx.model.user import ROOT, User
 from hvtx.model.vm import Identity, Network, Vm
 from hvtx.planner.scope import NetworkScope
 from hvtx.planner.start import ports_of
-from hvtx.store import records
+from hvtx.store import intents, records
 
 if TYPE_CHECKING:
     from hvtx.drivers.portholder import Held, Holder
@@ -99,7 +98,7 @@ def bring_up(
             observed,
             then=lambda sql: records.set_vm_confirmed(sql, vm.id) if new else None,
         )
-        return committed(rows, observed)
+        return intents.committed(rows, observed)
     except (Exception, KeyboardInterrupt) as problem:
         roll_back(operation, vm, rows, means, identity, problem, new=new)
         raise

@@ -6,10 +6,14 @@ network namespace is none. Interfaces: firewalld.dbus(5); files: firewalld.zone(
 
 from __future__ import annotations
 
+import fcntl
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from hvtx.errors import HostRefused
-from hvtx.host import output, paths, program
+from hvtx.host import lock_holder, output, paths, program
 from hvtx.host.firewalld_zones import zone_file
 from hvtx.model.firewalld_zone import ZONE, Zone, described, zone_settings
 from hvtx.model.json_text import loads
@@ -21,7 +25,7 @@ _BUS = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
 _SECONDS = 10
 _MOST = 1 << 20  # bytes of a file
 _DRAFT = ".hvtx-new"
-_INVALID = "INVALID_ZONE"
+_INVALID, _BUILTIN = "INVALID_ZONE", "BUILTIN_ZONE"
 
 
 class NotAnswered(HostRefused):
@@ -61,14 +65,23 @@ class Firewalld(NamedTuple):
         self._call(place, "config.zone", "update2", "a{sv}", *_dictionary(own))
 
     def forget(self, zone: Zone) -> bool:
-        """Take the zone out of what lasts, if it is as hvtx made it. Raises NotAnswered."""
+        """Take the zone out of what lasts, if it is as hvtx made it. Raises NotAnswered.
+
+        One that a package has brought is then as the package has it.
+        """
         place = self._object()
         if place is None or not described(zone):
             return False
         seen = self._call(place, "config.zone", "getSettings2")
         if _given(seen) != _given(zone_settings(zone)):
             return False
-        self._call(place, "config.zone", "remove")
+        try:
+            self._call(place, "config.zone", "remove")
+        except NotAnswered as problem:
+            if _BUILTIN not in problem.message:
+                raise
+            # of a package, which has it in a file of its own: that is what is left
+            self._call(place, "config.zone", "loadDefaults")
         return True
 
     def bind(self, interface: str) -> None:
@@ -193,3 +206,42 @@ def put_file(text: str | None) -> None:
             )
     except OSError as problem:
         raise NotAnswered(f"{zone_file()} cannot be written: {problem.strerror}") from problem
+
+
+@contextmanager
+def locked(seconds: float, root: str = "/") -> Iterator[None]:
+    """While no other installation of hvtx changes the zone, of which a host has one.
+
+    What they lock is firewalld's own directory, which all of them see, and in which nothing is made
+    for it; where there is none, none of them can change anything. ``root``: of another system.
+    Raises NotAnswered where another one holds it for more than ``seconds``.
+    """
+    place = os.path.join(root, os.path.dirname(os.path.dirname(zone_file())).lstrip("/"))
+    try:
+        descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield
+        return
+    except OSError as problem:
+        raise NotAnswered(f"{place} cannot be opened: {problem.strerror}") from problem
+    try:
+        _lock(descriptor, place, seconds)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, place: str, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                message, hint = lock_holder.told(
+                    "firewalld's zone hvtx", lock_holder.of_file(place)
+                )
+                raise NotAnswered(message, hint=hint) from None
+            time.sleep(0.01)
+        else:
+            return

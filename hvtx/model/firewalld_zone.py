@@ -11,11 +11,14 @@ from __future__ import annotations
 import re
 
 from hvtx.model.mark import FAMILY
+from hvtx.model.resource import Resource
 from hvtx.model.typed import Any, NamedTuple
 
 ZONE = "hvtx"
 BACKEND = "firewalld"
+PACKAGED = "/usr/lib/firewalld/zones"  # where a distribution's package has its zones
 _ABOUT = "Bridges of VM networks, kept by hvtx."
+_STAYS = "It stays without them: `hvtx systemd install` put it here."
 
 
 class Zone(NamedTuple):
@@ -39,6 +42,14 @@ def zone_settings(zone: Zone) -> dict[str, Any]:
     }
 
 
+def is_waiting(row: Resource) -> bool:
+    """Whether firewalld did not know the zone when the row was made: it lasts, and counts later.
+
+    ``elements``: of what lasts and of what is in force, how many were made.
+    """
+    return row.observed == {"elements": 1}
+
+
 def marks_in(description: str) -> dict[str, str]:
     """The mark of each interface that a description names."""
     found = {}
@@ -52,6 +63,23 @@ def marks_in(description: str) -> dict[str, str]:
 def described(zone: Zone) -> bool:
     """Whether the zone is one that hvtx made."""
     return zone.description.startswith(_ABOUT)
+
+
+def stays(zone: Zone) -> bool:
+    """Whether the zone is there for networks to come, and does not go with the last of them."""
+    return described(zone) and _STAYS in zone.description
+
+
+def staying(zone: Zone | None) -> Zone:
+    """The zone as one that stays; one that is not there yet is empty."""
+    words = _ABOUT if zone is None else zone.description
+    interfaces = () if zone is None else zone.interfaces
+    return Zone(interfaces, words.replace(_ABOUT, f"{_ABOUT} {_STAYS}", 1))
+
+
+def passing(zone: Zone) -> Zone:
+    """The zone as one that goes with the last network."""
+    return zone._replace(description=" ".join(zone.description.replace(_STAYS, "").split()))
 
 
 def is_others(zone: Zone) -> bool:
@@ -90,6 +118,32 @@ _PLAIN = frozenset({
 })  # fmt: skip
 
 
+def zone_text(zone: Zone | None = None, by: str = "") -> str:
+    """A file of the zone, as hvtx makes it, without interfaces; ``by`` says whose the file is."""
+    settings = zone_settings(Zone((), _ABOUT) if zone is None else zone)
+    lines = [
+        '<?xml version="1.0" encoding="utf-8"?>',
+        *((f"<!-- {by} -->",) if by else ()),
+        f'<zone target="{settings["target"]}">',
+        f"  <short>{settings['short']}</short>",
+        f"  <description>{settings['description']}</description>",
+        *(f'  <service name="{name}"/>' for name in settings["services"]),
+        *(f'  <protocol value="{name}"/>' for name in settings["protocols"]),
+        '  <rule priority="32767">',
+        "    <reject/>",
+        "  </rule>",
+        "  <forward/>",
+        "</zone>",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def described_as(text: str, zone: Zone) -> str:
+    """A file with the description of ``zone``, and else as it is."""
+    new = f"<description>{zone.description}</description>"
+    return _DESCRIPTION.sub(lambda _: new, text, count=1)
+
+
 def zone_in(text: str) -> Zone:
     """The zone in a file."""
     found = _DESCRIPTION.search(text)
@@ -102,8 +156,12 @@ def text_without(text: str, mark: str, interface: str = "") -> str | None:
     left = without(zone, mark, interface)
     gone = set(zone.interfaces) - set(left.interfaces)
     text = _INTERFACE.sub(lambda found: "" if found[1] in gone else found[0], text)
-    own = described(left) and not marks_in(left.description)
-    if own and set(_ELEMENT.findall(text)) == _PLAIN:
+    if is_bare(text, left) and not stays(left):
         return None
-    new = f"<description>{left.description}</description>"
-    return _DESCRIPTION.sub(lambda _: new, text, count=1)
+    return described_as(text, left)
+
+
+def is_bare(text: str, zone: Zone) -> bool:
+    """Whether a file that is to have ``zone`` would say only what hvtx makes of one."""
+    own = described(zone) and not zone.interfaces and not marks_in(zone.description)
+    return own and set(_ELEMENT.findall(text)) == _PLAIN

@@ -125,6 +125,16 @@ def commit(
     return done.rowcount
 
 
+def committed(
+    rows: Iterable[Resource], observed: Mapping[int, Mapping[str, Any]]
+) -> list[Resource]:
+    """The rows as :func:`commit` leaves them, without asking the store (pure)."""
+    return [
+        row._replace(state=State.COMMITTED, observed=dict(observed.get(row.id, row.observed)))
+        for row in rows
+    ]
+
+
 def release(sql: sqlite3.Connection, rows: Sequence[Resource], operation: int) -> list[Resource]:
     """Rows that are still as the caller saw them become ``releasing`` under ``operation``."""
     seen = [[row.id, row.state, row.operation] for row in rows]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from hvtx.engine.packaged_units import packaged_zone
 from hvtx.engine.units import ENABLED, FOLLOWERS, Place, units
 from integration import lab
 from integration.lab.boot import image
@@ -157,6 +158,35 @@ def test_managers_of_networks_get_a_file_that_keeps_them_off(hvtx: Program, root
     }  # fmt: skip
     assert not network.exists()
     assert not keyfile.exists()
+
+
+def test_firewalld_gets_a_zone_that_stays(hvtx: Program, root: Path) -> None:
+    """Where it is installed and no package has brought one; somebody else's of the name is kept."""
+
+    def said(verb: str) -> dict[str, str]:
+        done = hvtx("systemd", verb, "--root", str(root), "--json").json()
+        return {u["path"]: u["state"] for u in done["units"] if u["name"] == "hvtx.xml"}
+
+    zone = root / "etc/firewalld/zones/hvtx.xml"
+    assert said("install") == {}
+    zone.parent.parent.mkdir()
+    assert said("uninstall") == {}
+    assert said("install") == {str(zone): "written"}
+    wanted = zone.read_text()
+    assert '<zone target="ACCEPT">' in wanted
+    assert said("install") == {str(zone): "unchanged"}
+    assert said("uninstall") == {str(zone): "removed"}
+    assert list(zone.parent.iterdir()) == []
+    zone.write_text(wanted.replace("Bridges of VM networks, kept by hvtx.", "Mine."))
+    theirs = zone.read_text()
+    assert said("install") == {str(zone): "kept"}
+    assert said("uninstall") == {}
+    assert zone.read_text() == theirs
+    brought = root / "usr/lib/firewalld/zones/hvtx.xml"
+    brought.parent.mkdir(parents=True)
+    brought.write_text(packaged_zone().text)
+    assert said("install") == {str(brought): "packaged"}
+    assert zone.read_text() == theirs
 
 
 @pytest.mark.parametrize("theirs", ["file", "mask"])
@@ -424,6 +454,24 @@ def test_the_sandbox_lets_legacy_tables_be_rebuilt(host: Host) -> None:
     host.run("hvtx", "gc", "--plan", "--detailed-exitcode")
     host.run("hvtx", "vm", "rm", "elder", "--force")
     host.run("hvtx", "network", "rm", "old")
+
+
+def test_the_sandbox_lets_a_stopped_firewalld_have_its_zone_changed(host: Host) -> None:
+    """The file of the zone alone may be written, by what collects, recovers and repairs."""
+    host.run("mkdir", "-p", "/etc/firewalld/zones")
+    for name in ("hvtx-gc", "hvtx-recover", "hvtx-repair", "hvtx-repair@nftables"):
+        place = f"/run/systemd/system/{name}.service.d"
+        for path, code in ((f"/etc/firewalld/zones/{name}", 0), (f"/etc/firewalld/{name}", 1)):
+            text = f"[Service]\\nExecStart=\\nExecStart=touch {path}\\n"
+            host.run("sh", "-c", f"mkdir -p {place}; printf '{text}' >{place}/touch.conf")
+            host.run("systemctl", "daemon-reload")
+            host.run("systemctl", "restart", f"{name}.service", code=None)
+            host.run("test", "-e", path, code=code)
+        host.run("rm", "-r", place)
+    host.run("rm", "-r", "/etc/firewalld")
+    host.run("systemctl", "daemon-reload")
+    host.run("systemctl", "reset-failed")
+    host.run("systemctl", "restart", "hvtx-recover")
 
 
 def test_what_a_firewalls_service_takes_away_is_put_back(host: Host) -> None:

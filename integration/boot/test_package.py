@@ -107,6 +107,7 @@ def test_installed_used_and_purged(inside: Callable[..., str]) -> None:
         "/usr/lib/systemd/system/hvtx-repair@.service",
         "/usr/lib/systemd/network/05-hvtx.network",
         "/usr/lib/NetworkManager/conf.d/hvtx.conf",
+        "/usr/lib/firewalld/zones/hvtx.xml",
     ):
         assert name in files
     inside("systemd-analyze", "verify", "/usr/lib/systemd/system/hvtx-recover.service")
@@ -138,7 +139,14 @@ def test_installed_used_and_purged(inside: Callable[..., str]) -> None:
         inside("hvtx", "vm", "rm", name, "--force")
     for name in ("nft", "ipt"):
         inside("hvtx", "network", "rm", name)
+    # what firewalld has kept of the zone as it was goes, and what somebody else has does not
+    zones, theirs = "/etc/firewalld/zones", "/etc/firewalld/zones/other.xml.old"
+    inside("mkdir", "-p", zones)
+    inside("cp", "/usr/lib/firewalld/zones/hvtx.xml", f"{zones}/hvtx.xml.old")
+    inside("touch", theirs)
     told = inside("dpkg", "--purge", "hvtx")
+    assert inside("find", zones, "-type", "f") == f"{theirs}\n"
+    inside("rm", "-r", "/etc/firewalld")
     assert "nothing that it made is left on this host" in told
     assert "no device or rule of it is left" in told
     assert "the record stays" in told
@@ -202,6 +210,7 @@ def test_the_packages_units_are_not_hidden(inside: Callable[..., str]) -> None:
     files = {
         "/usr/lib/systemd/network/05-hvtx.network": "packaged",
         "/usr/lib/NetworkManager/conf.d/hvtx.conf": "packaged",
+        "/usr/lib/firewalld/zones/hvtx.xml": "packaged",
     }
 
     def links() -> list[str]:

@@ -21,12 +21,18 @@ from integration.lab.cluster.package import program
 from integration.lab.program import Ran
 
 
-@pytest.fixture
-def two(netns: None, tmp_path: Path) -> Iterator[Lab]:
+@pytest.fixture(scope="module")
+def etcd() -> Path:
+    """Before a test has a namespace of its own, from which nothing can be downloaded."""
     found = program()
     if found is None:
         pytest.skip("Debian's package etcd-server cannot be had")
-    with cluster_lab(tmp_path, found) as made:
+    return found
+
+
+@pytest.fixture
+def two(etcd: Path, netns: None, tmp_path: Path) -> Iterator[Lab]:
+    with cluster_lab(tmp_path, etcd) as made:
         for host in HOSTS:
             made.hvtx(host, "network", "create", "lab", "--subnet", SUBNET, "--block-size", "30")
         yield made

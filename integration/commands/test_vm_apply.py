@@ -531,6 +531,38 @@ def test_where_anything_is_wrong_nothing_is_done(described: Set, case: str) -> N
     assert told["message"] in ran.err
 
 
+@pytest.mark.parametrize("more", [(), ("--json",), ("--yes",), ("--plan",)], ids=" ".join)
+def test_what_is_wrong_with_a_file_is_said_before_who_can_be_asked(
+    hvtx: Program, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    """Missing, malformed, not to be read, no file at all: whatever is to be done with it."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "broken").write_text("x = [")
+    (tmp_path / "bytes").write_bytes(b"\xff")
+    (tmp_path / "odd").write_text("[vms.web]\nmemroy = 1\n")
+    (tmp_path / "good").write_text("")
+    wrong = {
+        "missing": (3, "there is no file"),
+        "pipe": (2, "FIFO"),
+        "folder": (2, "directory"),
+        "loop": (2, "loop"),
+        "broken": (2, "is not TOML"),
+        "bytes": (2, "UTF-8"),
+        "odd": (2, "memroy"),
+    }
+    before = sorted(tmp_path.rglob("*"))
+    for name, (code, words) in wrong.items():
+        said = hvtx("vm", "apply", "-f", str(tmp_path / name), *more, code=code).err
+        assert str(tmp_path / name) in said, said
+        assert words in said
+        assert "nobody can be asked" not in said
+    assert sorted(tmp_path.rglob("*")) == before
+    said = hvtx("vm", "apply", "-f", str(tmp_path / "good"), "-f", "-", code=2).err
+    assert "nobody can be asked" in said  # standard input is not waited for
+
+
 def test_a_file_that_others_may_write_is_refused(described: Set) -> None:
     """It says what root starts."""
     described.write(LAB, WEB)

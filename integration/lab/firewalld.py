@@ -26,18 +26,26 @@ _BUS = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuratio
 """
 
 
+def root() -> Path:
+    """Where its packages are, taken apart; skips the test where they cannot be had.
+
+    To be asked in a fixture of the module, before a test has a network namespace of its own.
+    """
+    try:
+        return packages.taken_apart(packages.FIREWALLD)
+    except (packages.Unavailable, OSError, subprocess.SubprocessError) as problem:
+        pytest.skip(str(problem))
+
+
 class Firewalld:
     """The daemon and its bus; `address` is what DBUS_SYSTEM_BUS_ADDRESS is to be."""
 
-    def __init__(self, place: Path) -> None:
-        """Skips the test where it cannot be had."""
+    def __init__(self, root: Path, place: Path) -> None:
+        """Skips the test where it cannot run; ``root`` has its packages, ``place`` is its own."""
         for needed in ("dbus-daemon", "busctl", "nft"):
             if shutil.which(needed) is None:
                 pytest.skip(f"there is no {needed} here")
-        try:
-            self._root = packages.taken_apart(packages.FIREWALLD)
-        except (packages.Unavailable, OSError, subprocess.SubprocessError) as problem:
-            pytest.skip(str(problem))
+        self._root = root
         libraries = self._root / "usr/lib/python3/dist-packages"
         self.zones, self._place = place / "etc/zones", place
         bus = place / "bus"
@@ -61,6 +69,8 @@ class Firewalld:
         caller.write_text(f'#!/bin/sh\nexec {PYTHON} {self._root}/usr/bin/firewall-cmd "$@"\n')
         caller.chmod(0o755)
         shutil.copytree(self._root / "etc/firewalld", place / "etc")
+        self.vendors = place / "usr/zones"  # zones that packages bring
+        shutil.copytree(self._root / "usr/lib/firewalld", place / "usr")
         self.zones.mkdir(exist_ok=True)
         (place / "bus.conf").write_text(_BUS.format(path=bus))
         self._bus = subprocess.Popen(
@@ -74,7 +84,7 @@ class Firewalld:
         """Begin, and wait until its rules are in the kernel."""
         program = str(self._root / "usr/sbin/firewalld")
         words = [PYTHON, program, "--nofork", "--nopid", "--system-config", self._place / "etc"]
-        words += ["--default-config", self._root / "usr/lib/firewalld"]
+        words += ["--default-config", self._place / "usr"]
         self._daemon = subprocess.Popen(
             ["unshare", "-m", "sh", "-c", f'{_OWN} && exec "$@"', "sh", *map(str, words)],
             env=self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

@@ -52,7 +52,8 @@ def _opens(pid: int) -> bool:
 class RealWorld(World):
     """A namespace; with each life a new one, and a boot id that only hvtx sees."""
 
-    drivers = frozenset(DRIVERS) - {"firewalld"}  # integration/network/test_firewalld.py has one
+    # of firewalld each life would have another one (integration/kernel/test_driver_contract.py has it)
+    drivers = frozenset(DRIVERS) - {"firewalld"}
 
     def __init__(self, place: Path) -> None:
         super().__init__(place)

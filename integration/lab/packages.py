@@ -1,16 +1,20 @@
 """Debian's packages, taken apart in `.cache/packages` and not installed; made once, then found.
 
-`python -m integration.lab.packages` gets those of the ordinary run. It is done before the tests: a
-test's own network namespace leads nowhere.
+`python -m integration.lab.packages` gets those of the ordinary run, before its tests. Who runs a test
+by itself gets what it needs from a fixture of its module: a test's own network namespace leads
+nowhere. Several may want the same at once: one gets it, and the others wait.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "packages"
@@ -29,6 +33,13 @@ ORDINARY = (ETCD, CNI_PLUGINS, BIRD, VTYSH, CONTAINERD, FIREWALLD)
 
 class Unavailable(Exception):
     """What apt said."""
+
+
+def _namespace() -> int:
+    return os.stat("/proc/thread-self/ns/net").st_ino
+
+
+_OUTSIDE = _namespace()
 
 
 def with_libraries(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -56,8 +67,27 @@ def _said(*argv: str) -> str:
 def taken_apart(names: tuple[str, ...]) -> Path:
     """The root of some packages, with their libraries. Raises Unavailable."""
     place = CACHE / "-".join(names)
-    if place.exists():
-        return place
+    if not place.exists():
+        assert _namespace() == _OUTSIDE, (
+            "nothing can be downloaded in a test's own namespace: ask in a fixture of its module"
+        )
+        with _alone():
+            _take_apart(names, place)
+    return place
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """While nobody else gets packages into this cache."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _take_apart(names: tuple[str, ...], place: Path) -> None:
+    if place.exists():  # who was here before has made it
+        return
     work = place.with_name(f"{place.name}.{os.getpid()}")
     work.mkdir(parents=True)
     try:
@@ -71,11 +101,9 @@ def taken_apart(names: tuple[str, ...]) -> Path:
             raise Unavailable(f"apt-get download {' '.join(names)}: {got.stderr.strip()[:200]}")
         for archive in work.glob("*.deb"):
             subprocess.run(["dpkg-deb", "-x", archive, work / "root"], check=True)
-        if not place.exists():  # another test was quicker
-            (work / "root").rename(place)
+        (work / "root").rename(place)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return place
 
 
 def main() -> None:

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from hvtx.api import Host
+from hvtx import api
+from hvtx.drivers.base import Host
+from hvtx.drivers.firewalld import FirewalldDriver
+from hvtx.engine.installed_zone import install_zone, remove_zone
+from hvtx.engine.packaged_units import packaged_zone
 from hvtx.host import firewalld as host_firewalld
 from hvtx.host import firewalld_zones
+from hvtx.model.firewalld_zone import Zone, marks_in, stays, zone_in
+from hvtx.model.mark import make_mark
+from hvtx.model.resource import Resource
 from integration import lab
 from integration.boot.test_reboots import forget_everything
+from integration.lab import firewalld
 from integration.lab.firewalld import Firewalld
-from integration.lab.machine_world import RealWorld
 from integration.lab.neighbourhood import flows
 from integration.lab.neighbourhood.flows import Ask
 from integration.lab.program import Forked, preload
 from integration.network.test_guests_network import until
 from integration.network.test_others_drops import Inside
-from tests.drivers import contract
 
 GUEST = Path(__file__).parents[1] / "lab/guest.py"
 GATEWAY4, GATEWAY6, PORT, FAR = "10.77.0.1", "fd77::1", 8080, 9000
@@ -38,10 +45,10 @@ class Site:
         self.world, self.daemon, self.hvtx = world, daemon, Forked()
         self.guests: dict[str, dict[str, str]] = {}
 
-    def create(self, *more: str) -> None:
-        """The network."""
+    def create(self, *more: str) -> str:
+        """The network; what was said besides."""
         subnets = ("--subnet", "10.77.0.0/24", "--subnet", "fd77::/64")
-        self.hvtx("network", "create", "lan", *subnets, "--bridge", "hvlan", *more)
+        return self.hvtx("network", "create", "lan", *subnets, "--bridge", "hvlan", *more).err
 
     def run(self) -> None:
         """The guests."""
@@ -113,10 +120,16 @@ class Site:
         return self.daemon.table(), files
 
 
+@pytest.fixture(scope="module")
+def packages() -> Path:
+    """Before a test has a namespace of its own, from which nothing can be downloaded."""
+    return firewalld.root()
+
+
 @pytest.fixture
-def daemon(netns: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Firewalld]:
+def daemon(packages: Path, netns: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Firewalld]:
     """A firewalld that does not run yet."""
-    made = Firewalld(lab.open_place())
+    made = Firewalld(packages, lab.open_place())
     monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", made.address)
     monkeypatch.setattr(firewalld_zones, "ZONES", str(made.zones))
     yield made
@@ -235,6 +248,96 @@ def test_hvtx_is_there_first(site: Site) -> None:
     assert site.hvtx.is_clean()
 
 
+@pytest.mark.parametrize("by", ["package", "systemd install"])
+def test_a_zone_that_was_brought_before_takes_bridges_at_once(site: Site, by: str) -> None:
+    """No reload by anybody, from the first network on; and it stays when the last one goes."""
+    daemon = site.daemon
+    if by == "package":
+        (daemon.vendors / "hvtx.xml").write_text(packaged_zone().text)
+    else:
+        assert install_zone("/") == (str(daemon.zones / "hvtx.xml"), "written")
+    daemon.start()
+    before = site.theirs()
+    assert "firewall-cmd" not in site.create()
+    assert rows(site) == ["zone hvtx of hvlan"]
+    site.run()
+    assert site.passing() == ALL
+    assert site.errors() == {}
+    assert site.hvtx("repair", "--json").json()["repaired"] == []
+    daemon.run("firewall-cmd --reload")
+    assert site.passing() == ALL
+    site.leave()
+    assert daemon.says("--zone=hvtx", "--list-interfaces") == ""
+    daemon.run("firewall-cmd --reload")  # it keeps chains of a zone that was in use until then
+    assert lab.difference(before, site.theirs()) == ""
+    assert "hvtx" in daemon.says("--permanent", "--get-zones")
+    site.guests.clear()
+    site.create()
+    daemon.stop()
+    site.leave()  # in its file, while it does not run
+    daemon.start()
+    assert lab.difference(before, site.theirs()) == ""
+    assert site.hvtx.is_clean()
+
+
+def test_install_and_uninstall_beside_networks(site: Site) -> None:
+    """A zone with bridges becomes one that stays, and goes with the last network again."""
+    daemon, zone = site.daemon, site.daemon.zones / "hvtx.xml"
+    daemon.start()
+    site.create()
+    daemon.run("firewall-cmd --reload")
+    assert install_zone("/") == (str(zone), "written")
+    until(
+        lambda: "systemd install" in daemon.says("--permanent", "--info-zone=hvtx", "-v"), "inotify"
+    )
+    site.hvtx("network", "create", "more", "--subnet", "10.78.0.0/24", "--bridge", "hvmore")
+    assert daemon.says("--zone=hvtx", "--list-interfaces") == "hvlan hvmore"
+    site.hvtx("network", "rm", "lan")
+    site.hvtx("network", "rm", "more")
+    assert stays(zone_in(zone.read_text()))
+    assert remove_zone("/") == (str(zone), "removed")
+    assert not zone.exists()
+    daemon.run("firewall-cmd --reload")
+    site.create()
+    install_zone("/")
+    assert remove_zone("/") == (str(zone), "removed")
+    assert daemon.says("--permanent", "--zone=hvtx", "--list-interfaces") == "hvlan"
+    site.hvtx("network", "rm", "lan")
+    assert not zone.exists()
+
+
+POSTINST = Path(__file__).parents[2] / "scripts/debian/firewalld.sh"
+FOREIGN = {
+    "nothing": "true",
+    "a port": "firewall-cmd --add-port=9/tcp",
+    "an interface": "firewall-cmd --zone=trusted --add-interface=hvx",
+    "a direct rule": "firewall-cmd --direct --add-rule ipv4 filter FORWARD 0 -j ACCEPT",
+    "a rule of iptables": "iptables-nft -A FORWARD -s 192.0.2.1 -j DROP",
+    "a table of somebody": "nft add table ip mine",
+}
+
+
+@pytest.mark.parametrize("theirs", FOREIGN)
+def test_the_package_reloads_only_where_nothing_is_lost(daemon: Firewalld, theirs: str) -> None:
+    """A reload ends what was set at run time alone, and empties the tables of iptables."""
+    daemon.start()
+    daemon.run(FOREIGN[theirs])
+    (daemon.vendors / "hvtx.xml").write_text(packaged_zone().text)
+    before = lab.run("nft", "list", "ruleset")
+    said = daemon.run(f". {POSTINST}; bring_zone_into_force")
+    if theirs in ("nothing", "a table of somebody"):
+        assert "was reloaded" in said
+        assert "hvtx" in daemon.says("--get-zones")
+        assert ("table ip mine" in lab.run("nft", "list", "ruleset")) == (theirs != "nothing")
+        assert daemon.run(f". {POSTINST}; bring_zone_into_force") == ""  # an upgrade
+    else:
+        assert "`firewall-cmd --reload`" in said
+        assert lab.run("nft", "list", "ruleset") == before
+        assert "hvtx" not in daemon.says("--get-zones").split()
+    daemon.stop()
+    assert daemon.run(f". {POSTINST}; bring_zone_into_force") == ""
+
+
 def test_what_an_administrator_decided_stays(site: Site) -> None:
     """A bridge in a zone of somebody's choice, before and afterwards; and what he adds to ours."""
     daemon = site.daemon
@@ -298,7 +401,9 @@ def test_marks_that_others_lose_are_put_back(site: Site) -> None:
     for act in lose:
         daemon.run(act)
         assert not zone.exists() or "hvmore=" not in zone.read_text()
-        Host().attachments.status("more")  # what is in force is as it was: no node is to be unready
+        api.Host().attachments.status(
+            "more"
+        )  # what is in force is as it was: no node is to be unready
         site.hvtx("repair")
         assert "hvmore=" in zone.read_text()
         assert daemon.says("--permanent", "--zone=hvtx", "--list-interfaces") == "hvlan hvmore"
@@ -420,6 +525,49 @@ def test_it_is_killed(site: Site, point: str) -> None:
     assert lab.difference(before, site.theirs()) == ""
 
 
+def settled(site: Site) -> bool:
+    """What is on record of the zone is what stands in its file, to the mark, and nothing else is."""
+    told = site.hvtx("network", "show", "lan", "--json").json()["resources"]
+    recorded = [("hvlan", row["mark"]) for row in told if row["key"].startswith("zone ")]
+    file = site.daemon.zones / "hvtx.xml"
+    kept = zone_in(file.read_text()) if file.exists() else Zone((), "")
+    there = marks_in(kept.description)
+    return (
+        recorded == [*there.items()] and set(kept.interfaces) == set(there) and site.hvtx.is_clean()
+    )
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["placed", "taken away"])
+def test_it_is_killed_at_every_failpoint(site: Site, tmp_path: Path, ends: bool) -> None:
+    """The crash matrix has it no other way: it puts back files and rules, and no daemon's memory.
+
+    Before each system call nothing more could be killed: what is done goes by the bus, in which each
+    call is whole or not at all, and the failpoints stand between them.
+    """
+    daemon, log = site.daemon, tmp_path / "points"
+    daemon.start()
+    site.create("--no-passage")
+    begin, act = ("--passage", "--no-passage")[:: -1 if not ends else 1]
+    change = ("network", "set", "lan")
+    site.hvtx(*change, begin)
+    site.hvtx(*change, act, HVTX_FAILPOINT_LOG=str(log))
+    points = list(dict.fromkeys(log.read_text().split()))
+    assert len(points) > 3
+    for point in points:
+        site.hvtx(*change, begin)
+        assert settled(site), point
+        killed = site.hvtx(*change, act, code=None, HVTX_FAILPOINT=f"{point}:kill")
+        assert killed.code == -9, (point, killed)
+        site.hvtx("recover")
+        assert settled(site), point
+        site.hvtx(*change, act)
+        site.hvtx("repair")
+        assert settled(site), point
+        assert (rows(site) == []) == ends
+    site.hvtx("network", "rm", "lan")
+    assert not (daemon.zones / "hvtx.xml").exists()
+
+
 def test_nobody_asks_a_bus_where_firewalld_has_no_table(
     netns: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -433,39 +581,71 @@ def test_nobody_asks_a_bus_where_firewalld_has_no_table(
         assert "the bus" not in hvtx(*command, code=None).err
 
 
-# -- the drivers' contract, on the real daemon --------------------------------------------------------
+# -- two installations ---------------------------------------------------------------------------------
 
 
-class BusWorld(RealWorld):
-    """A host with firewalld, for the contract of its driver alone."""
+def writer(installation: str, names: list[str]) -> list[Resource]:
+    """What an installation puts into the zone, and takes out again but for the last."""
+    driver = FirewalldDriver(Host(installation, "/none", "/none", 30.0))
+    rows = []
+    for number, name in enumerate(names, 1):
+        spec = {"backend": "firewalld", "what": "passage", "bridge": name}
+        mark = make_mark(installation, number, b"a" * 10)
+        row = Resource(number, "filter", name, "intended", mark, spec, {}, 1, 1, None, None)
+        observed = driver.create([row])[number]
+        rows.append(row._replace(state="committed", observed=dict(observed)))
+    outcomes = driver.release(rows[:-1])
+    assert all(outcome.gone for outcome in outcomes.values()), outcomes
+    return rows[-1:]
 
-    drivers = frozenset({"firewalld", "bridge"})
+
+def test_two_installations_lose_nothing_of_each_other(daemon: Firewalld) -> None:
+    """Each adds to the one description and takes away from it, both at once, and both stay whole."""
+    daemon.start()
+    fork = multiprocessing.get_context("fork")
+    begun = []
+    for installation in ("aaaaaaaaaa", "bbbbbbbbbb"):
+        names = [f"hv{installation[0]}{number}" for number in range(8)]
+        begun.append(fork.Process(target=writer, args=(installation, names)))
+    for process in begun:
+        process.start()
+    for process in begun:
+        process.join(120)
+    assert [process.exitcode for process in begun] == [0, 0]
+    zone = zone_in((daemon.zones / "hvtx.xml").read_text())
+    assert sorted(zone.interfaces) == ["hva7", "hvb7"]
+    assert sorted(marks_in(zone.description)) == ["hva7", "hvb7"]
 
 
-@pytest.fixture
-def world_of_contract(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[BusWorld, Any, Any]]:
-    """The world, the driver and its row, with the bridge in place."""
-    found = BusWorld(tmp_path)
-    daemon = Firewalld(lab.open_place())
+def test_who_changes_the_zone_for_too_long_is_named(daemon: Firewalld) -> None:
+    """A network is made without its zone, and one that goes is on record until it has gone whole."""
+    daemon.start()
+    hvtx = Forked()
+    hvtx("network", "create", "one", "--subnet", "10.77.0.0/24", "--bridge", "hvone")
+    zone = (daemon.zones / "hvtx.xml").read_text()
+    holds = "import fcntl, os, sys, time; d = os.open(sys.argv[1], os.O_RDONLY);"
+    holds += " fcntl.flock(d, fcntl.LOCK_EX); print(flush=True); time.sleep(600)"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", holds, str(daemon.zones.parent)], stdout=subprocess.PIPE
+    )
     try:
-        monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", daemon.address)
-        monkeypatch.setattr(firewalld_zones, "ZONES", str(daemon.zones))
-        daemon.start()
-        before, row = contract.CASES["firewalld"](found)
-        for other in before:
-            contract.make(found, other)
-        yield found, contract.driver(found, "firewalld"), row
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        quick = ("--lock-timeout", "0.2")
+        told = hvtx(*quick, "network", "create", "two", "--subnet", "10.78.0.0/24")
+        assert f"pid {holder.pid}" in told.err
+        assert f"pid {holder.pid}" in hvtx(*quick, "repair", code=9).out
+        told = hvtx(*quick, "network", "rm", "one", code=9)
+        assert f"pid {holder.pid}" in told.err + told.out
+        assert (daemon.zones / "hvtx.xml").read_text() == zone
     finally:
-        daemon.close()
-        found.close()
-
-
-def test_the_driver_keeps_its_contract(world_of_contract: tuple[BusWorld, Any, Any]) -> None:
-    world, driver, row = world_of_contract
-    bench = (driver, row)
-    contract.test_absent_is_gone(world, bench)
-    contract.test_what_is_made_is_released_and_nothing_else(world, bench)
-    contract.test_another_mark_releases_nothing(world, bench)
-    contract.test_what_exists_is_refused_and_left_alone(world, bench)
+        holder.kill()
+        holder.communicate()
+    hvtx("recover")
+    hvtx("network", "rm", "one", code=None)
+    assert "hvone" not in (daemon.zones / "hvtx.xml").read_text()
+    hvtx("repair")
+    assert "=hvtx:1:" in (daemon.zones / "hvtx.xml").read_text()
+    hvtx("network", "rm", "two")
+    assert hvtx.is_clean()
+    assert not (daemon.zones / "hvtx.xml").exists()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
 from integration import lab
+from integration.lab import witness
 from integration.lab.program import Program
 from integration.lab.verbs import (
     BACKENDS,
@@ -140,6 +142,50 @@ def test_who_needs_a_vm_or_network_makes_no_store(hvtx: Program) -> None:
         hvtx(*argv, "web", code=3)
     for verb in ("start", "stop", "rm"):
         hvtx("vm", verb, "web", "db", code=3)
+    assert not Path(os.environ["HVTX_STATE_DIR"]).exists()
+
+
+def test_what_is_refused_or_finds_nothing_makes_no_store(hvtx: Program, tmp_path: Path) -> None:
+    """What would make one, where it does not come to that: bad input changes nothing."""
+    lab.run("ip", "tuntap", "add", "dev", "mine0", "mode", "tap")
+    subnet = ("network", "create", "net", "--subnet")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (tmp_path / "none.json").write_text("{}")
+    (tmp_path / "plan").write_text(hvtx("gc", "--heuristic", "--plan", "--json").out)
+    described = tmp_path / "set.toml"
+    described.write_text('[networks.lab]\nsubnet = "127.0.0.0/24"\n')
+    named = tmp_path / "named.toml"
+    named.write_text('[vms.web]\nnetwork = "lob"\n')
+    lost = ("gc", "--apply", "--yes", "--installation")
+    refused: list[tuple[int, tuple[str, ...]]] = [
+        (3, ("vm", "create", "web", "--network", "lab", "--", "sleep", "9")),
+        (3, ("vm", "run", "web", "--network", "lab", "--", "sleep", "9")),
+        (3, ("vm", "run", "web", "--kernel", "/none")),
+        (3, ("vm", "create", "web", "--user", "nobody-of-that-name", "--", "sleep", "9")),
+        (4, (*subnet, "10.77.0.0/24", "--bridge", "lo")),
+        (3, (*subnet, "10.77.0.0/24", "--uplink", "none9")),
+        (3, ("vm", "apply", "--yes", "-f", str(named))),
+        (3, ("adopt", "tap-none", "--vm", "web")),
+        (2, ("adopt", "mine0", "--vm", "Bad Name")),
+        (3, ("import", "my-hypervisor", str(empty))),
+        (3, ("import", "my-hypervisor", str(tmp_path / "missing"))),
+        (9, ("import", "my-hypervisor", str(tmp_path / "none.json"))),
+        (0, ("gc", "--heuristic", "--apply", "--yes", str(tmp_path / "plan"))),
+        (3, (*lost, "aaaaaaaaaa")),
+    ]
+    found = []
+    with witness.unchanged():
+        for code, argv in refused:
+            ran = hvtx(*argv, code=None)
+            if ran.code != code:
+                found.append((ran.code, argv, ran.err))
+            for name in ("HVTX_STATE_DIR", "HVTX_RUN_DIR"):
+                if Path(os.environ[name]).exists():
+                    found.append((name, argv, ran.err))
+                    shutil.rmtree(os.environ[name])
+    assert found == []
+    hvtx("adopt", "mine0", "--vm", "web", "--dry-run", code=None)
     assert not Path(os.environ["HVTX_STATE_DIR"]).exists()
 
 

@@ -195,7 +195,7 @@ def test_plans_load_what_they_show_and_no_more() -> None:
         " print(*sorted(sys.modules), file=sys.stderr); sys.exit(code)"
     )
     late = {
-        *(f"hvtx.documents.{name}" for name in documents.__all__ if name not in ("plan", "plan_text")),
+        *(f"hvtx.documents.{name}" for name in documents.__all__ if name not in ("plan", "plan_pieces")),
         "hvtx.cli.page", "hvtx.host.replica", "hvtx.commands.explain", "hvtx.model.reasons", "hvtx.model.diagram",
         "hvtx.planner.heuristic", "hvtx.planner.known_software", "hvtx.planner.diagram", "hvtx.planner.promises",
         "hvtx.planner.identify", "xml",

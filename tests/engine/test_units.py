@@ -205,7 +205,8 @@ def test_any_path_is_one_word_of_its_directive(program: str, state: str, config:
         assert split(value(name, "RequiresMountsFor", place)) == [state]
         assert f"HVTX_CONFIG={config}" in split(value(name, "Environment", place))
         written = split(value(name, "ReadWritePaths", place))
-        assert written == ["-/proc/sys/net", "/run", f"-{state}", "-/run/hvtx"]
+        own = ["/run", f"-{state}", "-/run/hvtx"]
+        assert written == ["-/proc/sys/net", "-/etc/firewalld/zones", *own]
         assert len(texts(place)[name].splitlines()) == len(texts(PLACE)[name].splitlines()) + 1
 
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from hvtx.model.firewalld_zone import (
     Zone,
+    described_as,
+    is_bare,
     is_others,
     marks_in,
+    passing,
+    staying,
+    stays,
     text_without,
     with_interface,
     without,
     zone_in,
     zone_settings,
+    zone_text,
 )
 
 ONE, TWO = (f"hvtx:1:abcdefghij:{n}.aaaaaaaaaaaaaaaa" for n in (1, 2))
@@ -95,3 +101,32 @@ def test_a_file_with_something_of_others_stays() -> None:
     assert left is not None
     assert 'port="7"' in left
     assert zone_in(left) == Zone((), "Bridges of VM networks, kept by hvtx.")
+
+
+def test_a_zone_that_is_installed_stays_without_networks() -> None:
+    """Its file as it is written is what is left of it when the last bridge goes."""
+    bare = zone_text(staying(None))
+    assert stays(zone_in(bare))
+    assert not is_others(zone_in(bare))
+    assert is_bare(bare, zone_in(bare))
+    both = with_interface(staying(BOTH), "hv2", TWO)
+    assert stays(both)
+    assert marks_in(both.description) == {**marks_in(BOTH.description), "hv2": TWO}
+    one = with_interface(zone_in(bare), "hv0", ONE)
+    text = FILE.format(description=one.description).replace('  <interface name="hv1"/>\n', "")
+    assert text_without(text, ONE) == bare
+    assert not is_bare(text, one)
+    assert passing(staying(BOTH)) == BOTH
+    assert described_as(text, passing(one)) == text.replace(
+        one.description, passing(one).description
+    )
+
+
+def test_the_file_of_a_package_is_what_hvtx_makes_of_a_zone() -> None:
+    """And says whose it is; a zone that goes with its last network is left as none."""
+    text = zone_text(by="Of somebody.")
+    assert "<!-- Of somebody. -->\n<zone " in text
+    assert not stays(zone_in(text))
+    one = with_interface(zone_in(text), "hv0", ONE)
+    assert one == with_interface(None, "hv0", ONE)
+    assert text_without(described_as(text, one), ONE) is None

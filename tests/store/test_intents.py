@@ -140,3 +140,19 @@ def test_idle_operations_close_only_without_rows(store: Store) -> None:
         intents.commit(sql, rows, {}, busy)
         intents.close_idle(sql, [busy], NOW)
     assert records.operations(store.connection) == []
+
+
+def test_a_commit_leaves_rows_as_they_are_told_without_asking(
+    store: Store, rows: list[Any]
+) -> None:
+    """What was seen replaces what a row said; a row of which nothing was seen keeps it."""
+    with store.transaction() as sql:
+        intents.record_observed(sql, rows[1].id, {"netns": 3})
+    before = records.resources(store.connection)
+    seen = {before[0].id: {"ifindex": 7}}
+    with store.transaction() as sql:
+        assert intents.commit(sql, before, seen, before[0].operation) == len(before)
+    told = intents.committed(before, seen)
+    assert told == records.resources(store.connection)
+    assert [row.observed for row in told[:2]] == [{"ifindex": 7}, {"netns": 3}]
+    assert told[0].observed is not seen[before[0].id]
