@@ -151,6 +151,41 @@ def test_the_gateway_tells_the_host_and_other_guests_of_a_vm(one: Program) -> No
     assert two.does("ask", "10.77.0.1", "web.lan", "A")["code"] == 3
 
 
+def test_the_name_of_a_vm_goes_with_it_whatever_its_guest_was_given(hvtx: Program) -> None:
+    """dnsmasq finds a lease's name in the files, and has it as long as the lease."""
+    network(hvtx)
+    web, two = start(hvtx, "web"), start(hvtx, "two")
+    web.take()
+    two.take()
+    web.link()
+    assert web.does("six", "eth0")["addresses"] == [web.ipv6]
+    hvtx("vm", "stop", "web", "--force")
+    ask = ("ask", "10.77.0.1", "web.lan")
+    until(lambda: two.does(*ask, "A")["code"] == 3, "the name is there")
+    assert two.does(*ask, "AAAA")["code"] == 3
+    behind = ".".join(reversed(web.ipv4.split("."))) + ".in-addr.arpa"
+    assert two.does("ask", "10.77.0.1", behind, "PTR")["code"] == 3
+    assert two.does("ask", "10.77.0.1", "two.lan", "A")["addresses"] == [two.ipv4]
+    assert two.does("reboot", "eth0", two.ipv4)["type"] == "ack"
+    hvtx("vm", "start", "web")
+    assert Guest(hvtx, "web").does("four", "eth0")["address"] == web.ipv4
+
+
+def test_who_has_an_address_of_the_network_is_asked_nobody_else(
+    one: Program, world: lab.Namespace
+) -> None:
+    """Private addresses have names here alone: a resolver upstream would learn who is asked for."""
+    network(one)
+    web = start(one, "web")
+    web.take()
+    ptr = "{}.0.77.10.in-addr.arpa"
+    last = int(web.ipv4.rpartition(".")[2])
+    told = [web.does("ask", "10.77.0.1", ptr.format(n), "PTR") for n in (1, last, 200)]
+    assert [answer and answer["code"] for answer in told] == [3, 0, 3]
+    six = ".".join("1" + "0" * 27 + "77df") + ".ip6.arpa"
+    assert web.does("ask", "10.77.0.1", six, "PTR")["code"] == 3
+
+
 def test_nobody_beyond_its_bridge_is_answered(hvtx: Program, world: lab.Namespace) -> None:
     """Neither from outside, where a forged source would make it a reflector, nor other networks."""
     network(hvtx)
