@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -184,6 +185,23 @@ def test_who_has_an_address_of_the_network_is_asked_nobody_else(
     assert [answer and answer["code"] for answer in told] == [3, 0, 3]
     six = ".".join("1" + "0" * 27 + "77df") + ".ip6.arpa"
     assert web.does("ask", "10.77.0.1", six, "PTR")["code"] == 3
+
+
+def test_below_a_directory_of_the_kernels_memory(
+    one: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """/dev/shm is a directory like any other, and the way to a run directory in it as closed."""
+    place = Path(tempfile.mkdtemp(dir="/dev/shm", prefix="hvtx-test-"))
+    try:
+        monkeypatch.setenv("HVTX_RUN_DIR", str(place / "run"))
+        there = Forked(HVTX_DHCP="auto")
+        network(there)
+        web = start(there, "web")
+        assert web.does("four", "eth0")["address"] == web.ipv4
+        there("vm", "rm", "--force", "web")
+        there("network", "rm", "net")
+    finally:
+        shutil.rmtree(place)
 
 
 def test_nobody_beyond_its_bridge_is_answered(hvtx: Program, world: lab.Namespace) -> None:
