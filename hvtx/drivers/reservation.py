@@ -14,7 +14,7 @@ from hvtx.drivers.base import Host
 from hvtx.errors import HostRefused, HvtxError
 from hvtx.host import forgotten, paths
 from hvtx.host.files import is_there
-from hvtx.model.resource import GONE, Kind, Outcome, Resource, file_spec
+from hvtx.model.resource import GONE, Kind, Outcome, ReservationSpec, Resource, file_spec
 from hvtx.model.typed import Any
 from hvtx.rulesets import dnsmasq
 
@@ -150,11 +150,25 @@ def _release(host: Host, row: Resource) -> Outcome:
         for left in beside:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(left)
+        if not names:
+            _end_lease(directory, file_spec(row)["reservation"])
     except OSError as problem:
         return Outcome(False, "host-refused", f"{path} cannot be removed: {problem.strerror}")
     except HvtxError as problem:
         return Outcome(False, "host-refused", f"what {path} opens stays open: {problem.message}")
     return GONE
+
+
+def _end_lease(directory: str, spec: ReservationSpec) -> None:
+    """Have the name of a guest that is gone forgotten; unsaid, it is so when its lease ends."""
+    if spec["ipv4"] is None:
+        return
+    from hvtx.host import dhcp_release  # no start has a lease to end
+
+    with contextlib.suppress(OSError):  # there is no service, or no bridge any more
+        served = dnsmasq.server_in(_text(os.path.join(directory, dnsmasq.CONFIGURATION)))
+        if served is not None:
+            dhcp_release.send(*served, spec["ipv4"], spec["mac"])
 
 
 def _text(path: str) -> str:

@@ -21,6 +21,7 @@ from hvtx.model.user import User
 _MOST = 8  # steps; a longer way is not made
 _LINKS = 40  # as many as the kernel follows, path_resolution(7)
 _KERNELS = ("/proc/", "/sys/", "/dev/")
+_MEMORY = "/dev/shm/"  # noqa: S108 - files like any other, below a directory of the kernel's
 SIGNATURE = "hvtx-way"
 
 # Arguments: how many steps, the steps (outermost first, those of one directory together), and what
@@ -84,6 +85,11 @@ def way(wanted: tuple[str, ...]) -> tuple[str, ...]:
     )
 
 
+def _is_the_kernels(full: str) -> bool:
+    on_the_way = full.startswith(_MEMORY) or _MEMORY.startswith(full)
+    return full.startswith(_KERNELS) and not on_the_way
+
+
 def on_the_way(user: User, path: str) -> set[str]:
     """What ``user`` cannot reach on the way of an absolute path: what is above it is shut.
 
@@ -101,7 +107,7 @@ def on_the_way(user: User, path: str) -> set[str]:
         above = os.stat(place)
         full = os.path.join(place, name)
         seen = os.lstat(full)
-        if f"{full}/".startswith(_KERNELS):
+        if _is_the_kernels(f"{full}/"):
             return set()
         if not user.may(stat.S_IMODE(above.st_mode), above.st_uid, above.st_gid, 1):
             found.add(full)

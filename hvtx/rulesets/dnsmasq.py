@@ -3,7 +3,8 @@
 dnsmasq(8). It serves what is on record and nothing else: a range is `static`, so that only who has
 a reservation gets an address, and the names that guests give themselves are ignored. Reservations
 and names are read from two directories as soon as they appear; of one that is gone dnsmasq forgets
-the name at once and the address only when it starts again (:func:`displaces`).
+the name at once, but for the one that a lease has, and the address only when it starts again
+(:func:`displaces`).
 """
 
 from __future__ import annotations
@@ -65,8 +66,23 @@ def configuration(
     ]
     for subnet, gateway in zip(spec["subnets"], spec["gateways"], strict=True):
         six = is_ipv6(subnet)
+        if _is_private(subnet):  # else who has no name is asked for upstream (RFC 6303)
+            lines.append(f"rev-server={subnet}")
         lines += _six(spec, subnet, gateway) if six else _four(spec, subnet, gateway)
     return "\n".join([*lines, *more]) + "\n"
+
+
+def _is_private(subnet: str) -> bool:
+    """Whether nobody but us can tell the names of its addresses: RFC 1918, 6598 and 4193."""
+    first, second, *_ = [*subnet.partition("/")[0].replace(":", ".").split("."), ""]
+    if is_ipv6(subnet):
+        return len(first) == 4 and first[:2] in ("fc", "fd")
+    return (
+        first == "10"
+        or (first, second) == ("192", "168")
+        or (first == "172" and 16 <= int(second) < 32)
+        or (first == "100" and 64 <= int(second) < 128)
+    )
 
 
 def _four(spec: ServiceSpec, subnet: str, gateway: str) -> list[str]:
@@ -114,6 +130,18 @@ def names(spec: ReservationSpec) -> str:
     name = spec["name"]
     addresses = [address for address in (spec["ipv4"], spec["ipv6"]) if address]
     return "".join(f"{address} {name}.{DOMAIN} {name}\n" for address in addresses)
+
+
+def server_in(text: str) -> tuple[str, str] | None:
+    """Of a configuration: the bridge, and the address by which it serves DHCPv4; None without."""
+    bridge = server = None
+    for line in text.splitlines():
+        key, _, value = line.partition("=")
+        if key == "interface":
+            bridge = value
+        elif value.startswith("option:router,"):
+            server = value.partition(",")[2]
+    return (bridge, server) if bridge and server else None
 
 
 def mark_in(text: str) -> str | None:

@@ -173,8 +173,8 @@ def parts(body: bytes) -> list[tuple[int, bytes]]:
 
 
 def ask(server: str, name: str, kind: str, protocol: str = "udp") -> dict[str, Any] | None:
-    """The addresses of a name."""
-    number, size = {"A": (1, 4), "AAAA": (28, 16)}[kind]
+    """The addresses of a name; of a PTR the code alone."""
+    number, size = {"A": (1, 4), "AAAA": (28, 16), "PTR": (12, 0)}[kind]
     labels = b"".join(bytes([len(part)]) + part.encode() for part in name.split("."))
     query = struct.pack("!6H", 77, 0x0100, 1, 0, 0, 0) + labels + struct.pack("!BHH", 0, number, 1)
     family = socket.AF_INET6 if server.count(":") > 1 else socket.AF_INET
@@ -188,7 +188,7 @@ def ask(server: str, name: str, kind: str, protocol: str = "udp") -> dict[str, A
         at = behind_name(answer, at)
         told, length = struct.unpack_from("!H6xH", answer, at)
         at += 10
-        if told == number:  # and not another name on the way
+        if told == number and size:  # and not another name on the way
             found.append(str(made(answer[at : at + size])))
         at += length
     return {"code": answer[3] & 15, "addresses": found}

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -149,6 +150,58 @@ def test_the_gateway_tells_the_host_and_other_guests_of_a_vm(one: Program) -> No
     assert json.loads(told)["addresses"] == [web.ipv6]
     one("vm", "stop", "web", "--force")
     assert two.does("ask", "10.77.0.1", "web.lan", "A")["code"] == 3
+
+
+def test_the_name_of_a_vm_goes_with_it_whatever_its_guest_was_given(hvtx: Program) -> None:
+    """dnsmasq finds a lease's name in the files, and has it as long as the lease."""
+    network(hvtx)
+    web, two = start(hvtx, "web"), start(hvtx, "two")
+    web.take()
+    two.take()
+    web.link()
+    assert web.does("six", "eth0")["addresses"] == [web.ipv6]
+    hvtx("vm", "stop", "web", "--force")
+    ask = ("ask", "10.77.0.1", "web.lan")
+    until(lambda: two.does(*ask, "A")["code"] == 3, "the name is there")
+    assert two.does(*ask, "AAAA")["code"] == 3
+    behind = ".".join(reversed(web.ipv4.split("."))) + ".in-addr.arpa"
+    assert two.does("ask", "10.77.0.1", behind, "PTR")["code"] == 3
+    assert two.does("ask", "10.77.0.1", "two.lan", "A")["addresses"] == [two.ipv4]
+    assert two.does("reboot", "eth0", two.ipv4)["type"] == "ack"
+    hvtx("vm", "start", "web")
+    assert Guest(hvtx, "web").does("four", "eth0")["address"] == web.ipv4
+
+
+def test_who_has_an_address_of_the_network_is_asked_nobody_else(
+    one: Program, world: lab.Namespace
+) -> None:
+    """Private addresses have names here alone: a resolver upstream would learn who is asked for."""
+    network(one)
+    web = start(one, "web")
+    web.take()
+    ptr = "{}.0.77.10.in-addr.arpa"
+    last = int(web.ipv4.rpartition(".")[2])
+    told = [web.does("ask", "10.77.0.1", ptr.format(n), "PTR") for n in (1, last, 200)]
+    assert [answer and answer["code"] for answer in told] == [3, 0, 3]
+    six = ".".join("1" + "0" * 27 + "77df") + ".ip6.arpa"
+    assert web.does("ask", "10.77.0.1", six, "PTR")["code"] == 3
+
+
+def test_below_a_directory_of_the_kernels_memory(
+    one: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """/dev/shm is a directory like any other, and the way to a run directory in it as closed."""
+    place = Path(tempfile.mkdtemp(dir="/dev/shm", prefix="hvtx-test-"))
+    try:
+        monkeypatch.setenv("HVTX_RUN_DIR", str(place / "run"))
+        there = Forked(HVTX_DHCP="auto")
+        network(there)
+        web = start(there, "web")
+        assert web.does("four", "eth0")["address"] == web.ipv4
+        there("vm", "rm", "--force", "web")
+        there("network", "rm", "net")
+    finally:
+        shutil.rmtree(place)
 
 
 def test_nobody_beyond_its_bridge_is_answered(hvtx: Program, world: lab.Namespace) -> None:

@@ -44,6 +44,32 @@ def test_of_one_family_nothing_of_the_other_is_said() -> None:
     assert "dhcp-range=fd77::,static,64,12h\n" in dnsmasq.configuration(wide, MARK, None)
 
 
+@pytest.mark.parametrize(
+    ("subnet", "private"),
+    [
+        ("10.0.0.0/8", True), ("172.16.0.0/24", True), ("172.31.255.0/25", True),
+        ("192.168.7.0/24", True), ("100.64.0.0/24", True), ("100.127.0.0/16", True),
+        ("172.15.0.0/16", False), ("172.32.0.0/16", False), ("192.169.0.0/24", False),
+        ("100.63.0.0/24", False), ("100.128.0.0/24", False), ("198.51.100.0/24", False),
+        ("fd77::/64", True), ("fc00:1::/112", True), ("fdff:1:2:3::/64", True),
+        ("fd::/64", False), ("2001:db8::/64", False), ("fe80::/64", False),
+    ],
+)  # fmt: skip
+def test_names_of_private_addresses_are_asked_for_nowhere_else(subnet: str, private: bool) -> None:
+    only: ServiceSpec = {**BOTH, "subnets": [subnet], "gateways": ["x"]}
+    told = dnsmasq.configuration(only, MARK, None)
+    assert (f"\nrev-server={subnet}\n" in told) is private
+    assert ("rev-server" in told) is private
+
+
+def test_who_serves_dhcpv4_is_read_from_the_configuration() -> None:
+    told = dnsmasq.configuration(BOTH, MARK, None)
+    assert dnsmasq.server_in(told) == ("hvbr0", "10.77.0.1")
+    six: ServiceSpec = {**BOTH, "subnets": ["fd77::/64"], "gateways": ["fd77::1"]}
+    assert dnsmasq.server_in(dnsmasq.configuration(six, MARK, None)) is None
+    assert dnsmasq.server_in("") is None
+
+
 def test_a_reservation_and_its_names() -> None:
     text = dnsmasq.reservation(WEB, MARK)
     assert text == f"# {MARK}\n02:00:00:00:00:07,id:*,10.77.0.7,[fd77::7]\n"
