@@ -7,13 +7,14 @@ import click
 from hvtx import documents
 from hvtx.cli import render
 from hvtx.cli.common import Given, as_json, complete_file, host_of
+from hvtx.cli.root import Group
 from hvtx.model.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hvtx import Copied
 
 
-@click.group()
+@click.group(cls=Group)
 def store() -> None:
     """Back up the state store, and put a backup back."""
 

@@ -236,7 +236,9 @@ def checked_command(command: Iterable[str], interfaces: int) -> tuple[str, ...]:
 
         base, _, number = word.rpartition("_")
         beyond = base in known and number.isdigit()  # an interface that the VM does not have
-        slips = beyond or word in _MISTAKEN or nearest(word, known, _SLIP) is not None
+        slips = (
+            beyond or word in _MISTAKEN or nearest(word, known, _SLIP, any_case=False) is not None
+        )
         return slips and word not in known
 
     return tuple(_without(word, "the command", known, slip) for word in command)
