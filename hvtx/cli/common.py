@@ -137,7 +137,8 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # which click 8.1 has 
         if isinstance(value, str) and not (value.isascii() and value.removeprefix("-").isdigit()):
             words = f"{value!r} is not a whole number"
             if self._hint is not None:
-                raise Advised(words, _with_unit(self._meant, value, param) or self._hint)
+                right = _with_unit(self._meant, value, param)
+                raise Advised(words, f"{right}; {self._hint}" if right else self._hint)
             self.fail(words, param, ctx)
         try:
             number = int(value)
