@@ -110,6 +110,8 @@ def reordered(words: Sequence[str], known: Callable[[str], Sequence[str]]) -> st
     ``known`` tells the commands of ``vm`` and of ``network``.
     """
     first = list(words[:3])
+    if first[0] in GROUPS and first[1:2] and first[1] in known(GROUPS[first[0]]):
+        return None  # all but the group is right, which is told alone
     for number, word in enumerate(first):
         group = word if word in {"vm", "network"} else GROUPS.get(word)
         if group is None:

@@ -9,7 +9,7 @@ import click
 
 from hvtx.cli import elsewhere
 from hvtx.cli.names import PROGRAM
-from hvtx.cli.root import COMMANDS, NoCommand, root
+from hvtx.cli.root import COMMANDS, Group, NoCommand, root
 from hvtx.errors import UsageError
 from hvtx.model.nearest import nearest
 
@@ -72,7 +72,9 @@ def _option_hint(
     own = _options_of(command)
     likely = next((other for other in elsewhere.OPTIONS.get(name, ()) if other in own), None)
     if likely is None:
-        made = elsewhere.option_advice(name, below) or _given_once(name, path)
+        words = elsewhere.words_after(below.split()[-1], arguments) if below else []
+        named = name == "--name" and words[:1] not in ([], ["…"])  # it has one already
+        made = None if named else elsewhere.option_advice(name, below) or _given_once(name, path)
         if made is not None:
             return made
         likely = elsewhere.alike(name, own)
@@ -144,18 +146,19 @@ def _reordered(name: str, group: click.Group, after: Sequence[str]) -> str | Non
         found = elsewhere.reordered([name, *after], _commands_of)
         if found is not None:
             return found
-        group, below = _group_at("vm"), "vm"
+        below = "vm"
     else:
         below = str(group.name)
     own = _commands_of(below)
-    if after and after[0] in own and elsewhere.verb_meant(name, own) is None:
+    known = name in elsewhere.GROUPS or elsewhere.verb_meant(name, own) is not None
+    if after and after[0] in own and not known:
         return " ".join([below, after[0], name, *after[1:]])
     return None
 
 
 def _likely_command(name: str, group: click.Group, path: str) -> str | None:
     """Which command was probably meant, by what it is called elsewhere, or by its letters."""
-    own = group.list_commands(click.Context(group))
+    own = _listed(group)
     if group is not root:
         likely = elsewhere.verb_meant(name, own) or nearest(name, own)
         return None if likely is None else f"{path.removeprefix(PROGRAM).strip()} {likely}"
@@ -169,15 +172,18 @@ def _likely_command(name: str, group: click.Group, path: str) -> str | None:
     return near if near is None or near in own else f"vm {near}"
 
 
-def _group_at(name: str) -> click.Group:
+def _group_at(name: str) -> Group:
     found = _command_at(f"{PROGRAM} {name}")
-    assert isinstance(found, click.Group)
+    assert isinstance(found, Group)
     return found
 
 
 def _commands_of(group: str) -> list[str]:
-    found = _group_at(group)
-    return found.list_commands(click.Context(found))
+    return _listed(_group_at(group))
+
+
+def _listed(group: click.Group) -> list[str]:
+    return group.list_commands(click.Context(group))
 
 
 def help_hint(path: str) -> str:

@@ -21,8 +21,7 @@ def err(capsys: pytest.CaptureFixture[str], place: Path, *words: str) -> str:
 
 MEANT = [
     (("statr",), "`hvtx vm start`"),
-    (("net",), "`hvtx network`"),
-    (("net", "ls"), "`hvtx network ls`"),
+    (("net", "ls"), "`hvtx network`"),
     (("ls",), "`hvtx vm ls`"),
     (("list",), "`hvtx vm ls`"),
     (("ps",), "`hvtx vm ls`"),
@@ -82,6 +81,7 @@ def test_an_option_in_another_place(
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
+        (("vm", "create", "web", "--name", "x"), "hint: `hvtx vm create --help` shows its options"),
         (("vm", "show", "web", "-i"), "hint: `hvtx vm show --help` shows its options"),
         (("frobnicate",), "hint: `hvtx --help` shows its options"),
         (("import", "libvirt"), "hint: `hvtx import --help` shows its commands"),
@@ -157,7 +157,7 @@ ELSEWHERE = [
     ),
     ("vm snapshot web", "hvtx has no disk images, snapshots or migration"),
     ("network add lab", "did you mean `hvtx network create`?"),
-    ("networks ls", "did you mean `hvtx network ls`?"),
+    ("networks list", "did you mean `hvtx network ls`?"),
     ("vms", "did you mean `hvtx vm`?"),
     ("prune", "did you mean `hvtx gc --plan`?"),
     ("cleanup", "did you mean `hvtx gc --plan`?"),
