@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from hvtx.errors import HostRefused, NotFound, NotPermitted, UsageError
 from hvtx.model.typed import Any
@@ -58,15 +58,33 @@ def _fits(pattern: str, text: str) -> bool:
     return re.fullmatch(pattern, text) is not None
 
 
+_ELSEWHERE = {
+    "nft": "nftables",
+    **dict.fromkeys(("yes", "true", "1"), "on"),
+    **dict.fromkeys(("no", "false", "0"), "off"),
+}
+
+
+def _meant(word: str, known: Sequence[str], otherwise: str) -> str:
+    from hvtx.model.nearest import meant  # for a refusal only
+
+    return meant(_ELSEWHERE.get(word.lower(), word), known, otherwise)
+
+
+def _one_of(text: str, known: Sequence[str]) -> str:
+    words = f"it is one of {', '.join(known)}"
+    return words if text in known else _meant(text, known, words)
+
+
 def _checked(name: str, text: str, where: str) -> str:
     """The text of a setting, if it is one, and ``where`` it was found (pure). Raises UsageError."""
     good, hint = text.isprintable(), "write it without control characters and stray bytes"
     if name == "firewall":
-        good, hint = text in FIREWALLS, f"it is one of {', '.join(FIREWALLS)}"
+        good, hint = text in FIREWALLS, _one_of(text, FIREWALLS)
     elif name == "egress":
-        good, hint = text in EGRESS, f"it is one of {', '.join(EGRESS)}"
+        good, hint = text in EGRESS, _one_of(text, EGRESS)
     elif name == "dhcp":
-        good, hint = text in DHCP, f"it is one of {', '.join(DHCP)}"
+        good, hint = text in DHCP, _one_of(text, DHCP)
     elif name == "lock_timeout":
         good = _fits(SECONDS, text) and float(text) <= DAY
         hint = f"it is a number of seconds from 0 to {DAY}; 0 does not wait at all"
@@ -94,7 +112,7 @@ _OF_THE_HOST = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, e
 
 
 def _from_file(path: str, *, explicit: bool) -> dict[str, Any]:
-    if not explicit and not os.path.exists(path):
+    if not explicit and not os.path.lexists(path):
         return {}
     from hvtx.engine.files import read_configuration
 
@@ -121,6 +139,11 @@ def _from_file(path: str, *, explicit: bool) -> dict[str, Any]:
                 f"the configuration {path} could not be read: {problem.args[-1]}",
                 hint="nothing was done; free what is exhausted, then try again",
             ) from problem
+        if isinstance(problem, OSError):
+            raise UsageError(
+                f"the configuration {path} cannot be read: {problem.strerror}",
+                hint="name a file: --config FILE, or HVTX_CONFIG",
+            ) from problem
         raise UsageError(
             f"cannot parse the configuration {path}: {problem}",
             hint='it is TOML, one `key = value` a line: firewall = "nftables"',
@@ -129,7 +152,7 @@ def _from_file(path: str, *, explicit: bool) -> dict[str, Any]:
     if unknown:
         raise UsageError(
             f"the configuration {path} has unknown keys: {', '.join(unknown)}",
-            hint=f"known: {', '.join(sorted(_KEYS))}",
+            hint=_meant(unknown[0], sorted(_KEYS), f"known: {', '.join(sorted(_KEYS))}"),
         )
     cluster = _cluster(found.pop("cluster", None), path)
     return {**_checked_texts(found, path), **cluster}

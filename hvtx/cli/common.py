@@ -117,9 +117,18 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # which click 8.1 has 
     name = "number"
 
     def __init__(
-        self, least: int | None = None, most: int | None = None, *, hint: str | None = None
+        self,
+        least: int | None = None,
+        most: int | None = None,
+        *,
+        hint: str | None = None,
+        meant: str | None = None,
     ) -> None:
-        """Any number, unless bounds are given; ``hint`` is told of what is none."""
+        """Any number, unless bounds are given; ``hint`` is told of what is none.
+
+        ``meant``: the function of ``meant_values`` that reads what people write with a unit.
+        """
+        self._meant = meant
         self._bounds = None if least is None or most is None else (least, most)
         self._hint = hint
 
@@ -128,7 +137,8 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # which click 8.1 has 
         if isinstance(value, str) and not (value.isascii() and value.removeprefix("-").isdigit()):
             words = f"{value!r} is not a whole number"
             if self._hint is not None:
-                raise Advised(words, self._hint)
+                right = _with_unit(self._meant, value, param)
+                raise Advised(words, f"{right}; {self._hint}" if right else self._hint)
             self.fail(words, param, ctx)
         try:
             number = int(value)
@@ -138,6 +148,14 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # which click 8.1 has 
             least, most = self._bounds
             self.fail(f"{value} is not between {least} and {most}", param, ctx)
         return number
+
+
+def _with_unit(meant: str | None, value: str, param: click.Parameter | None) -> str | None:
+    """The hint of a number that was given with its unit, as ``--memory 512`` of `512M`."""
+    from hvtx.model import meant_values
+
+    number = getattr(meant_values, meant)(value) if meant else None
+    return None if number is None or param is None else f"write it as {param.opts[0]} {number}"
 
 
 class Given(click.ParamType):  # type: ignore[type-arg]  # as above
@@ -150,6 +168,19 @@ class Given(click.ParamType):  # type: ignore[type-arg]  # as above
         if value == "":
             self.fail("it is empty", param, ctx)
         return value
+
+
+class Written(Given):
+    """The path of a file that is written."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse ``-``, which is standard output elsewhere, and would be a file of that name."""
+        if value == "-":
+            hint = "/dev/stdout is standard output, ./- is a file of that name"
+            raise Advised("'-' is no name for a file here", hint)
+        return super().convert(value, param, ctx)
 
 
 class File(Given):
@@ -166,7 +197,11 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]  # as above
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Refuse what ``float`` takes besides: nan and inf, underscores, blanks."""
         if isinstance(value, str) and not re.fullmatch("-?" + SECONDS, value):
-            self.fail(f"{value!r} is not a number of seconds, 0 to {DAY}", param, ctx)
+            words = f"{value!r} is not a number of seconds, 0 to {DAY}"
+            hint = _with_unit("seconds", value, param)
+            if hint is not None:
+                raise Advised(words, hint)
+            self.fail(words, param, ctx)
         if not 0 <= float(value) <= DAY:
             self.fail(f"{value} is not between 0 and {DAY} seconds", param, ctx)
         return float(value)

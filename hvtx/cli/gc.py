@@ -11,6 +11,7 @@ from hvtx import documents
 from hvtx.cli import render, verbs
 from hvtx.cli.common import (
     Given,
+    Written,
     as_json,
     complete_either,
     complete_file,
@@ -32,7 +33,8 @@ def _both_actions(file: str | None, given: dict[str, Any]) -> str:
         command, yes = f"hvtx gc --installation {given['installation']}", " --yes"
     elif given["heuristic"]:
         command, yes = "hvtx gc --heuristic", " --yes"
-    saved = f" {file}" if file is not None else ""
+    # `gc plan` and `gc apply` are what other programs have, and no files
+    saved = f" {file}" if file not in (None, "plan", "apply") else ""
     return f"{command} --plan shows the plan, {command} --apply{yes}{saved} carries it out"
 
 
@@ -48,14 +50,14 @@ def _both_actions(file: str | None, given: dict[str, Any]) -> str:
 )
 @click.option(
     "--out",
-    type=Given(),
+    type=Written(),
     metavar="FILE",
     shell_complete=complete_file,
     help="With --plan: save the plan for --apply FILE.",
 )
 @click.option(
     "--html",
-    type=Given(),
+    type=Written(),
     metavar="FILE",
     shell_complete=complete_file,
     help="With --plan: write the plan as an HTML page with a diagram.",
@@ -113,9 +115,7 @@ def gc(ctx: click.Context, /, file: str | None, json_: bool, **more: Any) -> int
         raise UsageError("--yes needs --apply with --heuristic or --installation")
     if mode == "plan":
         if file or more["unrecorded"]:
-            raise UsageError(
-                "FILE and --unrecorded need --apply", hint="save a plan with --out FILE"
-            )
+            raise _needs_apply(file)
         if guessing:
             from hvtx.cli import heuristic
 
@@ -137,6 +137,13 @@ def gc(ctx: click.Context, /, file: str | None, json_: bool, **more: Any) -> int
 
         return heuristic.apply(ctx, file, yes=yes, json_=json_)
     return _apply(ctx, file, unrecorded=more["unrecorded"], evidence=more["evidence"], json_=json_)
+
+
+def _needs_apply(file: str | None) -> UsageError:
+    hint = "hvtx gc --apply --unrecorded"
+    if file:
+        hint = f"hvtx gc --plan --out {file} saves a plan, hvtx gc --apply {file} carries it out"
+    return UsageError("FILE and --unrecorded need --apply", hint=hint)
 
 
 def _permissions(more: dict[str, Any]) -> int:

@@ -8,7 +8,7 @@ import click
 
 from hvtx import documents
 from hvtx.cli import render
-from hvtx.cli.common import Given, as_json, complete_file, host_of
+from hvtx.cli.common import Written, as_json, complete_file, host_of
 from hvtx.model.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.option(
     "--textfile",
-    type=Given(),
+    type=Written(),
     metavar="FILE",
     shell_complete=complete_file,
     help="Write to this file, atomically, for node_exporter's collector.",

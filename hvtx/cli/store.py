@@ -6,20 +6,21 @@ import click
 
 from hvtx import documents
 from hvtx.cli import render
-from hvtx.cli.common import Given, as_json, complete_file, host_of
+from hvtx.cli.common import Given, Written, as_json, complete_file, host_of
+from hvtx.cli.root import Group
 from hvtx.model.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hvtx import Copied
 
 
-@click.group()
+@click.group(cls=Group)
 def store() -> None:
     """Back up the state store, and put a backup back."""
 
 
 @store.command(short_help="Copy the state store to a file; other commands may run.")
-@click.argument("file", type=Given(), shell_complete=complete_file)
+@click.argument("file", type=Written(), shell_complete=complete_file)
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 @as_json
 @click.pass_context

@@ -7,9 +7,11 @@ from contextlib import suppress
 
 import click
 
+from hvtx.cli import elsewhere
 from hvtx.cli.names import PROGRAM
-from hvtx.cli.root import COMMANDS, NoCommand, root
+from hvtx.cli.root import COMMANDS, Group, NoCommand, root
 from hvtx.errors import UsageError
+from hvtx.model.nearest import nearest
 
 
 def usage_error(problem: click.ClickException, arguments: Sequence[str]) -> UsageError:
@@ -22,15 +24,23 @@ def usage_error(problem: click.ClickException, arguments: Sequence[str]) -> Usag
     if isinstance(problem, NoCommand):
         assert isinstance(problem.ctx, click.Context)
         assert isinstance(problem.ctx.command, click.Group)
-        return _no_command(problem.name, problem.ctx.command, path)
+        return _no_command(problem.name, problem.ctx.command, path, arguments)
     if isinstance(problem, click.NoSuchOption):
         return _no_option(problem, path, arguments)
-    words = _words(problem)
-    before, _, extra = words.rstrip(")").partition("unexpected extra argument (")
-    is_prefix = "/" in extra and not extra.startswith(("/", "."))
-    if before == "got " and is_prefix and _has(path, "--subnet"):
-        return UsageError(words, hint=f"did you mean --subnet {extra}?")
-    return UsageError(words, hint=help_hint(path))
+    return _other(_words(problem), path)
+
+
+def _other(words: str, path: str) -> UsageError:
+    """What click found wrong beside words that are unknown: most often a word too many."""
+    before, _, extra = words.rstrip(")").partition("(")
+    if not before.startswith("got unexpected extra argument"):
+        return UsageError(words, hint=help_hint(path))
+    first = extra.split(" ")[0]
+    is_prefix = "/" in first and not first.startswith(("/", "."))
+    if is_prefix and _has(path, "--subnet"):
+        return UsageError(words, hint=f"did you mean --subnet {first}?")
+    advice = elsewhere.extra_advice(path.removeprefix(PROGRAM).strip(), first)
+    return UsageError(words, hint=advice or help_hint(path))
 
 
 def _no_option(problem: click.NoSuchOption, path: str, arguments: Sequence[str]) -> UsageError:
@@ -47,42 +57,33 @@ def _no_option(problem: click.NoSuchOption, path: str, arguments: Sequence[str])
         value = next((f" {p.metavar}" for p in root.params if name in p.opts and p.metavar), "")
         hint = f"{name} belongs before the command: {PROGRAM} {name}{value} {below}"
     elif problem.ctx is not None:
-        likely = _likely_option(name, problem.ctx.command)
-        if likely is not None:
-            hint = f"did you mean {likely}? {hint}"
-        elif (made := _given_once(name, path)) is not None:
-            hint = made
+        hint = _option_hint(name, problem.ctx.command, path, arguments) or hint
     return UsageError(f"no such option {name!r}", hint=hint)
 
 
-# What options are called elsewhere, and what is meant by it: the first that the command has.
-_OPTIONS_ELSEWHERE = {
-    **dict.fromkeys(("--port", "--ports", "--expose"), ("--publish",)),
-    **dict.fromkeys(("--ram", "--mem"), ("--memory",)),
-    **dict.fromkeys(("--image", "--drive", "--hda", "--volume"), ("--disk",)),
-    **dict.fromkeys(("--vcpus", "--smp"), ("--cpus",)),
-    **dict.fromkeys(("--cidr", "--range", "--ip-range"), ("--subnet",)),
-    **dict.fromkeys(("--rate", "--bandwidth"), ("--limit",)),
-    **dict.fromkeys(("--format", "--output", "-o"), ("--json",)),
-    **dict.fromkeys(("--dry-run", "--check", "-n"), ("--plan",)),
-    **dict.fromkeys(("--time", "-t"), ("--timeout",)),
-    **dict.fromkeys(("--tail", "--lines"), ("-n",)),
-}
+def _option_hint(
+    name: str, command: click.Command, path: str, arguments: Sequence[str]
+) -> str | None:
+    """What is said of an option that a command has not; None: nothing better than its help."""
+    below = path.removeprefix(PROGRAM).strip()
+    rule = elsewhere.rule_of(below, arguments)
+    if rule is not None:
+        return f"a rule stands after two dashes: {path} -- {rule}"
+    own = _options_of(command)
+    likely = next((other for other in elsewhere.OPTIONS.get(name, ()) if other in own), None)
+    if likely is None:
+        words = elsewhere.words_after(below.split()[-1], arguments) if below else []
+        named = name == "--name" and words[:1] not in ([], ["…"])  # it has one already
+        made = None if named else elsewhere.option_advice(name, below) or _given_once(name, path)
+        if made is not None:
+            return made
+        likely = elsewhere.alike(name, own)
+    return None if likely is None else f"did you mean {likely}? {help_hint(path)}"
 
 
-def _likely_option(name: str, command: click.Command) -> str | None:
-    """Which of a command's options was probably meant."""
-    from hvtx.model.nearest import nearest
-
-    own = {o for param in command.params if isinstance(param, click.Option) for o in param.opts}
-    for other in _OPTIONS_ELSEWHERE.get(name, ()):
-        if other in own:
-            return other
-    # without their dashes, which would make all of them alike; one letter is like any other
-    long = name.startswith("--")
-    known = {o.lstrip("-"): o for o in own if o.startswith("--") or not long}
-    likely = nearest(name.lstrip("-"), known)
-    return known[likely] if likely else None
+def _options_of(command: click.Command) -> set[str]:
+    params = [param for param in command.params if isinstance(param, click.Option)]
+    return {option for param in params for option in (*param.opts, *param.secondary_opts)}
 
 
 def _given_once(name: str, path: str) -> str | None:
@@ -95,7 +96,7 @@ def _given_once(name: str, path: str) -> str | None:
 
 
 def _has(path: str, option: str) -> bool:
-    return any(option in param.opts for param in _command_at(path).params)
+    return any(option in (*param.opts, *param.secondary_opts) for param in _command_at(path).params)
 
 
 def _command_with(option: str, arguments: Sequence[str]) -> str | None:
@@ -120,39 +121,69 @@ def _command_at(path: str) -> click.Command:
     return command
 
 
-# What people type who know other programs, and what is meant by it below `hvtx`.
-_ELSEWHERE = {
-    **dict.fromkeys(("ls", "list", "ps", "status"), "vm ls"),
-    **dict.fromkeys(("rm", "delete", "remove", "destroy", "undefine"), "vm rm"),
-    **dict.fromkeys(("set", "edit", "update"), "vm set"),
-    **dict.fromkeys(("restart", "reboot"), "vm restart"),
-    **dict.fromkeys(("show", "inspect"), "vm show"),
-    "net": "network",
-    "history": "log",
-    "version": "--version",
-}
-
-
-def _no_command(name: str, group: click.Group, path: str) -> UsageError:
+def _no_command(name: str, group: click.Group, path: str, arguments: Sequence[str]) -> UsageError:
     """A command that is unknown; its hint names the one that was probably meant."""
-    from hvtx.model.nearest import nearest
-
-    own = group.list_commands(click.Context(group))
-    vms = _command_at(f"{PROGRAM} vm")
-    assert isinstance(vms, click.Group)
-    below = {word: f"vm {word}" for word in vms.list_commands(click.Context(vms))}
-    elsewhere = _ELSEWHERE.get(name, "").removeprefix("vm ")
-    likely = nearest(name, own)
+    after = elsewhere.words_after(name, arguments)
+    meant = _reordered(name, group, after)
     if name == "help":
-        likely = "--help"
-    elif group is root:
-        near = nearest(name, [*own, *below])  # `statr` is more like `start` than like `store`
-        likely = _ELSEWHERE.get(name) or (near if near in own else below.get(near or ""))
-    elif elsewhere in own:
-        likely = elsewhere
-    if likely is None:
-        return UsageError(f"no such command {name!r}", hint=help_hint(path))
-    return UsageError(f"no such command {name!r}", hint=f"did you mean `{path} {likely}`?")
+        below = command_path([*path.split()[1:], *after])
+        meant = f"{below.removeprefix(PROGRAM).strip()} --help".strip()
+    elif meant is None and (advice := elsewhere.no_command(name)) is not None:
+        return UsageError(f"no such command {name!r}", hint=advice)
+    elif meant is None:
+        meant = _likely_command(name, group, path)
+    hint = help_hint(path) if meant is None else f"did you mean `{PROGRAM} {meant}`?"
+    return UsageError(f"no such command {name!r}", hint=hint)
+
+
+def _reordered(name: str, group: click.Group, after: Sequence[str]) -> str | None:
+    """What a command line means whose words are there, in another order or in one argument."""
+    at_root = group is root
+    if at_root and " " in name:
+        path = command_path(name.split())
+        return path.removeprefix(PROGRAM).strip() or None
+    if at_root:
+        found = elsewhere.reordered([name, *after], _commands_of)
+        if found is not None:
+            return found
+        below = "vm"
+    else:
+        below = str(group.name)
+    own = _commands_of(below)
+    known = name in elsewhere.GROUPS or elsewhere.verb_meant(name, own) is not None
+    if after and after[0] in own and not known:
+        return " ".join([below, after[0], name, *after[1:]])
+    return None
+
+
+def _likely_command(name: str, group: click.Group, path: str) -> str | None:
+    """Which command was probably meant, by what it is called elsewhere, or by its letters."""
+    own = _listed(group)
+    if group is not root:
+        likely = elsewhere.verb_meant(name, own) or nearest(name, own)
+        return None if likely is None else f"{path.removeprefix(PROGRAM).strip()} {likely}"
+    vms = _commands_of("vm")
+    meant = elsewhere.root_meant(name) or elsewhere.GROUPS.get(name)
+    if meant is None and (verb := elsewhere.verb_meant(name, vms)) is not None:
+        meant = f"vm {verb}"
+    if meant is not None:
+        return meant
+    near = nearest(name, [*own, *vms])  # `statr` is more like `start` than like `store`
+    return near if near is None or near in own else f"vm {near}"
+
+
+def _group_at(name: str) -> Group:
+    found = _command_at(f"{PROGRAM} {name}")
+    assert isinstance(found, Group)
+    return found
+
+
+def _commands_of(group: str) -> list[str]:
+    return _listed(_group_at(group))
+
+
+def _listed(group: click.Group) -> list[str]:
+    return group.list_commands(click.Context(group))
 
 
 def help_hint(path: str) -> str:

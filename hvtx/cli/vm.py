@@ -94,7 +94,7 @@ def create(
         _refuse_requests(ctx)
         made = host_of(ctx).vm.create_from_log(name, operation=operation)
     else:
-        made = host_of(ctx).vm.create(name, **checked(request))
+        made = host_of(ctx).vm.create(name, **checked(name, request))
     show_done(made, "defined", json_=json_)
 
 
@@ -121,7 +121,7 @@ def run(ctx: click.Context, /, name: str, json_: bool, **request: Any) -> None:
 
     `hvtx vm create --help` lists the {words} that are replaced in --append and in a command.
     """
-    show_done(host_of(ctx).vm.run(name, **checked(request)), "running", json_=json_)
+    show_done(host_of(ctx).vm.run(name, **checked(name, request)), "running", json_=json_)
 
 
 @vm.command(short_help="Start VMs, each whole or not at all.")
@@ -186,9 +186,7 @@ _CLEARING = ("kernel", "initrd", "append", "disk")
 
 @vm.command("set", short_help="Change a VM; some of it can be changed while it runs.")
 @click.argument("name", shell_complete=complete_vm)
-@click.option(
-    "--memory", type=Number(hint=MEBIBYTES), metavar="MiB", help="Size of the guest's memory."
-)
+@click.option("--memory", type=MEBIBYTES, metavar="MiB", help="Size of the guest's memory.")
 @click.option("--cpus", type=Number(hint=PROCESSORS), metavar="N", help="Virtual processors.")
 @click.option(
     "--kernel", type=Given(), metavar="F", shell_complete=complete_file, help="Kernel to boot."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from hvtx.cli.common import Given, as_json, complete_file
+from hvtx.cli.common import Given, Written, as_json, complete_file
 from hvtx.model.typed import Any
 
 
@@ -24,7 +24,7 @@ from hvtx.model.typed import Any
 )
 @click.option(
     "--out",
-    type=Given(),
+    type=Written(),
     metavar="PLAN",
     shell_complete=complete_file,
     help="With --plan: save the plan for hvtx vm apply PLAN.",

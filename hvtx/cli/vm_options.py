@@ -20,7 +20,7 @@ from hvtx.cli.guest_options import guest_options
 from hvtx.errors import UsageError
 from hvtx.model.typed import Any
 
-MEBIBYTES = "the unit is MiB: 2048 is 2 GiB"
+MEBIBYTES = Number(hint="the unit is MiB: 2048 is 2 GiB", meant="mebibytes")
 PROCESSORS = "it is a number of virtual processors, for instance 2"
 
 
@@ -98,7 +98,7 @@ _WISHES = (
     ),
     click.option(
         "--memory",
-        type=Number(hint=MEBIBYTES),
+        type=MEBIBYTES,
         default=256,
         show_default=True,
         metavar="MiB",
@@ -161,9 +161,20 @@ def requests(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def checked(request: dict[str, Any]) -> Any:
-    """What was asked for; raises UsageError for a command that does not stand after --."""
+def checked(name: str, request: dict[str, Any]) -> Any:
+    """What was asked for; raises UsageError for a command that does not stand after --.
+
+    And for a NAME that does: it would be the first word of a command whose VM was not named.
+    """
     refuse_words_before_dashes(request["command"])
+    context = click.get_current_context()
+    words = list(context.find_root().obj["arguments"])
+    before = words[: words.index("--")] if "--" in words else words
+    if context.info_name in before and name not in before:
+        raise UsageError(
+            "the VM has no name: what stands after -- is its command",
+            hint=f"{context.command_path} NAME … -- {' '.join([name, *request['command']])}",
+        )
     return request
 
 

@@ -10,7 +10,7 @@ from hvtx.engine import guests, refusals
 from hvtx.engine.refusals import Refused
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import shown_scope
-from hvtx.engine.vm_paths import log_path, log_paths, run_directory
+from hvtx.engine.vm_paths import log_hint, log_path, log_paths, run_directory
 from hvtx.engine.vm_state import Moment, read_moment, state_of, states_of
 from hvtx.errors import Conflict, NotFound
 from hvtx.host import paths
@@ -281,7 +281,7 @@ def _bytes_of(path: str) -> bytes:
 
 def console_socket(directory: str, socket: str | None, log: str) -> str:
     """The socket of a console that :func:`console` found. Raises Conflict as joining it would."""
-    hint = f"`hvtx vm logs NAME` prints what the VM wrote; it is in {log}"
+    hint = log_hint(log)
     if socket is None:
         raise Conflict("this VM's hypervisor has no console to type at", hint=hint)
     path = os.path.join(directory, socket)
@@ -316,4 +316,4 @@ def join_console(directory: str, socket: str | None, log: str) -> None:
     """Join the caller's terminal to a console that :func:`console` found."""
     from hvtx.drivers.vm_process import console
 
-    console.console(directory, socket, log)
+    console.console(directory, socket, log_hint(log))

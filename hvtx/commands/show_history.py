@@ -103,8 +103,8 @@ def moment(text: str) -> str:
     whole = "2000-01-01T00:00:00Z"
     stamp = text.replace(" ", "T", 1)
     try:
-        if not text:
-            raise ValueError("empty")  # noqa: TRY301
+        if len(stamp) < len("2026"):  # `5` is no year
+            raise ValueError(text)  # noqa: TRY301
         datetime.fromisoformat(stamp.removesuffix("Z") + whole[len(stamp.removesuffix("Z")) : -1])
     except ValueError as problem:
         raise UsageError(

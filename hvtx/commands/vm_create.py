@@ -15,7 +15,7 @@ from hvtx.engine.scope import bridges_now
 from hvtx.engine.transaction import Operation, begin
 from hvtx.engine.vm_options import VmRequest, refuse_names, warn_of_useless
 from hvtx.engine.vm_user import check_user
-from hvtx.errors import Conflict, NotFound, advised
+from hvtx.errors import Conflict, NotFound, UsageError, advised
 from hvtx.model.policy import EgressRule, Limits, Policy, names_in
 from hvtx.model.resource import Kind
 from hvtx.model.typed import Any
@@ -185,12 +185,20 @@ def check_request(runtime: Runtime, request: VmRequest, *, starts: bool = False)
 
 
 def check_files(kernel: str | None, initrd: str | None, disks: Sequence[str]) -> None:
-    """Raise NotFound for a file that is not there."""
+    """Raise NotFound for a file that is not there, UsageError for a directory."""
     for path, what in ((kernel, "kernel"), (initrd, "initrd"), *((d, "disk") for d in disks)):
-        if path is not None and not os.path.exists(path):
+        if path is None:
+            continue
+        if not os.path.exists(path):
+            leads = f": it is a link to {os.readlink(path)}" if os.path.islink(path) else ""
             raise NotFound(
-                f"the {what} {path} does not exist",
+                f"the {what} {path} does not exist{leads}",
                 hint="put it there, or give a path that exists (relative ones count from here)",
+            )
+        if os.path.isdir(path):
+            raise UsageError(
+                f"the {what} {path} cannot be used: it is a directory, and not a regular file",
+                hint=f"name a file in it: --{what} {os.path.join(path, 'FILE')}",
             )
 
 

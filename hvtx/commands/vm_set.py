@@ -200,7 +200,7 @@ def _changed(vm: Vm, changes: Changes) -> Vm:
         given["append"] = vm_options.checked_append(given["append"], interfaces)
     if "command" in given and not changes.kept:
         given["command"] = vm_options.checked_command(given["command"], interfaces)
-        given.setdefault("directory", os.getcwd())
+        given.setdefault("directory", vm_options.here())
     wanted = vm._replace(**given)
     vm_options.check_combination(
         wanted.hypervisor,

@@ -26,7 +26,7 @@ from hvtx.errors import HostRefused
 from hvtx.host import capabilities
 from hvtx.host.files import is_there, path_of
 from hvtx.model.resource import GONE, Kind, Outcome, Resource, file_spec
-from hvtx.model.seed import LABEL, SEED, SeedSpec, is_seed, seed_spec
+from hvtx.model.seed import LABEL, SeedSpec, is_seed, mark_path, seed_spec
 from hvtx.model.typed import Any
 
 _MARK = "mark"
@@ -75,7 +75,7 @@ def _put_mark(row: Resource) -> None:
     path = file_spec(row)["path"]
     if is_there(path):  # it is not ours, and gets no mark
         return
-    beside = _mark_path(path)
+    beside = mark_path(path)
     os.makedirs(os.path.dirname(beside), mode=0o700, exist_ok=True)
     _write(f"{beside}.new", row.mark)
     os.rename(f"{beside}.new", beside)
@@ -127,16 +127,9 @@ def _write(path: str, mark: str) -> None:
         file.write(mark)
 
 
-def _mark_path(path: str) -> str:
-    above, name = os.path.split(path)
-    if name == SEED:  # VMs' directories have ids of hexadecimal digits for names
-        above, name = os.path.dirname(above), f"{os.path.basename(above)}.{SEED}"
-    return os.path.join(os.path.dirname(above), "marks", name)
-
-
 def mark_of(path: str) -> str | None:
     """The mark that a directory or a seed carries, None without one. OSError if unreadable."""
-    for place in (_mark_path(path), os.path.join(path, _MARK)):
+    for place in (mark_path(path), os.path.join(path, _MARK)):
         try:
             with open(place) as file:
                 return file.read()
@@ -149,7 +142,7 @@ def _release(row: Resource) -> Outcome:
     spec = file_spec(row)
     path = spec["path"]
     draft = f"{path}.new"  # of a start, or of an earlier hvtx's release, that was killed
-    beside = _mark_path(path)
+    beside = mark_path(path)
     try:
         for left in (draft, f"{beside}.new"):
             if is_there(left):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from hvtx.engine import notice
 from hvtx.engine.guest_options import GuestOptions
-from hvtx.errors import UsageError, advised
+from hvtx.errors import NotFound, UsageError, advised
 from hvtx.model.limiting import parse_limit
 from hvtx.model.policy import NO_LIMITS, NO_POLICY, Limits, Policy, names_in
 from hvtx.model.typed import TYPE_CHECKING, NamedTuple
@@ -73,6 +73,7 @@ def parse_request(  # noqa: PLR0913 - it mirrors the options of `vm create`
 ) -> VmRequest:
     """Check what was written; relative paths are of this directory. Raises UsageError."""
     _check_names(name, networks)
+    directory = here()
     chosen = hypervisor or ("command" if command else "qemu")
     check_combination(
         chosen, command=command, kernel=kernel, initrd=initrd, append=append, disks=disks
@@ -97,10 +98,20 @@ def parse_request(  # noqa: PLR0913 - it mirrors the options of `vm create`
         append=checked_append(append, count),
         disks=tuple(os.path.abspath(disk) for disk in disks),
         command=checked_command(command, count),
-        directory=os.getcwd(),
+        directory=directory,
         autostart=autostart,
         limits=NO_LIMITS if limit is None else parse_limit(limit),
     )
+
+
+def here() -> str:
+    """The directory that relative paths are of. Raises NotFound where somebody removed it."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError as problem:
+        raise NotFound(
+            "the current directory does not exist any more", hint="go to one that does: cd /"
+        ) from problem
 
 
 def parse_policy(egress: str | None, allow: Sequence[str], deny: Sequence[str]) -> Policy:
@@ -205,6 +216,11 @@ def check_lines(texts: Iterable[str | None]) -> None:
 
 
 _MISTAKEN = {"ipv4": "ip", "ip4": "ip", "ipv6": "ip6", "gateway4": "gateway"}
+_HYPERVISORS_ELSEWHERE = {
+    **dict.fromkeys(("kvm", "qemu-kvm", "qemu-system-x86_64", "tcg"), "qemu"),
+    "fc": "firecracker", "ch": "cloud-hypervisor", "chv": "cloud-hypervisor", "none": "external",
+}  # fmt: skip
+
 _OTHER_NAMES = {
     **_MISTAKEN, "name": "vm", "address": "ip", "address6": "ip6", "device": "tap",
     "ifname": "tap", "gw": "gateway", "mask": "netmask",
@@ -236,7 +252,9 @@ def checked_command(command: Iterable[str], interfaces: int) -> tuple[str, ...]:
 
         base, _, number = word.rpartition("_")
         beyond = base in known and number.isdigit()  # an interface that the VM does not have
-        slips = beyond or word in _MISTAKEN or nearest(word, known, _SLIP) is not None
+        slips = (
+            beyond or word in _MISTAKEN or nearest(word, known, _SLIP, any_case=False) is not None
+        )
         return slips and word not in known
 
     return tuple(_without(word, "the command", known, slip) for word in command)
@@ -271,8 +289,15 @@ def check_combination(
 ) -> None:
     """Refuse what does not go together in a VM; raises UsageError."""
     if hypervisor not in HYPERVISORS:
+        from hvtx.model.nearest import meant
+
         raise UsageError(
-            f"{hypervisor!r} is not a hypervisor", hint=f"one of {', '.join(HYPERVISORS)}"
+            f"{hypervisor!r} is not a hypervisor",
+            hint=meant(
+                _HYPERVISORS_ELSEWHERE.get(hypervisor.lower(), hypervisor),
+                HYPERVISORS,
+                f"one of {', '.join(HYPERVISORS)}",
+            ),
         )
     if command and hypervisor != "command":
         raise UsageError(

@@ -14,6 +14,12 @@ def log_path(state_directory: str, vm: Vm) -> str:
     return os.path.join(state_directory, "logs", f"{vm.name}.log")
 
 
+def log_hint(log: str) -> str:
+    """What is read where a VM has no console; ``log`` is its :func:`log_path`."""
+    name = os.path.basename(log).removesuffix(".log")
+    return f"`hvtx vm logs {name}` prints what the VM wrote; it is in {log}"
+
+
 def log_paths(state_directory: str, vm: Vm) -> list[str]:
     """Both halves of a VM's log, as far as they are there, the older first."""
     path = log_path(state_directory, vm)

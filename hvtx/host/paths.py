@@ -150,7 +150,8 @@ def _walk(walk: _Walk, *, make: bool = False) -> str:
 
     ``make``: directories on the way that are missing are made, mode 0755 whatever the umask.
     """
-    todo = _parts(os.path.join(os.getcwd(), walk.named))
+    whole = walk.named if os.path.isabs(walk.named) else os.path.join(os.getcwd(), walk.named)
+    todo = _parts(whole)
     links = 0
     while todo:
         name = todo.pop()

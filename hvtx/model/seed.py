@@ -17,6 +17,15 @@ LABEL = "cidata"
 ROLE = "seed"
 
 
+def mark_path(path: str) -> str:
+    """Where the mark of a run-time directory or of a seed stands: outside of what its VM writes."""
+    above, _, name = path.rpartition("/")
+    if name == SEED:  # VMs' directories have ids of hexadecimal digits for names
+        above, _, own = above.rpartition("/")
+        name = f"{own}.{SEED}"
+    return f"{above.rpartition('/')[0]}/marks/{name}"
+
+
 class SeedSpec(TypedDict):
     """The seed of one VM; what its user-data says is read when it is made, and is on no record."""
 

@@ -27,11 +27,21 @@ def parse_name(text: str, what: str) -> str:
     """A VM's or network's name."""
     ends = text.startswith("-") or text.endswith("-")
     if ends or not 1 <= len(text) <= _NAME_MOST or not _IN_NAMES.issuperset(text):
-        raise UsageError(
-            f"{text!r} is not a valid name for a {what}",
-            hint="1 to 63 of a-z, 0-9 and -, beginning and ending with a letter or digit",
-        )
+        raise UsageError(f"{text!r} is not a valid name for a {what}", hint=_name_hint(text, what))
     return text
+
+
+def _name_hint(text: str, what: str) -> str:
+    """What a name is; or what was given in its place."""
+    from hvtx.model import meant_values  # for a refusal only
+
+    if what == "network" and "/" in text and (subnet := meant_values.subnet(text)) is not None:
+        return f"a name comes first: hvtx network create NAME --subnet {subnet}"
+    if what == "network" and "," in text:
+        return f"one at a time: {' '.join(f'--network {one.strip()}' for one in text.split(','))}"
+    rule = "1 to 63 of a-z, 0-9 and -, beginning and ending with a letter or digit"
+    likely = meant_values.name(text)
+    return rule if likely is None else f"{rule}; for instance {likely}"
 
 
 def _is_device(text: str) -> bool:
@@ -75,7 +85,10 @@ def parse_mac(text: str) -> str:
     mac = text.lower()
     pairs = mac.split(":")
     if len(pairs) != 6 or not all(len(p) == 2 and _HEXADECIMAL.issuperset(p) for p in pairs):
-        raise UsageError(f"{text!r} is not a MAC address", hint="write it as 02:11:22:33:44:55")
+        from hvtx.model import meant_values  # for a refusal only
+
+        right = meant_values.mac(text) or "02:11:22:33:44:55"
+        raise UsageError(f"{text!r} is not a MAC address", hint=f"write it as {right}")
     if int(mac[:2], 16) & 1:
         raise UsageError(f"{text} is a multicast MAC address: no interface can have it")
     if mac == "00:00:00:00:00:00":
@@ -93,7 +106,7 @@ def parse_subnet(text: str) -> str:
             why = f"it{why.removeprefix(named)}" if why.startswith(f"{named} ") else why
         raise UsageError(
             f"{text!r} is not a subnet: {why}",
-            hint=f"write it as {_meant_subnet(text)}",
+            hint=_subnet_hint(text),
         ) from problem
     if "/" not in text:
         raise UsageError(f"{text!r} has no prefix length", hint="write it as 10.77.0.0/24")
@@ -111,12 +124,15 @@ def parse_subnet(text: str) -> str:
     return str(subnet)
 
 
-def _meant_subnet(text: str) -> str:
-    """The subnet without its host bits; an example where there is none in it."""
-    try:
-        return str(ipaddress.ip_network(_without_zone(text), strict=False))
-    except ValueError:
-        return "10.77.0.0/24"
+def _subnet_hint(text: str) -> str:
+    """The subnet without its host bits and the like; an example where there is none in it."""
+    from hvtx.model import meant_values  # for a refusal only
+
+    start, _, length = text.partition("/")
+    plain = length.isascii() and length.isdigit()
+    if plain and meant_values.address(start) is not None and meant_values.subnet(text) is None:
+        return "a prefix length is at most 32, or 128 for IPv6: for instance 10.77.0.0/24"
+    return f"write it as {meant_values.subnet(text) or '10.77.0.0/24'}"
 
 
 def is_public(subnet: str) -> bool:
@@ -153,7 +169,11 @@ def parse_address(text: str) -> str:
     try:
         address = ipaddress.ip_address(_without_zone(text))
     except ValueError as problem:
-        raise UsageError(f"{text!r} is not an IP address") from problem
+        from hvtx.model import meant_values  # for a refusal only
+
+        right = meant_values.address(text)
+        hint = None if right is None else f"write it as {right}"
+        raise UsageError(f"{text!r} is not an IP address", hint=hint) from problem
     four = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     if four is not None:
         raise UsageError(

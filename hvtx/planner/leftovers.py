@@ -24,9 +24,11 @@ from hvtx.model.resource import (
     Link,
     Outcome,
     Resource,
+    file_spec,
     filters_on,
     put_by_others,
 )
+from hvtx.model.seed import mark_path
 from hvtx.planner.presence import SnapshotIndex, index
 
 AGAIN = "hvtx gc --apply"
@@ -53,6 +55,8 @@ def fixes(row: Resource, reason: Reason, snapshot: Snapshot, sights: SnapshotInd
 def _steps(row: Resource, outcome: Outcome, snapshot: Snapshot, sights: SnapshotIndex) -> list[str]:
     if outcome.reason == Reason.IN_USE:
         return _end(row, outcome)
+    if row.kind == Kind.FILE:
+        return _moved_away(row, outcome)
     if row.kind in FIREWALL_KINDS:
         return [removal(entry) for entry in _in_the_way(row, snapshot, sights)]
     if row.kind not in DEVICES:
@@ -68,6 +72,18 @@ def _steps(row: Resource, outcome: Outcome, snapshot: Snapshot, sights: Snapshot
         known = row.addresses
         return taken_away(link, foreign_objects, snapshot.addresses, snapshot.filtered, known)
     return []
+
+
+def _moved_away(row: Resource, outcome: Outcome) -> list[str]:
+    """How what stands in the place of a file or a directory of the run directory goes.
+
+    It may have the mark of a start that an older copy of the store does not know.
+    """
+    if outcome.reason != Reason.MARK_MISMATCH:
+        return []
+    path = file_spec(row)["path"]
+    places = [path] if row.is_reservation else [path, mark_path(path)]
+    return [f"rm -rf {shlex.join(places)}"]
 
 
 def _end(row: Resource, outcome: Outcome) -> list[str]:

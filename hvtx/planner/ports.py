@@ -41,8 +41,7 @@ def parse_published(
 
     Raises UsageError.
     """
-    with advised(_FORM):
-        found = [asked for text in texts for asked in _published(text)]
+    found = [asked for text in texts for asked in _spelt(text)]
     for asked in found:
         if networks is not None and asked.network not in (None, *networks):
             raise UsageError(
@@ -71,6 +70,23 @@ def _too_many(number: int) -> UsageError:
         f"{number} ports are published, and a VM has at most {MOST}",
         hint="publish fewer, or let a proxy in the guest or on the host serve many by one",
     )
+
+
+def _spelt(text: str) -> list[Asked]:
+    """One ``--publish``; where it is refused, and what was meant is plain, the hint says it."""
+    try:
+        with advised(_FORM):
+            return _published(text)
+    except UsageError as problem:
+        from hvtx.model import meant_values  # for a refusal only
+
+        right = meant_values.published(text)
+        if not right or right == [text]:
+            raise
+        hint = f"write it as {right[0]}"
+        if len(right) > 1:
+            hint = f"one at a time: {' '.join(f'--publish {one}' for one in right)}"
+        raise UsageError(problem.message, hint=hint) from problem
 
 
 def _published(text: str) -> list[Asked]:

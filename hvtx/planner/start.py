@@ -53,7 +53,10 @@ def refusal(scope: VmScope) -> Conflict | None:
     if state is VmState.RUNNING:
         hint = f"hvtx vm restart {name} stops it first"
     elif state is VmState.UNKNOWN:
-        hint = f"hvtx vm show {name} tells more; hvtx vm stop {name} releases what is there"
+        hint = (
+            f"whether its process runs cannot be proven: hvtx vm show {name} tells more;"
+            f" hvtx vm stop {name} releases what is there"
+        )
     else:
         hint = f"hvtx vm show {name} tells when that has ended"
     return Conflict(f"VM {name!r} is {state.value}", hint=hint)

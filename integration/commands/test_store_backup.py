@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 import stat
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -289,3 +290,31 @@ def test_another_installations_backup(hvtx: Program, file: Path, tmp_path: Path)
     assert "another installation" in hvtx("store", "restore", str(file), code=4).err
     assert names(hvtx) == ["web"]
     other("network", "rm", "theirs")
+
+
+@pytest.mark.parametrize("dhcp", [False, True])
+def test_a_start_that_the_backup_does_not_know_stands_in_no_ones_way(
+    hvtx: Program, file: Path, dhcp: bool
+) -> None:
+    """The store is lost while a later start of the VM runs: what is said leads to a start."""
+    if dhcp:  # then the VM has a file that its network's dnsmasq reads, too
+        hvtx("network", "set", "net", "--dhcp")
+    hvtx("vm", "start", "web")
+    hvtx("store", "backup", str(file))
+    hvtx("vm", "restart", "web")
+    pid = hvtx.vm("web")["pid"]
+    shutil.rmtree(state())
+    done = restored(hvtx, file)
+    hvtx(*str(done["next"]).split()[1:])
+    lab.end(pid)
+    hvtx("gc", "--apply", "--unrecorded")
+    told = hvtx("vm", "start", "web", code=4).err.splitlines()[1].removeprefix("hint: ")
+    *steps, again = told.split("; ")
+    assert all(step.startswith("rm -rf /") for step in steps)
+    assert steps
+    for step in steps:
+        subprocess.run(step, shell=True, check=True)
+    assert again == "hvtx vm start web"
+    hvtx("vm", "start", "web")
+    hvtx("vm", "rm", "web", "--force")
+    assert hvtx.is_clean()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
 import pytest
 
+from hvtx.cli import elsewhere, usage
 from hvtx.cli.main import run
+from hvtx.cli.root import Group
 
 
 def err(capsys: pytest.CaptureFixture[str], place: Path, *words: str) -> str:
@@ -79,6 +82,8 @@ def test_an_option_in_another_place(
     ("words", "hint"),
     [
         (("vm", "create", "web", "--name", "x"), "hint: `hvtx vm create --help` shows its options"),
+        (("vm", "show", "web", "-i"), "hint: `hvtx vm show --help` shows its options"),
+        (("frobnicate",), "hint: `hvtx --help` shows its options"),
         (("import", "libvirt"), "hint: `hvtx import --help` shows its commands"),
         (("gc",), "hint: hvtx gc --plan shows the plan, hvtx gc --apply carries it out"),
         (
@@ -134,3 +139,122 @@ def test_a_path_is_taken_for_no_subnet(capsys: pytest.CaptureFixture[str], tmp_p
     told = err(capsys, tmp_path, "network", "create", "lab", "/etc")
     assert "`hvtx network create --help`" in told
     assert "--subnet" not in told
+
+
+# What people type who know virsh, podman, ip and systemctl.
+ELSEWHERE = [
+    ("vm shutdown web", "did you mean `hvtx vm stop`?"),
+    ("vm kill web", "did you mean `hvtx vm stop --force`?"),
+    ("vm define web", "did you mean `hvtx vm create`?"),
+    ("vm del web", "did you mean `hvtx vm rm`?"),
+    ("vm dominfo web", "did you mean `hvtx vm show`?"),
+    ("vm port web", "did you mean `hvtx vm show`?"),
+    ("vm ssh web", "did you mean `hvtx vm console`?"),
+    ("vm pause web", "guests are not paused here: `hvtx vm stop` ends one and keeps its addresses"),
+    (
+        "vm rename web db",
+        "a name stays: create another (`hvtx vm create --help`), then `hvtx vm rm`",
+    ),
+    ("vm snapshot web", "hvtx has no disk images, snapshots or migration"),
+    ("network add lab", "did you mean `hvtx network create`?"),
+    ("networks list", "did you mean `hvtx network ls`?"),
+    ("vms", "did you mean `hvtx vm`?"),
+    ("prune", "did you mean `hvtx gc --plan`?"),
+    ("cleanup", "did you mean `hvtx gc --plan`?"),
+    ("events", "did you mean `hvtx log`?"),
+    ("check", "did you mean `hvtx doctor`?"),
+    ("fix", "did you mean `hvtx repair`?"),
+    ("backup", "did you mean `hvtx store backup`?"),
+    ("restore", "did you mean `hvtx store restore`?"),
+    ("store save x", "did you mean `hvtx store backup`?"),
+    ("systemd enable", "did you mean `hvtx systemd install`?"),
+    ("cni remove", "did you mean `hvtx cni uninstall`?"),
+    # in another order
+    ("help vm create", "did you mean `hvtx vm create --help`?"),
+    ("vm help create", "did you mean `hvtx vm create --help`?"),
+    ("web vm start", "did you mean `hvtx vm start web`?"),
+    ("vm web start", "did you mean `hvtx vm start web`?"),
+    ("web start", "did you mean `hvtx vm start web`?"),
+    ("start vm web", "did you mean `hvtx vm start web`?"),
+    ("ls networks", "did you mean `hvtx network ls`?"),
+    ("delete network lab", "did you mean `hvtx network rm lab`?"),
+    ("network lab show", "did you mean `hvtx network show lab`?"),
+    ("create network lab --subnet 10.77.0.0/24", "did you mean `hvtx network create lab …`?"),
+    # options
+    ("-V", "did you mean --version?"),
+    ("vm stop -f web", "did you mean --force?"),
+    ("vm create web -m 512", "did you mean --memory?"),
+    ("vm create web --ip6 fd77::5", "did you mean --ip?"),
+    ("vm create web --hwaddr 02:00:00:00:00:01", "did you mean --mac?"),
+    ("vm run --name web", "the name is a word of its own: hvtx vm run NAME …"),
+    ("vm run -it web", "a VM runs in the background; `hvtx vm console NAME` joins"),
+    ("vm run --rm web", "a VM stays on record after it ends, until `hvtx vm rm NAME`"),
+    ("vm create web --dry-run", "describe it in a file, then: hvtx vm apply --plan -f FILE"),
+    ("vm ls -a", "all are listed, running or not: hvtx vm ls"),
+    ("vm ls -q", "the names alone: hvtx vm ls --json | jq -r '.vms[].name'"),
+    ("vm stop --all", "name each: hvtx vm stop NAME NAME…; `hvtx vm ls` lists them"),
+    ("vm logs -f web", "follow its file: tail -F /var/lib/hvtx/logs/NAME.log"),
+    ("vm logs -n 5 web", "its last lines: hvtx vm logs NAME | tail -n 20"),
+    ("vm rm -y web", "nothing is asked here: leave it out"),
+    ("doctor --fix", "`hvtx repair` puts back what is damaged"),
+    ("network create lab --gateway 10.77.0.1", "the gateway is the first address of each --subnet"),
+    ("network set lab --no-nat", "--no-nat is given once, when a network is made"),
+    ("explain iptables -t nat -A X", "two dashes: hvtx explain -- iptables -t nat -A X"),
+    # words too many
+    ("vm ls web", "one of them: hvtx vm show web"),
+    ("vm show web db", "one at a time: hvtx vm show db"),
+    ("log web", "of one VM: hvtx log --vm web"),
+    ("doctor eth0", "one thing: hvtx explain eth0"),
+]
+
+
+@pytest.mark.parametrize(("line", "hint"), ELSEWHERE)
+def test_words_of_other_programs(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, line: str, hint: str
+) -> None:
+    """Each is told what it is here, as a whole command where one is meant."""
+    assert hint in err(capsys, tmp_path, *line.split()).splitlines()[1]
+
+
+def test_a_command_in_quotes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "did you mean `hvtx vm ls`?" in err(capsys, tmp_path, "vm ls")
+
+
+@pytest.mark.parametrize("line", ["vm shutdown web", "web vm start", "ls networks", "prune"])
+def test_a_command_that_is_named_exists(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, line: str
+) -> None:
+    """What the hint names is a command: its help is printed."""
+    told = err(capsys, tmp_path, *line.split()).partition("did you mean `hvtx ")[2].split("`")[0]
+    words = [word for word in told.split() if word != "web"]
+    assert run([*words, "--help"]) == 0
+
+
+def test_every_word_of_other_programs_leads_to_a_command() -> None:
+    """No table names a command or an option that is not there."""
+    for group in elsewhere.GROUPS.values():
+        usage._commands_of(group)
+    known = {
+        *usage.root.list_commands(click.Context(usage.root)),
+        *(
+            c
+            for g in ("vm", "network", "store", "systemd", "cni", "cluster")
+            for c in usage._commands_of(g)
+        ),
+    }
+    for name, verbs in elsewhere._VERBS.items():
+        assert [verb for verb in verbs if verb.split()[0] in known], name
+    for said in elsewhere._ROOT.values():
+        usage._command_at(" ".join(["hvtx", *(w for w in said.split() if not w.startswith("-"))]))
+    for _, paths, _ in elsewhere._ADVICE:
+        for path in paths:
+            usage._command_at(f"hvtx {path}")
+    for path in elsewhere._EXTRA:
+        usage._command_at(f"hvtx {path}")
+
+
+def test_every_group_knows_what_was_meant() -> None:
+    """A group of click's own would answer an unknown word without a hint."""
+    for name in usage.root.list_commands(click.Context(usage.root)):
+        command = usage._command_at(f"hvtx {name}")
+        assert isinstance(command, Group) is isinstance(command, click.Group), name

@@ -7,12 +7,11 @@ from hvtx.errors import Conflict
 _CONSOLE_SECONDS = 5.0
 
 
-def console(directory: str, name: str | None, log: str) -> None:
+def console(directory: str, name: str | None, hint: str) -> None:
     """Join standard input and output to the VM's console until either ends or Ctrl-] is typed.
 
-    Raises Conflict if the VM has none, or it cannot be reached.
+    Raises Conflict, with ``hint``, if the VM has none, or it cannot be reached.
     """
-    hint = f"`hvtx vm logs NAME` prints what the VM wrote; it is in {log}"
     if name is None:
         raise Conflict("this VM's hypervisor has no console to type at", hint=hint)
     from hvtx.host.console import bridge

@@ -135,7 +135,7 @@ def look_into(path: str) -> str | None:
 
 def _binary(vm: Vm, machine: str) -> str:
     from hvtx.host import program
-    from hvtx.hypervisors.base import TRAITS, binary_names
+    from hvtx.hypervisors.base import binary_names
 
     names = binary_names(vm.hypervisor, machine)
     if vm.hypervisor == "command":
@@ -158,11 +158,23 @@ def _binary(vm: Vm, machine: str) -> str:
                 hint="hvtx runs a program by name only if nobody but root can change it "
                 f"({over}): give it to root, or name it by its path",
             )
-        raise NotFound(
-            f"the hypervisor of VM {vm.name}, {names[0]}, is not on this host",
-            hint=TRAITS[vm.hypervisor].hint,
-        )
+        raise _no_program(vm, names[0])
     return found
+
+
+def _no_program(vm: Vm, name: str) -> NotFound:
+    """What is there in the place of a VM's program, if anything is, and what to do."""
+    from hvtx.hypervisors.base import TRAITS
+
+    words, hint = "is not on this host", TRAITS[vm.hypervisor].hint
+    if vm.hypervisor == "command" and " " in name:
+        hint = f"after -- stands each word by itself: -- {name}"
+    elif "/" in name and os.path.isdir(name):
+        words = "is a directory"
+    elif "/" in name and os.path.exists(name):
+        words = "cannot be executed"
+        hint = f"chmod +x {name}, if it is a program; else give one after --"
+    return NotFound(f"the hypervisor of VM {vm.name}, {name}, {words}", hint=hint)
 
 
 def _disks(vm: Vm) -> tuple[tuple[str, str], ...]:

@@ -1,0 +1,111 @@
+"""How a value that was refused is written here, where what was meant is plain: for hints. Pure.
+
+Each function returns the right spelling, or None where nobody can tell.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+_MAC = re.compile("[0-9a-f]{12}")
+_PORT = "[0-9]{1,5}(?:-[0-9]{1,5})?"
+_NAME = re.compile("[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kmgt]?)(i?b)?", re.IGNORECASE)
+_MEBIBYTES = {"k": 1 / 1024, "m": 1, "g": 1024, "t": 1024 * 1024}
+_TIME = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(s|sec|seconds?|m|min|minutes?|h|hours?)")
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+def name(text: str) -> str | None:
+    """``web-1`` of ``Web_1``, ``web-1.example``'s ``web-1-example``."""
+    likely = re.sub("[_. ]+", "-", text.strip().lower()).strip("-")
+    return likely if likely != text and _NAME.fullmatch(likely) else None
+
+
+def mac(text: str) -> str | None:
+    """``02:ab:cd:ef:00:01`` of the ways in which routers, Windows and people write it."""
+    pairs = re.split("[:-]", text.strip().lower())
+    if len(pairs) == 6:
+        digits = "".join(pair.rjust(2, "0") for pair in pairs)
+    else:
+        digits = "".join(pairs).replace(".", "")
+    if not _MAC.fullmatch(digits):
+        return None
+    return ":".join(digits[n : n + 2] for n in range(0, 12, 2))
+
+
+def address(text: str) -> str | None:
+    """``10.77.0.9`` of ``10.77.0.9/24`` and of ``10.77.0.09``."""
+    alone = text.strip().partition("/")[0].removeprefix("[").removesuffix("]")
+    try:
+        return str(ipaddress.ip_address(_without_zeros(alone)))
+    except ValueError:
+        return None
+
+
+def subnet(text: str) -> str | None:
+    """``10.1.0.0/16`` of ``10.1/16``, ``10.1.0.0/24`` of ``010.1.0.5/24``."""
+    start, slash, length = text.strip().partition("/")
+    parts = start.split(".")
+    if slash and len(parts) < 4 and all(part.isascii() and part.isdigit() for part in parts):
+        start = ".".join([*parts, *["0"] * (4 - len(parts))])
+    try:
+        found = ipaddress.ip_network(f"{_without_zeros(start)}{slash}{length}", strict=False)
+    except ValueError:
+        return None
+    return str(found) if slash else None
+
+
+def _without_zeros(start: str) -> str:
+    """An IPv4 address without leading zeros, which could mean octal."""
+    parts = start.split(".")
+    if len(parts) == 4 and all(part.isascii() and part.isdigit() for part in parts):
+        return ".".join(part.lstrip("0") or "0" for part in parts)
+    return start
+
+
+def published(text: str) -> list[str]:
+    """How ``--publish`` takes it: more than one where a list was given; empty: nobody can tell."""
+    parts = [part.strip() for part in text.split(",")]
+    found = [_one_published(part) for part in parts]
+    return [one for one in found if one] if all(found) else []
+
+
+def _one_published(text: str) -> str | None:
+    spelt = text.replace("→", ":").replace("->", ":").replace("=", ":").lower()
+    spelt = spelt.replace("localhost:", "127.0.0.1:").removeprefix("*:")
+    before = re.fullmatch(r"(tcp|udp):(.+)", spelt)
+    after = re.fullmatch(r"(.+)[:/](tcp|udp)", spelt)
+    protocol = ""
+    if before:
+        protocol, spelt = before[1], before[2]
+    elif after:
+        spelt, protocol = after[1], after[2]
+    lone = re.fullmatch(_PORT, spelt)
+    if lone:
+        spelt = f"{spelt}:{spelt}"
+    six = re.fullmatch(rf"([0-9a-f:]*::?[0-9a-f:]*):({_PORT}):({_PORT})", spelt)
+    if six and spelt.count(":") > 3:
+        spelt = f"[{six[1]}]:{six[2]}:{six[3]}"
+    if not re.fullmatch(rf"(?:[0-9.]+:|\[[0-9a-f:]+\]:)?{_PORT}:{_PORT}", spelt):
+        return None
+    return spelt if protocol in {"", "tcp"} else f"{spelt}/{protocol}"
+
+
+def mebibytes(text: str) -> int | None:
+    """``512`` of ``512M``, ``1024`` of ``1GiB``; None for what is no whole number of them."""
+    found = _SIZE.fullmatch(text.strip())
+    if found is None or not found[2]:
+        return None
+    size = float(found[1]) * _MEBIBYTES[found[2].lower()]
+    return int(size) if size == int(size) and size >= 1 else None
+
+
+def seconds(text: str) -> int | None:
+    """``300`` of ``5m``."""
+    found = _TIME.fullmatch(text.strip().lower())
+    if found is None:
+        return None
+    size = float(found[1]) * _SECONDS[found[2][0]]
+    return int(size) if size == int(size) else None

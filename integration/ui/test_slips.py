@@ -1,0 +1,172 @@
+"""Slips of a first hour: what is there is named as what it is, and nothing is changed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from integration.lab import witness
+from integration.lab.program import Program
+from integration.ui.test_input import SLEEP, hvtx, peopled, refused
+
+__all__ = ["hvtx", "peopled"]  # fixtures
+
+
+def hint(ran_err: str) -> str:
+    return ran_err.splitlines()[1].removeprefix("hint: ")
+
+
+def test_a_vm_without_a_name(peopled: Program) -> None:
+    """The first word after -- is no name: it is the command of a VM that was not named."""
+    for words in (("sleep", "1"), ("web",)):
+        for verb in ("create", "run"):
+            ran = refused(peopled, "vm", verb, "--memory", "64", "--", *words, code=2)
+            assert ran.err.startswith("error: the VM has no name")
+            assert hint(ran.err) == f"hvtx vm {verb} NAME … -- {' '.join(words)}"
+    assert [vm["name"] for vm in peopled("vm", "ls", "--json").json()["vms"]] == ["web"]
+    peopled("--debug", "vm", "create", "sleep", "--", "sleep", "1")  # named as its command: fine
+    peopled("vm", "rm", "sleep")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--memory", "512M"), "write it as --memory 512"),
+        (("--memory", "1.5 GiB"), "write it as --memory 1536"),
+        (("--memory", "half"), "the unit is MiB: 2048 is 2 GiB"),
+        (("--hypervisor", "KVM"), "did you mean 'qemu'?"),
+        (("--ip", "10.77.0.9/24"), "write it as 10.77.0.9"),
+        (("--mac", "02-00-00-00-00-09"), "write it as 02:00:00:00:00:09"),
+        (("-p", "8080"), "write it as 8080:8080"),
+        (("-p", "15432→5432/tcp"), "write it as 15432:5432"),
+        (("-p", "1:1,2:2"), "one at a time: --publish 1:1 --publish 2:2"),
+        (("--network", "net,lan"), "one at a time: --network net --network lan"),
+    ],
+)
+def test_a_value_in_another_spelling(peopled: Program, words: tuple[str, ...], says: str) -> None:
+    """What `vm ls` prints, and what other programs take."""
+    ran = refused(peopled, "vm", "create", "db", *words, code=2)
+    assert says in hint(ran.err)
+
+
+def test_a_dash_is_no_file(
+    peopled: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is standard output elsewhere; here a file of that name would appear, unseen."""
+    monkeypatch.chdir(tmp_path)
+    for words in (
+        ("gc", "--plan", "--out", "-"),
+        ("gc", "--plan", "--html", "-"),
+        ("store", "backup", "-"),
+        ("metrics", "--textfile", "-"),
+    ):
+        with witness.unchanged():
+            ran = peopled(*words, code=2)
+        assert hint(ran.err) == "/dev/stdout is standard output, ./- is a file of that name"
+    assert not (tmp_path / "-").exists()
+    peopled("store", "backup", "./-")
+    assert (tmp_path / "-").exists()
+
+
+def test_a_directory_is_refused_before_it_is_on_record(peopled: Program, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("nowhere")
+    for option in ("--kernel", "--disk"):
+        ran = refused(peopled, "vm", "create", "db", option, str(tmp_path), code=2)
+        assert "it is a directory, and not a regular file" in ran.err
+        ran = refused(peopled, "vm", "create", "db", option, str(link), code=3)
+        assert ran.err.splitlines()[0].endswith("link does not exist: it is a link to nowhere")
+
+
+def test_a_program_that_is_none(peopled: Program, tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.write_text("no program\n")
+    for first, words, says in (
+        (str(plain), f"{plain}, cannot be executed", f"chmod +x {plain}, if it is a program"),
+        (str(tmp_path), f"{tmp_path}, is a directory", "give a program that exists after --"),
+        (
+            "sleep 5",
+            "sleep 5, is not on this host",
+            "after -- stands each word by itself: -- sleep 5",
+        ),
+    ):
+        ran = refused(peopled, "vm", "run", "db", "--network", "net", "--", first, code=3)
+        assert words in ran.err.splitlines()[0]
+        assert says in hint(ran.err)
+
+
+def test_a_directory_that_is_gone(peopled: Program, tmp_path: Path) -> None:
+    """Whoever stands in it is told so; what needs no directory works."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    peopled("vm", "create", "two", "--network", "net", *SLEEP)
+
+    def there(*words: str) -> subprocess.CompletedProcess[str]:
+        shell = f'cd {gone} && rmdir {gone}; "$@"; code=$?; mkdir -p {gone}; exit $code'
+        program = [sys.executable, "-m", "hvtx"]
+        argv = ["sh", "-c", shell, "sh", *program, *words]
+        return subprocess.run(argv, capture_output=True, text=True, check=False, env=os.environ)
+
+    for words in (
+        ("vm", "create", "db", "--network", "net", *SLEEP),
+        ("vm", "set", "two", "--", "x"),
+    ):
+        ran = there(*words)
+        assert (ran.returncode, ran.stderr.splitlines()) == (
+            3,
+            ["error: the current directory does not exist any more",
+             "hint: go to one that does: cd /"],
+        ), ran  # fmt: skip
+    assert there("vm", "restart", "web").returncode == 0
+
+
+def test_a_console_that_is_none_names_the_log(peopled: Program) -> None:
+    ran = peopled("vm", "console", "web", code=4)
+    assert hint(ran.err).startswith("`hvtx vm logs web` prints what the VM wrote")
+
+
+def test_an_unknown_process_is_not_an_unknown_vm(peopled: Program) -> None:
+    peopled("vm", "create", "ext", "--network", "net", "--hypervisor", "external")
+    peopled("vm", "start", "ext")
+    ran = refused(peopled, "vm", "start", "ext", code=4)
+    assert hint(ran.err).startswith("whether its process runs cannot be proven: hvtx vm show ext")
+    peopled("vm", "rm", "ext", "--force")
+
+
+def test_a_single_digit_is_no_year(peopled: Program) -> None:
+    """`5` was the year 5000: nothing has happened since."""
+    for text in ("5", "202"):
+        ran = refused(peopled, "log", "--since", text, code=2)
+        assert f"{text!r} is not a time" in ran.err
+    assert "web" in peopled("log", "--since", "2026").out
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "says"),
+    [
+        ('state-dir = "/x"', 2, "did you mean 'state_dir'? known: "),
+        ('firewall = "nft"', 2, "did you mean 'nftables'? it is one of"),
+        ('dhcp = "yes"', 2, "did you mean 'on'? it is one of"),
+        ('egress = "Internet"', 2, "did you mean 'internet'? it is one of"),
+    ],
+)
+def test_a_configuration_that_is_nearly_right(
+    hvtx: Program, tmp_path: Path, text: str, code: int, says: str
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(text)
+    assert says in hint(hvtx("vm", "ls", code=code).err)
+
+
+def test_a_configuration_that_is_no_file(hvtx: Program, tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.unlink()
+    config.mkdir()
+    ran = hvtx("vm", "ls", code=2)
+    assert ran.err.splitlines()[0] == (
+        f"error: the configuration {config} cannot be read: it is a directory, and not a regular file"
+    )
