@@ -260,7 +260,7 @@ _PLAIN_CALLS = {
     "hvtx/commands/gc_installation.py": {"file.any_held"},
     "hvtx/engine/privileges.py": {"tun.open_device"},
     "hvtx/commands/published_view.py": {"ViewSource"},
-    "hvtx/host/openfiles.py": {"libc.syscall"},
+    "hvtx/host/openfiles.py": {"syscall", "last_error"},
     "hvtx/host/qmp.py": {"self._talk.receive"},
     "hvtx/host/xtables.py": {"self._table.delete"},
     "integration/lab/stepper.py": {"_LIBC.ptrace"},
