@@ -82,6 +82,7 @@ NOT_RUN = {
     "chmod 666": f"{_MACHINE}: /dev/net/tun is everybody's",
     "chmod 644": "its path is the user's own configuration file",
     "chmod 700": "its path is given by the user; the mode is what a store gets by itself",
+    "chmod +x": "whether the file is a program only its owner knows",
     "chown": "its files are those that hvtx runs from",
     "firewall-cmd": _FIREWALLD,
     "ufw": _UFW,

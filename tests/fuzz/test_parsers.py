@@ -73,6 +73,8 @@ ASIDE = {
     "model.json_text.loads": "as tests/model/test_json_text.py shows; its callers are in PARSERS",
     "engine.cni_files.is_our_configuration": "what is no JSON is not ours, as tests/engine shows",
     "engine.cni_files.text_at": "replaces what is no text",
+    "host.dhcp_release": "addresses of our own",
+    "host.link_changes": "addresses of our own",
     "host.etcd": "as tests/host/test_etcd.py shows",
     "host.veth": "addresses of our own",
     "planner.attaching": "a digest and random bytes of our own",
