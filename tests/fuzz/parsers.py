@@ -1070,7 +1070,8 @@ def described_set(data: bytes) -> None:
 def saved_set(data: bytes) -> None:
     """A saved plan with what it describes."""
     saved = saved_sets.load(file_of(data), "hvtx/apply/1")
-    sets_of.request([sets_of.Source(**dict(each)) for each in saved.described])
+    names = sets_of.Source._fields  # what else stands there is not read, as in `vm apply`
+    sets_of.request([sets_of.Source(*(each[name] for name in names)) for each in saved.described])
 
 
 CNI_REQUESTS = [
