@@ -15,7 +15,7 @@ import pytest
 from hvtx.drivers.base import Host
 from hvtx.drivers.tap.driver import TapDriver
 from hvtx.errors import HvtxError
-from hvtx.host import failpoint
+from hvtx.host import failpoint, tun
 from hvtx.host.netlink import Channel
 from hvtx.model.resource import Kind, Resource, State
 from integration import lab
@@ -129,16 +129,29 @@ def test_where_one_fails_none_of_them_is_left(driver: TapDriver, bad: int) -> No
     ]
 
 
-def test_all_have_their_marks_before_one_persists(driver: TapDriver) -> None:
+def test_all_have_their_marks_before_one_persists(
+    driver: TapDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An end at the point before the first is told to persist leaves none."""
     bridge = master()
+    rows = [row(number, bridge) for number in range(1, 5)]
+    seen: list[str] = []
+    persist = tun.set_persistent
+
+    def looked(descriptor: int, on: bool) -> None:
+        seen.append(lab.run("ip", "link"))
+        persist(descriptor, on)
+
     failpoint.arm("marked:tap:error")
     try:
         with pytest.raises(HvtxError, match="marked:tap"):
-            driver.create([row(number, bridge) for number in range(1, 5)])
+            driver.create(rows)
     finally:
         failpoint.arm("")
     assert "hvmade" not in lab.run("ip", "-o", "link")
+    monkeypatch.setattr(tun, "set_persistent", looked)
+    driver.create(rows)
+    assert [one.mark for one in rows if one.mark not in seen[0]] == []
 
 
 @pytest.mark.parametrize("limit", [{}, {"in": 10_000_000, "out-packets": 1000}])
