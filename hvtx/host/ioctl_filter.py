@@ -82,18 +82,19 @@ def start(work: Callable[[], T]) -> T:
 def _filter_this_thread(number: int, calls: tuple[tuple[int, int], ...]) -> None:
     """Put the filter on the calling thread, as far as that can be done."""
     syscall, last_error = system_call.found()
-    prctl, _ = system_call.found("prctl")
     code = array.array("B", program(calls))
     wanted = struct.pack("@HP", len(code) // 8, code.buffer_info()[0])  # struct sock_fprog
+
+    def prctl(*words: int | bytes) -> int:  # hardly ever needed
+        return int(system_call.found("prctl")[0](*words))
 
     def put() -> int:
         """0, or an errno. The older call has no flags: some kernels slow down who has a filter."""
         if not syscall(number, _SET_MODE_FILTER, _SPEC_ALLOW, wanted):
             return 0
-        refusal = last_error()
-        if refusal == errno.EACCES or not prctl(_PR_SET_SECCOMP, 2, wanted, 0, 0):
-            return refusal if refusal == errno.EACCES else 0
-        return int(last_error())
+        if last_error() == errno.EACCES or prctl(_PR_SET_SECCOMP, 2, wanted, 0, 0):
+            return int(last_error())
+        return 0
 
     if put() == errno.EACCES:  # only with CAP_SYS_ADMIN, or for who can get no more rights
         prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)

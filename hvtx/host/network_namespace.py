@@ -1,4 +1,6 @@
-"""Network namespaces of others: opened by a path that is checked to be one, entered by a thread.
+"""Network namespaces of others, opened by a path that is checked to be one, and new ones.
+
+A thread enters them, which ends there.
 
 Constants are those of include/uapi/linux/{nsfs,sched}.h.
 """
@@ -57,6 +59,14 @@ def _enter(descriptor: int) -> None:
     if setns(descriptor, _CLONE_NEWNET):
         code = last_error()
         raise OSError(code, f"the namespace cannot be entered: {os.strerror(code)}")
+
+
+def enter_new() -> None:
+    """Have this thread work in a network namespace of its own from here on. Raises OSError."""
+    unshare, last_error = system_call.found("unshare")
+    if unshare(_CLONE_NEWNET):
+        code = last_error()
+        raise OSError(code, f"no network namespace can be made: {os.strerror(code)}")
 
 
 def inside(descriptor: int, work: Callable[[], T]) -> T:

@@ -19,9 +19,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 
 from hvtx.host import program, xtsaved
+from hvtx.host.network_namespace import enter_new
 from hvtx.host.nfanswers import Named, Rule, expressions, is_xt_comment, xt_comment
 from hvtx.host.nfmessages import add_rule, delete_rules
 from hvtx.host.nfnetlink import BatchRefused, Nftables
+from hvtx.host.own_thread import in_own_thread
 from hvtx.model.typed import NamedTuple
 
 TOOLS = {"ip": "iptables", "ip6": "ip6tables"}
@@ -44,7 +46,6 @@ _INCOMPATIBLE = "is incompatible"
 _UNKNOWN_TO_IT = "Parsing nftables rule failed"
 _UNLIKE = "iptables makes another rule of what it prints for this one"
 _CHAIN = re.compile(r"[^\s!-]\S{0,27}")
-_CLONE_NEWNET = 0x40000000
 _SECONDS = 60
 _TRIALS = 160  # of 5 to 10 ms each
 _REFUSED = 32  # rules that may be left out one by one
@@ -176,32 +177,16 @@ def _printed(*argv: str) -> dict[tuple[str, str], list[str]]:
 
 def _apart(work: Callable[[], None]) -> str:
     """Do ``work()`` in a network namespace of its own, which ends with the call; why it failed."""
-    import threading
-
-    reasons: list[str] = []
 
     def inside() -> None:
-        try:
-            _unshare()
-            work()
-        except (_UntoldError, OSError, ValueError) as problem:
-            reasons.append(str(problem) or repr(problem))
+        enter_new()
+        work()
 
-    thread = threading.Thread(target=inside, name="nft-words", daemon=True)
     try:
-        thread.start()
-        thread.join()
-    except RuntimeError as problem:
-        reasons.append(str(problem))
-    return reasons[0] if reasons else ""
-
-
-def _unshare() -> None:
-    import ctypes
-
-    if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET):
-        code = ctypes.get_errno()
-        raise OSError(code, f"no network namespace can be made: {os.strerror(code)}")
+        in_own_thread(inside)
+    except (_UntoldError, OSError, ValueError, RuntimeError) as problem:
+        return str(problem) or repr(problem)
+    return ""
 
 
 def _is_native(rule: Rule) -> bool:

@@ -8,12 +8,20 @@ from __future__ import annotations
 
 from hvtx.model.typed import Any
 
+_known: dict[str, tuple[Any, Any]] = {}  # each takes two classes, dearer than what is called
+
 
 def found(name: str = "syscall") -> tuple[Any, Any]:
     """A function of the C library, and what tells its errno.
 
     Its arguments are integers, bytes or None; what it returns is read as a long one.
     """
+    if name not in _known:
+        _known[name] = _found(name)
+    return _known[name]
+
+
+def _found(name: str) -> tuple[Any, Any]:
     try:
         long, function, last_error = _plain(name)
     except (ImportError, AttributeError, TypeError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import platform
 import subprocess
@@ -43,6 +45,35 @@ def test_one_ioctl_is_refused_and_no_other() -> None:
     assert asked() == "[25, 25, 25]"
     assert ioctl_filter.start(asked) == "[1, 1, 25]", "with anything in the upper half, too"
     assert asked() == "[25, 25, 25]", "who started it has no filter"
+
+
+def refusal() -> int | None:
+    """What this thread is told about a pipe."""
+    end, other = os.pipe()
+    try:
+        fcntl.ioctl(end, ioctl_filter.SIOCSIFHWADDR)
+    except OSError as problem:
+        return problem.errno
+    finally:
+        os.close(end)
+        os.close(other)
+    return None
+
+
+def test_it_takes_no_capability() -> None:
+    """Who has none gives up getting more rights (no_new_privs), which the kernel asks for."""
+    assert ioctl_filter.start(refusal) == errno.EPERM  # what this loads is loaded
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            if os.geteuid() == 0:
+                os.setresuid(54321, 54321, 54321)
+            told = (ioctl_filter.start(refusal), refusal())
+            code = 0 if told == (errno.EPERM, errno.ENOTTY) else 2
+        finally:
+            os._exit(code)
+    assert os.waitpid(pid, 0)[1] == 0
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the other calls of an x86 processor")

@@ -19,10 +19,12 @@ NUMBERS = {"x86_64": (39, 257, 8), "aarch64": (172, 56, 62)}  # getpid, openat, 
 @pytest.mark.parametrize("plain", [True, False])
 def test_answers_and_errors_arrive(plain: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Integers as long ones, bytes and None as places in memory; an errno stays until the next."""
+    monkeypatch.setattr(system_call, "_known", {})
     if not plain:
         monkeypatch.setattr("_ctypes.dlopen", None)  # as in a Python whose C part is another
     getpid, openat, lseek = NUMBERS[os.uname().machine]
     call, last_error = system_call.found()
+    assert system_call.found() == (call, last_error), "its classes are made once"
     assert call(getpid) == os.getpid()
     descriptor = call(openat, -100, b"/dev/null", os.O_RDONLY | os.O_CLOEXEC, 0)
     assert os.path.samestat(os.fstat(descriptor), os.stat("/dev/null"))

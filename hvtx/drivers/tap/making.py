@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from hvtx.drivers.tap import filters
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
@@ -22,6 +22,7 @@ from hvtx.model.typed import Any
 from hvtx.model.vm import no_port_left
 
 _AT_ONCE = 16  # devices: a descriptor each; more in one go would save hardly anything
+_FOR_LIMITS = 4  # descriptors: a map, a program, a socket, and the file of a module
 
 
 def make(
@@ -44,6 +45,8 @@ def _make_some(
     found: dict[int, dict[str, Any]] = {}
     with ExitStack() as opened:
         held: list[tuple[Resource, int]] = []
+        left = _left_for_limits(rows[:_AT_ONCE])
+        opened.enter_context(left)
         for row in rows[:_AT_ONCE]:
             try:
                 descriptor = tun.open_device()
@@ -54,6 +57,7 @@ def _make_some(
             opened.callback(os.close, descriptor)
             held.append((row, descriptor))
             _new_device(row, descriptor)
+        left.close()
         ports = [filters.new_port(row, program) for row, _ in held]
         for (row, descriptor), port, given in zip(held, ports, _equip(links, ports), strict=True):
             if isinstance(given, OSError):
@@ -67,6 +71,16 @@ def _make_some(
             except OSError as problem:
                 raise refused(row.key, problem) from problem
     return found
+
+
+def _left_for_limits(rows: Sequence[Resource]) -> ExitStack:
+    """Descriptors that the devices are not to take, where a limit of one needs some after them."""
+    left = ExitStack()
+    if any(tap_spec(row).get("limit") for row in rows):
+        with suppress(OSError):
+            for _ in range(_FOR_LIMITS):
+                left.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    return left
 
 
 def _new_device(row: Resource, descriptor: int) -> None:

@@ -6,7 +6,6 @@ could not be carried is in :attr:`Scratch.lacks`: whoever asks has to take it fo
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import threading
@@ -15,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 
 from hvtx.errors import HostRefused
-from hvtx.host import xfrm
+from hvtx.host import network_namespace, xfrm
 from hvtx.host.netlink import Channel, forbidden
 from hvtx.host.replica import (
     copying,
@@ -35,7 +34,6 @@ from hvtx.host.xfrm import Ipsec
 from hvtx.model.typed import NamedTuple, TypeVar
 
 T = TypeVar("T")
-_CLONE_NEWNET = 0x40000000
 _SECONDS = 20.0  # for all of it; a small host takes a fiftieth
 _CHANCES = 40
 _ROUNDS = 400  # of reading what one frame led to
@@ -143,17 +141,18 @@ def within(
 
 def _enter() -> None:
     """Give this thread a network namespace of its own."""
-    library = ctypes.CDLL(None, use_errno=True)
-    if library.unshare(_CLONE_NEWNET) == 0:
-        return
-    problem = OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    hint = (
-        "run it as root with CAP_SYS_ADMIN, and not under RestrictNamespaces= or a seccomp filter"
-    )
-    words = f"no network namespace can be made to try it in: {problem.strerror}"
-    if not forbidden(problem):
-        hint = "see the limit user.max_net_namespaces, and the kernel's log"
-    raise Unavailable(words, hint)
+    try:
+        network_namespace.enter_new()
+    except OSError as problem:
+        hint = (
+            "run it as root with CAP_SYS_ADMIN, and not under RestrictNamespaces= or a seccomp"
+            " filter"
+        )
+        if not forbidden(problem):
+            hint = "see the limit user.max_net_namespaces, and the kernel's log"
+        code = os.strerror(problem.errno or 0)
+        words = f"no network namespace can be made to try it in: {code}"
+        raise Unavailable(words, hint) from problem
 
 
 class Owner(NamedTuple):
