@@ -21,9 +21,10 @@ _VERBS: Mapping[str, Sequence[str]] = {
     **dict.fromkeys(("ls", "list", "ps"), ("ls", "status", "print")),
     "status": ("ls", "status"),
     **dict.fromkeys(
-        ("rm", "delete", "del", "remove", "erase", "purge", "destroy", "undefine"),
+        ("rm", "delete", "del", "remove", "erase", "purge", "undefine"),
         ("rm", "uninstall", "forget"),
     ),
+    "destroy": ("stop --force", "rm"),  # virsh's: a VM is ended, and stays on record
     **dict.fromkeys(("create", "define", "add", "new", "make"), ("create", "install")),
     **dict.fromkeys(("run", "launch", "spawn"), ("run",)),
     **dict.fromkeys(("start", "boot", "up", "poweron"), ("start",)),
@@ -90,6 +91,11 @@ def verb_meant(name: str, known: Sequence[str]) -> str | None:
     return next(found, None)
 
 
+def is_elsewhere(name: str) -> bool:
+    """Whether other programs have a command of a group that is called so: it is no slip."""
+    return name in _VERBS
+
+
 def root_meant(name: str) -> str | None:
     """The command below `hvtx` that is called ``name`` elsewhere."""
     return _ROOT.get(name)
@@ -134,7 +140,8 @@ OPTIONS: Mapping[str, Sequence[str]] = {
     **dict.fromkeys(("--vcpus", "--smp", "-c"), ("--cpus",)),
     **dict.fromkeys(("--cidr", "--range", "--ip-range"), ("--subnet",)),
     **dict.fromkeys(("--rate", "--bandwidth"), ("--limit",)),
-    **dict.fromkeys(("--format", "--output", "-o"), ("--json",)),
+    "--format": ("--json",),
+    **dict.fromkeys(("--output", "-o"), ("--out", "--json")),
     **dict.fromkeys(("--dry-run", "--check", "-n"), ("--plan", "--dry-run")),
     **dict.fromkeys(("--time", "-t"), ("--timeout",)),
     **dict.fromkeys(("--tail", "--lines"), ("-n",)),

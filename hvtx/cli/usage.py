@@ -160,7 +160,9 @@ def _likely_command(name: str, group: click.Group, path: str) -> str | None:
     """Which command was probably meant, by what it is called elsewhere, or by its letters."""
     own = _listed(group)
     if group is not root:
-        likely = elsewhere.verb_meant(name, own) or nearest(name, own)
+        likely = elsewhere.verb_meant(name, own)
+        if likely is None and not elsewhere.is_elsewhere(name):  # `network restart` is no `create`
+            likely = nearest(name, own)
         return None if likely is None else f"{path.removeprefix(PROGRAM).strip()} {likely}"
     vms = _commands_of("vm")
     meant = elsewhere.root_meant(name) or elsewhere.GROUPS.get(name)

@@ -164,13 +164,17 @@ def requests(function: Callable[..., Any]) -> Callable[..., Any]:
 def checked(name: str, request: dict[str, Any]) -> Any:
     """What was asked for; raises UsageError for a command that does not stand after --.
 
-    And for a NAME that does: it would be the first word of a command whose VM was not named.
+    And for a NAME that does, with a command behind it or nothing else to run: it would be the first
+    word of a command whose VM was not named.
     """
     refuse_words_before_dashes(request["command"])
     context = click.get_current_context()
     words = list(context.find_root().obj["arguments"])
     before = words[: words.index("--")] if "--" in words else words
-    if context.info_name in before and name not in before:
+    runs = not request["command"] and (
+        request["kernel"] or request["disks"] or request["hypervisor"] == "external"
+    )
+    if not runs and context.info_name in before and name not in before:
         raise UsageError(
             "the VM has no name: what stands after -- is its command",
             hint=f"{context.command_path} NAME … -- {' '.join([name, *request['command']])}",

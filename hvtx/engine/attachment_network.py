@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hvtx.engine.network_options import parse_network
-from hvtx.engine.new_network import NetworkRequest, describe, take_network, take_or_make
+from hvtx.engine.new_network import (
+    DEFAULT,
+    NetworkRequest,
+    describe,
+    take_network,
+    take_or_make,
+)
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import Conflict, NotFound, advised
 from hvtx.model.attachment import AttachmentRequest
@@ -24,7 +30,10 @@ def take(runtime: Runtime, request: AttachmentRequest) -> Network:
     """
     name = request.bridge_network
     if not request.subnets:
-        network = _known(runtime, name)
+        if name == DEFAULT:
+            network = take_or_make(runtime, _default(request))
+        else:
+            network = _known(runtime, name)
         refuse_another(network, (), request.mtu, nat=request.nat, isolate=request.isolate)
         return network
     wanted = _wanted(name, request.subnets, request.mtu, request.nat, request.isolate)
@@ -95,6 +104,16 @@ def _wanted(
 ) -> NetworkRequest:
     return parse_network(
         name, subnets, None, mtu or _MTU, nat=nat is not False, isolate=isolate is True
+    )
+
+
+def _default(request: AttachmentRequest) -> NetworkRequest:
+    """The network `default` as it is declared (pure)."""
+    return NetworkRequest(
+        DEFAULT,
+        mtu=request.mtu or _MTU,
+        nat=request.nat is not False,
+        isolate=request.isolate is True,
     )
 
 

@@ -15,6 +15,7 @@ _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kmgt]?)(i?b)?", re.IGNORECASE)
 _MEBIBYTES = {"k": 1 / 1024, "m": 1, "g": 1024, "t": 1024 * 1024}
 _TIME = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(s|sec|seconds?|m|min|minutes?|h|hours?)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
+_MEMORY, _DAY = 1 << 24, 86400  # the most MiB of a VM, the most seconds of an option
 
 
 def name(text: str) -> str | None:
@@ -94,18 +95,18 @@ def _one_published(text: str) -> str | None:
 
 
 def mebibytes(text: str) -> int | None:
-    """``512`` of ``512M``, ``1024`` of ``1GiB``; None for what is no whole number of them."""
+    """``512`` of ``512M``, ``1024`` of ``1GiB``; None for no whole number, or too many."""
     found = _SIZE.fullmatch(text.strip())
     if found is None or not found[2]:
         return None
     size = float(found[1]) * _MEBIBYTES[found[2].lower()]
-    return int(size) if size == int(size) and size >= 1 else None
+    return int(size) if 1 <= size <= _MEMORY and size == int(size) else None
 
 
 def seconds(text: str) -> int | None:
-    """``300`` of ``5m``."""
+    """``300`` of ``5m``; None for what is longer than a day, or no whole number of them."""
     found = _TIME.fullmatch(text.strip().lower())
     if found is None:
         return None
     size = float(found[1]) * _SECONDS[found[2][0]]
-    return int(size) if size == int(size) else None
+    return int(size) if size <= _DAY and size == int(size) else None

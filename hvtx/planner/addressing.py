@@ -6,7 +6,7 @@ What could never be valid raises UsageError; whether it is free, the store and t
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from hvtx.errors import Conflict, UsageError
 from hvtx.model.address import family_of, is_ipv6, with_port
@@ -29,6 +29,17 @@ def parse_name(text: str, what: str) -> str:
     if ends or not 1 <= len(text) <= _NAME_MOST or not _IN_NAMES.issuperset(text):
         raise UsageError(f"{text!r} is not a valid name for a {what}", hint=_name_hint(text, what))
     return text
+
+
+def is_right(text: str | None, refused: str, parse: Callable[[str], object]) -> bool:
+    """Whether ``parse`` takes a text in the place of what it refused: hints say nothing else."""
+    if text is None or text == refused:
+        return False
+    try:
+        parse(text)
+    except UsageError:
+        return False
+    return True
 
 
 def _name_hint(text: str, what: str) -> str:
@@ -87,7 +98,8 @@ def parse_mac(text: str) -> str:
     if len(pairs) != 6 or not all(len(p) == 2 and _HEXADECIMAL.issuperset(p) for p in pairs):
         from hvtx.model import meant_values  # for a refusal only
 
-        right = meant_values.mac(text) or "02:11:22:33:44:55"
+        right = meant_values.mac(text)
+        right = right if is_right(right, text, parse_mac) else "02:11:22:33:44:55"
         raise UsageError(f"{text!r} is not a MAC address", hint=f"write it as {right}")
     if int(mac[:2], 16) & 1:
         raise UsageError(f"{text} is a multicast MAC address: no interface can have it")
@@ -132,7 +144,8 @@ def _subnet_hint(text: str) -> str:
     plain = length.isascii() and length.isdigit()
     if plain and meant_values.address(start) is not None and meant_values.subnet(text) is None:
         return "a prefix length is at most 32, or 128 for IPv6: for instance 10.77.0.0/24"
-    return f"write it as {meant_values.subnet(text) or '10.77.0.0/24'}"
+    right = meant_values.subnet(text)
+    return f"write it as {right if is_right(right, text, parse_subnet) else '10.77.0.0/24'}"
 
 
 def is_public(subnet: str) -> bool:
@@ -172,7 +185,7 @@ def parse_address(text: str) -> str:
         from hvtx.model import meant_values  # for a refusal only
 
         right = meant_values.address(text)
-        hint = None if right is None else f"write it as {right}"
+        hint = f"write it as {right}" if is_right(right, text, parse_address) else None
         raise UsageError(f"{text!r} is not an IP address", hint=hint) from problem
     four = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     if four is not None:

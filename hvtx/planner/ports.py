@@ -81,7 +81,7 @@ def _spelt(text: str) -> list[Asked]:
         from hvtx.model import meant_values  # for a refusal only
 
         right = meant_values.published(text)
-        if not right or right == [text]:
+        if not right or not all(addressing.is_right(one, text, _published) for one in right):
             raise
         hint = f"write it as {right[0]}"
         if len(right) > 1:

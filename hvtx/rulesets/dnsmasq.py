@@ -66,10 +66,24 @@ def configuration(
     ]
     for subnet, gateway in zip(spec["subnets"], spec["gateways"], strict=True):
         six = is_ipv6(subnet)
-        if _is_private(subnet):  # else who has no name is asked for upstream (RFC 6303)
-            lines.append(f"rev-server={subnet}")
         lines += _six(spec, subnet, gateway) if six else _four(spec, subnet, gateway)
+    # else who has no name is asked for upstream (RFC 6303)
+    private = filter(_is_private, spec["subnets"])
+    lines += [f"rev-server={part}" for subnet in private for part in _zones(subnet)]
     return "\n".join([*lines, *more]) + "\n"
+
+
+def _zones(subnet: str) -> list[str]:
+    """A subnet in parts that end with a byte: dnsmasq before 2.86 takes no others of IPv4."""
+    if is_ipv6(subnet):
+        return [subnet]
+    base, _, prefix = subnet.partition("/")
+    parts, number = base.split("."), (int(prefix) - 1) // 8
+    first, count = int(parts[number]), 1 << (8 * number + 8 - int(prefix))
+    return [
+        f"{'.'.join([*parts[:number], str(each), *parts[number + 1 :]])}/{8 * number + 8}"
+        for each in range(first, first + count)
+    ]
 
 
 def _is_private(subnet: str) -> bool:

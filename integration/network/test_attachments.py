@@ -243,6 +243,18 @@ def test_a_network_that_is_another_than_declared_is_refused(
     add(host, box, subnets=subnets, **same)
 
 
+def test_default_is_made_as_it_is_declared(host: Host, box: lab.Namespace) -> None:
+    """Without subnets, too: what STATUS has nothing against, ADD makes."""
+    key, wanted = AttachmentKey("default", "c0ffee", "eth0"), {"isolate": True, "mtu": 1400}
+    host.attachments.status("default", (), 1400, isolate=True)
+    made = add(host, box, key, bridge_network="default", subnets=(), **wanted)
+    there = host.network.show("default")
+    assert (there.isolate, there.nat, there.mtu) == (True, True, 1400)
+    with pytest.raises(Conflict, match="declares"):
+        host.attachments.status("default", (), isolate=False)
+    assert made.addresses
+
+
 def test_a_second_add_of_a_living_attachment_is_refused(host: Host, box: lab.Namespace) -> None:
     made = add(host, box)
     before = lab.dump()

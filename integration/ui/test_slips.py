@@ -30,6 +30,9 @@ def test_a_vm_without_a_name(peopled: Program) -> None:
     assert [vm["name"] for vm in peopled("vm", "ls", "--json").json()["vms"]] == ["web"]
     peopled("--debug", "vm", "create", "sleep", "--", "sleep", "1")  # named as its command: fine
     peopled("vm", "rm", "sleep")
+    for given in (("--hypervisor", "external"), ("--kernel", sys.executable)):
+        peopled("vm", "create", "--network", "net", *given, "--", "last")  # no command: a name
+        peopled("vm", "rm", "last")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 # empties the tables of iptables: it is done here where nothing of that kind is there.
 bring_zone_into_force() {
     firewall-cmd --state >/dev/null 2>&1 || return 0
-    ! firewall-cmd --get-zones 2>/dev/null | grep -qw hvtx || return 0
+    ! firewall-cmd --get-zones 2>/dev/null | tr ' ' '\n' | grep -qx hvtx || return 0
     if reload_loses_nothing && firewall-cmd --reload >/dev/null 2>&1; then
         echo "hvtx: firewalld was reloaded, and has the zone hvtx for bridges of networks"
     else

@@ -39,6 +39,11 @@ MEANT = [
     (("vm", "create", "web", "--image", "a.qcow2"), "--disk"),
     (("vm", "ls", "--format", "json"), "--json"),
     (("gc", "--dry-run"), "--plan"),
+    (("gc", "--plan", "-out=x"), "--out"),
+    (("vm", "ls", "-o", "json"), "--json"),
+    (("vm", "destroy"), "`hvtx vm stop --force`"),
+    (("destroy", "vm", "web"), "`hvtx vm stop --force web`"),
+    (("network", "destroy"), "`hvtx network rm`"),
     (("network", "create", "lab", "10.77.0.0/24"), "--subnet 10.77.0.0/24"),
 ]
 
@@ -84,6 +89,7 @@ def test_an_option_in_another_place(
         (("vm", "create", "web", "--name", "x"), "hint: `hvtx vm create --help` shows its options"),
         (("vm", "show", "web", "-i"), "hint: `hvtx vm show --help` shows its options"),
         (("frobnicate",), "hint: `hvtx --help` shows its options"),
+        (("network", "restart"), "hint: `hvtx network --help` shows its commands"),
         (("import", "libvirt"), "hint: `hvtx import --help` shows its commands"),
         (("gc",), "hint: hvtx gc --plan shows the plan, hvtx gc --apply carries it out"),
         (

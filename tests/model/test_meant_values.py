@@ -116,6 +116,8 @@ def test_published_ports(text: str, right: list[str]) -> None:
         ("1k", None),
         ("50%", None),
         ("1e3", None),
+        ("900T", None),
+        ("9" * 400 + "G", None),
     ],
 )
 def test_sizes(text: str, right: int | None) -> None:
@@ -123,8 +125,9 @@ def test_sizes(text: str, right: int | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "right"), [("30s", 30), ("5m", 300), ("2 h", 7200), ("1.5h", 5400), ("inf", None)]
-)
+    ("text", "right"), [("30s", 30), ("5m", 300), ("2 h", 7200), ("1.5h", 5400), ("inf", None),
+                      ("24h", 86400), ("25h", None), ("9" * 400 + "h", None)]
+)  # fmt: skip
 def test_times(text: str, right: int | None) -> None:
     assert meant_values.seconds(text) == right
 
@@ -158,3 +161,24 @@ def test_refusals_say_it() -> None:
     assert hint(ports.parse_published, ["8080→80/tcp"]) == "write it as 8080:80"
     assert hint(ports.parse_published, ["tcp:8080:80"]) == "write it as 8080:80"
     assert hint(ports.parse_published, ["53:53/UDP"]) == "write it as 53:53/udp"
+
+
+FORMS = ("write it as 8080:80, or 203.0.113.1:53", "write it as 8080:80, 203", "ports are 1")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0", "99999", "00080", "90-80", "tcp:0", "1.2.3:80:80", "300.1.1.1:80:80", "::1:80:80"],
+)
+def test_no_hint_is_refused_again(text: str) -> None:
+    """What would not be taken either is not said: the form is."""
+    assert meant_values.published(text)
+    assert hint(ports.parse_published, [text]).startswith(FORMS)
+
+
+def test_addresses_that_nobody_can_have_are_not_proposed() -> None:
+    assert hint(addressing.parse_mac, "01-23-45-67-89-ab") == "write it as 02:11:22:33:44:55"
+    assert hint(addressing.parse_subnet, "10.0.0.1/31") == "write it as 10.77.0.0/24"
+    with pytest.raises(UsageError) as caught:
+        addressing.parse_address("fe80::1%eth0")
+    assert caught.value.hint is None

@@ -58,8 +58,29 @@ def test_of_one_family_nothing_of_the_other_is_said() -> None:
 def test_names_of_private_addresses_are_asked_for_nowhere_else(subnet: str, private: bool) -> None:
     only: ServiceSpec = {**BOTH, "subnets": [subnet], "gateways": ["x"]}
     told = dnsmasq.configuration(only, MARK, None)
-    assert (f"\nrev-server={subnet}\n" in told) is private
+    assert (f"\nrev-server={subnet.replace('/25', '/32')}\n" in told) is private
     assert ("rev-server" in told) is private
+
+
+@pytest.mark.parametrize(
+    ("subnet", "first", "last", "count"),
+    [
+        ("10.0.0.0/8", "10.0.0.0/8", "10.0.0.0/8", 1),
+        ("172.16.0.0/12", "172.16.0.0/16", "172.31.0.0/16", 16),
+        ("10.77.4.0/22", "10.77.4.0/24", "10.77.7.0/24", 4),
+        ("192.168.7.128/25", "192.168.7.128/32", "192.168.7.255/32", 128),
+        ("192.168.7.252/30", "192.168.7.252/32", "192.168.7.255/32", 4),
+        ("fd77::/66", "fd77::/66", "fd77::/66", 1),
+    ],
+)
+def test_dnsmasq_before_2_86_understands_it(subnet: str, first: str, last: str, count: int) -> None:
+    """It says "bad prefix" of an IPv4 prefix within a byte, and does not start."""
+    only: ServiceSpec = {**BOTH, "subnets": [subnet], "gateways": ["10.77.0.1"]}
+    told = dnsmasq.configuration(only, MARK, None)
+    found = [line.partition("=")[2] for line in told.splitlines() if line.startswith("rev-")]
+    assert (found[0], found[-1], len(found)) == (first, last, count)
+    if "." in subnet:  # which is read from the first 4096 bytes
+        assert dnsmasq.server_in(told[:4096]) == ("hvbr0", "10.77.0.1")
 
 
 def test_who_serves_dhcpv4_is_read_from_the_configuration() -> None:
