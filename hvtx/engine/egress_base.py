@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hvtx.engine.making import make
 from hvtx.engine.runtime import Runtime
-from hvtx.engine.scope import networks_now
+from hvtx.engine.scope import all_networks, networks_now
 from hvtx.model.firewall import firewall_spec
 from hvtx.model.policy import Policy
 from hvtx.planner import egress, provision
@@ -24,6 +24,10 @@ def ensure(runtime: Runtime, policy: Policy, scope: NetworkScope) -> NetworkScop
         scope = networks_now(runtime, scope.networks.values())
         bases = _missing(policy, scope)
         if bases:
+            from hvtx.engine.unsettled import resolved_networks  # no start loads it but the first
+
+            # a table of one that was killed here is in the way, and on record as half done
+            resolved_networks(runtime, all_networks(runtime))
             make(runtime, "rebuild", provision.want_bases(bases))
             scope = networks_now(runtime, scope.networks.values())
         return scope

@@ -14,7 +14,7 @@ from hvtx.engine.repaired import Failed
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import HostRefused, NotPermitted
 from hvtx.host import nftshape, store_location
-from hvtx.model.mark import parse_mark
+from hvtx.model.mark import Mark, parse_mark
 from hvtx.model.resource import FIREWALL_KINDS, PORTS, Resource, State
 from hvtx.model.ruleset import Difference, SeenLine, SeenTable, WantedLine
 from hvtx.planner import ownrules
@@ -51,17 +51,21 @@ def filters_ahead(rows: Sequence[Resource]) -> Iterator[Difference]:
 
 
 def of_others(differences: Sequence[Difference]) -> list[Failed]:
-    """What stands in our tables, does something there, and is not ours to remove: for `repair`."""
+    """What stands in our tables, does something there, and is not to be removed: for `repair`."""
     return [
         Failed(
             "rule",
             str(one.place),
-            f"it is left alone, since it is somebody else's: {one.fix}",
+            f"it is left alone, since it is {_whose(one)}: {one.fix}",
             missing=one.words,
         )
         for one in differences
         if one.row is None and one.stops
     ]
+
+
+def _whose(one: Difference) -> str:
+    return "not on record" if one.unrecorded else "somebody else's"
 
 
 def _once(runtime: Runtime) -> list[Difference]:
@@ -76,7 +80,14 @@ def _once(runtime: Runtime) -> list[Difference]:
         released = records.tombstones(sql, unknown)
     own = [row for row in every if _made_here(runtime, row)]
     known = frozenset(marks - {row.mark for row in own}) | frozenset(released)
-    return [*_of_tables(own, tables, known), *_of_lines(runtime, own, lines, known)]
+    ours = runtime.installation
+    lost = frozenset(mark for mark in unknown if mark and _is_ours(ours, mark)) - known
+    return [*_of_tables(own, tables, known, lost), *_of_lines(runtime, own, lines, known, lost)]
+
+
+def _is_ours(installation: str, text: str) -> bool:
+    mark = parse_mark(text)
+    return isinstance(mark, Mark) and mark.installation == installation
 
 
 def _made_here(runtime: Runtime, row: Resource) -> bool:
@@ -85,12 +96,16 @@ def _made_here(runtime: Runtime, row: Resource) -> bool:
 
 
 def _of_tables(
-    rows: Sequence[Resource], seen: Sequence[SeenTable], known: frozenset[str]
+    rows: Sequence[Resource],
+    seen: Sequence[SeenTable],
+    known: frozenset[str],
+    lost: frozenset[str],
 ) -> Iterator[Difference]:
     own = [row for row in rows if row.backend == BACKEND]
     older = {row.id for row in own if outdated(row)}
     for wanted, table in wanted_tables(own, map(_without_trace, seen), known, older):
-        yield from ownrules.of_table(wanted, table, nftshape.hook_words)
+        whole = wanted._replace(unrecorded=lost)
+        yield from ownrules.of_table(whole, table, nftshape.hook_words)
 
 
 def _without_trace(table: SeenTable) -> SeenTable:
@@ -133,7 +148,11 @@ def _legacy_rules() -> list[SeenLine]:
 
 
 def _of_lines(
-    runtime: Runtime, rows: Sequence[Resource], seen: Sequence[SeenLine], known: frozenset[str]
+    runtime: Runtime,
+    rows: Sequence[Resource],
+    seen: Sequence[SeenLine],
+    known: frozenset[str],
+    lost: frozenset[str],
 ) -> list[Difference]:
     own = [row for row in rows if row.backend == "iptables"]
     if not seen or not own:
@@ -153,4 +172,4 @@ def _of_lines(
         table: frozenset(iptables.own_chains(runtime.installation, table))
         for table in iptables.TABLES
     }
-    return ownrules.of_lines(wanted, seen, chains, known)
+    return ownrules.of_lines(wanted, seen, chains, known, lost)

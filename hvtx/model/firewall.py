@@ -119,6 +119,24 @@ def firewall_spec(row: Resource) -> FirewallSpec:
     return cast("FirewallSpec", row.spec)
 
 
+# what has nothing in nftables' table bridge
+_IN_INET = frozenset(("network", "forward", "masquerade", "publish", "egress"))
+
+
+def stands_on(row: Resource, base: Resource) -> bool:
+    """Whether a row may have elements or rules in the tables of a base row of its backend.
+
+    What guards a guest's device is in the table ``bridge``, on both backends, and what lets it
+    through in ``inet``, as all else (:mod:`hvtx.rulesets.nftables_elements`).
+    """
+    families = firewall_spec(base).get("families")
+    if families is None:  # iptables' chains, or both tables of an earlier version
+        return True
+    if row.role == "port":
+        return "bridge" in families or bool(firewall_spec(row).get("forward"))
+    return "inet" in families or row.role not in _IN_INET
+
+
 def nftables_observed(row: Resource) -> NftablesObserved:
     """What was read back of a row of nftables; empty while it is not made."""
     return cast("NftablesObserved", row.observed)

@@ -63,6 +63,7 @@ class WantedTable(NamedTuple):
     sets: frozenset[str]
     elements: Mapping[tuple[str, bytes], WantedElement]  # by set and key
     known: frozenset[str]  # marks of which the record or a running operation has more to say
+    unrecorded: frozenset[str] = frozenset()  # marks of ours of which the record knows nothing
 
 
 class SeenLine(NamedTuple):
@@ -94,7 +95,8 @@ class Difference(NamedTuple):
     ``row`` is that of the thing of ours that is to be put back; without one it is somebody else's,
     and ``fix`` the command that takes it away; ``instead`` is the row in whose place it stands.
     ``copies``: there is more of it than one. ``whole``: all of the place is somebody else's;
-    ``element`` is an element of a set in words.
+    ``element`` is an element of a set in words. ``unrecorded``: it is marked as ours, and the
+    record knows nothing of it; ``fix`` shows what gc says.
     """
 
     place: Place | str  # a device by its kind and name: bridge hv3k…
@@ -106,3 +108,4 @@ class Difference(NamedTuple):
     instead: int | None = None
     whole: bool = False
     element: str = ""
+    unrecorded: bool = False

@@ -73,7 +73,9 @@ def _destination(action: str, text: str, to: str) -> str:
         labels = to.split(".")
         if all(map(_LABEL.fullmatch, labels)) and not labels[-1].isdigit():
             return _name(action, words, to.lower())
-        raise UsageError(f"{words}: {to!r} is no address, subnet or name", hint=HINT) from None
+        raise UsageError(
+            f"{words}: {to!r} is no address, subnet or name", hint=_ports_hint(to)
+        ) from None
     if "%" in to:
         raise UsageError(f"{words}: an address with a device is the host's own", hint=HINT)
     if isinstance(meant, ipaddress.IPv6Network) and meant.subnet_of(_MAPPED):
@@ -85,6 +87,21 @@ def _destination(action: str, text: str, to: str) -> str:
     except ValueError:
         hint = f"did you mean {meant}?"
         raise UsageError(f"{words}: {to} has host bits set", hint=hint) from None
+
+
+def _ports_hint(to: str) -> str:
+    """How to write what is none of them; a protocol without a port is every port's of it."""
+    bare, _, protocol = to.rpartition("/")
+    try:
+        six = isinstance(ipaddress.ip_network(bare, strict=False), ipaddress.IPv6Network)
+    except ValueError:
+        six = False
+        if not bare or not all(map(_LABEL.fullmatch, bare.split("."))):
+            return HINT
+    if protocol not in ("tcp", "udp"):
+        return HINT
+    whole = f"[{bare}]" if six else bare
+    return f"a protocol follows a port or a range of ports: {whole}:1-65535/{protocol}"
 
 
 def _name(action: str, words: str, name: str) -> str:

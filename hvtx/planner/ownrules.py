@@ -25,6 +25,8 @@ from hvtx.model.ruleset import (
 
 REPAIR = "hvtx repair"
 _FOREIGN = "not hvtx's"
+_UNRECORDED = "with hvtx's mark that is not on record"
+_GC = "hvtx gc --plan"  # whether it goes, a person says: gc --apply --unrecorded
 _PLAIN = re.compile(r"[A-Za-z_][\w./-]*")  # a name that nft and a shell read as it is
 _PLAIN_RULE = re.compile(r'[\w ./:,!+=@%"-]*')
 
@@ -120,13 +122,16 @@ def _elements(wanted: WantedTable, seen: SeenTable) -> Iterator[Difference]:
             continue
         if there is None and element.comment in wanted.known:
             continue  # of an operation that runs, or gc's to judge
-        said = f"an element that is {_FOREIGN}: `{element.text}`"
-        command = _remove_element(seen, element.set, element.spelt)
+        lost = element.comment in wanted.unrecorded
+        said = f"an element {_UNRECORDED if lost else f'that is {_FOREIGN}'}: `{element.text}`"
+        command = _GC if lost else _remove_element(seen, element.set, element.spelt)
         if there is not None:
             said = f"in the place of hvtx's stands another `{element.text}`"
-            command += f"; {REPAIR}"
+            command += "" if lost else f"; {REPAIR}"
         instead = None if there is None else there.row
-        yield Difference(where, said, command, instead=instead, element=element.text)
+        yield Difference(
+            where, said, command, instead=instead, element=element.text, unrecorded=lost
+        )
 
 
 def _remove_element(seen: SeenTable, name: str, key: str) -> str:
@@ -181,8 +186,11 @@ def of_lines(
     seen: Sequence[SeenLine],
     chains: Mapping[str, frozenset[str]],
     known: frozenset[str],
+    unrecorded: frozenset[str] = frozenset(),
 ) -> list[Difference]:
     """What differs in the legacy tables; ``chains`` are ours by table, ``known`` marks.
+
+    ``unrecorded`` are marks of ours of which the record knows nothing.
 
     No order matters in our chains: what stands in one drops only, accepts only or translates
     different things. A rule that must come before others' is told where something that may let
@@ -202,7 +210,10 @@ def of_lines(
     for line in seen:
         if _key(line) in own or line.mark in known:
             continue
-        if line.mark in marked:
+        if line.mark in unrecorded:
+            said = f"a rule {_UNRECORDED}: `{line.text}`"
+            found.append(Difference(_in(line), said, _GC, unrecorded=True))
+        elif line.mark in marked:
             said = f"a rule with hvtx's mark that is {_FOREIGN}: `{line.text}`"
             found.append(Difference(_in(line), said, _remove(line)))
         else:

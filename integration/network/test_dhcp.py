@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -974,3 +974,56 @@ def test_a_container_has_no_reservation_and_its_address_is_given_on_at_no_cost(
         box.close()
     assert web.does("reboot", "eth0", web.ipv4)["type"] == "ack"
     assert one.is_clean()
+
+
+@contextmanager
+def _put_back(hvtx: Program, file: Path) -> Iterator[int]:
+    """A store is put back that does not know the dnsmasq that serves; its pid.
+
+    Nor does it know one of the VMs, which is ended here.
+    """
+    network(hvtx)
+    start(hvtx, "web", "--ip", "10.77.0.8")
+    start(hvtx, "old", "--ip", "10.77.0.9")
+    hvtx("store", "backup", str(file))
+    hvtx("vm", "rm", "old", "--force")
+    start(hvtx, "new", "--ip", "10.77.0.9")  # it starts again, for an address that was another's
+    (serving,) = services()
+    unknown = hvtx.vm("new")["pid"]
+    try:
+        hvtx("store", "restore", str(file), "--force")
+        yield serving
+    finally:
+        lab.end(unknown)
+
+
+def test_a_dnsmasq_that_a_store_put_back_does_not_know_makes_way(
+    one: Program, tmp_path: Path
+) -> None:
+    """It has written its pid into the network's directory, and reads its file: it is hvtx's own."""
+    with _put_back(one, tmp_path / "backup.db") as before:
+        one("recover", "--accept-rollback")
+        told = one("repair", code=None).out  # what VM `new` has is not on record
+        assert "not on record: hvtx gc --plan" in told
+        assert "somebody else's" not in told
+        assert "not hvtx's" not in one("doctor", code=None).out
+        assert '"unrecorded"' in one("gc", "--plan", "--json", code=None).out
+        (serving,) = services()
+        assert serving != before
+        assert findings(one, "dhcp")[0]["level"] == "ok"
+
+
+def test_one_that_has_not_left_its_pid_is_named(one: Program, tmp_path: Path) -> None:
+    """Without that proof nothing is ended: the message names it, and the command that does."""
+    with _put_back(one, tmp_path / "backup.db") as before:
+        (file,) = Path(os.environ["HVTX_RUN_DIR"]).glob("*/networks/*/pid")
+        file.unlink()
+        one("recover", "--accept-rollback")
+        assert services() == [before]
+        ran = one("repair", code=None)
+        assert ran.code != 0
+        assert f"`kill {before}` ends it" in ran.out
+        assert services() == [before]
+        lab.end(before)
+        one("repair", code=None)  # what VM `new` has is not on record, and is told
+        assert services() not in ([], [before])

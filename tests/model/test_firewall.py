@@ -15,8 +15,10 @@ from hvtx.model.firewall import (
     firewall_spec,
     iptables_observed,
     packed_digests,
+    stands_on,
 )
 from hvtx.model.resource import Kind, Resource
+from hvtx.rulesets.nftables_elements import unplaced
 
 
 def row(kind: str = Kind.FILTER, observed: dict[str, Any] | None = None, **spec: Any) -> Resource:
@@ -74,3 +76,30 @@ def test_a_row_that_does_not_say_has_nothing() -> None:
 def test_firewall_spec_is_of_firewall_rows() -> None:
     with pytest.raises(AssertionError, match="tap"):
         firewall_spec(row(Kind.TAP))
+
+
+_SOME: dict[str, dict[str, Any]] = {
+    "network": {"bridge": "b", "isolate": True, "nat": True},
+    "guard": {"bridge": "b", "device": "d", "mac": "02:00:00:00:00:01", "isolate": True},
+    "port": {"what": "port", "forward": True, "ipv4": "10.77.0.2", "bridge": "b", "device": "d",
+             "mac": "02:00:00:00:00:01", "isolate": False},
+    "forward": {"bridge": "b", "ipv4": "10.77.0.2", "ipv6": "fd77::2"},
+    "masquerade": {"bridge": "b", "address": "10.77.0.2"},
+    "publish": {"bridge": "b", "protocol": "tcp", "host_ip": None, "ipv4": "10.77.0.2",
+                "host_port": 80, "guest_port": 80},
+    "egress": {"bridge": "b", "mac": "02:00:00:00:00:01", "egress": "none", "alone": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", _SOME)
+def test_a_row_stands_on_the_tables_that_have_its_elements(what: str) -> None:
+    """No more and no less; of others and of earlier versions' bases it may."""
+    words = {"what": "port" if what == "guard" else what, **_SOME[what]}
+    own = row(backend="nftables", **words)
+    tables = {piece.family for piece in unplaced(firewall_spec(own))}
+    assert tables
+    for family in ("bridge", "inet"):
+        base = row(backend="nftables", what="base", families=[family])
+        assert stands_on(own, base) == (family in tables), family
+        assert stands_on(row(backend="nftables", what="imported"), base)
+    assert stands_on(own, row(backend="nftables", what="base"))

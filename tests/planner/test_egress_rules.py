@@ -54,6 +54,27 @@ def test_what_is_no_whole_name_is_refused(text: str) -> None:
     assert refused.value.hint
 
 
+@pytest.mark.parametrize(("text", "meant"), [
+    ("10.0.0.0/8/tcp", "10.0.0.0/8:1-65535/tcp"),
+    ("192.0.2.1/udp", "192.0.2.1:1-65535/udp"),
+    ("2001:db8::/32/tcp", "[2001:db8::/32]:1-65535/tcp"),
+    ("example.org/tcp", "example.org:1-65535/tcp"),
+])  # fmt: skip
+def test_a_protocol_without_a_port_is_told_how_to_be_written(text: str, meant: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        egress_rules.parse_rule("allow", text)
+    assert refused.value.hint is not None
+    assert refused.value.hint.endswith(f": {meant}")
+    assert egress_rules.parse_rule("allow", meant).protocol == meant[-3:]
+
+
+@pytest.mark.parametrize("text", ["10.0.0.0/8/sctp", "/tcp", "a b/tcp", "10.0.0.0/8/"])
+def test_what_has_none_is_told_of_rules(text: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        egress_rules.parse_rule("allow", text)
+    assert refused.value.hint == egress_rules.HINT
+
+
 def test_a_name_is_allowed_only() -> None:
     with pytest.raises(UsageError, match="only addresses and subnets can be denied"):
         egress_rules.parse_rule("deny", "example.org:443")

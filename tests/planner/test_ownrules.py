@@ -88,6 +88,26 @@ def test_one_that_an_operation_or_gc_has_to_do_with_is_not_told() -> None:
     assert differences(SEEN._replace(elements=(*ELEMENTS, more))) == []
 
 
+def test_one_with_a_mark_of_ours_that_is_not_on_record_is_for_gc() -> None:
+    """`nft delete` would be wrong advice: a VM that an older store does not know may need it."""
+    lost = "hvtx:1:abc:8.w"
+    more = SeenElement("own4", b"b", b"", lost, 0, "tap b", '"tap" . b')
+    seen = SEEN._replace(elements=(*ELEMENTS, more))
+    [found] = of_table(WANTED._replace(unrecorded=frozenset({lost})), seen, str)
+    assert (found.row, found.fix, found.unrecorded) == (None, "hvtx gc --plan", True)
+    assert "not on record" in found.words
+    in_its_place = SEEN._replace(elements=(ELEMENTS[0]._replace(comment=lost), ELEMENTS[1]))
+    [found] = of_table(WANTED._replace(unrecorded=frozenset({lost})), in_its_place, str)
+    assert (found.instead, found.fix) == (2, "hvtx gc --plan")
+
+
+def test_a_legacy_rule_with_a_mark_that_is_not_on_record_is_for_gc() -> None:
+    lost = "hvtx:1:abc:8.w"
+    strange = line("-j ACCEPT", lost, "H-FWD", 3)
+    [found] = of_lines([JUMP, DROP], [*OURS, strange], CHAINS, frozenset(), frozenset({lost}))
+    assert (found.row, found.fix, found.unrecorded) == (None, "hvtx gc --plan", True)
+
+
 def test_one_in_the_place_of_ours_goes_before_ours_is_put_back() -> None:
     bare = ELEMENTS[0]._replace(comment=None)
     [found] = differences(SEEN._replace(elements=(bare, ELEMENTS[1])))

@@ -355,6 +355,22 @@ def test_the_base_of_an_interrupted_network_stays_while_it_serves_a_vm(
     assert scene.verdict(base) == (kept if stays else gone)
 
 
+@pytest.mark.parametrize("state", [State.INTENDED, State.RELEASING])
+@pytest.mark.parametrize(("family", "stays"), [("bridge", True), ("inet", False)])
+def test_a_table_in_which_no_vm_has_anything_goes(
+    scene: Scene, family: str, stays: bool, state: State
+) -> None:
+    """A network of iptables has its guards in nftables' table bridge, and nothing in inet."""
+    net = scene.network()
+    tap = scene.row(Kind.TAP, network=net, vm=scene.vm(liveness=ALIVE))
+    words = {"backend": "nftables", "what": "port", "forward": False}
+    guard = scene.row(Kind.FILTER, network=net, **words)
+    base = scene.row(Kind.FILTER, state=state, backend="nftables", what="base", families=[family])
+    scene.show(tap, guard, base)
+    action, _ = scene.verdict(base)
+    assert action == (SKIP if stays else DELETE)
+
+
 def test_no_bridge_goes_from_under_a_held_device(scene: Scene) -> None:
     """A dead VM's TAP that somebody holds keeps its network too."""
     net = scene.network()

@@ -3,7 +3,8 @@
 It starts as a gate, like a VM process (:mod:`hvtx.drivers.vm_process.gate`): a shell that waits for
 one word, and ends if its starter does before that. So its identity is on record before it serves.
 It is known by that identity (boot, pid and start), never by its pid or its name: others' dnsmasq is
-not touched.
+not touched. One that the record does not know (an older store was put back) is the network's where
+the pid in the network's directory is that of a process which reads the configuration there.
 
 It becomes a user of its own as soon as its sockets are bound. That user may not enter hvtx's run
 directory; so the process gets a mount namespace in which nothing but the way to its own files is
@@ -36,6 +37,7 @@ from hvtx.host import dnsmasq as installed
 from hvtx.host.files import is_there
 from hvtx.host.vmuser import may_make_namespaces
 from hvtx.model.gate import SCRIPT, SHELL, SIGNATURE
+from hvtx.model.mark import Mark, parse_mark
 from hvtx.model.resource import GONE, Kind, Outcome, Resource, State, identity_in, process_observed
 from hvtx.model.service import service_spec
 from hvtx.model.typed import Any
@@ -57,6 +59,7 @@ class DnsmasqDriver:
         """Work in the network namespace of the calling thread."""
         self._host = host
         self._gates: dict[int, tuple[Identity, int]] = {}  # by row: who waits, and its pipe
+        self._before: dict[int, Identity] = {}  # by row: who served, whatever is on record
 
     def create(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
         """Start processes that wait for :meth:`open`; who they are."""
@@ -67,6 +70,9 @@ class DnsmasqDriver:
         identity = identity_in(process_observed(row))
         if identity is not None and _is_alive(identity):
             raise HostRefused(f"{row.key} runs already, as pid {identity.pid}", hint="hvtx repair")
+        before = _serving(spec["directory"])
+        if before is not None:
+            self._before[row.id] = before
         try:
             words, user = self._prepared(row)
             pid, pipe = _spawned(words, os.path.join(spec["directory"], dnsmasq.ERRORS))
@@ -99,6 +105,7 @@ class DnsmasqDriver:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(served)
                 forgotten.empty(path)
+                self._make_way(row)
                 with contextlib.suppress(BrokenPipeError):  # it has ended: the wait tells
                     os.write(pipe, b"go\n")
             except OSError as problem:
@@ -113,6 +120,17 @@ class DnsmasqDriver:
                 with contextlib.suppress(OSError):
                     end(identity)
                 raise
+
+    def _make_way(self, row: Resource) -> None:
+        """End who served from the row's directory until now: an older record does not know it.
+
+        Raises HostRefused, OSError.
+        """
+        before = self._before.pop(row.id, None)
+        if before is not None and not end(before):
+            raise _refused(
+                row, f"cannot serve: pid {before.pid}, which served before, does not end"
+            )
 
     def learns(self, row: Resource) -> bool:
         """Have it act by what is told to it by now; False where it has to be started for that.
@@ -224,6 +242,27 @@ def end(identity: Identity) -> bool:
     return False
 
 
+def _serving(directory: str) -> Identity | None:
+    """Who serves from a directory of ours: who has written its pid there, and reads its file.
+
+    The directory is made by hvtx, in one that is root's alone, and is one network's.
+    """
+    try:
+        pid = int(paths.read_regular(os.path.join(directory, dnsmasq.PID), 64))
+        found = procfs.identify(pid)
+        own = _file_of(pid) == os.path.join(directory, dnsmasq.CONFIGURATION)
+    except (OSError, ValueError):
+        return None
+    return found if own else None
+
+
+def _file_of(pid: int) -> str:
+    """The file that a dnsmasq was started with; empty of all that is none. Raises OSError."""
+    words = procfs.command_line(pid)
+    named = words[1].startswith("--conf-file=") if words[1:] else False
+    return words[1].partition("=")[2] if named else ""
+
+
 def of_installation(installation: str) -> list[tuple[Identity, str]]:
     """The dnsmasq processes of an installation whose store is lost, each with the file it reads.
 
@@ -232,11 +271,8 @@ def of_installation(installation: str) -> list[tuple[Identity, str]]:
     found = []
     for pid in pids.numbers():
         try:
-            words = procfs.command_line(pid)
-            path = words[1].partition("=")[2] if words[1:] else ""
-            parts = path.split("/")
-            named = words[1].startswith("--conf-file=") if words[1:] else False
-            if named and parts[-4:-2] == [installation, "networks"]:
+            path = _file_of(pid)
+            if path.split("/")[-4:-2] == [installation, "networks"]:
                 found.append((procfs.identify(pid), path))
         except OSError:
             continue
@@ -329,12 +365,25 @@ def _wait_ready(row: Resource, identity: Identity) -> None:
                 return
         if procfs.wait_gone(identity, pause):
             children.reap(identity.pid)
-            raise _refused(row, f"cannot serve: {_words(directory)}")
+            raise _refused(row, f"cannot serve: {_words(directory)}", identity.pid)
         pause = min(2 * pause, 0.02)
-    raise _refused(row, f"did not begin to serve within {READY_SECONDS:g} s: {_words(directory)}")
+    words = f"did not begin to serve within {READY_SECONDS:g} s: {_words(directory)}"
+    raise _refused(row, words, identity.pid)
 
 
-def _refused(row: Resource, words: str) -> HostRefused:
+def _refused(row: Resource, words: str, but: int = 0) -> HostRefused:
+    """The error; ``but``: its own pid, where others that read its file are to be named."""
+    mark = parse_mark(row.mark)
+    own = os.path.join(service_spec(row)["directory"], dnsmasq.CONFIGURATION)
+    known = of_installation(mark.installation) if isinstance(mark, Mark) else []
+    others = [str(who.pid) for who, path in known if path == own and who.pid != but]
+    if others:
+        command = f"kill {' '.join(others)}"
+        return ServiceRefused(
+            f"{row.key} {words}; the network's own dnsmasq of before, which is not on record, is"
+            f" there still: `{command}` ends it",
+            hint=f"{command}; hvtx repair",
+        )
     return ServiceRefused(
         f"{row.key} {words}",
         hint="`ss -lntup` shows who has ports 53 and 67; a network made with --no-dhcp has none",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from hvtx.model.firewall import stands_on
 from hvtx.model.plan import Snapshot, VmFacts
 from hvtx.model.reason import Reason
 from hvtx.model.resource import (
@@ -210,7 +211,7 @@ class Facts:
         networks = {
             other.network
             for other in self.snapshot.rows
-            if other.network and other.backend == backend
+            if other.network and other.backend == backend and stands_on(other, row)
         }
         networks |= {network for network, used in self.snapshot.settled.backends if used == backend}
         return {user for network in networks for user in self._users.get(network, ())}
