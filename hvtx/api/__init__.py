@@ -220,7 +220,10 @@ class Host:
             return commands.show.objects(runtime)
 
     def explain(self, thing: str) -> Explanation:
-        """``hvtx explain``: whose an interface, address, port, mark or rule is. Raises NotFound."""
+        """``hvtx explain``: whose an interface, address, port, mark or rule is.
+
+        Raises NotFound, and Conflict where the ids of several containers begin so.
+        """
         with self._calls.opened(writable=False) as runtime:
             return commands.explain.explain(runtime, thing)
 

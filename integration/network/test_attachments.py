@@ -648,6 +648,28 @@ def test_explain_knows_a_container_and_its_pod(host: Host, box: lab.Namespace, a
         assert "vm stop" not in why
 
 
+def test_explain_takes_an_id_as_runtimes_print_it(
+    host: Host, box: lab.Namespace, later: lab.Namespace
+) -> None:
+    ids = ["0123456789ab" + letter * 52 for letter in "cd"]
+    made = [
+        add(host, space, KEY._replace(container=one))
+        for space, one in zip((box, later), ids, strict=True)
+    ]
+    for own, one in zip(made, ids, strict=True):
+        assert [host.explain(one[:n]).vm for n in (13, 40, 64)] == [own.vm] * 3
+    with pytest.raises(Conflict) as several:
+        host.explain("0123456789ab")
+    assert ", ".join(ids) in several.value.message
+    assert several.value.hint is not None
+    assert several.value.hint.endswith(f"hvtx explain {ids[0]}")
+    host.attachments.delete(KEY._replace(container=ids[1]))
+    assert host.explain("0123456789ab").vm == made[0].vm
+    for beginning in ("0123456789a", "123456789abc"):
+        with pytest.raises(NotFound):
+            host.explain(beginning)
+
+
 def test_what_has_ended_of_a_container_is_its_namespace(host: Host, box: lab.Namespace) -> None:
     gone(box, add(host, box).host_device)
     told = str(host.explain(KEY.container))
