@@ -34,8 +34,8 @@ def judge(run_directory: str, user: User | None = None) -> Verdict:
     if binary is not None:
         try:
             kvm.need_qemu(binary)
-        except HostRefused as problem:
-            return Verdict("error", problem.message, (), problem.hint)
+        except HostRefused as broken:
+            return Verdict("error", broken.message, (), broken.hint)
     if decided is not None and decided.accelerator == "tcg":
         return _unseen(decided)
     problem = kvm.device_problem(user)
