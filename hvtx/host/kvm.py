@@ -14,7 +14,6 @@ import contextlib
 import fcntl
 import json
 import os
-import shlex
 import stat
 import time
 
@@ -236,7 +235,7 @@ def need_qemu(binary: str) -> None:
     words = "".join(c for c in said[-1] if c.isprintable())[:_TOLD] if said else "it says nothing"
     raise HostRefused(
         f"QEMU does not run: {binary} --version ended with status {ended.status}: {words}",
-        hint=f"see what is wrong with it: {shlex.quote(binary)} --version",
+        hint=f"see what is wrong with it: {binary} --version",
     )
 
 

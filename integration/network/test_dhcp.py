@@ -25,7 +25,7 @@ from hvtx import Host
 from hvtx.model.attachment import AttachmentKey, AttachmentRequest, TapRequest
 from integration import lab
 from integration.boot.test_reboots import Booted, forget_everything
-from integration.lab import HOST4, HOST6
+from integration.lab import HOST4, HOST6, witness
 from integration.lab.program import Forked, Program, preload
 from integration.lab.services import services
 from integration.lab.vms import end_vms, findings
@@ -202,6 +202,32 @@ def test_below_a_directory_of_the_kernels_memory(
         there("network", "rm", "net")
     finally:
         shutil.rmtree(place)
+
+
+def test_another_run_directory_than_the_networks_is_refused_before_anything_changes(
+    one: Program, tmp_path: Path
+) -> None:
+    """Its locks are not those of the others, and what serves the network has its files there."""
+    network(one)
+    start(one, "web")
+    used, other = os.environ["HVTX_RUN_DIR"], tmp_path / "other"
+    other.mkdir(mode=0o700)
+    with witness.unchanged():
+        for words in (
+            ("vm", "restart", "web"), ("vm", "stop", "web"), ("vm", "rm", "web", "--force"),
+            ("vm", "create", "new", "--network", "net", "--", "sleep", "9"), ("gc", "--apply"),
+            ("recover",), ("repair",), ("network", "rm", "net"),
+        ):  # fmt: skip
+            said = one("--run-dir", str(other), *words, code=4).err
+            assert f"in the run directory {used}, not in {other}" in said, said
+            assert f"--run-dir {used} before the command" in said
+        assert list(other.iterdir()) == []
+    one("vm", "rm", "web", "--force")
+    one("network", "rm", "net")
+    one(
+        "--run-dir", str(other), "network", "create", "net2", "--subnet", "10.99.0.0/24"
+    )  # nothing lives there any more
+    one("--run-dir", str(other), "network", "rm", "net2")
 
 
 def test_nobody_beyond_its_bridge_is_answered(hvtx: Program, world: lab.Namespace) -> None:
