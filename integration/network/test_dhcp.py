@@ -152,6 +152,25 @@ def test_the_gateway_tells_the_host_and_other_guests_of_a_vm(one: Program) -> No
     assert two.does("ask", "10.77.0.1", "web.lan", "A")["code"] == 3
 
 
+@pytest.mark.parametrize("name", ["localhost", "ip6-localhost"])
+def test_a_vm_called_as_every_guest_calls_itself_is_given_to_nobody(
+    one: Program, name: str
+) -> None:
+    network(one)
+    called, two = start(one, name), start(one, "two")
+    two.take()
+    assert called.does("four", "eth0")["address"] == called.ipv4
+    for asked_for in (name, f"{name}.lan", f"x.{name}.lan"):
+        for kind in ("A", "AAAA"):
+            answer = two.does("ask", "10.77.0.1", asked_for, kind)
+            assert (answer["code"], answer["addresses"]) == (3, []), asked_for
+    ptr = ".".join(reversed(called.ipv4.split("."))) + ".in-addr.arpa"
+    assert two.does("ask", "10.77.0.1", ptr, "PTR")["code"] == 3
+    assert two.does("ask", "10.77.0.1", "two", "A")["addresses"] == [two.ipv4]
+    assert [found["level"] for found in findings(one, "dhcp")] == ["ok"]
+    assert one("repair").out == "nothing is missing\n"
+
+
 def test_the_name_of_a_vm_goes_with_it_whatever_its_guest_was_given(hvtx: Program) -> None:
     """dnsmasq finds a lease's name in the files, and has it as long as the lease."""
     network(hvtx)
