@@ -16,13 +16,14 @@ from typing import Any
 
 import pytest
 
-from hvtx import Conflict, Host, HostRefused, NotFound, PartialFailure, UsageError
+from hvtx import Conflict, Host, HostRefused, HvtxError, NotFound, PartialFailure, UsageError
 from hvtx.cni.runtime_config import limits
 from hvtx.host import network_namespace, nsid
 from hvtx.model.attachment import Attached, AttachmentKey, AttachmentRequest, PodLabels, TapRequest
 from hvtx.model.policy import Limits
 from hvtx.model.vm import Publish
 from integration import lab
+from integration.lab import witness
 from integration.lab.program import Program
 
 SUBNETS = ("10.88.0.0/24", "fd88::/64")
@@ -633,6 +634,27 @@ def test_what_is_asked_as_of_a_vm_leads_nobody_to_what_is_refused(
     with pytest.raises(Conflict, match="only its runtime makes"):
         host.vm.create_from_log(made.vm)
     assert vms(host) == []
+
+
+@pytest.mark.parametrize(
+    ("more", "path"),
+    [
+        ({}, "/run/netns/none"), ({"bridge_network": "absent", "subnets": ()}, None),
+        ({"subnets": ("127.0.0.0/24",)}, None), ({"addresses": ("10.1.2.3",)}, None),
+        ({"mac": "01:00:00:00:00:01"}, None), ({"publish": (Publish("tcp", None, 8080, 80),)}, None),
+    ],
+)  # fmt: skip
+def test_an_add_that_is_refused_makes_no_store(
+    host: Host, box: lab.Namespace, more: dict[str, Any], path: str | None
+) -> None:
+    asked = request_for(box, **more)
+    with socket.socket() as taken, witness.unchanged():
+        taken.bind(("", 8080))
+        taken.listen()
+        with pytest.raises(HvtxError):
+            host.attachments.add(asked if path is None else asked._replace(netns=path))
+    for name in ("HVTX_STATE_DIR", "HVTX_RUN_DIR"):
+        assert not os.path.exists(os.environ[name]), name
 
 
 @pytest.mark.parametrize("asked", ["c0ffee", "web-0", "default/web-0", "uid-1"])
