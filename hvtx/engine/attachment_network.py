@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from hvtx.engine.network_options import parse_network
 from hvtx.engine.new_network import (
@@ -46,7 +47,7 @@ def refuse_first(runtime: Runtime, request: AttachmentRequest) -> None:
     if request.subnets:
         check_free(all_networks(runtime), _declared(runtime, request))
     elif request.bridge_network != DEFAULT:
-        with advised(records.to_have_network(request.bridge_network)):
+        with _said_how_to_have(request.bridge_network):
             runtime.read(records.get_network, request.bridge_network)
 
 
@@ -124,8 +125,14 @@ def _wanted(
 
 
 def _known(runtime: Runtime, name: str) -> Network:
-    try:
+    with _said_how_to_have(name):
         return take_network(runtime, name)
+
+
+@contextmanager
+def _said_how_to_have(name: str) -> Iterator[None]:
+    try:
+        yield
     except NotFound as problem:
         problem.hint = records.to_have_network(name)
         raise
