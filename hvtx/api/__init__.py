@@ -220,7 +220,7 @@ class Host:
             return commands.show.objects(runtime)
 
     def explain(self, thing: str) -> Explanation:
-        """``hvtx explain``: whose an interface, address, port, mark or rule is. Raises NotFound."""
+        """``hvtx explain``: whose a thing is. Raises NotFound, Conflict if it may be several."""
         with self._calls.opened(writable=False) as runtime:
             return commands.explain.explain(runtime, thing)
 

@@ -31,7 +31,9 @@ class Attachments:
         Raises Conflict (it is attached and lives; what is taken), NotFound (its namespace, the
         network), UsageError, HostRefused (undone), Busy.
         """
-        with self._calls.opened(writable=True) as runtime:
+        with self._calls.recording(
+            lambda runtime: commands.cni_add.refuse_first(runtime, request)
+        ) as runtime:
             return commands.cni_add.add(runtime, request)
 
     @again_when_full

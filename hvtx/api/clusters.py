@@ -22,6 +22,7 @@ class Clusters:
     def status(self) -> ClusterStatus:
         """Whether the cluster answers, which blocks this host has, and which others have.
 
+        With a ``problem`` its ``exit_code`` is what the command ends with: 75, no etcd answers.
         Raises UsageError where the configuration has no ``[cluster]``.
         """
         with self._calls.opened(writable=False) as runtime:
@@ -33,7 +34,9 @@ class Clusters:
         It is the caller's word that no guest uses an address of them. Raises NotFound, Conflict,
         Busy, Refused.
         """
-        with self._calls.opened(writable=True) as runtime:
+        with self._calls.recording(
+            lambda runtime: commands.cluster_forget.refuse_first(runtime, what)
+        ) as runtime:
             return commands.cluster_forget.forget(runtime, what)
 
     def register(self) -> Registered:
@@ -42,5 +45,5 @@ class Clusters:
         It is the caller's word that no other machine has the blocks on record. Raises Conflict,
         Busy, Refused, HostRefused.
         """
-        with self._calls.opened(writable=True) as runtime:
+        with self._calls.recording(commands.cluster_register.refuse_first) as runtime:
             return commands.cluster_register.register(runtime)

@@ -23,12 +23,16 @@ def cluster() -> None:
 @cluster.command()
 @as_json
 @click.pass_context
-def status(ctx: click.Context, json_: bool) -> None:
-    """Show whether the cluster answers, and whose the blocks are."""
+def status(ctx: click.Context, json_: bool) -> int:
+    """Show whether the cluster answers, and whose the blocks are.
+
+    What is known is printed in any case. If the cluster cannot tell the rest, `problem` says why
+    and the exit code is that of its kind: 75 where no etcd answers.
+    """
     shown = host_of(ctx).cluster.status()
     if json_:
         render.emit_json(documents.cluster.document(shown))
-        return
+        return shown.exit_code
     render.fields(
         [
             ("source", shown.source),
@@ -39,6 +43,7 @@ def status(ctx: click.Context, json_: bool) -> None:
         ]
     )
     _blocks(shown)
+    return shown.exit_code
 
 
 _DOUBTED = "an older store, or a host that was given up: hvtx recover asks the cluster"

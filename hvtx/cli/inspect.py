@@ -147,7 +147,8 @@ def explain(ctx: click.Context, words: tuple[str, ...], json_: bool) -> None:
     """Tell whose a thing of this host is, since when, and what gc would do with it.
 
     OBJECT is an interface, an address or subnet, a MAC address, a host port (8080, 53/udp), a mark,
-    a table or chain, a rule or a part of one, a VM or a network; ours or anybody's.
+    a table or chain, a rule or a part of one, a VM, a network, a pod, or a container (the first 12
+    digits of its id are enough); ours or anybody's.
 
     \b
     A rule stands after two dashes:

@@ -32,12 +32,7 @@ def forget(runtime: Runtime, what: str) -> Forgotten:
     runtime.enter()
     runtime.lock("all", "blocks")
     with engine.opened(runtime) as blocks:
-        source = blocks.source
-        if not isinstance(source, EtcdBlocks):
-            raise Conflict(
-                "the source is static: the configuration says which blocks are this host's",
-                hint="change [cluster.blocks] in the configuration of each host",
-            )
+        source = _etcd(blocks)
         if "/" in what:
             source.last_claim()  # refused to a copy of this host
             known = runtime.read(rows.blocks)
@@ -55,6 +50,25 @@ def forget(runtime: Runtime, what: str) -> Forgotten:
         words = f"{what}: {', '.join(one.cidr for one in done.blocks) or 'no block'} freed"
         history.add(sql, [Event("forgotten", words)], operation=None, verb="cluster-forget")
     return done
+
+
+def refuse_first(runtime: Runtime, what: str) -> None:
+    """Raise what :func:`forget` would where nothing is on record yet; asks, and makes nothing."""
+    with engine.opened(runtime) as blocks:
+        source = _etcd(blocks)
+        if "/" in what:
+            _block(source, (), what)
+        _host(source.members(), what, runtime.installation)
+
+
+def _etcd(blocks: engine.Blocks) -> EtcdBlocks:
+    """The source of blocks, which hosts are registered in. Raises Conflict of another."""
+    if not isinstance(blocks.source, EtcdBlocks):
+        raise Conflict(
+            "the source is static: the configuration says which blocks are this host's",
+            hint="change [cluster.blocks] in the configuration of each host",
+        )
+    return blocks.source
 
 
 def _host(members: Sequence[Member], what: str, own: str) -> Member:

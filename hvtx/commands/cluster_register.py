@@ -56,6 +56,12 @@ def register(runtime: Runtime) -> Registered:
     return Registered(runtime.installation, moved, another, tuple(own), found.lost)
 
 
+def refuse_first(runtime: Runtime) -> None:
+    """Raise what :func:`register` would where nothing is on record yet; asks, and makes nothing."""
+    with engine.opened(runtime, another=True) as blocks:
+        blocks.source.holders()
+
+
 def _carried_out(
     runtime: Runtime, blocks: engine.Blocks, known: str | None
 ) -> tuple[Registration, bool]:

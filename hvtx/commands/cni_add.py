@@ -13,8 +13,10 @@ from hvtx.commands.vm_create import check_request, record_vm, with_room
 from hvtx.commands.vm_start import intend
 from hvtx.drivers import netns
 from hvtx.engine import attachments, egress_base, own_addresses, privileges
+from hvtx.engine.attachment_network import refuse_first as refuse_first_network
 from hvtx.engine.attachment_network import take
 from hvtx.engine.network_build import ensure_networks
+from hvtx.engine.peer_ports import refuse_ports
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import networks_now, vm_scope
 from hvtx.engine.transaction import begin
@@ -67,6 +69,14 @@ def add(runtime: Runtime, request: AttachmentRequest) -> Attached:
         means = Means(networks, None, None, None, None, directory, log)
     rows = bring_up(operation, vm, rows, means, new=True)
     return attachments.told(vm, rows, networks.networks)
+
+
+def refuse_first(runtime: Runtime, request: AttachmentRequest) -> None:
+    """Raise what :func:`add` would where nothing is on record yet; makes nothing."""
+    netns.known_id(request.netns)
+    wanted = _as_vm(name_of(request.key), request)
+    refuse_first_network(runtime, request)
+    refuse_ports(runtime, wanted.publish, (), request.key.container)
 
 
 def _release_dead(runtime: Runtime, name: str, request: AttachmentRequest) -> None:

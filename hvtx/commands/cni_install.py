@@ -84,9 +84,11 @@ def make(
 def install(wanted: Sequence[File], *, force: bool) -> Outcome:
     """Write the files where they differ.
 
-    Raises NotPermitted (others could change what root would run), Conflict (somebody else's file,
-    or a changed one, without ``force``), HostRefused.
+    Raises NotPermitted (not root, where only root may write; others could change what root would
+    run), Conflict (somebody else's file, or a changed one, without ``force``), HostRefused.
     """
+    for file in wanted:
+        _need_power(file.path)
     problem = changeable()
     if problem is not None:
         raise NotPermitted(*problem[:1], hint=problem[1])
@@ -97,6 +99,21 @@ def install(wanted: Sequence[File], *, force: bool) -> Outcome:
             cni_files.write(file.path, file.text, file.mode)
         entries.append(Entry(file.path, state))
     return Outcome(tuple(entries))
+
+
+def _need_power(path: str) -> None:
+    """Raise NotPermitted where this user may not write what is to stand at a path, who is not root.
+
+    Said before anything else is looked at: of another user's hvtx it would be another complaint.
+    """
+    directory = os.path.dirname(path)
+    while not os.path.exists(directory):
+        directory = os.path.dirname(directory)
+    if os.geteuid() != 0 and not os.access(directory, os.W_OK):
+        raise NotPermitted(
+            f"installing the CNI plugin needs root: this user may not write in {directory}",
+            hint="run it with sudo; `hvtx cni print` shows the files without it",
+        )
 
 
 def changeable() -> tuple[str, str] | None:

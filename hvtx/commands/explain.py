@@ -14,7 +14,7 @@ from hvtx.engine import port_holders
 from hvtx.engine.explained import Explanation, OnRecord, Other
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import look as look_at
-from hvtx.errors import HvtxError, NotFound
+from hvtx.errors import Conflict, HvtxError, NotFound
 from hvtx.host.socket_table import listening
 from hvtx.model.foreign_rule import ForeignRule
 from hvtx.model.history import Line
@@ -26,7 +26,7 @@ from hvtx.model.ruleset import Difference
 from hvtx.model.typed import Any
 from hvtx.model.vm import Liveness, Publish
 from hvtx.planner.gc import plan_gc
-from hvtx.planner.identify import asks_for_rules, identify
+from hvtx.planner.identify import ambiguous, asks_for_rules, identify
 from hvtx.planner.settled import without_settled
 from hvtx.planner.subjects import ExplainFacts, Subject
 from hvtx.store import history, records
@@ -40,7 +40,7 @@ _LINES = 5  # of the history
 
 
 def explain(runtime: Runtime, text: str) -> Explanation:
-    """Whose a thing is; raises NotFound for what neither host nor record has.
+    """Whose a thing is; raises NotFound for what neither host nor record has, Conflict.
 
     VMs that run as recorded and are not asked for are not judged; nor is every element compared
     with the record, unless a rule is asked for (docs/adr/0061).
@@ -88,7 +88,12 @@ def look(runtime: Runtime, of: str | None = None) -> ExplainFacts:
 
 
 def answer(runtime: Runtime, sight: ExplainFacts, text: str) -> Explanation:
-    """What is to be said of ``text``; raises NotFound."""
+    """What is to be said of ``text``; raises NotFound, Conflict for a beginning of several ids."""
+    if several := ambiguous(sight, text):
+        raise Conflict(
+            f"the ids of {len(several)} containers begin with {text!r}: {_some(several)}",
+            hint=f"name one by more of its id: hvtx explain {several[0]}",
+        )
     tombstone = runtime.read(records.tombstones, [text]).get(text)
     found = identify(sight._replace(tombstone=tombstone), text)
     if not found:
@@ -114,6 +119,10 @@ def answer(runtime: Runtime, sight: ExplainFacts, text: str) -> Explanation:
         why = f"gc does nothing at all: {runtime.refused.message}"
         told = told._replace(action=Action.SKIP.value, reason=runtime.refused.code, why=why)
     return told
+
+
+def _some(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:_ALSO]) + (" …" if len(ids) > _ALSO else "")
 
 
 def _with_its_store(runtime: Runtime, told: Explanation, subject: Subject) -> Explanation:

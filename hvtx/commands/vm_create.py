@@ -16,6 +16,7 @@ from hvtx.engine.transaction import Operation, begin
 from hvtx.engine.vm_options import VmRequest, refuse_names, warn_of_useless
 from hvtx.engine.vm_user import check_user
 from hvtx.errors import Conflict, NotFound, UsageError, advised
+from hvtx.host import paths
 from hvtx.model.policy import EgressRule, Limits, Policy, names_in
 from hvtx.model.resource import Kind
 from hvtx.model.typed import Any
@@ -185,7 +186,10 @@ def check_request(runtime: Runtime, request: VmRequest, *, starts: bool = False)
 
 
 def check_files(kernel: str | None, initrd: str | None, disks: Sequence[str]) -> None:
-    """Raise NotFound for a file that is not there, UsageError for a directory."""
+    """Raise NotFound for a file that is not there, UsageError for what is no file.
+
+    A disk may be a block device.
+    """
     for path, what in ((kernel, "kernel"), (initrd, "initrd"), *((d, "disk") for d in disks)):
         if path is None:
             continue
@@ -195,11 +199,12 @@ def check_files(kernel: str | None, initrd: str | None, disks: Sequence[str]) ->
                 f"the {what} {path} does not exist{leads}",
                 hint="put it there, or give a path that exists (relative ones count from here)",
             )
-        if os.path.isdir(path):
-            raise UsageError(
-                f"the {what} {path} cannot be used: it is a directory, and not a regular file",
-                hint=f"name a file in it: --{what} {os.path.join(path, 'FILE')}",
-            )
+        problem = paths.no_image(os.stat(path), disk=what == "disk")
+        if problem is not None:
+            hint = f"name an image: --{what} FILE"
+            if os.path.isdir(path):
+                hint = f"name a file in it: --{what} {os.path.join(path, 'FILE')}"
+            raise UsageError(f"the {what} {path} cannot be used: {problem}", hint=hint)
 
 
 def warn_of_disks(kernel: str | None, disks: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hvtx.drivers.vm_process.probe import this_machine
+from hvtx.errors import HostRefused
 from hvtx.host import kvm, program
 from hvtx.hypervisors.base import TRAITS, binary_names
 from hvtx.model.typed import NamedTuple
@@ -25,16 +26,21 @@ class Verdict(NamedTuple):
 def judge(run_directory: str, user: User | None = None) -> Verdict:
     """Whether QEMU takes KVM here as ``user`` (None: as we run), and why.
 
-    Tries it for at most 3 s, and writes nothing. Raises UsageError for a value of the variable that
-    is none, OSError if it cannot be tried.
+    Tries it for at most 3 s, and writes nothing. A QEMU that does not run says nothing of KVM.
+    Raises UsageError for a value of the variable that is none, OSError if it cannot be tried.
     """
     decided = kvm.unseen(user)
+    binary = program.find(binary_names("qemu", this_machine()))
+    if binary is not None:
+        try:
+            kvm.need_qemu(binary)
+        except HostRefused as broken:
+            return Verdict("error", broken.message, (), broken.hint)
     if decided is not None and decided.accelerator == "tcg":
         return _unseen(decided)
     problem = kvm.device_problem(user)
     if decided is not None and problem is not None:
         return _forced(problem, ())
-    binary = program.find(binary_names("qemu", this_machine()))
     if binary is None:
         words = f"{kvm.DEVICE} exists; without QEMU hvtx cannot test whether it runs guests"
         return Verdict("warning", words, (), TRAITS["qemu"].hint)

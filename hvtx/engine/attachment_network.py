@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from hvtx.engine.network_options import parse_network
 from hvtx.engine.new_network import (
     DEFAULT,
     NetworkRequest,
+    check_free,
     describe,
     take_network,
     take_or_make,
 )
 from hvtx.engine.runtime import Runtime
+from hvtx.engine.scope import all_networks
 from hvtx.errors import Conflict, NotFound, advised
 from hvtx.model.attachment import AttachmentRequest
 from hvtx.model.vm import Network
@@ -36,15 +39,32 @@ def take(runtime: Runtime, request: AttachmentRequest) -> Network:
             network = _known(runtime, name)
         refuse_another(network, (), request.mtu, nat=request.nat, isolate=request.isolate)
         return network
-    wanted = _wanted(name, request.subnets, request.mtu, request.nat, request.isolate)
+    wanted = _declared(runtime, request)
+    network = take_or_make(runtime, wanted)
+    refuse_another(network, wanted.subnets, request.mtu, nat=request.nat, isolate=request.isolate)
+    return network
+
+
+def refuse_first(runtime: Runtime, request: AttachmentRequest) -> None:
+    """Raise what :func:`take` would where no network is on record yet; makes nothing."""
+    if request.subnets:
+        check_free(all_networks(runtime), _declared(runtime, request))
+    elif request.bridge_network != DEFAULT:
+        with _said_how_to_have(request.bridge_network):
+            runtime.read(records.get_network, request.bridge_network)
+
+
+def _declared(runtime: Runtime, request: AttachmentRequest) -> NetworkRequest:
+    """The network that a configuration declares, with room for the addresses that are asked for."""
+    wanted = _wanted(
+        request.bridge_network, request.subnets, request.mtu, request.nat, request.isolate
+    )
     if request.addresses:  # before a network is made for what cannot be
         described = describe(runtime, wanted)
         for address in request.addresses:
             with advised("ask for one in the network's subnets, or leave it out"):
                 check_guest_address(address, described)
-    network = take_or_make(runtime, wanted)
-    refuse_another(network, wanted.subnets, request.mtu, nat=request.nat, isolate=request.isolate)
-    return network
+    return wanted
 
 
 def judge(
@@ -118,8 +138,14 @@ def _default(request: AttachmentRequest) -> NetworkRequest:
 
 
 def _known(runtime: Runtime, name: str) -> Network:
-    try:
+    with _said_how_to_have(name):
         return take_network(runtime, name)
+
+
+@contextmanager
+def _said_how_to_have(name: str) -> Iterator[None]:
+    try:
+        yield
     except NotFound as problem:
         problem.hint = records.to_have_network(name)
         raise

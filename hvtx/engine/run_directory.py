@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-from hvtx.errors import StoreError
+from hvtx.errors import Conflict, StoreError
 from hvtx.host.files import is_there
 from hvtx.host.locks import LockFile
+from hvtx.model.resource import Kind, Resource
 from hvtx.store.high_water_mark import HighWaterMark
 
 
@@ -78,6 +79,25 @@ class RunDirectory:
             ) from problem
 
     # -- marker --------------------------------------------------------------------------------
+
+    def refuse_another(self, rows: Iterable[Resource]) -> None:
+        """Raise Conflict if files of this life's rows lie in another run directory that is in use.
+
+        Its locks are not ours: what runs there would be taken for what was interrupted.
+        """
+        own = self.path("")[:-1]
+        within = f"/{os.path.basename(own)}/"
+        for row in rows:
+            above, found, _ = row.key.partition(within)
+            if row.kind != Kind.FILE or not found or f"{above}{within[:-1]}" == own:
+                continue
+            if is_there(f"{above}{within}marker"):
+                raise Conflict(
+                    f"the VMs and networks of this store live in the run directory {above}, not in"
+                    f" {os.path.dirname(own)}",
+                    hint=f"give that one: --run-dir {above} before the command, or"
+                    f" HVTX_RUN_DIR={above}",
+                )
 
     def is_marked(self) -> bool:
         """Whether a marker is there."""

@@ -71,7 +71,7 @@ class Runtime:
         watch: Watch | None = None,
         spends: bool = False,
     ) -> None:
-        """Open the store; raises StoreError, NotPermitted, Refused, HostRefused.
+        """Open the store; raises StoreError, NotPermitted, Refused, HostRefused, Conflict.
 
         Without ``create`` a missing store reads as an empty one, for writers too. ``watch`` is
         told the number of each change before it is committed. ``spends``: what is done ends or
@@ -175,6 +175,8 @@ class Runtime:
             self._moves = True
         if self.epoch is EpochRelation.SAME and known is not None:
             self.life = known
+            if self.writable and not marker:  # where there is one, it is the right directory
+                self._directory.refuse_another(self.read(records.resources_of_life, known.id))
         elif self.epoch is EpochRelation.WRONG and self.refused is None:
             self.refused = wrong_namespace()
 
@@ -185,10 +187,8 @@ class Runtime:
             lives = records.lives(sql)
             rows = records.resources_of_life(sql, known.id)
             vms = records.vm_heads(sql)
-        if any(self.running(operations).values()):
-            return True
         own = rows_by_vm(rows)
-        return any(
+        return any(self.running(operations).values()) or any(
             _may_live(hypervisor, own.get(vm, []), life=self.life, lives=lives)
             for vm, _, hypervisor, _ in vms
         )

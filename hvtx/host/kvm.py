@@ -208,14 +208,35 @@ def probe(question: Question, machine: str, accelerator: str, user: User | None 
     """Run the guest of ``question`` with ``accelerator`` for at most 3 s; touches no file.
 
     QEMU runs as ``user`` (None: as we do), shut in as it is for a VM: the kernel may be a
-    other's. Raises OSError if it cannot even be tried.
+    other's. Raises OSError if it cannot even be tried, HostRefused if no QEMU runs at all.
     """
     binary = str(question.binary[0])
     with contextlib.ExitStack() as opened:
+        trial = _Trial(binary, machine, accelerator, user, opened)
         if question.kernel is None:
-            return _try_guest(_Trial(binary, machine, accelerator, user, opened))
-        kernel = str(question.kernel[0])
-        return _try_kernel(_Trial(binary, machine, accelerator, user, opened), kernel)
+            answer = _try_guest(trial)
+        else:
+            answer = _try_kernel(trial, str(question.kernel[0]))
+    if answer.accelerator != "kvm":
+        need_qemu(binary)  # else nothing was learnt of KVM
+    return answer
+
+
+def need_qemu(binary: str) -> None:
+    """Raise HostRefused, in its own words, where a QEMU cannot even tell its version; OSError.
+
+    A library that is missing, a wrapper that ends, a binary of another machine. One that only takes
+    its time (more than 3 s) is not judged.
+    """
+    ended = program.run(_bounded([binary, "--version"]), SECONDS)
+    if ended.status in (0, None):
+        return
+    said = [line.strip() for line in ended.output.splitlines() if line.strip()]
+    words = "".join(c for c in said[-1] if c.isprintable())[:_TOLD] if said else "it says nothing"
+    raise HostRefused(
+        f"QEMU does not run: {binary} --version ended with status {ended.status}: {words}",
+        hint=f"see what is wrong with it: {binary} --version",
+    )
 
 
 class _Trial(NamedTuple):

@@ -22,7 +22,7 @@ _NAMELESS = ("pipe:", "socket:", "anon_inode:")  # what descriptors in /proc lea
 PARENTS = 0o755
 _KINDS = (
     (stat.S_ISFIFO, "a pipe (FIFO)"),
-    (stat.S_ISCHR, "a device"),
+    (stat.S_ISCHR, "a character device"),
     (stat.S_ISBLK, "a block device"),
     (stat.S_ISSOCK, "a socket"),
     (stat.S_ISDIR, "a directory"),
@@ -248,6 +248,18 @@ def need_regular(seen: os.stat_result, named: str) -> None:
     """Raises NotRegularError, which says what it is; ``/dev/null`` will do as an empty file."""
     if not stat.S_ISREG(seen.st_mode) and not is_null(seen):
         raise NotRegularError(errno.EINVAL, f"it is {kind_of(seen)}, and not a regular file", named)
+
+
+def no_image(seen: os.stat_result, *, disk: bool) -> str | None:
+    """In words, why something is no file to boot from; None if it may be one (pure).
+
+    A disk may be a block device. ``/dev/null`` is an empty file to whoever reads it, as a kernel is
+    read, and no disk.
+    """
+    regular = stat.S_ISREG(seen.st_mode)
+    if regular or (stat.S_ISBLK(seen.st_mode) if disk else is_null(seen)):
+        return None
+    return f"it is {kind_of(seen)}, and not a regular file" + " or a block device" * disk
 
 
 def is_null(seen: os.stat_result) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 
 from hvtx.errors import UsageError
@@ -70,6 +70,25 @@ def is_of(pool: Pool, cidr: str) -> bool:
     if block.version != subnet.version or block.prefixlen != pool.size:
         return False
     return overlaps(cidr, pool.subnet)
+
+
+def unused(
+    named: Mapping[str, Iterable[str]], networks: Mapping[str, Pool | None]
+) -> Iterator[str]:
+    """What a configuration names of blocks that serves no network of this host, in words.
+
+    ``networks``: those on record, by name, each with what its blocks are (None: it has none).
+    """
+    for name, cidrs in named.items():
+        pool = networks.get(name)
+        if name not in networks:
+            yield f"{name}: no network of that name is on record"
+        elif pool is None:
+            yield f"{name}: the network was made without --block-size"
+        else:
+            for cidr in cidrs:
+                if not is_of(pool, cidr):
+                    yield f"{name}: {cidr} is no /{pool.size} in {pool.subnet}"
 
 
 def overlaps(one: str, other: str) -> bool:

@@ -6,7 +6,7 @@ do with each is read off the plan, so that the two can never disagree.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from hvtx.model.mark import Mark, UnreadableMark, parse_mark
 from hvtx.model.plan import Item
@@ -19,6 +19,7 @@ from hvtx.planner.identify_ports import by_port
 from hvtx.planner.identify_rules import by_place, by_rule
 from hvtx.planner.subjects import ExplainFacts, Subject, of_item, of_row, reason_of
 
+SHORTENED = 12  # digits of a container's id that runtimes print; fewer are no name of it
 _ASKED_OTHERWISE = (*DEVICES, Kind.LEASE, Kind.PUBLISH, Kind.PROCESS)
 
 
@@ -41,6 +42,12 @@ def identify(sight: ExplainFacts, text: str) -> list[Subject]:
 def asks_for_rules(sight: ExplainFacts, text: str) -> bool:
     """Whether a table, a chain or a rule is asked for: by its name, or nothing else fits."""
     return next(by_place(sight, text), None) is not None or not _called(sight, text)
+
+
+def ambiguous(sight: ExplainFacts, text: str) -> list[str]:
+    """The containers whose ids begin with ``text``, if there are several and it names nothing."""
+    meant = _containers(sight.vms, text)
+    return sorted(meant) if len(meant) > 1 and not _called(sight, text) else []
 
 
 def _called(sight: ExplainFacts, text: str) -> list[Subject]:
@@ -116,11 +123,22 @@ def _is_container(vm: Vm | None, text: str) -> bool:
     return bool(text) and text in (own.container, own.pod, own.pod_name, own.pod_uid)
 
 
+def _containers(vms: Iterable[Vm], text: str) -> set[str]:
+    """The ids of the containers that are meant by one, whole or shortened as runtimes print it."""
+    ids = {vm.attachment.container for vm in vms if vm.attachment is not None}
+    if text in ids:
+        return {text}
+    return {one for one in ids if len(text) >= SHORTENED and one.startswith(text)}
+
+
 def _owners(sight: ExplainFacts, text: str) -> Iterator[Subject]:
     """VMs and networks by name."""
+    containers = _containers(sight.vms, text)
+    whole = next(iter(containers)) if len(containers) == 1 else text
     for identity, facts in sight.snapshot.vms.items():
         vm = next((vm for vm in sight.vms if vm.id == identity), None)
-        if text not in (facts.name, identity) and not _is_container(vm, text):
+        named = text in (facts.name, identity) or _is_container(vm, text)
+        if not named and not _is_container(vm, whole):
             continue
         items = [item for item in sight.plan.items if item.vm == facts.name]
         first = next((i for i in items if i.action.value != "skip"), items[0] if items else None)

@@ -28,6 +28,11 @@ NAMED = "named"  # the table of names as it was made, to be compared
 NAMED_LOCK = "named.lock"  # held by who reads these files and changes the table
 FORGOTTEN = "forgotten"  # reservations that are gone since dnsmasq was started, a line each
 PID, ERRORS = "pid", "errors"
+# by which a machine means itself or its own link: RFC 6761 6.3, and /etc/hosts of distributions
+LOOPBACK_NAMES = frozenset({
+    "localhost", "localhost4", "localhost6", "broadcasthost", "ip6-localhost", "ip6-loopback",
+    "ip6-localnet", "ip6-mcastprefix", "ip6-allnodes", "ip6-allrouters", "ip6-allhosts",
+})  # fmt: skip
 _RA_SECONDS, _ROUTER_SECONDS = 300, 1800  # between advertisements; how long a router is believed
 _LEAST_PREFIX6 = 64  # a range of DHCPv6 is never wider
 _MOST_LEASES = 1_000_000  # the default of 1,000 is less than a network may have guests
@@ -139,9 +144,13 @@ def reservation(spec: ReservationSpec, mark: str) -> str:
 def names(spec: ReservationSpec) -> str:
     """The file by which its VM's name resolves; the first name is the guest's host name, too.
 
-    (In a reservation dnsmasq would take a VM called ``infinite`` or ``1h`` for a lease time.)
+    (In a reservation dnsmasq would take a VM called ``infinite`` or ``1h`` for a lease time.) A VM
+    that is called as every guest calls itself has none: a guest without a file of hosts would send
+    another one what is its own. It is asked for nowhere else, plain names are not.
     """
     name = spec["name"]
+    if name in LOOPBACK_NAMES:
+        return ""
     addresses = [address for address in (spec["ipv4"], spec["ipv6"]) if address]
     return "".join(f"{address} {name}.{DOMAIN} {name}\n" for address in addresses)
 

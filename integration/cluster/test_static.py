@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -55,6 +56,38 @@ def test_a_network_without_a_cluster_is_refused_before_anything_is_made(hvtx: Pr
     assert lab.difference(before, lab.dump()) == ""
     assert hvtx("cluster", "status", code=2)
     assert hvtx("network", "routes", "--json").json()["routes"] == []
+
+
+def test_doctor_names_blocks_that_no_network_uses(hvtx: Program) -> None:
+    def told() -> dict[str, Any]:
+        found = hvtx("doctor", "--json", code=None).json()["findings"]
+        (one,) = (finding for finding in found if finding["check"] == "cluster")
+        return cast("dict[str, Any]", one)
+
+    hvtx("network", "create", "lab", "--subnet", "10.64.0.0/16", "--block-size", "30")
+    assert told()["level"] == "ok"
+    configure('lab = ["10.64.0.0/30", "10.64.9.0/29"]\nlob = ["10.64.3.0/30"]')
+    assert told()["level"] == "warning"
+    assert told()["evidence"] == [
+        "lab: 10.64.9.0/29 is no /30 in 10.64.0.0/16",
+        "lob: no network of that name is on record",
+    ]
+    assert create(hvtx, "one") == "10.64.0.2"
+
+
+def test_a_status_that_nobody_answered_is_printed_and_ends_with_75(hvtx: Program) -> None:
+    Path(os.environ["HVTX_CONFIG"]).write_text(
+        '[cluster]\nsource = "etcd"\nendpoints = ["http://127.0.0.1:1"]\ntimeout = 0.5\n'
+    )
+    before = lab.dump()
+    ran = hvtx("cluster", "status", "--json", code=75)
+    told = ran.json()
+    assert "no etcd answers" in told["problem"]
+    assert told["endpoints"][0]["reached"] is False
+    assert told["holders"] is None and told["blocks"] == []
+    assert ran.err == ""
+    assert "no etcd answers" in hvtx("cluster", "status", code=75).out
+    assert lab.difference(before, lab.dump()) == ""
 
 
 def test_a_block_goes_back_and_is_had_again(hvtx: Program) -> None:

@@ -461,6 +461,27 @@ def test_doctor_where_kvm_works_and_where_there_is_none(
     assert finding(hvtx, code=1, HVTX_QEMU_ACCEL="kvm")[0] == "error"
 
 
+@pytest.mark.parametrize("device", ["/dev/null", "/nonexistent"])
+def test_doctor_where_qemu_itself_does_not_run(
+    hvtx: Program, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    """Of KVM nothing was learnt then, so no start keeps an answer, and doctor blames none."""
+    behaviour = "echo 'qemu: libabsent.so.7: cannot open' >&2; exit 3"
+    fake = Fake(tmp_path / "bin", behaviour, monkeypatch)
+    monkeypatch.setattr(kvm, "DEVICE", device)
+    network(hvtx)
+    blamed = f"QEMU does not run: {fake.path} --version ended with status 3:"
+    for _ in range(2):
+        level, message, _ = finding(hvtx, code=1)
+        assert (level, message) == ("error", f"{blamed} qemu: libabsent.so.7: cannot open")
+        assert finding(hvtx, code=1, HVTX_QEMU_ACCEL="tcg")[1] == message
+        ran = hvtx("vm", "run", "web", "--network", "net", "--disk", str(disk), code=6)
+        assert SAYS_NO not in ran.err
+    assert kvm.all_kept(str(next(Path(os.environ["HVTX_RUN_DIR"]).iterdir()))) == []
+    fake.path.write_text(f'#!/bin/sh\nexec {QEMU} "$@"\n')
+    assert "does not run:" not in finding(hvtx)[1]
+
+
 def test_the_probe_writes_nothing(
     hvtx: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,13 +16,14 @@ from typing import Any
 
 import pytest
 
-from hvtx import Conflict, Host, HostRefused, NotFound, PartialFailure, UsageError
+from hvtx import Conflict, Host, HostRefused, HvtxError, NotFound, PartialFailure, UsageError
 from hvtx.cni.runtime_config import limits
 from hvtx.host import network_namespace, nsid
 from hvtx.model.attachment import Attached, AttachmentKey, AttachmentRequest, PodLabels, TapRequest
 from hvtx.model.policy import Limits
 from hvtx.model.vm import Publish
 from integration import lab
+from integration.lab import witness
 from integration.lab.program import Program
 
 SUBNETS = ("10.88.0.0/24", "fd88::/64")
@@ -647,6 +648,27 @@ def test_what_is_asked_as_of_a_vm_leads_nobody_to_what_is_refused(
     assert vms(host) == []
 
 
+@pytest.mark.parametrize(
+    ("more", "path"),
+    [
+        ({}, "/run/netns/none"), ({"bridge_network": "absent", "subnets": ()}, None),
+        ({"subnets": ("127.0.0.0/24",)}, None), ({"addresses": ("10.1.2.3",)}, None),
+        ({"mac": "01:00:00:00:00:01"}, None), ({"publish": (Publish("tcp", None, 8080, 80),)}, None),
+    ],
+)  # fmt: skip
+def test_an_add_that_is_refused_makes_no_store(
+    host: Host, box: lab.Namespace, more: dict[str, Any], path: str | None
+) -> None:
+    asked = request_for(box, **more)
+    with socket.socket() as taken, witness.unchanged():
+        taken.bind(("", 8080))
+        taken.listen()
+        with pytest.raises(HvtxError):
+            host.attachments.add(asked if path is None else asked._replace(netns=path))
+    for name in ("HVTX_STATE_DIR", "HVTX_RUN_DIR"):
+        assert not os.path.exists(os.environ[name]), name
+
+
 @pytest.mark.parametrize("asked", ["c0ffee", "web-0", "default/web-0", "uid-1"])
 def test_explain_knows_a_container_and_its_pod(host: Host, box: lab.Namespace, asked: str) -> None:
     made = add(host, box)
@@ -658,6 +680,28 @@ def test_explain_knows_a_container_and_its_pod(host: Host, box: lab.Namespace, a
         why = host.explain(one).why
         assert f"`hvtx vm rm {made.vm} --force`" in why
         assert "vm stop" not in why
+
+
+def test_explain_takes_an_id_as_runtimes_print_it(
+    host: Host, box: lab.Namespace, later: lab.Namespace
+) -> None:
+    ids = ["0123456789ab" + letter * 52 for letter in "cd"]
+    made = [
+        add(host, space, KEY._replace(container=one))
+        for space, one in zip((box, later), ids, strict=True)
+    ]
+    for own, one in zip(made, ids, strict=True):
+        assert [host.explain(one[:n]).vm for n in (13, 40, 64)] == [own.vm] * 3
+    with pytest.raises(Conflict) as several:
+        host.explain("0123456789ab")
+    assert ", ".join(ids) in several.value.message
+    assert several.value.hint is not None
+    assert several.value.hint.endswith(f"hvtx explain {ids[0]}")
+    host.attachments.delete(KEY._replace(container=ids[1]))
+    assert host.explain("0123456789ab").vm == made[0].vm
+    for beginning in ("0123456789a", "123456789abc"):
+        with pytest.raises(NotFound):
+            host.explain(beginning)
 
 
 def test_what_has_ended_of_a_container_is_its_namespace(host: Host, box: lab.Namespace) -> None:

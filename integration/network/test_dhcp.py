@@ -25,7 +25,7 @@ from hvtx import Host
 from hvtx.model.attachment import AttachmentKey, AttachmentRequest, TapRequest
 from integration import lab
 from integration.boot.test_reboots import Booted, forget_everything
-from integration.lab import HOST4, HOST6
+from integration.lab import HOST4, HOST6, witness
 from integration.lab.program import Forked, Program, preload
 from integration.lab.services import services
 from integration.lab.vms import end_vms, findings
@@ -153,6 +153,25 @@ def test_the_gateway_tells_the_host_and_other_guests_of_a_vm(one: Program) -> No
     assert two.does("ask", "10.77.0.1", "web.lan", "A")["code"] == 3
 
 
+@pytest.mark.parametrize("name", ["localhost", "ip6-localhost"])
+def test_a_vm_called_as_every_guest_calls_itself_is_given_to_nobody(
+    one: Program, name: str
+) -> None:
+    network(one)
+    called, two = start(one, name), start(one, "two")
+    two.take()
+    assert called.does("four", "eth0")["address"] == called.ipv4
+    for asked_for in (name, f"{name}.lan", f"x.{name}.lan"):
+        for kind in ("A", "AAAA"):
+            answer = two.does("ask", "10.77.0.1", asked_for, kind)
+            assert (answer["code"], answer["addresses"]) == (3, []), asked_for
+    ptr = ".".join(reversed(called.ipv4.split("."))) + ".in-addr.arpa"
+    assert two.does("ask", "10.77.0.1", ptr, "PTR")["code"] == 3
+    assert two.does("ask", "10.77.0.1", "two", "A")["addresses"] == [two.ipv4]
+    assert [found["level"] for found in findings(one, "dhcp")] == ["ok"]
+    assert one("repair").out == "nothing is missing\n"
+
+
 def test_the_name_of_a_vm_goes_with_it_whatever_its_guest_was_given(hvtx: Program) -> None:
     """dnsmasq finds a lease's name in the files, and has it as long as the lease."""
     network(hvtx)
@@ -203,6 +222,32 @@ def test_below_a_directory_of_the_kernels_memory(
         there("network", "rm", "net")
     finally:
         shutil.rmtree(place)
+
+
+def test_another_run_directory_than_the_networks_is_refused_before_anything_changes(
+    one: Program, tmp_path: Path
+) -> None:
+    """Its locks are not those of the others, and what serves the network has its files there."""
+    network(one)
+    start(one, "web")
+    used, other = os.environ["HVTX_RUN_DIR"], tmp_path / "other"
+    other.mkdir(mode=0o700)
+    with witness.unchanged():
+        for words in (
+            ("vm", "restart", "web"), ("vm", "stop", "web"), ("vm", "rm", "web", "--force"),
+            ("vm", "create", "new", "--network", "net", "--", "sleep", "9"), ("gc", "--apply"),
+            ("recover",), ("repair",), ("network", "rm", "net"),
+        ):  # fmt: skip
+            said = one("--run-dir", str(other), *words, code=4).err
+            assert f"in the run directory {used}, not in {other}" in said, said
+            assert f"--run-dir {used} before the command" in said
+        assert list(other.iterdir()) == []
+    one("vm", "rm", "web", "--force")
+    one("network", "rm", "net")
+    one(
+        "--run-dir", str(other), "network", "create", "net2", "--subnet", "10.99.0.0/24"
+    )  # nothing lives there any more
+    one("--run-dir", str(other), "network", "rm", "net2")
 
 
 def test_nobody_beyond_its_bridge_is_answered(hvtx: Program, world: lab.Namespace) -> None:

@@ -158,6 +158,11 @@ def test_what_is_refused_or_finds_nothing_makes_no_store(hvtx: Program, tmp_path
     named = tmp_path / "named.toml"
     named.write_text('[vms.web]\nnetwork = "lob"\n')
     lost = ("gc", "--apply", "--yes", "--installation")
+    static, silent = tmp_path / "static.toml", tmp_path / "silent.toml"
+    static.write_text('[cluster]\nsource = "static"\n[cluster.blocks]\nlab = ["10.64.3.0/26"]\n')
+    silent.write_text(
+        '[cluster]\nsource = "etcd"\nendpoints = ["http://127.0.0.1:1"]\ntimeout = 0.5\n'
+    )
     refused: list[tuple[int, tuple[str, ...]]] = [
         (3, ("vm", "create", "web", "--network", "lab", "--", "sleep", "9")),
         (3, ("vm", "run", "web", "--network", "lab", "--", "sleep", "9")),
@@ -173,6 +178,11 @@ def test_what_is_refused_or_finds_nothing_makes_no_store(hvtx: Program, tmp_path
         (9, ("import", "my-hypervisor", str(tmp_path / "none.json"))),
         (0, ("gc", "--heuristic", "--apply", "--yes", str(tmp_path / "plan"))),
         (3, (*lost, "aaaaaaaaaa")),
+        (2, ("cluster", "forget", "two", "--yes")),
+        (2, ("cluster", "register", "--yes")),
+        (4, ("--config", str(static), "cluster", "forget", "two", "--yes")),
+        (75, ("--config", str(silent), "cluster", "forget", "two", "--yes")),
+        (75, ("--config", str(silent), "cluster", "register", "--yes")),
     ]
     found = []
     with witness.unchanged():

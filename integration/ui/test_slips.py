@@ -85,6 +85,29 @@ def test_a_directory_is_refused_before_it_is_on_record(peopled: Program, tmp_pat
         assert ran.err.splitlines()[0].endswith("link does not exist: it is a link to nowhere")
 
 
+def test_a_disk_is_a_file_or_a_block_device(peopled: Program, tmp_path: Path) -> None:
+    """Said where it is asked for: at a start QEMU would only say that it cannot lock it."""
+    image, pipe = tmp_path / "image.raw", tmp_path / "pipe"
+    image.write_bytes(bytes(510) + b"\x55\xaa")
+    os.mkfifo(pipe)
+    for path, kind in (
+        ("/dev/null", "a character device"), ("/dev/zero", "a character device"),
+        (str(pipe), "a pipe (FIFO)"),
+    ):  # fmt: skip
+        says = f"the disk {path} cannot be used: it is {kind}, and not a regular file or a block"
+        ran = refused(peopled, "vm", "create", "db", "--disk", path, code=2)
+        assert says in ran.err
+        assert hint(ran.err) == "name an image: --disk FILE"
+    peopled("vm", "create", "db", "--disk", str(image))
+    ran = refused(peopled, "vm", "set", "db", "--disk", "/dev/null", code=2)
+    assert "the disk /dev/null cannot be used" in ran.err
+    image.unlink()
+    image.symlink_to("/dev/zero")  # what is there by the time of a start is looked at again
+    ran = refused(peopled, "vm", "start", "db", code=2)
+    assert f"the disk {image} of VM db cannot be used: it is a character device" in ran.err
+    peopled("vm", "rm", "db")
+
+
 def test_a_program_that_is_none(peopled: Program, tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     plain.write_text("no program\n")

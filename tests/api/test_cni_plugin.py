@@ -108,6 +108,24 @@ def test_a_chain_with_plugins_of_others_stays(plugin: CniPlugin, tmp_path: Path)
     assert contents(tmp_path) == {}
 
 
+def test_another_user_is_told_of_root_before_of_the_interpreter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ownership, "problem_of_program", lambda _words: "others may write it")
+    wanted = cni_install.make(
+        (str(tmp_path / "bin/hvtx"), str(tmp_path / "10-hvtx.conflist")), "lan", (), {}
+    )
+    monkeypatch.setattr(os, "geteuid", lambda: 65533)
+    monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (str(tmp_path), os.W_OK))
+    with pytest.raises(NotPermitted, match="needs root: this user may not write in") as told:
+        cni_install.install(wanted, force=False)
+    assert "sudo" in (told.value.hint or "")
+    monkeypatch.setattr(os, "access", lambda _path, _mode: True)  # a place of the user's own
+    with pytest.raises(NotPermitted, match="others could change it"):
+        cni_install.install(wanted, force=False)
+    assert contents(tmp_path) == {}
+
+
 def test_uninstall_removes_what_install_wrote_and_no_more(
     plugin: CniPlugin, tmp_path: Path
 ) -> None:

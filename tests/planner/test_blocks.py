@@ -134,3 +134,18 @@ def test_what_goes_back() -> None:
     assert blocks.to_return([lost._replace(used=1)], {POOL}) == []
     going = block(5, "10.64.1.0/26", state="releasing")
     assert blocks.to_return([going, block(6, None, state="intended")], set()) == []
+
+
+def test_what_a_configuration_names_in_vain() -> None:
+    """Misspelt, of another size, outside the subnet, not on its boundary, of another family."""
+    named = {
+        "lab": ("10.64.3.0/26", "10.64.3.0/27", "10.65.0.0/26", "10.64.3.1/26", "fd00::/26"),
+        "lba": ("10.64.3.64/26",),
+        "plain": ("10.64.4.0/26",),
+    }
+    assert list(blocks.unused(named, {"lab": POOL, "plain": None, "other": POOL})) == [
+        *(f"lab: {cidr} is no /26 in 10.64.0.0/20" for cidr in named["lab"][1:]),
+        "lba: no network of that name is on record",
+        "plain: the network was made without --block-size",
+    ]
+    assert list(blocks.unused({"lab": ("10.64.3.0/26",)}, {"lab": POOL})) == []

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hvtx.model.foreign_rule import ForeignRule
 from hvtx.model.place import parse_place
 from hvtx.model.plan import Plan
-from hvtx.planner.identify import identify
+from hvtx.model.vm import Attachment, Vm
+from hvtx.planner.identify import ambiguous, identify
 from hvtx.planner.known_software import looks_like
 from hvtx.planner.subjects import ExplainFacts, owner_of
 from tests.planner.scene import Scene, link, mark
@@ -126,6 +127,54 @@ _SEEN = _busy()
 )  # fmt: skip
 def test_likenesses(name: str, whose: str | None) -> None:
     assert looks_like(name) == whose
+
+
+def _attached(name: str, container: str, **more: str) -> Vm:
+    return Vm(
+        id=f"id-{name}", name=name, hypervisor="cni", memory=0, cpus=0, kernel=None, initrd=None,
+        append=None, disks=(), command=(), directory="/", autostart=False, interfaces=(),
+        attachment=Attachment("podnet", container, "eth0", "/run/netns/x", **more),
+    )  # fmt: skip
+
+
+def _containers(*vms: Vm) -> ExplainFacts:
+    scene = Scene()
+    for vm in vms:
+        scene.vm(vm.name)
+    return sight(scene)._replace(vms=vms)
+
+
+_ONE, _OTHER = "0123456789ab" + "c" * 52, "0123456789ab" + "d" * 52
+
+
+@pytest.mark.parametrize(
+    ("text", "found", "several"),
+    [
+        (_ONE, ["cni-a"], []), (_ONE[:13], ["cni-a"], []), (_OTHER[:63], ["cni-b"], []),
+        (_ONE[:12], [], [_ONE, _OTHER]), (_ONE[:11], [], []), (_ONE[1:13], [], []),
+        (_ONE + "c", [], []), ("", [], []), ("feedfeedfeed", ["cni-c", "feedfeedfeed"], []),
+    ],
+)  # fmt: skip
+def test_a_shortened_id_names_the_container_that_alone_has_it(
+    text: str, found: list[str], several: list[str]
+) -> None:
+    """12 digits, as podman, crictl and docker print them; what is wholly called so goes first."""
+    seen = _containers(
+        _attached("cni-a", _ONE), _attached("cni-b", _OTHER), _attached("cni-c", "feedfeedfeed1"),
+        _attached("feedfeedfeed", "5" * 64),
+    )  # fmt: skip
+    assert [subject.vm for subject in identify(seen, text) if subject.kind == "vm"] == found
+    assert ambiguous(seen, text) == several
+
+
+def test_both_interfaces_of_a_container_are_found_by_its_shortened_id() -> None:
+    vms = [_attached("cni-a", _ONE), _attached("cni-b", _ONE)]
+    assert {subject.vm for subject in identify(_containers(*vms), _ONE[:12])} == {"cni-a", "cni-b"}
+
+
+def test_a_name_goes_before_the_beginnings_of_ids() -> None:
+    vms = [_attached("cni-a", _ONE), _attached("cni-b", _OTHER), _attached(_ONE[:12], "5" * 64)]
+    assert ambiguous(_containers(*vms), _ONE[:12]) == []
 
 
 def test_a_port_of_a_bridge_looks_like_the_bridge() -> None:

@@ -133,3 +133,12 @@ def test_why_it_did_not_start() -> None:
     text = "\ndnsmasq: failed to create listening socket for 10.77.0.1: Address in use\n"
     assert dnsmasq.told(text) == "failed to create listening socket for 10.77.0.1: Address in use"
     assert dnsmasq.told("") == "it wrote nothing"
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("localhost", False), ("ip6-localhost", False), ("localhost-2", True)]
+)
+def test_a_vm_called_as_every_guest_calls_itself_has_no_name(name: str, told: bool) -> None:
+    spec: ReservationSpec = {**WEB, "name": name}
+    assert bool(dnsmasq.names(spec)) is told
+    assert dnsmasq.reservation(spec, MARK) == dnsmasq.reservation(WEB, MARK)

@@ -88,13 +88,9 @@ def _need_file(what: str, path: str, name: str) -> None:
         raise NotFound(
             f"the {what} {path} of VM {name} does not exist", hint=f"put it there, or {fix}"
         ) from problem
-    try:
-        if not (what == "disk" and stat.S_ISBLK(seen.st_mode)):
-            paths.need_regular(seen, path)
-    except paths.NotRegularError as problem:
-        raise UsageError(
-            f"the {what} {path} of VM {name} cannot be used: {problem.strerror}", hint=fix
-        ) from problem
+    why = paths.no_image(seen, disk=what == "disk")
+    if why is not None:
+        raise UsageError(f"the {what} {path} of VM {name} cannot be used: {why}", hint=fix)
 
 
 def this_machine() -> str:

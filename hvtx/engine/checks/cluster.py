@@ -12,6 +12,7 @@ from hvtx.errors import Busy, HvtxError
 from hvtx.model.block import Block, BlockState
 from hvtx.planner import blocks as decide
 from hvtx.store import blocks as rows
+from hvtx.store import records
 
 _RECOVER = "hvtx recover, when the cluster answers"
 
@@ -38,6 +39,12 @@ def check_cluster(runtime: Runtime) -> Iterator[Finding]:
         except HvtxError as problem:
             yield Finding("cluster", "error", problem.message, (), problem.hint)
             return
+    networks = {network.name: engine.pool_of(network) for network in runtime.read(records.networks)}
+    useless = tuple(decide.unused(runtime.settings.cluster.blocks, networks))
+    if useless:
+        words = "[cluster.blocks] names what no network of this host uses"
+        hint = "correct it in the configuration; hvtx network ls lists the networks"
+        yield Finding("cluster", "warning", words, useless, hint)
     lost = [block for block in known if block.state is BlockState.LOST and block.used]
     found = found._replace(lost=(*found.lost, *lost))
     yield from _apart(found)
@@ -45,7 +52,7 @@ def check_cluster(runtime: Runtime) -> Iterator[Finding]:
     if late:
         words = f"{len(late)} claims or returns of blocks were interrupted"
         yield Finding("cluster", "warning", words, (), _RECOVER)
-    if not (late or found.lost or found.unrecorded):
+    if not (late or found.lost or found.unrecorded or useless):
         yield Finding("cluster", "ok", f"it answers; {len(known)} blocks are this host's")
 
 
