@@ -393,7 +393,7 @@ def test_autostarted_vms_live_apart_from_the_unit(host: Host) -> None:
     pids = {name: vm(host, name)["pid"] for name in ("web", "db")}
     for name, pid in pids.items():
         assert host.run("cat", f"/proc/{pid}/cgroup").count(f"/hvtx-{name}.scope") > 0
-        filters = [int(status(host, p, "Seccomp_filters:")[0].split()[1]) for p in (pid, 1)]
+        filters = [int(status(host, p, "Seccomp_filters")[0].split()[1]) for p in (pid, 1)]
         assert filters[0] == filters[1] + 1  # hvtx's own of one ioctl, and none of the unit's
         assert status(host, pid, "CapEff") == [f"CapEff:\t{0:016x}"]
         uid = vm(host, name)["user"]
