@@ -22,7 +22,7 @@ _TUNSETOWNER, _TUNSETGROUP, _TUNGETFEATURES = 0x400454CC, 0x400454CE, 0x800454CF
 _NUMBER = (10, 200)  # Documentation/admin-guide/devices.txt: misc, tun
 _IFF_TUN_EXCL = 0x8000
 _IFREQ = struct.Struct("=16sH22x")
-_LATE_SECONDS, _PAUSE = 3.0, 0.002
+_LATE_SECONDS, _PAUSE, _BETWEEN_LOOKS = 3.0, 0.002, 0.05
 
 
 def open_device() -> int:
@@ -112,13 +112,14 @@ def attach(descriptor: int, name: str, flags: int) -> str:
 
 
 def attach_free(descriptor: int, name: str, flags: int) -> None:
-    """Hold an existing TAP, for which readers of fdinfo are waited for.
+    """Hold an existing TAP, for which those who only look at it are waited for.
 
     Whoever reads ``/proc/<pid>/fdinfo`` of a process that closes its descriptor, or ends, has it
-    for a moment longer than the process (fs/proc/fd.c). No process shows it then, which tells it
-    from use. Raises OSError: EBUSY where a process has it, or nobody is seen and it does not end.
+    for a moment longer than the process (fs/proc/fd.c), and no process shows it then. hvtx itself
+    takes a copy to ask the device for its namespace, and lets go of it at once. So use is what two
+    looks find. Raises OSError: EBUSY where it is used, or nobody is seen and it does not end.
     """
-    deadline = 0.0
+    deadline, used = 0.0, 0
     while True:
         try:
             attach(descriptor, name, flags)
@@ -129,9 +130,10 @@ def attach_free(descriptor: int, name: str, flags: int) -> None:
             from hvtx.host import openfiles  # hardly ever needed
 
             deadline = deadline or time.monotonic() + _LATE_SECONDS
-            if openfiles.tap_holders({name}).found or time.monotonic() >= deadline:
+            used = used + 1 if openfiles.tap_holders({name}).found else 0
+            if used > 1 or time.monotonic() >= deadline:
                 raise
-        time.sleep(_PAUSE)
+        time.sleep(_BETWEEN_LOOKS if used else _PAUSE)
 
 
 def set_owner(descriptor: int, user: int) -> None:

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,7 @@ from hvtx.drivers.address import AddressDriver
 from hvtx.drivers.base import Host
 from hvtx.drivers.tap.driver import TapDriver
 from hvtx.errors import Conflict, HostRefused
-from hvtx.host import tun
+from hvtx.host import openfiles, tun
 from hvtx.host.fd_passing import close_all, open_all
 from hvtx.host.netlink import Channel, attribute, nested
 from hvtx.host.nfnetlink import Nftables
@@ -507,6 +507,29 @@ def test_a_start_waits_for_a_reader_of_its_devices_fdinfo() -> None:
     with pytest.raises(HostRefused, match="hvtest cannot be opened: Device or resource busy"):
         open_all([PassedDescriptors(TAP, "hvtest")], None)
     close_all(found)
+
+
+def test_a_start_waits_for_who_asks_its_device_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    """hvtx copies a descriptor to ask the device where it is: one look finds that, no second."""
+    persistent("hvtest", tun.tap_flags(1))
+    copies: list[int] = []
+
+    def opened() -> bool:
+        with suppress(OSError):
+            copies.append(attach("hvtest", tun.tap_flags(1)))
+        return bool(copies)
+
+    until(opened, "free")
+
+    def looks(names: set[str]) -> openfiles.Holders:
+        found = real(names)
+        while copies:
+            os.close(copies.pop())
+        return found
+
+    real = openfiles.tap_holders
+    monkeypatch.setattr(openfiles, "tap_holders", looks)
+    close_all(open_all([PassedDescriptors(TAP, "hvtest")], None))
 
 
 def _opened_and_sent(way: socket.socket) -> bool:
