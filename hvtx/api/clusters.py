@@ -22,7 +22,6 @@ class Clusters:
     def status(self) -> ClusterStatus:
         """Whether the cluster answers, which blocks this host has, and which others have.
 
-        With a ``problem`` its ``exit_code`` is what the command ends with: 75, no etcd answers.
         Raises UsageError where the configuration has no ``[cluster]``.
         """
         with self._calls.opened(writable=False) as runtime:

@@ -75,21 +75,6 @@ def test_doctor_names_blocks_that_no_network_uses(hvtx: Program) -> None:
     assert create(hvtx, "one") == "10.64.0.2"
 
 
-def test_a_status_that_nobody_answered_is_printed_and_ends_with_75(hvtx: Program) -> None:
-    Path(os.environ["HVTX_CONFIG"]).write_text(
-        '[cluster]\nsource = "etcd"\nendpoints = ["http://127.0.0.1:1"]\ntimeout = 0.5\n'
-    )
-    before = lab.dump()
-    ran = hvtx("cluster", "status", "--json", code=75)
-    told = ran.json()
-    assert "no etcd answers" in told["problem"]
-    assert told["endpoints"][0]["reached"] is False
-    assert told["holders"] is None and told["blocks"] == []
-    assert ran.err == ""
-    assert "no etcd answers" in hvtx("cluster", "status", code=75).out
-    assert lab.difference(before, lab.dump()) == ""
-
-
 def test_a_block_goes_back_and_is_had_again(hvtx: Program) -> None:
     hvtx("network", "create", "lab", "--subnet", "10.64.0.0/16", "--block-size", "30")
     create(hvtx, "one")

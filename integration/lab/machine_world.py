@@ -40,11 +40,14 @@ _BIND, _PRIVATE = 1 << 12, 1 << 18 | 1 << 14  # MS_BIND, MS_PRIVATE | MS_REC
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
+_NOBODY = -1  # no user's namespaces are left out
+
+
 def _opens(pid: int) -> bool:
     """Whether a process is one of `HOLDER` that has not opened its device yet."""
     try:
         words = Path("/proc", str(pid), "cmdline").read_bytes()
-        return _MARK in words and not openfiles.open_devices(pid, 0)
+        return _MARK in words and not openfiles.open_devices(pid, _NOBODY)
     except OSError:
         return False
 

@@ -124,9 +124,9 @@ class etcd:
 """
         return self.spaces["h1"].run(sys.executable, "-c", text, *arguments)
 
-    def status(self, host: str, code: int = 0) -> dict[str, Any]:
+    def status(self, host: str) -> dict[str, Any]:
         """`cluster status`."""
-        return self.hvtx(host, "cluster", "status", "--json", code=code).json()
+        return self.hvtx(host, "cluster", "status", "--json").json()
 
     # -- partitions --------------------------------------------------------------------------------
 
