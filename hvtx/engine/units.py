@@ -99,9 +99,6 @@ _DEEDS = (
     "ReadWritePaths=-/etc/firewalld/zones",
 )
 _LOOKS = ("SystemCallFilter=~@resources @privileged",)
-# Of who has CAP_SYS_PTRACE: whose namespace a TAP is in is asked of the device itself, by a copy of
-# its holder's descriptor. systemd counts the call among those of debuggers.
-_ASKS = ("SystemCallFilter=pidfd_getfd",)
 
 
 class Unit(NamedTuple):
@@ -321,7 +318,6 @@ def _service(
         *_SANDBOX,
         f"CapabilityBoundingSet={_CAPABILITIES[name]}",
         *(_LOOKS if name == MEASURE else _DEEDS),
-        *(_ASKS if "CAP_SYS_PTRACE" in _CAPABILITIES[name] else ()),
         *(
             (f"SupplementaryGroups={_percents(place.group)}",)
             if place.group and name == COLLECT

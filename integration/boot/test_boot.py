@@ -435,33 +435,6 @@ def test_the_collecting_unit_may_ask_systemd(host: Host) -> None:
     host.run("hvtx", "network", "rm", "passing")
 
 
-HOLDS = """
-import fcntl, struct, sys, time
-tap = open("/dev/net/tun", "r+b", 0)
-fcntl.ioctl(tap, 0x400454CA, struct.pack("16sH22x", sys.argv[1].encode(), 0x5002))  # TUNSETIFF
-time.sleep(600)
-"""
-
-
-def test_the_sandbox_lets_a_device_be_asked_where_it_is(host: Host) -> None:
-    """One of the same name, in a namespace of its holder's, keeps no dead VM from collection."""
-    host.run("hvtx", "systemd", "install", *NUMBERS)
-    host.run("hvtx", "network", "create", "asked", "--subnet", "10.95.0.0/24")
-    host.run("hvtx", "vm", "run", "gone", "--network", "asked", "--", "sleep", "100000")
-    device = vm(host, "gone")["interfaces"][0]["device"]
-    holder = ("unshare", "--net", "python3", "-c", HOLDS, device)
-    host.run("systemd-run", "--unit=elsewhere", "--property=Type=exec", *holder)
-    host.run("kill", "-9", str(vm(host, "gone")["pid"]))
-    poll("the end of gone", 10, lambda: vm(host, "gone")["state"] != "running")
-    assert device in taps(host)
-    host.run("systemctl", "start", "hvtx-gc.service")
-    assert host.run("systemctl", "is-active", "elsewhere").strip() == "active"
-    assert device not in taps(host)
-    host.run("systemctl", "stop", "elsewhere")
-    host.run("hvtx", "vm", "rm", "gone")
-    host.run("hvtx", "network", "rm", "asked")
-
-
 def test_the_sandbox_lets_legacy_tables_be_rebuilt(host: Host) -> None:
     host.run(
         "hvtx", "--firewall", "iptables", "network", "create", "old", "--subnet", "10.92.0.0/24"

@@ -283,15 +283,6 @@ def test_each_service_has_less_than_the_one_that_does_more() -> None:
     assert "@privileged" in value("hvtx-metrics.service", "SystemCallFilter", place)
 
 
-def test_who_tells_the_holders_of_a_device_may_ask_the_device() -> None:
-    """After the sets of calls: systemd adds and takes away in the order of the lines."""
-    place = PLACE._replace(metrics="/var/lib/prom/hvtx.prom")
-    for name in ("gc", "metrics"):
-        assert value(f"hvtx-{name}.service", "SystemCallFilter", place).endswith(" pidfd_getfd")
-    for name in ("recover", "repair"):  # without CAP_SYS_PTRACE the kernel refuses it all the same
-        assert "pidfd_getfd" not in value(f"hvtx-{name}.service", "SystemCallFilter", place)
-
-
 def test_collection_publishes_as_a_member_of_the_group() -> None:
     place = PLACE._replace(group="vm%ops")
     assert value("hvtx-gc.service", "SupplementaryGroups", place) == "vm%%ops"
