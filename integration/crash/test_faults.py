@@ -583,10 +583,14 @@ def test_a_vm_is_not_taken_over_without_its_process(name: str) -> None:
     before = lab.dump()
     looks = run_injected((*given(name), "--dry-run"), hvtx.environment).calls
     number = looks.count(Site("identify", "process"))
-    assert number
-    unknown = 0
+    plain = hvtx(*given(name), "--dry-run", "--json").out
+    tried = unknown = 0
     for nth in range(1, number + 1):
         fault = Fault(Site("identify", "process"), nth, EPERM)
+        shown = run_injected((*given(name), "--dry-run", "--json"), hvtx.environment, fault).ran
+        if shown.out == plain:
+            continue  # a device was to be asked where it is: who has it open counts all the same
+        tried += 1
         ran = run_injected((*given(name), "--json"), hvtx.environment, fault).ran
         if name == "adopt":
             assert ran.code == 6, ran
@@ -598,6 +602,7 @@ def test_a_vm_is_not_taken_over_without_its_process(name: str) -> None:
             unknown += 1
         assert "old" not in hvtx("vm", "ls").out
         assert lab.difference(before, lab.dump()) == ""
+    assert tried
     assert bool(unknown) == (name == "import")
     hvtx(*given(name))
     assert hvtx.vm("old")["pid"] == GUESTS[-1].pid
