@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from hvtx.host import devroutes
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
@@ -10,9 +12,13 @@ from hvtx.model.resource import Resource, address_spec
 from hvtx.model.routing import OwnRoute
 from hvtx.planner import own_routes as decide
 
+# The kernel makes the local route of an IPv6 address in a work queue once the device is up, also
+# where no duplicate is looked for (addrconf_dad_completed); a busy host is late with it.
+_LOOKS, _PAUSE = 25, 0.02  # seconds
+
 
 def lost(row: Resource, links: Links) -> list[OwnRoute]:
-    """The routes of an address that are gone from its bridge.
+    """The routes of an address that are gone from its bridge, and do not come by themselves.
 
     None where the bridge is down, and with it its routes, or bound to a VRF, which has a table of
     its own. Raises OSError.
@@ -21,11 +27,16 @@ def lost(row: Resource, links: Links) -> list[OwnRoute]:
     if seen is None or not seen.up or seen.master:
         return []
     address = address_spec(row)["address"]
-    try:
-        there = devroutes.of_device(row.ifindex, family_of(address))
-    except DumpInterrupted:
-        return []  # they change: what is asked next time tells
-    return decide.lost(address, there)
+    family = family_of(address)
+    for more in reversed(range(_LOOKS)):
+        try:
+            gone = decide.lost(address, devroutes.of_device(row.ifindex, family))
+        except DumpInterrupted:
+            return []  # they change: what is asked next time tells
+        if family == 4 or not more or all(route.kind != "local" for route in gone):
+            break
+        time.sleep(_PAUSE)
+    return gone
 
 
 def missing(row: Resource, links: Links) -> str | None:

@@ -17,7 +17,7 @@ import pytest
 from hvtx.host import nsid
 from hvtx.model.cni_version import VERSIONS
 from integration import lab
-from integration.lab import packages, reference_plugins
+from integration.lab import packages, reference_plugins, witness
 from integration.lab.program import Forked
 from tests.cni import recorded
 from tests.cni.recorded import POD, Recorded
@@ -336,6 +336,7 @@ def test_status_of_a_network_that_add_would_not_make(plugin: Plugin) -> None:
 def test_what_cannot_be_changes_nothing(plugin: Plugin) -> None:
     with container() as inside:
         done(plugin(within(recorded.CTR_ADD, path_of(inside))))
+        witness.settle(inside)
         before, within_before = lab.dump(), inside.run("ip", "-d", "link")
         for more, code in (
             ({"isolat": True}, 2),

@@ -19,6 +19,7 @@ import pytest
 
 from integration import lab
 from integration.lab.program import Forked, Program, preload
+from integration.lab.vms import end_vms
 
 BACKENDS = ["nftables", "iptables"]
 TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
@@ -32,9 +33,7 @@ def hvtx(request: pytest.FixtureRequest) -> Iterator[Program]:
     program("network", "create", "net", "--subnet", "10.77.0.0/24")
     program("vm", "run", "web", "--network", "net", "-p", "8080:80", "--", "sleep", "600")
     yield program
-    for vm in program("vm", "ls", "--json", code=None).json().get("vms", []):
-        if vm["pid"]:
-            os.kill(vm["pid"], signal.SIGKILL)
+    end_vms(program)
 
 
 def kill(hvtx: Program, name: str = "web") -> None:

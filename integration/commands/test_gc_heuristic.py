@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import shlex
-import signal
 import struct
 import subprocess
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from hvtx.drivers.foreign_rules import ForeignRules
 from hvtx.host import xtnames
 from integration import lab
 from integration.lab.program import Forked, Program, preload
+from integration.lab.vms import end_vms
 
 TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
 DEAD = "10.77.0.9"
@@ -34,9 +34,7 @@ def hvtx() -> Iterator[Program]:
     program("network", "create", "net", "--subnet", "10.77.0.0/24")
     program("vm", "run", "web", "--network", "net", "-p", "8080:80", "--", "sleep", "600")
     yield program
-    for vm in program("vm", "ls", "--json", code=None).json().get("vms", []):
-        if vm["pid"]:
-            os.kill(vm["pid"], signal.SIGKILL)
+    end_vms(program)
 
 
 def hold(device: str) -> int:

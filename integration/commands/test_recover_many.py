@@ -15,6 +15,7 @@ from integration.commands.test_recover import other_boot
 from integration.commands.test_several import operations
 from integration.lab.program import Program
 from integration.lab.verbs import create, hvtx, network, state, stopped
+from integration.lab.vms import end_vms
 
 __all__ = ["hvtx"]  # the fixture
 
@@ -31,9 +32,7 @@ def booted(hvtx: Program, monkeypatch: pytest.MonkeyPatch) -> Iterator[Program]:
     other_boot()
     with lab.private_network():
         yield hvtx
-        for vm in hvtx("vm", "ls", "--json").json()["vms"]:
-            if vm["pid"]:
-                os.kill(vm["pid"], signal.SIGKILL)
+        end_vms(hvtx)
 
 
 def up(hvtx: Program) -> list[str]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -20,6 +19,7 @@ from hvtx.engine.runtime import Runtime, Settings
 from hvtx.engine.snapshot import take_snapshot
 from integration import lab
 from integration.lab.program import Forked, Program, preload
+from integration.lab.vms import end_vms
 
 VMS = ("api", "db", "web")
 
@@ -35,9 +35,7 @@ def hvtx() -> Iterator[Program]:
         port = f"{8080 + number}:80"
         program("vm", "run", name, "--network", "net", "-p", port, "--", "sleep", "600")
     yield program
-    for vm in program("vm", "ls", "--json", code=None).json().get("vms", []):
-        if vm["pid"]:
-            os.kill(vm["pid"], signal.SIGKILL)
+    end_vms(program)
 
 
 def settled() -> set[str]:

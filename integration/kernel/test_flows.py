@@ -7,9 +7,7 @@ record, and its address goes to nobody else.
 
 from __future__ import annotations
 
-import os
 import select
-import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -25,6 +23,7 @@ from integration.lab import HOST4, HOST6, WORLD4, WORLD6
 from integration.lab.firewall_contract import bridged_frames_see_iptables, inside
 from integration.lab.flow_churn import Datagrams, fill, short_lived, tracked
 from integration.lab.program import Forked, Program, preload
+from integration.lab.vms import end_vms
 from integration.network.test_guests_network import GATEWAY4, make_network, run
 
 GUEST4, GUEST6 = "10.77.0.2", "fd77::2"
@@ -41,9 +40,7 @@ def hvtx(firewall: str, world: lab.Namespace) -> Iterator[Program]:
     preload()
     program = Forked(HVTX_FIREWALL=firewall)
     yield program
-    for vm in program("vm", "ls", "--json").json()["vms"]:
-        if vm["pid"]:
-            os.kill(vm["pid"], signal.SIGKILL)
+    end_vms(program)
 
 
 def of(*addresses: str) -> set[tuple[str, ...]]:

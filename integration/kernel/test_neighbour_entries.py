@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
-import signal
 import socket
 import sys
 import time
@@ -18,6 +15,7 @@ import pytest
 from integration import lab
 from integration.lab import guest
 from integration.lab.program import Forked, Program, preload
+from integration.lab.vms import end_vms
 
 NETWORK = ("network", "create", "net", "--subnet", "10.77.0.0/24", "--subnet", "fd77::/64")
 SLEEP = ("--", "sleep", "600")
@@ -35,10 +33,7 @@ def hvtx() -> Iterator[Program]:
     lab.run("ip", "link", "set", "keep", "master", bridge(program), "up")
     lab.run("ip", "link", "set", "keep1", "up")
     yield program
-    for vm in program("vm", "ls", "--json").json()["vms"]:
-        if vm["pid"]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(vm["pid"], signal.SIGKILL)
+    end_vms(program)
 
 
 def bridge(hvtx: Program) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from integration import lab
 from integration.lab.program import Program
+from integration.lab.vms import end_vms
 
 SUBNET = "10.77.0.0/24"
 TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
@@ -67,9 +68,7 @@ def crash(hvtx: Program, name: str) -> None:
 def end_all(*programs: Program) -> None:
     """Kill what runs of these installations' VMs."""
     for hvtx in programs:
-        for vm in hvtx("vm", "ls", "--json", code=None).json().get("vms", []):
-            if vm["pid"]:
-                os.kill(vm["pid"], signal.SIGKILL)
+        end_vms(hvtx)
 
 
 def plant_strangers() -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +13,7 @@ import pytest
 
 from integration.lab import witness
 from integration.lab.program import Forked, Program, Ran, preload
+from integration.lab.vms import end_vms
 
 BACKENDS = ["nftables", "iptables"]
 SLEEP = ("--", "sleep", "600")
@@ -42,9 +41,7 @@ def hvtx() -> Iterator[Program]:
     preload()
     program = Forked()
     yield program
-    for vm in json.loads(program("vm", "ls", "--json", code=None).out or "{}").get("vms", []):
-        if vm["pid"] and vm["hypervisor"] != "external":
-            os.kill(vm["pid"], signal.SIGKILL)
+    end_vms(program, external=False)
 
 
 def network(hvtx: Program, *more: str) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from integration import lab
 
@@ -45,13 +47,29 @@ def store(state_directory: str | None = None) -> list[str]:
         ]
 
 
-def settle() -> None:
-    """Wait for duplicate address detection, which goes on after devices are made; at most a minute."""
+def settle(*spaces: lab.Namespace) -> None:
+    """Wait for what the kernel does after a command has ended, here and there; at most a minute.
+
+    It looks for duplicate addresses, and tells of a carrier that came or went, up to a second late
+    on a slow machine: only then are a device's state, and link-local addresses with their routes,
+    what they will be.
+    """
     for _ in range(1200):
-        if not lab.run("ip", "-6", "addr", "show", "tentative"):
+        if all(_is_settled(run) for run in (lab.run, *(space.run for space in spaces))):
             return
         time.sleep(0.05)
-    raise AssertionError("duplicate address detection does not end")
+    raise AssertionError("addresses and carriers do not settle")
+
+
+def _is_settled(run: Callable[..., str]) -> bool:
+    links = json.loads(run("ip", "-j", "link", "show"))
+    return not any(map(_is_late, links)) and not run("ip", "-6", "addr", "show", "tentative")
+
+
+def _is_late(link: dict[str, Any]) -> bool:
+    """Is its carrier not told yet? ``LOWER_UP`` is the carrier, ``NO-CARRIER`` what was told of it."""
+    flags = link["flags"]
+    return "UP" in flags and ("LOWER_UP" in flags) == ("NO-CARRIER" in flags)
 
 
 def things(state_directory: str | None = None) -> dict[str, object]:

@@ -7,8 +7,6 @@ metadata services, all behind the host's default route: only a policy keeps a gu
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import socket
 import sys
 from collections.abc import Collection, Iterator
@@ -29,6 +27,7 @@ from integration.lab.firewall_contract import (
     udp,
 )
 from integration.lab.program import Forked, Program, preload
+from integration.lab.vms import end_vms
 from integration.network.test_guests_network import GUEST, GuestVm
 
 GATEWAY4, GATEWAY6 = "10.77.0.1", "fd77::1"
@@ -60,9 +59,7 @@ def hvtx(firewall: str, world: lab.Namespace) -> Iterator[Program]:
     world.run("ip", "-6", "route", "add", "fd77::/16", "via", HOST6)
     program = Forked(HVTX_FIREWALL=firewall)
     yield program
-    for vm in program("vm", "ls", "--json").json()["vms"]:
-        if vm["pid"]:
-            os.kill(vm["pid"], signal.SIGKILL)
+    end_vms(program)
 
 
 def network(hvtx: Program, name: str, number: int, *more: str) -> None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
 import socket
 import struct
 import time
@@ -22,6 +20,7 @@ from integration import lab
 from integration.lab import HOST4, HOST6, WORLD4, WORLD6
 from integration.lab.firewall_contract import ALL_NODES_MAC, ether, icmp6, inside, ipv6, reach
 from integration.lab.program import Forked, Program, preload
+from integration.lab.vms import end_vms
 from integration.network.test_guests_network import GuestVm, make_network, run, until
 
 # Seconds for a flow that is to be stopped, and for one that is to pass: some milliseconds, but for
@@ -45,9 +44,7 @@ def hvtx(request: pytest.FixtureRequest) -> Iterator[Program]:
     preload()
     program = Forked(HVTX_FIREWALL=request.param)
     yield program
-    for vm in program("vm", "ls", "--json", code=None).json().get("vms", []):
-        if vm["pid"]:
-            os.kill(vm["pid"], signal.SIGKILL)
+    end_vms(program)
 
 
 @pytest.fixture(params=[True, False], ids=["force_forwarding", "all.forwarding"])

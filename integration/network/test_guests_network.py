@@ -32,6 +32,7 @@ from integration.lab.firewall_contract import (
     unreachable,
 )
 from integration.lab.program import Forked, Program, preload
+from integration.lab.vms import end_vms
 
 GUEST = Path(__file__).parents[1] / "lab/guest.py"
 GATEWAY4, GATEWAY6 = "10.77.0.1", "fd77::1"
@@ -94,9 +95,7 @@ def hvtx(firewall: str, bridged: bool, world: lab.Namespace) -> Iterator[Program
     lab.run("ip", "addr", "add", f"{SECOND6}/64", "dev", "uplink", "nodad")
     program = Forked(HVTX_FIREWALL=firewall)
     yield program
-    for vm in program("vm", "ls", "--json").json()["vms"]:
-        if vm["pid"]:
-            os.kill(vm["pid"], signal.SIGKILL)
+    end_vms(program)
 
 
 def make_network(hvtx: Program, *more: str) -> None:

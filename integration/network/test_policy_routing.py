@@ -6,8 +6,6 @@ with packets, both families, and `doctor`, `vm start`, `vm run`, `network create
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -18,6 +16,7 @@ from integration import lab
 from integration.lab import HOST4, HOST6, WORLD4, WORLD6, witness
 from integration.lab.firewall_contract import reach
 from integration.lab.program import Forked, Program, preload
+from integration.lab.vms import end_vms
 from integration.network.test_guests_network import GATEWAY4, GATEWAY6, GuestVm, make_network, run
 
 # Seconds for a flow that is to be stopped, and for one that is to pass: some milliseconds, but for
@@ -153,9 +152,7 @@ def hvtx(request: pytest.FixtureRequest, world: lab.Namespace) -> Iterator[Progr
     lab.run("ip", "link", "set", "wg0", "up")
     program = Forked(HVTX_FIREWALL=request.param)
     yield program
-    for vm in program("vm", "ls", "--json", code=None).json().get("vms", []):
-        if vm["pid"]:
-            os.kill(vm["pid"], signal.SIGKILL)
+    end_vms(program)
 
 
 def configure(case: Case, family: Family) -> None:

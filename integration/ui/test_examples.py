@@ -10,7 +10,6 @@ from __future__ import annotations
 import doctest
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -90,7 +89,6 @@ def no_guests_left(netns: None) -> Iterator[None]:
     """End what the pages started, by pid."""
     yield
     from integration.lab.program import Program
+    from integration.lab.vms import end_vms
 
-    for vm in Program()("vm", "ls", "--json", code=None).json()["vms"]:
-        if vm["pid"]:
-            os.kill(vm["pid"], signal.SIGKILL)
+    end_vms(Program())

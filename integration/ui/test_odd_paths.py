@@ -206,7 +206,9 @@ def test_a_host_without_a_world_is_said_to_be_so(
     lab.run("ip", "neigh", "replace", *entry, "failed")
     (found,) = told(hvtx)
     assert "its gateway 203.0.113.2 does not answer" in found["message"]
-    lab.run("ip", "neigh", "del", "203.0.113.2", "dev", "uplink")
+    lab.run(
+        "ip", "neigh", "del", "203.0.113.2", "dev", "uplink", check=False
+    )  # the kernel may have
     assert [f["level"] for f in told(hvtx)] == ["ok"]
     lab.run("ip", "link", "set", "uplink", "down")
     (found,) = told(hvtx)

@@ -59,8 +59,9 @@ install_packages_if_known() {
         if is_installed "$package"; then continue; fi
         apt_update_once
         # `apt-cache show` knows names that other packages provide, too: chromium is, on Ubuntu, one
-        # of a package that asks for the snap.
-        if apt-cache policy "$package" 2>/dev/null | grep -q '^  Candidate: [^(]'; then
+        # of a package that asks for the snap. No pipe to `grep -q`: it leaves at the first match, and
+        # apt-cache 3.0, which writes line by line, is then ended by SIGPIPE, a failure by pipefail.
+        if grep -q '^  Candidate: [^(]' <<<"$(apt-cache policy "$package" 2>/dev/null)"; then
             known+=("$package")
         else
             say "This distribution has no package $package: what needs it is left out"

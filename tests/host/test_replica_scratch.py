@@ -18,10 +18,10 @@ def test_a_system_that_gives_no_thread_is_no_mistake_of_ours(
 ) -> None:
     """As it is at a limit of tasks (pids.max, RLIMIT_NPROC), which root's threads meet too."""
 
-    def refuse(*_: object) -> None:
+    def refuse(_: threading.Thread) -> None:
         raise problem
 
-    monkeypatch.setattr(threading, "_start_new_thread", refuse)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
     with pytest.raises(Unavailable, match="no thread can be made") as told:
         within(cast("Any", None), lambda _: None)
     assert "limit of tasks" in told.value.hint

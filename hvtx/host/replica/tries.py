@@ -21,7 +21,9 @@ from hvtx.model.typed import NamedTuple
 
 # Beyond the host: public addresses, as a rule about private or reserved ones would not meet.
 WORLD = {4: bytes((20, 0, 0, 1)), 6: bytes.fromhex("2a00000000000000000000000000beef")}
-PATIENCE = (0.005, 0.05)  # seconds that a stopped flow is waited for when it is tried again
+# Seconds that a stopped flow is waited for when it is tried again. The last is for a very busy
+# host: once it was in vain, something else stops flows here, and none is waited for so long again.
+PATIENCE: tuple[float, ...] = (0.005, 0.05, 0.4)
 
 
 class Far(NamedTuple):
@@ -42,6 +44,7 @@ class Tries:
         self._asked = b""
         self.exchange = Exchange(scratch)
         self._unheard = False  # nobody told the MAC address that a flow begins with
+        self._patience = PATIENCE
 
     # -- the ways ----------------------------------------------------------------------------------
 
@@ -177,13 +180,15 @@ class Tries:
         found = self._named(attempt, family, legs, ends, heard)
         if found is not None:
             return found
-        for self._scratch.patience in PATIENCE:
+        pauses = self._patience
+        for self._scratch.patience in pauses:
             self._scratch.forget_neighbours()
             if attempt():
                 return None
             # told late, where the kernel had put the packet's way off
             if (found := causes.of_trace(self._scratch.steps())) is not None:
                 return found
+        self._patience = PATIENCE[:-1]
         own = None if self._unheard else causes.of_trace(heard, ours=True)
         found = own or causes.UNKNOWN._replace(packets=causes.packets_of(self._scratch, legs))
         return found._replace(suspects=self._evidence.suspects(family, attempt))
