@@ -194,27 +194,11 @@ class Channel:
         if failure is not None:
             raise failure
 
-    def errors(self, data: bytes, seqs: Sequence[int]) -> list[KernelError]:
-        """Send messages of which the last asks for acknowledgement; the errors of all of them.
-
-        The kernel answers in order, and tells errors unasked: one answer for any number that did.
-        """
-        self._socket.send(data)
-        wanted, last = set(seqs), seqs[-1]
-        failures: list[KernelError] = []
-        while last in wanted:
-            for kind, flags, seq, body in self._messages(wanted):
-                if kind == _ERROR:
-                    wanted.discard(seq)
-                    failure = kernel_error(body, flags)
-                    if failure is not None:
-                        failures.append(failure)
-        return failures
-
     def refusals(self, wanted: Sequence[tuple[int, int, bytes]]) -> dict[int, KernelError]:
         """Send messages (type, flags, body) in one call; what was refused of them, by position.
 
-        As in :meth:`errors` the last alone asks for an acknowledgement; other answers are dropped.
+        The last alone asks for an acknowledgement: the kernel answers in order, and tells errors
+        unasked. Other answers are dropped.
         """
         if not wanted:
             return {}
