@@ -59,7 +59,11 @@ def hairpin(ifindex: int) -> Message:
 
 
 def apart(ifindex: int) -> Message:
-    """No broadcasts and multicasts of other ports come to a port."""
+    """No broadcasts and multicasts of other ports come to a port; the bridge's own still do.
+
+    The flag for that (``isolated``) would also stop what br_netfilter translates inside the
+    bridge: a neighbour's published port.
+    """
     kinds = (_BRPORT_ROUTER, _BRPORT_MCAST_FLOOD, _BRPORT_BCAST_FLOOD)
     return _port(ifindex, *(attribute(kind, b"\0") for kind in kinds))
 

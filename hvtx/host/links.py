@@ -191,15 +191,6 @@ class Links(NeighbourTable, TrafficControl):
             self._channel.request(NEWLINK, 0, _IFINFO.pack(0, 0, ifindex, 0, _IFF_UP))
             self._channel.request(NEWLINK, 0, _IFINFO.pack(0, 0, ifindex, 0, 0) + naming)
 
-    def keep_apart(self, ifindex: int) -> None:
-        """Keep other ports' broadcasts and multicasts from a port; the bridge's own still come.
-
-        The flag for that (``isolated``) would also stop what br_netfilter translates inside the
-        bridge: a neighbour's published port.
-        """
-        for problem in self._channel.refusals([link_changes.apart(ifindex)]).values():
-            raise problem
-
     def learn_no_link_local(self, ifindex: int) -> None:
         """Keep a bridge from learning the source of frames to 01:80:c2:00:00:0X.
 
