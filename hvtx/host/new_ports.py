@@ -57,7 +57,12 @@ def _messages(port: NewPort) -> list[tuple[str, Message]]:
     index = port.ifindex
     made = [
         ("quiet6", link_changes.quiet6(index)),
-        ("link", link_changes.changed(index, port.mark, port.master, port.mac, port.mtu, up=True)),
+        (
+            "link",
+            link_changes.changed(
+                index, alias=port.mark, master=port.master, mac=port.mac, mtu=port.mtu, up=True
+            ),
+        ),
         ("link", link_changes.hairpin(index)),
     ]
     return made + _filters(index, port.program, port.sums, apart=port.apart)
