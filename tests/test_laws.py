@@ -250,6 +250,7 @@ _PLAIN_CALLS = {
         *("command.make_parser", "command.make_parser(context).parse_args", "name.lstrip"),
         *("group.list_commands", "vms.list_commands"),
         *("o.lstrip", "problem.format_message", "words[:1].lower"),
+        *("Settings", "context.find_root", "text.isprintable", "word.lower"),  # of the settings
     },
     "hvtx/cli/described.py": {"read_set"},
     "hvtx/drivers/vm_process/stop.py": {"ask", "ending.tell"},

@@ -194,7 +194,7 @@ _ADVICE: Sequence[tuple[Sequence[str], Sequence[str], str]] = (
     (
         ("-f", "--follow"),
         ("vm logs",),
-        "follow its file: tail -F /var/lib/hvtx/logs/NAME.log",
+        "follow its file: tail -F {state}/logs/NAME.log",
     ),
     (("-n", "--tail", "--lines"), ("vm logs",), "its last lines: hvtx vm logs NAME | tail -n 20"),
     (
@@ -218,11 +218,14 @@ _ADVICE: Sequence[tuple[Sequence[str], Sequence[str], str]] = (
 )
 
 
-def option_advice(option: str, path: str) -> str | None:
-    """What is done where ``option`` is meant, for the command ``vm run`` or the like."""
+def option_advice(option: str, path: str, state: str) -> str | None:
+    """What is done where ``option`` is meant, for the command ``vm run`` or the like.
+
+    ``state`` is the state directory.
+    """
     for options, paths, advice in _ADVICE:
         if option in options and path in paths:
-            return advice.format(path=path)
+            return advice.format(path=path, state=state)
     return None
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 
 import click
 
+from hvtx.api.settings import settings
 from hvtx.cli import elsewhere
 from hvtx.cli.names import PROGRAM
 from hvtx.cli.root import COMMANDS, Group, NoCommand, root
-from hvtx.errors import UsageError
+from hvtx.errors import HvtxError, UsageError
 from hvtx.model.nearest import nearest
 
 
@@ -57,28 +59,36 @@ def _no_option(problem: click.NoSuchOption, path: str, arguments: Sequence[str])
         value = next((f" {p.metavar}" for p in root.params if name in p.opts and p.metavar), "")
         hint = f"{name} belongs before the command: {PROGRAM} {name}{value} {below}"
     elif problem.ctx is not None:
-        hint = _option_hint(name, problem.ctx.command, path, arguments) or hint
+        hint = _option_hint(name, problem.ctx, path, arguments) or hint
     return UsageError(f"no such option {name!r}", hint=hint)
 
 
 def _option_hint(
-    name: str, command: click.Command, path: str, arguments: Sequence[str]
+    name: str, context: click.Context, path: str, arguments: Sequence[str]
 ) -> str | None:
     """What is said of an option that a command has not; None: nothing better than its help."""
     below = path.removeprefix(PROGRAM).strip()
     rule = elsewhere.rule_of(below, arguments)
     if rule is not None:
         return f"a rule stands after two dashes: {path} -- {rule}"
-    own = _options_of(command)
+    own = _options_of(context.command)
     likely = next((other for other in elsewhere.OPTIONS.get(name, ()) if other in own), None)
     if likely is None:
         words = elsewhere.words_after(below.split()[-1], arguments) if below else []
         named = name == "--name" and words[:1] not in ([], ["…"])  # it has one already
-        made = None if named else elsewhere.option_advice(name, below) or _given_once(name, path)
+        made = None if named else elsewhere.option_advice(name, below, _state_directory(context))
+        made = made or (None if named else _given_once(name, path))
         if made is not None:
             return made
         likely = elsewhere.alike(name, own)
     return None if likely is None else f"did you mean {likely}? {help_hint(path)}"
+
+
+def _state_directory(context: click.Context) -> str:
+    """The one in use; its option's name where the settings are wrong, too."""
+    with suppress(HvtxError):
+        return shlex.quote(settings(context.find_root().params).state_directory)
+    return "STATE_DIR"
 
 
 def _options_of(command: click.Command) -> set[str]:

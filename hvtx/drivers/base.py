@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from hvtx.errors import HostRefused
 from hvtx.model.resource import Entry, Link, Outcome, Resource
 from hvtx.model.typed import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from hvtx.model.vm import Identity
 
 if TYPE_CHECKING:
     from hvtx.host.link_settings import LinkSettingsSocket
@@ -145,6 +146,8 @@ class DeviceDriver(PortDriver, Protocol):
 
 class ServiceDriver(Driver, Protocol):
     """A driver of processes, which it makes so that they wait until their identity is on record."""
+
+    ended: dict[int, Identity]  # by row: who served in its place off the record, until `open`
 
     def open(self, resources: Sequence[Resource]) -> None:
         """Let what was made go on, and wait until it serves. Raises HostRefused."""

@@ -23,13 +23,18 @@ from hvtx.host import forgotten, procfs
 from hvtx.host.files import is_there
 from hvtx.model.resource import Kind, Resource, State, file_spec, process_observed
 from hvtx.model.service import is_of_names, reservation_spec, service_spec
-from hvtx.model.typed import Any
+from hvtx.model.typed import TYPE_CHECKING, Any
 from hvtx.model.vm import Liveness, Network
 from hvtx.planner import service
 from hvtx.planner.liveness import classify
 from hvtx.planner.states import identity_of
 from hvtx.rulesets import dnsmasq as rules
-from hvtx.store import intents, records
+from hvtx.store import history, intents, records
+from hvtx.store.history import Event
+
+if TYPE_CHECKING:
+    from hvtx.drivers.base import ServiceDriver
+    from hvtx.store.database import Store
 
 
 def wanted(setting: str, asked: bool | None, subnets: Sequence[str]) -> bool:
@@ -84,8 +89,24 @@ def go_on(
         return rows
     _leave_unit(own, observed)
     rows = operation.observe(rows, {row.id: observed[row.id] for row in own})
-    operation.runtime.drivers.of("dnsmasq").open(own)
+    runtime = operation.runtime
+    _serve(runtime.drivers.of("dnsmasq"), own, runtime.store, operation.id, operation.verb)
     return rows
+
+
+def _serve(
+    driver: ServiceDriver, rows: Sequence[Resource], store: Store, operation: int | None, verb: str
+) -> None:
+    """Let services serve, and tell the history of whom this ended. Raises HostRefused."""
+    try:
+        driver.open(rows)
+    finally:
+        gone = [(row, driver.ended.pop(row.id)) for row in rows if row.id in driver.ended]
+        words = "ended pid {}, the dnsmasq of {} that was not on record"
+        told = [Event("completed", words.format(who.pid, row.key)) for row, who in gone]
+        if told:
+            with store.transaction() as sql:
+                history.add(sql, told, operation=operation, verb=verb)
 
 
 def _leave_unit(rows: Iterable[Resource], observed: Mapping[int, Mapping[str, Any]]) -> None:
@@ -257,7 +278,7 @@ def _start_again(runtime: Runtime, row: Resource) -> None:
         _leave_unit([fresh], {row.id: observed})
         with runtime.store.transaction() as sql:
             intents.record_observed(sql, row.id, observed)
-        driver.open([fresh])
+        _serve(driver, [fresh], runtime.store, None, "repair")
     except BaseException:
         effects.released_by(driver, [fresh])
         raise

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 from hvtx.host import bpf, checksum_program, procfs
 from hvtx.host.netlink import CREATE, nested, text, u32
-from hvtx.host.tc import INGRESS, NEWFILTER, OWN_PRIORITY, SUM_HANDLE, TrafficControl
+from hvtx.host.tc import INGRESS, NEWFILTER, OWN_PRIORITY, SUM_HANDLE
 
 _TCMSG = struct.Struct("=BxxxiIII")
 _TCA_KIND, _TCA_OPTIONS = 1, 2
@@ -68,24 +68,11 @@ def _number_of(descriptor: int) -> bytes:
     return next((line for line in told.splitlines() if line.startswith(b"prog_id:")), b"")
 
 
-def put(ifindex: int, descriptor: int | None, links: TrafficControl) -> bool:
-    """Give a TAP that has the first filter the second; False where it cannot be had.
-
-    ``descriptor`` is of :func:`program`. Raises OSError.
-    """
-    if descriptor is None:
-        return False
-    try:
-        links.add_filter(put_message(ifindex, descriptor)[2])
-    except OSError as problem:
-        if problem.errno not in CANNOT:
-            raise
-        return False
-    return True
-
-
 def put_message(ifindex: int, descriptor: int) -> tuple[int, int, bytes]:
-    """The message (type, flags, body) that does so (pure)."""
+    """The message (type, flags, body) that gives a TAP with the first filter the second (pure).
+
+    ``descriptor`` is of :func:`program`.
+    """
     options = u32(_BPF_FD, descriptor) + text(_BPF_NAME, checksum_program.NAME)
     options += u32(_BPF_FLAGS, _ACT_DIRECT)
     body = filter_of(ifindex) + text(_TCA_KIND, "bpf") + nested(_TCA_OPTIONS, options)

@@ -18,13 +18,10 @@ from itertools import islice
 from hvtx.host.ctmessages import Flow, filters, parse
 from hvtx.host.inet import packed
 from hvtx.host.netlink import (
-    ACK,
-    REQUEST,
     Channel,
     KernelError,
     attribute_map,
     legible,
-    message,
 )
 from hvtx.host.retry import retry_transient, transient
 from hvtx.model.typed import NamedTuple
@@ -144,15 +141,12 @@ def delete(channel: Channel, listed: Iterable[Flow]) -> tuple[int, KernelError |
     ended, problem = 0, None
     waiting = iter(listed)
     while some := list(islice(waiting, _TOGETHER)):
-        seqs = [channel.next_seq() for _ in some]
-        parts = []
-        for seq, flow in zip(seqs, some, strict=True):
-            flags = REQUEST | (ACK if seq == seqs[-1] else 0)
-            head = struct.pack("=BBH", flow.family, 0, 0)
-            parts.append(message(_DELETE, flags, seq, head + flow.name))
-        failures = channel.errors(b"".join(parts), seqs)
+        heads = [struct.pack("=BBH", flow.family, 0, 0) for flow in some]
+        failures = channel.refusals(
+            [(_DELETE, 0, head + flow.name) for head, flow in zip(heads, some, strict=True)]
+        )
         ended += len(some) - len(failures)
-        refused = [failure for failure in failures if failure.errno != errno.ENOENT]
+        refused = [failure for failure in failures.values() if failure.errno != errno.ENOENT]
         problem = problem or next(iter(refused), None)
         if problem is not None and not passing(problem):
             break

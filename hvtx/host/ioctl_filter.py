@@ -62,8 +62,8 @@ def program(calls: tuple[tuple[int, int], ...]) -> bytes:
 def start(work: Callable[[], T]) -> T:
     """What ``work`` returns or raises; the process that it starts has the filter.
 
-    Without it where the kernel has none (CONFIG_SECCOMP_FILTER), or on another machine than those
-    of ``_MACHINES``. Raises OSError where there can be no thread more.
+    Without it where it cannot be had (:func:`problem`). Raises OSError where there can be no thread
+    more.
     """
     machine = _MACHINES.get(os.uname().machine)
     if machine is None:
@@ -79,8 +79,20 @@ def start(work: Callable[[], T]) -> T:
         raise OSError(errno.EAGAIN, f"no thread to start it from: {problem}") from problem
 
 
-def _filter_this_thread(number: int, calls: tuple[tuple[int, int], ...]) -> None:
-    """Put the filter on the calling thread, as far as that can be done."""
+def problem() -> str | None:
+    """Why no process can be given the filter here, in words; None where it can.
+
+    It is tried on a thread that ends. Raises RuntimeError where there can be no thread more.
+    """
+    name = os.uname().machine
+    if name not in _MACHINES:
+        return f"nothing is known of system calls of {name}"
+    number = in_own_thread(lambda: _filter_this_thread(*_MACHINES[name]))
+    return f"seccomp(2): {os.strerror(number)}" if number else None
+
+
+def _filter_this_thread(number: int, calls: tuple[tuple[int, int], ...]) -> int:
+    """Put the filter on the calling thread; 0, or the errno of why that cannot be done."""
     syscall, last_error = system_call.found()
     code = array.array("B", program(calls))
     wanted = struct.pack("@HP", len(code) // 8, code.buffer_info()[0])  # struct sock_fprog
@@ -96,6 +108,8 @@ def _filter_this_thread(number: int, calls: tuple[tuple[int, int], ...]) -> None
             return int(last_error())
         return 0
 
-    if put() == errno.EACCES:  # only with CAP_SYS_ADMIN, or for who can get no more rights
+    refused = put()
+    if refused == errno.EACCES:  # only with CAP_SYS_ADMIN, or for who can get no more rights
         prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        put()
+        refused = put()
+    return refused

@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 
 from hvtx.host.netlink import attribute, nested, u32
+from hvtx.model.typed import Literal, NotRequired, TypedDict, Unpack
 
 _NEWLINK, _SETLINK = 16, 19
 _IFINFO = struct.Struct("=BxHiII")
@@ -20,26 +21,28 @@ _IFF_UP = 1
 Message = tuple[int, int, bytes]
 
 
-def changed(
-    ifindex: int,
-    alias: str | None = None,
-    master: int | None = None,
-    mac: str | None = None,
-    mtu: int | None = None,
-    *,
-    up: bool = False,
-) -> Message:
-    """What a link is to have; what is None stays as it is."""
-    flag = _IFF_UP if up else 0
+class Wanted(TypedDict):
+    """What a link is to have; what is not said stays as it is."""
+
+    alias: NotRequired[str]
+    master: NotRequired[int]  # index of its bridge
+    mac: NotRequired[str]
+    mtu: NotRequired[int]
+    up: NotRequired[Literal[True]]
+
+
+def changed(ifindex: int, **new: Unpack[Wanted]) -> Message:
+    """What a link is to have."""
+    flag = _IFF_UP if "up" in new else 0
     body = _IFINFO.pack(0, 0, ifindex, flag, flag)
-    if mac is not None:
-        body += attribute(_ADDRESS, bytes.fromhex(mac.replace(":", "")))
-    if mtu is not None:
-        body += u32(_MTU, mtu)
-    if alias is not None:
-        body += attribute(_IFALIAS, alias.encode())
-    if master is not None:
-        body += u32(_MASTER, master)
+    if "mac" in new:
+        body += attribute(_ADDRESS, bytes.fromhex(new["mac"].replace(":", "")))
+    if "mtu" in new:
+        body += u32(_MTU, new["mtu"])
+    if "alias" in new:
+        body += attribute(_IFALIAS, new["alias"].encode())
+    if "master" in new:
+        body += u32(_MASTER, new["master"])
     return _NEWLINK, 0, body
 
 
@@ -59,7 +62,11 @@ def hairpin(ifindex: int) -> Message:
 
 
 def apart(ifindex: int) -> Message:
-    """No broadcasts and multicasts of other ports come to a port."""
+    """No broadcasts and multicasts of other ports come to a port; the bridge's own still do.
+
+    The flag for that (``isolated``) would also stop what br_netfilter translates inside the
+    bridge: a neighbour's published port.
+    """
     kinds = (_BRPORT_ROUTER, _BRPORT_MCAST_FLOOD, _BRPORT_BCAST_FLOOD)
     return _port(ifindex, *(attribute(kind, b"\0") for kind in kinds))
 

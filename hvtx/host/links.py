@@ -34,7 +34,7 @@ from hvtx.host.tc import TrafficControl
 from hvtx.host.tun import IFF_MULTI_QUEUE, IFF_NO_PI, IFF_VNET_HDR
 from hvtx.model.address import is_ipv6
 from hvtx.model.resource import Address, Link
-from hvtx.model.typed import NamedTuple
+from hvtx.model.typed import NamedTuple, Unpack
 
 NEWLINK, GETLINK, GETADDR = 16, 18, 22
 _AT_ONCE = 32  # links that are asked for in one call: their answers fit a socket's usual buffer
@@ -155,22 +155,18 @@ class Links(NeighbourTable, TrafficControl):
         self,
         ifindex: int,
         *,
-        alias: str | None = None,
-        master: int | None = None,
-        mac: str | None = None,
-        mtu: int | None = None,
-        up: bool = False,
         quiet6: bool = False,
         hairpin: bool = False,
+        **new: Unpack[link_changes.Wanted],
     ) -> None:
-        """Change a link; ``quiet6`` keeps the kernel from giving it an fe80:: of its own.
+        """Give a link what is ``new``; with ``quiet6`` the kernel gives it no fe80:: of its own.
 
         ``hairpin`` lets its bridge send frames back where they came from: a guest reaches its own
         published port that way where br_netfilter translates inside the bridge.
 
         The messages (:mod:`hvtx.host.link_changes`) go out in one call.
         """
-        wanted = [link_changes.changed(ifindex, alias, master, mac, mtu, up=up)]
+        wanted = [link_changes.changed(ifindex, **new)]
         if hairpin:
             wanted.append(link_changes.hairpin(ifindex))
         if quiet6:
@@ -190,15 +186,6 @@ class Links(NeighbourTable, TrafficControl):
                 raise
             self._channel.request(NEWLINK, 0, _IFINFO.pack(0, 0, ifindex, 0, _IFF_UP))
             self._channel.request(NEWLINK, 0, _IFINFO.pack(0, 0, ifindex, 0, 0) + naming)
-
-    def keep_apart(self, ifindex: int) -> None:
-        """Keep other ports' broadcasts and multicasts from a port; the bridge's own still come.
-
-        The flag for that (``isolated``) would also stop what br_netfilter translates inside the
-        bridge: a neighbour's published port.
-        """
-        for problem in self._channel.refusals([link_changes.apart(ifindex)]).values():
-            raise problem
 
     def learn_no_link_local(self, ifindex: int) -> None:
         """Keep a bridge from learning the source of frames to 01:80:c2:00:00:0X.

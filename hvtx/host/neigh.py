@@ -12,14 +12,11 @@ from collections.abc import Iterable
 
 from hvtx.host.inet import packed, socket_family
 from hvtx.host.netlink import (
-    ACK,
-    REQUEST,
     Channel,
     Garbled,
     attribute,
     attribute_map,
     legible,
-    message,
 )
 from hvtx.host.retry import retry_transient
 
@@ -67,14 +64,7 @@ class NeighbourTable:
                 raise
             if _may_forget(entry):
                 found.append(_NDMSG.pack(family, ifindex, 0, 0, 0) + where)
-        if not found:
-            return
-        seqs = [self._channel.next_seq() for _ in found]
-        flags = [REQUEST] * (len(found) - 1) + [REQUEST | ACK]
-        parts = zip(flags, seqs, found, strict=True)
-        for refusal in self._channel.errors(
-            b"".join(message(_DELNEIGH, flag, seq, body) for flag, seq, body in parts), seqs
-        ):
+        for refusal in self._channel.refusals([(_DELNEIGH, 0, body) for body in found]).values():
             if refusal.errno not in _NO_ENTRY:
                 raise refusal
 

@@ -194,30 +194,28 @@ class Channel:
         if failure is not None:
             raise failure
 
-    def errors(self, data: bytes, seqs: Sequence[int]) -> list[KernelError]:
-        """Send messages of which the last asks for acknowledgement; the errors of all of them.
-
-        The kernel answers in order, and tells errors unasked: one answer for any number that did.
-        """
-        self._socket.send(data)
-        wanted, last = set(seqs), seqs[-1]
-        failures: list[KernelError] = []
-        while last in wanted:
-            for kind, flags, seq, body in self._messages(wanted):
-                if kind == _ERROR:
-                    wanted.discard(seq)
-                    failure = kernel_error(body, flags)
-                    if failure is not None:
-                        failures.append(failure)
-        return failures
-
     def refusals(self, wanted: Sequence[tuple[int, int, bytes]]) -> dict[int, KernelError]:
         """Send messages (type, flags, body) in one call; what was refused of them, by position.
 
-        As in :meth:`errors` the last alone asks for an acknowledgement; other answers are dropped.
+        The last alone asks for an acknowledgement: the kernel answers in order, and tells errors
+        unasked. Other answers are dropped. Where they are more than the socket takes at once
+        (net.core.wmem_max may be small), they go out in several calls. Raises OSError.
         """
         if not wanted:
             return {}
+        try:
+            seqs = self._send_all(wanted)
+        except OSError as problem:
+            half = len(wanted) // 2
+            if problem.errno != errno.EMSGSIZE or not half:
+                raise
+            found = self.refusals(wanted[:half])
+            rest = self.refusals(wanted[half:])
+            return found | {half + n: failure for n, failure in rest.items()}
+        return self._refused(seqs)
+
+    def _send_all(self, wanted: Sequence[tuple[int, int, bytes]]) -> dict[int, int]:
+        """Send them; positions by number. OSError, EMSGSIZE where they are too long: none goes."""
         seqs = {self.next_seq(): n for n in range(len(wanted))}
         last = len(wanted) - 1
         self._socket.send(
@@ -226,7 +224,12 @@ class Channel:
                 for (seq, n), (kind, flags, body) in zip(seqs.items(), wanted, strict=True)
             )
         )
+        return seqs
+
+    def _refused(self, seqs: dict[int, int]) -> dict[int, KernelError]:
+        """The errors of messages, by position, once the last of them is answered."""
         found: dict[int, KernelError] = {}
+        last = len(seqs) - 1
         while last >= 0:
             for kind, flags, seq, body in self._messages(seqs):
                 if kind != _ERROR:

@@ -60,10 +60,6 @@ class TrafficControl:
                 raise problem
         return True
 
-    def add_filter(self, body: bytes) -> None:
-        """Give a link a filter, as its message's body says. Raises OSError."""
-        self._channel.request(NEWFILTER, CREATE, body)
-
     def guarding(self, ifindex: int, side: int = INGRESS) -> bytes | None:
         """The program of hvtx's own filter on a link; None where there is none. OSError."""
         try:

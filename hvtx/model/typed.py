@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Self as Self
     from typing import TypedDict as TypedDict
     from typing import TypeVar as TypeVar
+    from typing import Unpack as Unpack
     from typing import cast as cast
     from typing import overload as overload
 else:
@@ -43,7 +44,7 @@ else:
 
     Any = object
     BinaryIO = Concatenate = Final = Literal = NoReturn = NotRequired = Self = _Form()
-    ParamSpec = TypeVar = _Form()
+    ParamSpec = TypeVar = Unpack = _Form()
 
     def cast(_kind, value):
         """The value, as it is."""

@@ -32,7 +32,7 @@ _PORT = {
     "group_fwd_mask": 0,
 }
 _QUEUE = 1000  # frames: the kernel's own; with 0 a TAP's reader gets none at all
-_APART = {"mcast_flood": 0, "bcast_flood": 0, "mcast_router": 0}  # hvtx.host.links, keep_apart
+_APART = {"mcast_flood": 0, "bcast_flood": 0, "mcast_router": 0}  # hvtx.host.link_changes, apart
 _BRIDGE = {"stp_state": 0, "vlan_filtering": 0, "group_fwd_mask": 0, "no_linklocal_learn": 1}
 
 

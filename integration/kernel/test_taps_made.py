@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import resource
+import socket
+import struct
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from typing import Any
@@ -16,7 +19,7 @@ from hvtx.drivers.base import Host
 from hvtx.drivers.tap.driver import TapDriver
 from hvtx.errors import HvtxError
 from hvtx.host import failpoint, tun
-from hvtx.host.netlink import Channel
+from hvtx.host.netlink import Channel, attribute
 from hvtx.model.resource import Kind, Resource, State
 from integration import lab
 
@@ -103,7 +106,7 @@ def test_many_are_given_all_in_few_calls(
     refusals, asked = Channel.refusals, []
 
     def counted(channel: Channel, wanted: Any) -> Any:
-        asked.append(len(wanted))
+        asked.extend([len(wanted)] if wanted else [])
         return refusals(channel, wanted)
 
     def never(*_: object) -> None:
@@ -113,6 +116,41 @@ def test_many_are_given_all_in_few_calls(
     monkeypatch.setattr(Channel, "transact", never)
     driver.create([row(number, bridge) for number in range(1, _MANY + 1)])
     assert len(asked) <= 3 + 2, asked  # sixteen at a time are given things, 32 shown
+
+
+def small(driver: TapDriver) -> Channel:
+    """The driver's socket, which takes some 4 KB at once, as where net.core.wmem_max is least."""
+    channel = driver.links.channel
+    channel._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    with pytest.raises(OSError, match="too long") as refused:
+        channel._socket.send(bytes(16_384))
+    assert refused.value.errno == errno.EMSGSIZE
+    return channel
+
+
+def test_a_socket_that_takes_little_at_once_makes_the_same(driver: TapDriver) -> None:
+    """In more calls; each device has all that it would have otherwise."""
+    bridge = master()
+    driver.create([row(250, bridge)])
+    small(driver)
+    made = driver.create([row(number, bridge) for number in range(1, 17)])
+    assert len(made) == 16
+    assert all(one["guarded"] and one["summed"] for one in made.values())
+    like = shown(250)
+    assert [shown(number) for number in range(1, 17)] == [like] * 16
+
+
+def test_a_socket_that_takes_little_tells_each_refusal_at_its_place(driver: TapDriver) -> None:
+    """Of 200 questions each third is for a device that is not there."""
+    there, body = master(), struct.Struct("=BxHiII")
+    asked = [(16, 0, body.pack(0, 0, there if n % 3 else 999_999, 0, 0) + attribute(20, bytes(200)))
+             for n in range(200)]  # fmt: skip
+    refused = small(driver).refusals(asked)
+    assert {n: one.errno for n, one in refused.items()} == dict.fromkeys(
+        range(0, 200, 3), errno.ENODEV
+    )
+    with pytest.raises(OSError, match="too long"):
+        driver.links.channel.refusals([(16, 0, bytes(16_384))])
 
 
 @pytest.mark.parametrize("bad", [3, 16])

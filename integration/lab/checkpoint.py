@@ -266,7 +266,7 @@ def _turn(link: dict[str, Any]) -> tuple[bool, str]:
 def _change(index: int, **what: Any) -> None:
     links = Links()
     try:
-        links.change(index, **what)
+        links.change(index, **{k: v for k, v in what.items() if v is not None and v is not False})
     finally:
         links.close()
 

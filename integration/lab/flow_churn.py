@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from hvtx.host.netlink import ACK, CREATE, REQUEST, Channel, attribute, message, nested
+from hvtx.host.netlink import CREATE, Channel, attribute, nested
 from integration import lab
 
 SETTINGS = Path("/proc/sys/net/netfilter")
@@ -74,11 +74,7 @@ def fill(*sources: str, each: int = 10_000) -> None:
     try:
         for start in range(0, len(bodies), _BATCH):
             some = bodies[start : start + _BATCH]
-            seqs = [channel.next_seq() for _ in some]
-            flags = [REQUEST | CREATE] * (len(some) - 1) + [REQUEST | CREATE | ACK]
-            three = zip(flags, seqs, some, strict=True)
-            data = b"".join(message(_NEW, flag, seq, body) for flag, seq, body in three)
-            assert channel.errors(data, seqs) == []
+            assert channel.refusals([(_NEW, CREATE, body) for body in some]) == {}
     finally:
         channel.close()
 
@@ -99,6 +95,8 @@ class Datagrams:
     "fd78::/64") of which ever other addresses are; with ``port`` it is ever other ports that are
     sent from. ``place`` is the namespace that they are sent in.
     """
+
+    running = 0  # how many of them send
 
     def __init__(
         self,
@@ -121,6 +119,7 @@ class Datagrams:
             finally:
                 os._exit(0)
         os.close(told)
+        Datagrams.running += 1
         came = select.select([ready], [], [], 20)[0] and os.read(ready, 1)
         os.close(ready)
         if came != b"+":
@@ -136,6 +135,7 @@ class Datagrams:
     ) -> None:
         os.kill(self._child, signal.SIGKILL)
         os.waitpid(self._child, 0)
+        Datagrams.running -= 1
 
     def _send(self, told: int) -> None:
         if self._place is not None:

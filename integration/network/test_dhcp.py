@@ -1056,6 +1056,9 @@ def test_a_dnsmasq_that_a_store_put_back_does_not_know_makes_way(
         assert '"unrecorded"' in one("gc", "--plan", "--json", code=None).out
         (serving,) = services()
         assert serving != before
+        (line,) = [line for line in one("log").out.splitlines() if f"ended pid {before}" in line]
+        assert "the dnsmasq of" in line
+        assert "not on record" in line
         assert findings(one, "dhcp")[0]["level"] == "ok"
 
 

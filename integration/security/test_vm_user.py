@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import resource
@@ -14,11 +15,13 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from hvtx.drivers.file import mark_of
-from hvtx.host import survivors
+from hvtx.host import ioctl_filter, survivors
 from hvtx.model.user import is_own
 from integration import lab
 from integration.commands.test_accelerator import network
@@ -186,6 +189,29 @@ def test_a_user_that_is_none_is_refused(hvtx: Forked, user: str, code: int, word
     assert [f["level"] for f in told if f["check"] == "users" and words in f["message"]] == [
         "error"
     ]
+
+
+def test_where_its_calls_cannot_be_filtered_it_starts_and_doctor_tells(
+    hvtx: Forked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel without CONFIG_SECCOMP_FILTER says EINVAL to both calls that put a filter on."""
+
+    def found(name: str = "syscall") -> tuple[Any, Any]:
+        return lambda *_: -1, lambda: errno.EINVAL
+
+    def told() -> list[dict[str, Any]]:
+        findings = hvtx("doctor", "--json", code=None).json()["findings"]
+        return [f for f in findings if f["check"] == "users" and "MAC address" in f["message"]]
+
+    assert told() == []
+    monkeypatch.setattr(ioctl_filter, "system_call", SimpleNamespace(found=found))
+    (finding,) = told()
+    assert finding["level"] == "warning"
+    assert finding["evidence"] == ["the filter of system calls: seccomp(2): Invalid argument"]
+    assert "CONFIG_SECCOMP_FILTER" in finding["hint"]
+    vm = hvtx("vm", "run", "web", "--json", *SLEEP).json()
+    assert status(vm["pid"])["Seccomp"] == status(os.getpid())["Seccomp"]
+    hvtx("vm", "rm", "web", "--force")
 
 
 def test_a_user_namespace_without_these_users_is_refused() -> None:

@@ -199,7 +199,6 @@ ELSEWHERE = [
     ("vm ls -a", "all are listed, running or not: hvtx vm ls"),
     ("vm ls -q", "the names alone: hvtx vm ls --json | jq -r '.vms[].name'"),
     ("vm stop --all", "name each: hvtx vm stop NAME NAME…; `hvtx vm ls` lists them"),
-    ("vm logs -f web", "follow its file: tail -F /var/lib/hvtx/logs/NAME.log"),
     ("vm logs -n 5 web", "its last lines: hvtx vm logs NAME | tail -n 20"),
     ("vm rm -y web", "nothing is asked here: leave it out"),
     ("doctor --fix", "`hvtx repair` puts back what is damaged"),
@@ -220,6 +219,19 @@ def test_words_of_other_programs(
 ) -> None:
     """Each is told what it is here, as a whole command where one is meant."""
     assert hint in err(capsys, tmp_path, *line.split()).splitlines()[1]
+
+
+def test_a_log_is_followed_where_it_is(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the state directory that is in use, whoever names it."""
+    told = err(capsys, tmp_path, "vm", "logs", "-f", "web")
+    assert f"follow its file: tail -F {tmp_path}/state/logs/NAME.log\n" in told
+    monkeypatch.setenv("HVTX_STATE_DIR", "/srv/of vms")
+    assert run(["vm", "logs", "--follow", "web"]) == 2
+    assert "tail -F '/srv/of vms'/logs/NAME.log\n" in capsys.readouterr().err
+    assert run(["--config", "/nowhere.toml", "vm", "logs", "-f", "web"]) == 2
+    assert "tail -F STATE_DIR/logs/NAME.log\n" in capsys.readouterr().err
 
 
 def test_a_command_in_quotes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ class Kernel:
         self.table = {struct.unpack(">I", one[-4:])[0]: one for one in bodies}
         self.lists: list[BaseException] = []  # raised by the next lists, in turn
         self.always: BaseException | None = None  # raised by every list
-        self.refusals: dict[int, list[int]] = {}  # errnos of the next deletions of a flow
+        self.refuse: dict[int, list[int]] = {}  # errnos of the next deletions of a flow
         self.before_list: Callable[[], None] = lambda: None
         self.opened = self.closed = 0
 
@@ -65,9 +65,6 @@ class Kernel:
     def close(self) -> None:
         self.closed += 1
 
-    def next_seq(self) -> int:
-        return 0
-
     def dump(self, kind: int, asked: bytes) -> list[bytes]:
         assert kind == 0x101
         self.before_list()
@@ -77,16 +74,15 @@ class Kernel:
             raise self.always
         return [one for one in self.table.values() if one[0] == asked[0]]
 
-    def errors(self, data: bytes, seqs: Sequence[int]) -> list[KernelError]:
-        failures, at = [], 0
-        for _ in seqs:
-            length = struct.unpack_from("=I", data, at)[0]
-            number = struct.unpack_from(">I", data, at + length - 4)[0]
-            at += length
-            code = self.refusals[number].pop(0) if self.refusals.get(number) else 0
+    def refusals(self, wanted: Sequence[tuple[int, int, bytes]]) -> dict[int, KernelError]:
+        failures = {}
+        for n, (kind, _, asked) in enumerate(wanted):
+            assert kind == 0x102
+            number = struct.unpack(">I", asked[-4:])[0]
+            code = self.refuse[number].pop(0) if self.refuse.get(number) else 0
             code = code or (0 if number in self.table else errno.ENOENT)
             if code:
-                failures.append(KernelError(code, os.strerror(code)))
+                failures[n] = KernelError(code, os.strerror(code))
             else:
                 del self.table[number]
         return failures
@@ -129,8 +125,8 @@ def both() -> int:
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_a_flow_that_ended_by_itself_is_no_error(kernel: Kernel, number: int) -> None:
     """ENOENT, whose class is not FileNotFoundError: the others are ended all the same."""
-    kernel.refusals[number] = [errno.ENOENT]
-    kernel.before_list = lambda: None if kernel.refusals[number] else kernel.table.pop(number, None)  # type: ignore[assignment,return-value]
+    kernel.refuse[number] = [errno.ENOENT]
+    kernel.before_list = lambda: None if kernel.refuse[number] else kernel.table.pop(number, None)  # type: ignore[assignment,return-value]
     assert both() == 2
     assert set(kernel.table) == {9}
 
@@ -139,7 +135,7 @@ def test_a_flow_that_ended_by_itself_is_no_error(kernel: Kernel, number: int) ->
 def test_what_passes_is_tried_again(kernel: Kernel, code: int) -> None:
     """At the list, and at one flow, which keeps none of the others."""
     kernel.lists = [KernelError(code, os.strerror(code))]
-    kernel.refusals = {1: [code], 3: [code]}
+    kernel.refuse = {1: [code], 3: [code]}
     assert both() == 3
     assert set(kernel.table) == {9}
     assert kernel.opened == kernel.closed == 3, "each answer that was cut short had its own socket"
@@ -191,7 +187,7 @@ def test_a_list_that_never_comes_whole_is_told(kernel: Kernel) -> None:
 
 @pytest.mark.parametrize("code", [*LASTING, errno.EINVAL])
 def test_a_flow_that_may_not_be_ended_withholds_its_address_only(kernel: Kernel, code: int) -> None:
-    kernel.refusals = {3: [code] * 9}
+    kernel.refuse = {3: [code] * 9}
     with pytest.raises(FlowsRemain, match="could not be ended") as refused:
         flush([GUEST6, "10.77.0.3"])
     assert refused.value.addresses == {GUEST6}
@@ -199,7 +195,7 @@ def test_a_flow_that_may_not_be_ended_withholds_its_address_only(kernel: Kernel,
 
 def test_a_flow_that_stays_busy_withholds_its_address_only(kernel: Kernel) -> None:
     """As one that hardware forwards does on older kernels (EBUSY)."""
-    kernel.refusals = {3: [errno.EBUSY] * 99}
+    kernel.refuse = {3: [errno.EBUSY] * 99}
     with pytest.raises(FlowsRemain) as refused:
         both()
     assert refused.value.addresses == {GUEST6}
@@ -267,7 +263,7 @@ def test_new_flows_of_neighbours_hold_nobody_up(
 def test_an_old_flow_of_a_neighbour_is_ended_all_the_same(kernel: Kernel) -> None:
     """It was there before, and stays: that it could not be ended is told."""
     kernel.table[200] = body("10.77.0.20", GUEST4, 200)
-    kernel.refusals = {200: [errno.EBUSY] * 99}
+    kernel.refuse = {200: [errno.EBUSY] * 99}
     with pytest.raises(FlowsRemain) as refused:
         both()
     assert refused.value.addresses == {GUEST4}

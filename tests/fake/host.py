@@ -68,10 +68,6 @@ class FakeLinks:
         self._kernel.alive()
         self._kernel.get(ifindex)
 
-    def keep_apart(self, ifindex: int) -> None:
-        self._kernel.alive()
-        self._kernel.get(ifindex)
-
     def guard(self, ifindex: int, program: bytes, side: int = 0) -> bool:
         self._kernel.alive()
         self._kernel.get(ifindex)
@@ -461,11 +457,12 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         known = [(a.ifindex, ip_interface(a.address).ip) for a in kernel.addresses]
         return [(index, ip.packed) for index, ip in known if ip.version == family]
 
-    def put_sums(ifindex: int, descriptor: int | None, links: object) -> bool:
-        del links
-        kernel.alive()
-        kernel.get(ifindex)
-        return descriptor is not None
+    def guard(
+        given: FakeLinks, ifindex: int, program: bytes, sums: int | None, *, apart: bool = False
+    ) -> Given:
+        del apart
+        guarded = given.guard(ifindex, program)
+        return Given(guarded, guarded and sums is not None)
 
     def equip(given: FakeLinks, ports: Sequence[NewPort]) -> list[Given | OSError]:
         found: list[Given | OSError] = []
@@ -474,9 +471,10 @@ def doors(kernel: Kernel) -> dict[str, Any]:
             try:
                 more = {"master": port.master, "mac": port.mac, "mtu": port.mtu}
                 given.change(index, alias=port.mark, up=True, **more)
-                guarded = port.program is not None and given.guard(index, port.program)
-                summed = guarded and put_sums(index, port.sums, given)
-                found.append(Given(guarded, summed))
+                bare = port.program is None
+                found.append(
+                    Given(False, False) if bare else guard(given, index, port.program, port.sums)
+                )
             except OSError as problem:
                 found.append(problem)
         return found
@@ -519,11 +517,11 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.drivers.tap.veth.Links": links,
         **containers.doors(kernel),
         "hvtx.host.bpf.load": lambda instructions, name: None,  # a kernel without it
-        "hvtx.host.checksum_filter.put": put_sums,
         "hvtx.host.tap_filter_check.summed": lambda ifindex: True,
         "hvtx.drivers.tap.making.tun": tun,
         "hvtx.drivers.tap.making.os": descriptors,
         "hvtx.host.new_ports.equip": equip,
+        "hvtx.host.new_ports.guard": guard,
         "hvtx.drivers.tap.driver.os": descriptors,
         "hvtx.drivers.tap.removal.in_threads": in_turn,
         "hvtx.drivers.tap.removal.tun": tun,

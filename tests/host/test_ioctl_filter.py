@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
 import platform
+import struct
 import subprocess
 import sys
 
 import pytest
 
-from hvtx.host import ioctl_filter
+from hvtx.host import ioctl_filter, system_call
 
 # What each way of calling says: of a pipe ENOTTY (25), by whom it is refused EPERM (1).
 ASKED = """
@@ -94,6 +96,36 @@ def test_what_is_raised_is_raised_and_a_machine_without_a_table_goes_on(
         ioctl_filter.start(fails)
     monkeypatch.setattr(ioctl_filter, "_MACHINES", {})
     assert ioctl_filter.start(os.getpid) == os.getpid()
+
+
+def test_where_a_policy_refuses_filters_that_is_told_and_the_process_starts() -> None:
+    """As a container's may: a filter of this process itself refuses both calls that put one on."""
+    assert ioctl_filter.problem() is None
+    number, ((architecture, _), *_) = ioctl_filter._MACHINES[platform.machine()]
+    prctl = {"x86_64": 157, "aarch64": 167}[platform.machine()]
+    steps = (
+        (0x20, 0, 0, 4), (0x15, 0, 3, architecture), (0x20, 0, 0, 0), (0x15, 2, 0, number),
+        (0x15, 1, 0, prctl), (0x06, 0, 0, 0x7FFF0000), (0x06, 0, 0, 0x50000 | errno.EPERM),
+    )  # fmt: skip
+    policy = b"".join(struct.pack("=HBBI", *step) for step in steps)
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            call, _ = system_call.found()
+            system_call.found("prctl")[0](38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+            held = ctypes.create_string_buffer(policy)
+            assert not call(number, 1, 0, struct.pack("@HP", len(steps), ctypes.addressof(held)))
+            told = (ioctl_filter.problem(), ioctl_filter.start(refusal))
+            code = 0 if told == ("seccomp(2): Operation not permitted", errno.ENOTTY) else 2
+        finally:
+            os._exit(code)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_a_machine_without_a_table_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ioctl_filter, "_MACHINES", {})
+    assert ioctl_filter.problem() == f"nothing is known of system calls of {platform.machine()}"
 
 
 @pytest.mark.parametrize("machine", sorted(ioctl_filter._MACHINES))

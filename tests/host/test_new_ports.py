@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hvtx.host.new_ports import Given, NewPort, equip
+from hvtx.host.new_ports import Given, NewPort, equip, guard
 
 PROGRAM = bytes(8)
 PORT = NewPort(7, "hvtx:1:a:1.b", 2, "fe:00:00:00:00:01", 1500, program=PROGRAM, sums=5)
@@ -71,3 +71,19 @@ def test_the_first_refusal_is_told() -> None:
     (own,) = equipped({LINK: errno.EXFULL, QUEUE: errno.EPERM})
     assert isinstance(own, OSError)
     assert own.errno == errno.EXFULL
+
+
+def guarded(refused: dict[int, int], *, apart: bool) -> Given:
+    """A device that is there, where the kernel refuses messages, by position."""
+    answers = {n: OSError(number, "refused") for n, number in reversed(refused.items())}
+    links: Any = SimpleNamespace(channel=SimpleNamespace(refusals=lambda wanted: answers))
+    return guard(links, 7, PROGRAM, 5, apart=apart)
+
+
+def test_one_that_is_there_is_told_as_a_new_one() -> None:
+    """Of its messages: its queue, two filters; before them what keeps it apart."""
+    assert guarded({0: errno.EEXIST}, apart=False) == Given(True, True)
+    assert guarded({1: errno.EEXIST, 3: errno.EINVAL}, apart=True) == Given(True, False)
+    with pytest.raises(OSError, match="refused") as told:
+        guarded({0: errno.ENODEV, 1: errno.EPERM}, apart=True)
+    assert told.value.errno == errno.ENODEV

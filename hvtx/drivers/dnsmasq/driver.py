@@ -60,6 +60,7 @@ class DnsmasqDriver:
         self._host = host
         self._gates: dict[int, tuple[Identity, int]] = {}  # by row: who waits, and its pipe
         self._before: dict[int, Identity] = {}  # by row: who served, whatever is on record
+        self.ended: dict[int, Identity] = {}  # of them, whom `open` has ended
 
     def create(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
         """Start processes that wait for :meth:`open`; who they are."""
@@ -70,8 +71,7 @@ class DnsmasqDriver:
         identity = identity_in(process_observed(row))
         if identity is not None and _is_alive(identity):
             raise HostRefused(f"{row.key} runs already, as pid {identity.pid}", hint="hvtx repair")
-        before = _serving(spec["directory"])
-        if before is not None:
+        if (before := _serving(spec["directory"])) is not None:
             self._before[row.id] = before
         try:
             words, user = self._prepared(row)
@@ -122,15 +122,13 @@ class DnsmasqDriver:
                 raise
 
     def _make_way(self, row: Resource) -> None:
-        """End who served from the row's directory until now: an older record does not know it.
-
-        Raises HostRefused, OSError.
-        """
+        """End who served there until now, off an older record. Raises HostRefused, OSError."""
         before = self._before.pop(row.id, None)
-        if before is not None and not end(before):
-            raise _refused(
-                row, f"cannot serve: pid {before.pid}, which served before, does not end"
-            )
+        if before is not None:
+            if not end(before):
+                words = f"cannot serve: pid {before.pid}, which served before, does not end"
+                raise _refused(row, words)
+            self.ended[row.id] = before
 
     def learns(self, row: Resource) -> bool:
         """Have it act by what is told to it by now; False where it has to be started for that.

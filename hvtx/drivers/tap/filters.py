@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hvtx.host import checksum_filter
+from hvtx.host import checksum_filter, new_ports
 from hvtx.host.links import Links
 from hvtx.host.new_ports import Given, NewPort
 from hvtx.model.resource import Resource, tap_spec
@@ -33,13 +33,12 @@ def guard(
     wanted = spec or tap_spec(row).get("guard")
     if wanted is None:
         return {"guarded": False}
-    index = row.ifindex
-    if wanted["apart"]:
-        links.keep_apart(index)
-    guarded = links.guard(index, program_of(wanted))
+    given = new_ports.guard(
+        links, row.ifindex, program_of(wanted), loaded, apart=bool(wanted["apart"])
+    )
     if tap_spec(row).get("limit"):
         limit(row)
-    return {"guarded": guarded, "summed": guarded and checksum_filter.put(index, loaded, links)}
+    return given._asdict()
 
 
 def new_port(row: Resource, loaded: int | None) -> NewPort:

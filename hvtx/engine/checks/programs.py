@@ -44,7 +44,7 @@ def _vm_user(runtime: Runtime) -> User | None:
 
 def check_users(runtime: Runtime) -> Iterator[Finding]:
     """Whether VM processes run as another user than the store's, and what else shuts them in."""
-    from hvtx.host import seccomp, vmuser
+    from hvtx.host import ioctl_filter, seccomp, vmuser
 
     wanted = runtime.settings.vm_user
     try:
@@ -75,6 +75,16 @@ def check_users(runtime: Runtime) -> Iterator[Finding]:
     if lacks:
         words = "QEMU is sandboxed less than possible"
         yield Finding("users", "warning", words, tuple(lacks), "see docs/privileges.md")
+    refused = ioctl_filter.problem()
+    if refused is not None:
+        yield Finding(
+            "users", "warning",
+            "no VM process can be kept from giving its device another VM's MAC address: who breaks"
+            " out of a guest cuts another off until `hvtx repair`",
+            (f"the filter of system calls: {refused}",),
+            "use a kernel with CONFIG_SECCOMP_FILTER; in a container, let its seccomp policy allow"
+            " seccomp(2) (docs/privileges.md)",
+        )  # fmt: skip
     whom = "a user id of its own" if user.name is None else f"user {user.name}"
     yield Finding("users", "ok", f"each VM process runs as {whom}, without capabilities")
 
