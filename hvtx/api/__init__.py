@@ -11,7 +11,7 @@ from functools import partial
 from types import TracebackType
 
 from hvtx import commands
-from hvtx.api.calls import Calls, Events, Notices, again_when_full
+from hvtx.api.calls import Calls, Events, Notices, again_when_full, named, texts
 from hvtx.errors import HvtxError, NotPermitted, StoreError
 from hvtx.model.typed import TYPE_CHECKING, NamedTuple, Self
 
@@ -208,6 +208,7 @@ class Host:
         check.whole("limit", limit, 1, check.LINES_MOST)
         if operation is not None:
             check.whole("operation", operation, 1, check.ROW_MOST)
+        texts(vm=vm, verb=verb, kind=kind, event=event, reason=reason, since=since)
         with self._calls.reading() as source:
             return source.list_history(
                 limit=limit, vm=vm, operation=operation, verb=verb, kind=kind, event=event,
@@ -221,6 +222,7 @@ class Host:
 
     def explain(self, thing: str) -> Explanation:
         """``hvtx explain``: whose a thing is. Raises NotFound, Conflict if it may be several."""
+        named(thing, "thing")
         with self._calls.opened(writable=False) as runtime:
             return commands.explain.explain(runtime, thing)
 
@@ -231,15 +233,7 @@ class Host:
 
     def doctor(self) -> Diagnosis:
         """``hvtx doctor``: checks of this host, with a fix for each finding."""
-        try:
-            with self._calls.opened(writable=False) as runtime:
-                return Diagnosis(commands.doctor.diagnose(runtime))
-        except HvtxError as problem:
-            if problem.exit_code not in (StoreError.exit_code, NotPermitted.exit_code):
-                raise
-            with self._calls.speaking():
-                found = commands.doctor.without_store(self._calls.settings, problem)
-            return Diagnosis(found, problem if isinstance(problem, NotPermitted) else None)
+        return _diagnosis(self._calls)
 
     # -- acting --------------------------------------------------------------------------------
 
@@ -272,6 +266,7 @@ class Host:
 
         What failed is in the value's ``failed``. Raises NotFound, Busy, Refused.
         """
+        texts(name=name)
         with self._calls.opened(writable=True, create=False, spends=True) as runtime:
             return commands.repair.repair(runtime, name)
 
@@ -284,6 +279,8 @@ class Host:
         """
         from hvtx.api import given as check
 
+        named(thing, "thing")
+        named(vm, "vm")
         if pid is not None:
             check.whole("pid", pid, 1, check.PID_MOST)
         adopt = partial(commands.adopt.adopt_object, thing=thing, vm=vm, pid=pid)
@@ -297,6 +294,19 @@ class Host:
         given = [paths] if isinstance(paths, str) else paths
         take = partial(commands.adopt.import_states, given=given)
         return _imported(self._calls, take, dry_run=dry_run)
+
+
+def _diagnosis(calls: Calls) -> Diagnosis:
+    """What doctor finds, where the store cannot be read too."""
+    try:
+        with calls.opened(writable=False) as runtime:
+            return Diagnosis(commands.doctor.diagnose(runtime))
+    except HvtxError as problem:
+        if problem.exit_code not in (StoreError.exit_code, NotPermitted.exit_code):
+            raise
+        with calls.speaking():
+            found = commands.doctor.without_store(calls.settings, problem)
+        return Diagnosis(found, problem if isinstance(problem, NotPermitted) else None)
 
 
 def _adopted(calls: Calls, adopt: Callable[..., Adopted], *, dry_run: bool) -> Adopted:

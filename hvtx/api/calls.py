@@ -29,6 +29,19 @@ Notices = Callable[[str, str], None]  # ``warning`` or ``note``, and a sentence
 Events = Callable[[Sequence[Mapping[str, Any]]], None]  # entries, as ``log --json`` has them
 
 
+def named(value: object, field: str = "name") -> None:
+    """Raises UsageError for what is no text: from far below Python's own error would come."""
+    if not isinstance(value, str):
+        raise UsageError(f"{field} is {value!r}, which is no text", hint="write it as a text")
+
+
+def texts(**given: object) -> None:
+    """Raises UsageError for what is given and no text."""
+    for field, value in given.items():
+        if value is not None:
+            named(value, field)
+
+
 class Calls:
     """How the verbs of a :class:`hvtx.Host` are called."""
 

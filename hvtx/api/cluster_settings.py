@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
@@ -37,8 +38,7 @@ def parse(table: object, path: str) -> Cluster:
         source,
         blocks=_blocks(table.get("blocks", {}), path),
         endpoints=_endpoints(table.get("endpoints", ()), path, needed=source == "etcd"),
-        ca=table.get("ca"),
-        **_pair(table, path),
+        **_files(table, path),
         prefix=_prefix(table.get("prefix", "/hvtx"), path),
         address=_address(table.get("address"), path),
         timeout=_timeout(table.get("timeout", 5), path),
@@ -60,16 +60,25 @@ def _blocks(given: object, path: str) -> dict[str, tuple[str, ...]]:
             raise _wrong(path, f"blocks of network {network} are no list", hint)
         for block in blocks:
             try:
-                ipaddress.ip_network(block)
+                plain = str(ipaddress.ip_network(_text(block)))
             except (TypeError, ValueError) as problem:
                 raise _wrong(path, f"block {block!r} of network {network}: {problem}", hint) from (
                     problem
                 )
-            if block in seen:
+            if plain in seen:
                 raise _wrong(path, f"block {block} is there twice", "give each to one network")
-            seen[block] = network
+            seen[plain] = network
         found[network] = tuple(str(ipaddress.ip_network(block)) for block in blocks)
     return found
+
+
+def _text(value: object) -> str:
+    """A number would be an address, too, and a zone a part of one. Raises TypeError, ValueError."""
+    if not isinstance(value, str):
+        raise TypeError("it is no text")
+    if "%" in value:
+        raise ValueError("it has a zone")
+    return value
 
 
 def _endpoints(given: object, path: str, *, needed: bool) -> tuple[str, ...]:
@@ -77,6 +86,12 @@ def _endpoints(given: object, path: str, *, needed: bool) -> tuple[str, ...]:
     if not isinstance(given, list | tuple) or (needed and not given):
         raise _wrong(path, "endpoints of [cluster] are to be a list of addresses", hint)
     for one in given:
+        if "@" in str(one):  # it is not repeated: a password may stand in it
+            raise _wrong(
+                path,
+                "an endpoint of [cluster] names a user of etcd, and hvtx sends no password",
+                "leave out what stands before @; certificates say who may ask: cert, key",
+            )
         try:
             place = urlsplit(one) if isinstance(one, str) else None
             good = place and place.scheme in ("http", "https") and place.hostname and place.port
@@ -86,6 +101,18 @@ def _endpoints(given: object, path: str, *, needed: bool) -> tuple[str, ...]:
         if not bare:
             raise _wrong(path, f"{one!r} is no endpoint of etcd", hint)
     return tuple(one.rstrip("/") for one in given)
+
+
+def _files(table: Mapping[str, Any], path: str) -> dict[str, str | None]:
+    """Paths of certificates; who runs hvtx (a timer, a runtime) chooses its directory."""
+    for name in ("ca", "cert", "key"):
+        if name in table and not table[name].startswith("/"):
+            raise _wrong(
+                path,
+                f"{name} of [cluster] is no absolute path: {table[name]!r}",
+                f'{name} = "/etc/hvtx/{os.path.basename(table[name]) or "etcd.pem"}"',
+            )
+    return {"ca": table.get("ca"), **_pair(table, path)}
 
 
 def _pair(table: Mapping[str, Any], path: str) -> dict[str, str | None]:
@@ -105,7 +132,7 @@ def _address(text: str | None, path: str) -> str | None:
     if text is None:
         return None
     try:
-        return str(ipaddress.ip_address(text))
+        return str(ipaddress.ip_address(_text(text)))
     except ValueError as problem:
         raise _wrong(
             path,

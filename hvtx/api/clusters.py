@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hvtx import commands
-from hvtx.api.calls import Calls
+from hvtx.api.calls import Calls, named
 from hvtx.model.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class Clusters:
         It is the caller's word that no guest uses an address of them. Raises NotFound, Conflict,
         Busy, Refused.
         """
+        named(what, "what")
         with self._calls.recording(
             lambda runtime: commands.cluster_forget.refuse_first(runtime, what)
         ) as runtime:

@@ -21,15 +21,45 @@ _CHOICES = frozenset(
         "force",
     )
 )
+_POLICY = frozenset(("egress", "allow", "deny"))
+_OF_VM = frozenset(
+    (
+        *("publish", "memory", "cpus", "kernel", "initrd", "append", "disks", "command"),
+        *("autostart", "limit", "queues", "user_data", "ssh_keys", "user", *_POLICY),
+    )
+)
+_OF_NETWORK = frozenset(("isolate", "uplink", "sources", "passage", "dhcp", *_POLICY))
+# by keyword, as hvtx/api/options.py has them for type checkers
+VM = _OF_VM | {"networks", "ips", "macs", "hypervisor"}
+VM_CHANGES = _OF_VM | {"unpublish", "no_rules"}
+NETWORK = _OF_NETWORK | {"bridge", "mtu", "nat", "block_size"}
+NETWORK_CHANGES = _OF_NETWORK | {"no_uplink", "no_source", "no_rules"}
 DAY = 86400  # seconds
 PID_MOST = (1 << 31) - 1  # of a pid_t
 ROW_MOST = (1 << 63) - 1  # the store's own limit for the number of an operation
 LINES_MOST = 10**9  # as many as `history_lines` may keep
 
 
-def options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that are not None, each of its kind; several as a tuple. Raises UsageError."""
+def options(given: Mapping[str, Any], known: frozenset[str]) -> dict[str, Any]:
+    """The options that are not None, each of its kind; several as a tuple.
+
+    Raises UsageError, TypeError for an option that is none of those ``known``.
+    """
+    if wrong := unknown(given, known):
+        raise TypeError("; ".join(wrong))  # as of any call with such a keyword
     return {field: _of_kind(field, value) for field, value in given.items() if value is not None}
+
+
+def unknown(given: Mapping[str, Any], known: frozenset[str]) -> tuple[str, str] | None:
+    """What is wrong, and what to write, if an option is none of those ``known`` (pure)."""
+    for field in given:
+        if field not in known:
+            from hvtx.model.nearest import meant  # for a refusal only
+
+            every = sorted(known)
+            hint = meant(str(field), every, f"there are {', '.join(every)}")
+            return f"there is no option {field!r}", hint
+    return None
 
 
 def _of_kind(field: str, value: Any) -> Any:
@@ -39,6 +69,8 @@ def _of_kind(field: str, value: Any) -> Any:
                 f"{field} is one text, and takes several",
                 hint=f"put it in a list: {field}=[{value!r}]",
             )
+        if not hasattr(value, "__iter__"):
+            raise UsageError(f"{field} is {value!r}, and takes several", hint="give a list")
         return tuple(_text(field, one) for one in value)
     if field in _NUMBERS:
         return whole(field, value)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from hvtx import commands
 from hvtx.api import given as check
-from hvtx.api.calls import Calls, again_when_full
+from hvtx.api.calls import Calls, again_when_full, named, texts
 from hvtx.api.vms import policy_change, taken_rules
 from hvtx.model.typed import TYPE_CHECKING, Any
 
@@ -44,7 +44,8 @@ class Networks:
 
         Raises UsageError, NotFound, Conflict, HostRefused (all is as it was), Busy.
         """
-        given = check.options(changes)
+        named(name)
+        given = check.options(changes, check.NETWORK_CHANGES)
         policy = policy_change(given)
         wanted = commands.network_set.parse_changes(policy=policy, **given)
         with self._calls.opened(writable=True, create=False) as runtime:
@@ -54,6 +55,7 @@ class Networks:
     @again_when_full
     def rm(self, name: str) -> None:
         """Remove a network that no VM uses. Raises NotFound, Conflict, PartialFailure, Busy."""
+        named(name)
         with self._calls.opened(writable=True, create=False, spends=True) as runtime:
             commands.network_rm.remove_network(runtime, name)
 
@@ -67,6 +69,7 @@ class Networks:
 
         Raises NotFound, Busy (the cluster does not answer), UsageError (none is configured).
         """
+        texts(name=name)
         with self._calls.opened(writable=False) as runtime:
             return commands.cluster_status.routes(runtime, name)
 
@@ -77,6 +80,7 @@ class Networks:
 
     def show(self, name: str) -> ShownNetwork:
         """One network. Raises NotFound."""
+        named(name)
         with self._calls.reading() as source:
             return source.show_network(name)
 
@@ -86,7 +90,9 @@ def asked_network(name: str, options: Mapping[str, Any]) -> NetworkRequest:
     from hvtx.engine.network_options import parse_network
     from hvtx.engine.vm_options import parse_policy
 
-    given = {"nat": True, "isolate": False, **check.options(options)}
+    named(name)
+    asked = check.options(options, check.NETWORK | {"subnets"})
+    given = {"nat": True, "isolate": False, **asked}
     policy = parse_policy(*taken_rules(given))
     subnets, bridge, mtu = (given.pop(n, None) for n in ("subnets", "bridge", "mtu"))
     return parse_network(

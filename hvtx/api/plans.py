@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from hvtx import commands, documents
-from hvtx.api.calls import Calls, again_when_full
+from hvtx.api.calls import Calls, again_when_full, named
 from hvtx.errors import UsageError
 from hvtx.model.typed import TYPE_CHECKING, Any
 
@@ -103,6 +103,7 @@ class Plans:
 
     def _of_lost(self, installation: str, *, to_remove: bool) -> Report:
         """The plan, made for reading: what is refused must not even make a store."""
+        named(installation, "installation")
         with self._calls.opened(writable=False) as runtime:
             if runtime.refused is not None:
                 raise runtime.refused

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from hvtx import commands
+from hvtx.api import given as check
 from hvtx.api.calls import Calls
 from hvtx.api.networks import asked_network
 from hvtx.api.vms import requested
@@ -13,13 +14,16 @@ from hvtx.commands.vm_apply import Done, Report, refused
 from hvtx.engine import described
 from hvtx.engine.described import Asked, Request
 from hvtx.engine.files import SET_MOST, is_no_file, read_set, unwritten, write_out
+from hvtx.engine.new_network import check_anew
 from hvtx.engine.saved_set import load
+from hvtx.engine.scope import all_networks
 from hvtx.errors import UsageError, placed
-from hvtx.model.described import VM, Allowed, Described, Step
+from hvtx.model.described import NETWORK, VM, Allowed, Described, Step, WantedVm
 from hvtx.model.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hvtx.engine.runtime import Runtime
+    from hvtx.model.vm import Network
 
     Make = Callable[[Described, Allowed], Report]
 
@@ -52,13 +56,15 @@ class Sets:
         A VM with ``start=False`` is created only. Raises UsageError, NotFound, NotPermitted.
         """
         asked = {}
-        for name, options in (vms or {}).items():
+        for name, options in _by_name("vms", vms, check.VM | {"start"}):
             given = dict(options)
             start = given.pop("start", True)
-            asked[name] = Asked(asked_vm(name, given), f"VM {name}", start=bool(start))
+            if not isinstance(start, bool):
+                raise UsageError(f"start is {start!r}", hint="start=True or start=False")
+            asked[name] = Asked(asked_vm(name, given), f"VM {name}", start=start)
         made = {
             name: Asked(asked_network(name, options), f"network {name}")
-            for name, options in (networks or {}).items()
+            for name, options in _by_name("networks", networks, check.NETWORK | {"subnets"})
         }
         return Request(made, asked)
 
@@ -70,6 +76,7 @@ class Sets:
         ``restart`` and ``replace`` let VMs be stopped, and things be made anew, where what is
         described asks for it. Raises Refused, UsageError (what could never be), NotFound, Conflict.
         """
+        _refuse_no_set(request)
         with self._calls.opened(writable=False) as runtime:
             return _plan(runtime, request, Allowed(restart, replace), start=start)
 
@@ -89,6 +96,7 @@ class Sets:
         they would be others now (StalePlan). ``tell`` hears of each step when it is done. Raises as
         :meth:`plan`, and Busy.
         """
+        _refuse_no_set(request)
         allowed = Allowed(restart, replace)
         plan = partial(_plan, request=request, allowed=allowed, start=start, reviewed=reviewed)
         first = self._calls.without_store(plan)
@@ -109,6 +117,25 @@ class Sets:
             runtime.enter()
             commands.vm_apply.refuse_another(step, runtime.lock, runtime.read)
             _DEEDS[step.kind, step.action.value](runtime, request, step)
+
+
+def _by_name(
+    field: str, given: object, known: frozenset[str]
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """Each name of a set, and its options. Raises UsageError."""
+    every = {} if given is None else given
+    if not isinstance(every, Mapping) or not all(isinstance(o, Mapping) for o in every.values()):
+        hint = f'give options by name: {field}={{"one": {{…}}}}'
+        raise UsageError(f"{field} is {given!r}", hint=hint)
+    for name, options in every.items():
+        if wrong := check.unknown(options, known):
+            raise UsageError(f"{field} has {name!r}, and {wrong[0]}", hint=wrong[1])
+    return list(every.items())
+
+
+def _refuse_no_set(request: object) -> None:
+    if not isinstance(request, Request):
+        raise UsageError(f"the set is {request!r}", hint="give what sets.described() returned")
 
 
 def raise_problem(report: Report) -> None:
@@ -144,12 +171,31 @@ def _plan(
     if not start:
         wanted = wanted._replace(vms=[vm._replace(start=False) for vm in wanted.vms])
     report = commands.vm_apply.make_plan(runtime, wanted, allowed)
+    down = {(s.kind, s.name) for s in report.steps if s.action.value in ("stop", "remove")}
     for step in report.steps:
+        anew = (step.kind, step.name) in down
         if step.kind == VM and step.action.value in ("create", "change"):
             _check_files(runtime, request.vms[step.name])
+        if step.kind == VM and step.action.value == "start" and anew:
+            _check_program(request.vms[step.name], step)
+        if step.kind == NETWORK and step.action.value == "create" and anew:
+            _check_network(request.networks[step.name], all_networks(runtime).networks.values())
     if reviewed is not None:
         commands.vm_apply.refuse_stale(report, reviewed)
     return report
+
+
+def _check_network(asked: Asked, known: Iterable[Network]) -> None:
+    """Refuse a network that this host cannot have, before the one on record is removed for it."""
+    with placed(asked.where):
+        check_anew(known, asked.request)
+
+
+def _check_program(asked: Asked, step: Step) -> None:
+    """Refuse a VM that nothing here could run, before the one that runs is stopped for it."""
+    if isinstance(step.wanted, WantedVm):
+        with placed(asked.where):
+            commands.vm_start.need_program(step.wanted.vm)
 
 
 def _check_files(runtime: Runtime, asked: Asked) -> None:

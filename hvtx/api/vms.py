@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from hvtx import commands
-from hvtx.api.calls import Calls, again_when_full
+from hvtx.api.calls import Calls, again_when_full, named
 from hvtx.model.typed import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ class Vms:
         """
         from hvtx.api import given as check
 
+        named(name)
         if operation is not None:
             check.whole("operation", operation, 1, check.ROW_MOST)
         with self._calls.opened(writable=True, create=False) as runtime:
@@ -96,6 +97,7 @@ class Vms:
 
         Raises NotFound, Conflict (its state, a taken port), HostRefused (undone), Busy.
         """
+        named(name)
         with self._calls.opened(writable=True, create=False) as runtime:
             return commands.show.shown_vm(runtime, commands.vm_start.start_vm(runtime, name))
 
@@ -109,6 +111,7 @@ class Vms:
         sentence what is waited for. Raises NotFound, Conflict, PartialFailure (what was kept is
         named), Busy.
         """
+        named(name)
         patience = _seconds(timeout)
         with self._calls.opened(writable=True, create=False, spends=True) as runtime:
             done = commands.vm_stop.stop_vm(runtime, name, timeout=patience, force=force, tell=tell)
@@ -118,6 +121,7 @@ class Vms:
         self, name: str, *, timeout: float = 30.0, force: bool = False, tell: Tell | None = None
     ) -> ShownVm:
         """Stop a VM and start it again; one that is not running is started."""
+        named(name)
         patience = _seconds(timeout)
         with self._calls.opened(writable=True, create=False) as runtime:
             done = commands.vm_start.restart_vm(
@@ -133,7 +137,8 @@ class Vms:
         """
         from hvtx.api import given as check
 
-        given = check.options(changes)
+        named(name)
+        given = check.options(changes, check.VM_CHANGES)
         policy = policy_change(given)
         wanted = commands.vm_set.parse_changes(policy=policy, **given)
         with self._calls.opened(writable=True, create=False) as runtime:
@@ -145,6 +150,7 @@ class Vms:
 
         Raises NotFound, Conflict (it is not down), PartialFailure, Busy.
         """
+        named(name)
         with self._calls.opened(writable=True, create=False, spends=True) as runtime:
             commands.vm_stop.remove_vm(runtime, name, force=force)
 
@@ -192,6 +198,7 @@ class Vms:
         """Say which process is an ``external`` VM's. Raises NotFound, Conflict, Busy."""
         from hvtx.api import given as check
 
+        named(name)
         check.whole("pid", pid, 1, check.PID_MOST)
         with self._calls.opened(writable=True, create=False) as runtime:
             return commands.show.shown_vm(runtime, commands.vm_attach.attach(runtime, name, pid))
@@ -210,11 +217,13 @@ class Vms:
 
     def show(self, name: str) -> ShownVm:
         """One VM. Raises NotFound."""
+        named(name)
         with self._calls.reading() as source:
             return source.show_vm(name)
 
     def logs(self, name: str) -> VmLog:
         """What the VM and its hypervisor wrote. Raises NotFound."""
+        named(name)
         with self._calls.opened(writable=False) as runtime:
             return VmLog(name, tuple(commands.show.vm_log(runtime, name)))
 
@@ -229,6 +238,7 @@ class Vms:
             commands.show.join_console(*where)
 
     def _console(self, name: str) -> tuple[str, str | None, str]:
+        named(name)
         with self._calls.opened(writable=False) as runtime:
             return commands.show.console(runtime, name)
 
@@ -265,7 +275,8 @@ def requested(name: str, options: VmOptions) -> VmRequest:
     from hvtx.engine import guest_options as guests
     from hvtx.engine import vm_options
 
-    given = check.options(options)
+    named(name)
+    given = check.options(options, check.VM)
     asked = {field: given.pop(field) for field in _GUEST if field in given}
     guest = guests.parse_guest(**asked)
     policy = vm_options.parse_policy(*taken_rules(given))

@@ -11,15 +11,23 @@ if TYPE_CHECKING:
     from hvtx import ShownRoute
 
 FORMATS = ("text", "frr", "bird")
+_COMMENT = {"frr": "!", "bird": "#"}
 
 
 def lines_of(routes: Iterable[ShownRoute], form: str) -> list[str]:
     """Static routes to the blocks of other hosts that said where they are reached."""
     by_family: dict[int, list[tuple[str, str]]] = {4: [], 6: []}
+    apart = []
     for one in routes:
-        if one.via is not None:
-            by_family[ipaddress.ip_network(one.cidr).version].append((one.cidr, one.via))
-    return _frr(by_family) if form == "frr" else _bird(by_family)
+        if one.via is None:
+            continue
+        family = ipaddress.ip_network(one.cidr).version
+        if ipaddress.ip_address(one.via).version == family:
+            by_family[family].append((one.cidr, one.via))
+        else:  # FRR would take the address for the name of an interface
+            other = f"its host is reached by {one.via}, of the other family"
+            apart.append(f"{_COMMENT[form]} {one.cidr} is left out: {other}")
+    return [*(_frr(by_family) if form == "frr" else _bird(by_family)), *apart]
 
 
 def _frr(routes: dict[int, list[tuple[str, str]]]) -> list[str]:

@@ -66,11 +66,15 @@ def asked_addresses(
 def _address(text: str, where: str, code: int = CONFIGURATION) -> str:
     import ipaddress
 
+    plain = text.partition("%")[0]  # a zone is a device of this host, or anything at all
     try:
-        return str(ipaddress.ip_interface(text).ip)
+        found = str(ipaddress.ip_interface(plain).ip) if plain == text else None
     except ValueError:
+        found = None
+    if found is None:
         hint = "it is an address, with or without a prefix length: 10.77.0.7/24"
-        raise reading.wrong(where, text, hint, code) from None
+        raise reading.wrong(where, text, hint, code)
+    return found
 
 
 def published(config: Mapping[str, Any]) -> tuple[Publish, ...]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hvtx.engine import block_machine
+from hvtx.engine import block_machine, notice
 from hvtx.engine import blocks as engine
 from hvtx.engine.etcd_blocks import EtcdBlocks
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import HvtxError
-from hvtx.model.block import Block, Held, Member
+from hvtx.model.block import Block, Held, Member, Pool
 from hvtx.model.typed import NamedTuple
 from hvtx.planner import blocks as decide
 from hvtx.store import blocks as rows
@@ -67,11 +67,11 @@ def routes(runtime: Runtime, name: str | None) -> list[ShownRoute]:
     """A route for each block of the networks on record, or of one. Raises NotFound, Busy."""
     with runtime.reading() as sql:
         networks = [records.get_network(sql, name)] if name else records.networks(sql)
-    wanted = [network.name for network in networks if network.block_size is not None]
+    wanted = {one.name: pool for one in networks if (pool := engine.pool_of(one)) is not None}
     if not wanted:
         return []
     with engine.opened(runtime) as blocks:
-        held = [one for one in blocks.source.holders() if one.network in wanted]
+        held = [one for one in blocks.source.holders() if _is_of(wanted.get(one.network), one)]
     own = ("", runtime.installation)  # of the configuration nobody else's are known
     return sorted(
         ShownRoute(
@@ -84,3 +84,16 @@ def routes(runtime: Runtime, name: str | None) -> list[ShownRoute]:
         )
         for one in held
     )
+
+
+def _is_of(pool: Pool | None, held: Held) -> bool:
+    """Whether it is a block of a network that is here: no other prefix becomes a route."""
+    if pool is None:
+        return False
+    if decide.is_of(pool, held.cidr):
+        return True
+    notice.warning(
+        f"left out: {held.cidr} of {held.network} is no /{pool.size} in {pool.subnet}"
+        f" (installation {held.installation})"
+    )
+    return False

@@ -134,6 +134,13 @@ def means_of(
     return Means(networks, probes, user, held, holder, directory, log)
 
 
+def need_program(vm: Vm) -> None:
+    """Raise NotFound where what would run a VM is not on this host."""
+    from hvtx.drivers.vm_process import probe
+
+    probe.need_program(vm)
+
+
 def probe_of(runtime: Runtime, vm: Vm) -> hypervisors.Probes:
     """What is there for a start, with a user that processes of this VM can become."""
     from hvtx.drivers.vm_process import probe

@@ -12,6 +12,7 @@ from hvtx.model.block import Held, Member, Pool
 from hvtx.model.typed import Any, NamedTuple
 from hvtx.planner.blocks import FORGOTTEN, is_of
 
+_ZONE = "%"
 _LONGEST = 253  # of a host's name, as DNS has it
 
 
@@ -81,7 +82,9 @@ def _is_word(text: str) -> bool:
 
 
 def _block(text: str) -> str | None:
-    """A prefix as hvtx writes it."""
+    """A prefix as hvtx writes it; Python takes whatever stands behind ``%``, a line's end too."""
+    if _ZONE in text:
+        return None
     try:
         found = str(ipaddress.ip_network(text))
     except ValueError:
@@ -90,7 +93,10 @@ def _block(text: str) -> str | None:
 
 
 def _address(said: Any) -> str | None:
+    """An address; one with a zone (``fe80::1%eth0``) means nothing on another host."""
+    if not isinstance(said, str) or _ZONE in said:
+        return None
     try:
-        return str(ipaddress.ip_address(said)) if isinstance(said, str) else None
+        return str(ipaddress.ip_address(said))
     except ValueError:
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 
 from hvtx.engine import exits, notice
 from hvtx.engine.network_build import (
@@ -204,6 +204,23 @@ def _free_subnet(known: Iterable[Network]) -> str:
     )
 
 
+def check_anew(known: Iterable[Network], request: NetworkRequest) -> None:
+    """Refuse what the host itself would refuse of a network, before one is removed for it.
+
+    What the networks on record, ``known``, have of the host may be free by then: the plan judges
+    that. Raises Conflict, NotFound.
+    """
+    from hvtx.planner import addressing
+
+    networks = list(known)
+    own = _subnets_of(networks)
+    others = [each for each in request.subnets if addressing.overlap(each, own) is None]
+    refuse_taken_subnet(others, block_size=request.block_size)
+    exits.refuse_exits(request.exits, networks)
+    if request.bridge not in {network.bridge for network in networks}:
+        _refuse_device(request.bridge)
+
+
 def check_free(scope: NetworkScope, request: NetworkRequest) -> None:
     """Raise Conflict where name, subnets, bridge or ways out are taken; NotFound for a device."""
     from hvtx.planner import addressing
@@ -217,16 +234,18 @@ def check_free(scope: NetworkScope, request: NetworkRequest) -> None:
             raise Conflict(f"{subnet} overlaps {taken} of another network", hint="hvtx network ls")
     refuse_taken_subnet(request.subnets, block_size=request.block_size)
     exits.refuse_exits(request.exits, scope.networks.values())
-    if request.bridge is not None:
-        links = Links()
-        try:
-            if links.get(name=request.bridge) is not None:
-                raise Conflict(
-                    f"a device named {request.bridge} exists already",
-                    hint="choose another --bridge, or omit it",
-                )
-        finally:
-            links.close()
+    _refuse_device(request.bridge)
+
+
+def _refuse_device(name: str | None) -> None:
+    if name is None:
+        return
+    with closing(Links()) as links:
+        if links.get(name=name) is not None:
+            raise Conflict(
+                f"a device named {name} exists already",
+                hint="choose another --bridge, or omit it",
+            )
 
 
 def _subnets_of(networks: Iterable[Network]) -> list[str]:

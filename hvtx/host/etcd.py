@@ -16,8 +16,8 @@ import socket
 import ssl
 import time
 from base64 import b64decode, b64encode
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from urllib.parse import urlsplit
 
@@ -170,8 +170,7 @@ class Etcd:
             status = response.status
         except (OSError, http.client.HTTPException) as problem:
             self._drop(endpoint)
-            said = getattr(problem, "strerror", None) or str(problem)  # without [Errno 111]
-            raise Unanswered(said or type(problem).__name__) from problem
+            raise Unanswered(_why(problem)) from problem
         if response.will_close:
             self._drop(endpoint)
         return _said(endpoint, status, text)
@@ -191,21 +190,66 @@ class Etcd:
         """How endpoints are believed. Raises HostRefused for files that cannot be used."""
         if self._tls is None:
             ca, cert, key = self._files
-            try:
+            for name, path in (("ca", ca), ("cert", cert), ("key", key)):
+                _readable(name, path)
+            with _usable(f"ca {ca}"):
                 context = ssl.create_default_context(cafile=ca)
-                if cert is not None:
-                    context.load_cert_chain(cert, key)
-            except (OSError, ssl.SSLError) as problem:
-                raise HostRefused(
-                    f"the certificates of [cluster] cannot be used: {problem}",
-                    hint="ca, cert and key of [cluster] name files in PEM",
-                ) from problem
+            if cert is not None:
+                with _usable(f"cert {cert} with key {key}"):
+                    context.load_cert_chain(cert, key, password=partial(_locked, key))
             self._tls = context
         return self._tls
 
     def _drop(self, endpoint: str) -> None:
         with suppress(KeyError):
             self._open.pop(endpoint).close()
+
+
+def _readable(name: str, path: str | None) -> None:
+    """Raises HostRefused, which names the file: Python's own error of certificates does not."""
+    if path is None:
+        return
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as problem:
+        raise _no_certificate(f"{name} {path}", problem.strerror or str(problem)) from problem
+
+
+@contextmanager
+def _usable(named: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as problem:  # ssl.SSLError is one
+        raise _no_certificate(named, _why(problem)) from problem
+
+
+def _locked(key: str | None) -> str:
+    """In the place of a question at the terminal, which is OpenSSL's own answer to such a key."""
+    raise HostRefused(
+        f"key {key} of [cluster] is encrypted, and hvtx asks nobody for a passphrase",
+        hint=f"openssl pkey -in {key} -out NEW_FILE writes it without one: name that, mode 0600",
+    )
+
+
+def _no_certificate(named: str, why: str) -> HostRefused:
+    return HostRefused(
+        f"{named} of [cluster] cannot be used: {why}",
+        hint="ca, cert and key of [cluster] name files in PEM",
+    )
+
+
+def _why(problem: Exception) -> str:
+    """What went wrong, in words: without numbers of errors, and of lines of Python's (pure)."""
+    if isinstance(problem, ssl.SSLCertVerificationError):
+        return f"its certificate is not believed: {problem.verify_message.rstrip('.')}"
+    said = getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
+    if not isinstance(problem, ssl.SSLError):
+        return said
+    if isinstance(problem, ssl.SSLEOFError):  # an alert that says why is lost to a reset
+        return "it ended the connection: it may refuse the client's certificate, or not have TLS"
+    words = said.rpartition(" (_ssl.c:")[0] or said
+    return words.partition("] ")[2] or words
 
 
 def _said(endpoint: str, status: int, text: bytes) -> dict[str, Any]:

@@ -101,9 +101,10 @@ def check(
             refuse_names(each.policy, [networks[each.name]])
     for vm in vms:
         with placed(vm.where):
-            if vm.name in known.vms:
-                refuse_attachment(known.vms[vm.name].vm)
-            _check_vm(vm, networks)
+            found = known.vms.get(vm.name)
+            if found is not None:
+                refuse_attachment(found.vm)
+            _check_vm(vm, networks, up=found is not None and found.up)
             refuse_names(vm.vm.policy, [networks[name] for name in vm.networks])
     _check_ports(vms, known)
     _check_addresses(vms, known, networks)
@@ -140,14 +141,14 @@ def _refuse_overlap(subnet: str, here: Mapping[str, str], taken: Mapping[str, st
             )
 
 
-def _check_vm(vm: WantedVm, networks: Mapping[str, Network]) -> None:
+def _check_vm(vm: WantedVm, networks: Mapping[str, Network], *, up: bool) -> None:
     for asked, name in zip(addresses_of(vm, networks), vm.networks, strict=True):
         for address in asked.addresses:
             with advised(f"hvtx network show {name} tells its subnets; without ip any is chosen"):
                 addressing.check_guest_address(address, networks[name])
     for name, port in vm.published():
         addressing.check_published(port, networks[name])
-    if vm.start:
+    if vm.start or up:  # what is up is started again, whatever it is stopped for
         need_something_to_run(vm.vm)
 
 

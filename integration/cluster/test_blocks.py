@@ -573,7 +573,12 @@ def test_junk_below_the_prefix_is_named(two: Lab) -> None:
     assert ran.err.count("left out") == 4
     assert "'/hvtx/blocks/lab/junk'" in ran.err
     two.hvtx("h1", "cluster", "status")
-    two.hvtx("h1", "network", "routes", "--format", "frr")
+    put(two, "/hvtx/blocks/lab/203.0.113.0_30", "x 1.b")
+    put(two, "/hvtx/hosts/x/about", '{"address": "fe80::1%\\n192.0.2.66"}')
+    ran = two.hvtx("h1", "network", "routes", "--format", "frr")
+    (line,) = ran.out.splitlines()
+    assert line.endswith(f"/30 {ADDRESS['h2']}")
+    assert f"203.0.113.0/30 of lab is no /30 in {SUBNET}" in ran.err
     two.hvtx("h1", "explain", "10.64.0.5")
     two.hvtx("h1", "doctor", code=None)
     two.hvtx("h1", "network", "create", "all", "--subnet", "10.200.0.0/29", "--block-size", "30")

@@ -318,6 +318,51 @@ def test_a_network_is_replaced_only_without_vms(described: Set) -> None:
     described.settled()
 
 
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ('source = "192.0.2.9"\n', "192.0.2.9 is not this host's"),
+        ('uplink = "none0"\n', "no device 'none0'"),
+        ('bridge = "taken"\n', "taken exists already"),
+        ("", "10.99.0.0/24 overlaps"),
+    ],
+    ids=["source", "uplink", "bridge", "subnet"],
+)
+def test_no_network_is_removed_for_one_that_cannot_be(
+    described: Set, more: str, words: str
+) -> None:
+    lab.run("ip", "link", "add", "taken", "type", "bridge")
+    lab.run("ip", "addr", "add", "10.99.0.1/24", "dev", "taken")
+    lab.run("ip", "link", "set", "taken", "up")
+    described.write(LAB)
+    described("--yes")
+    described.write(LAB.replace("10.77", "10.78" if more else "10.99"), more)
+    with witness.unchanged():
+        ran = described("--yes", "--replace", code=3 if "uplink" in more else 4)
+    assert words in ran.err
+    assert "[networks.lab]" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ('hypervisor = "qemu"\nstart = false\n', "nothing to run"),
+        ('command = ["no-such-program"]\n', "no-such-program, is not on this host"),
+    ],
+)
+def test_no_vm_is_stopped_for_one_that_nothing_here_runs(
+    described: Set, table: str, words: str
+) -> None:
+    """`--restart` and `--replace` let a VM go for another, and not for none."""
+    described.write(LAB, DB)
+    described("--yes")
+    described.write(LAB, '[vms.db]\nnetwork = "lab"\n', table)
+    with witness.unchanged():
+        ran = described("--yes", "--restart", "--replace", code=3)
+    assert words in ran.err
+    assert "[vms.db]" in ran.err
+
+
 def test_networks_may_change_places(described: Set) -> None:
     """What one gives up another takes: all go before the first is made anew."""
     described.write('networks.a.subnet = "10.77.0.0/24"\nnetworks.b.subnet = "10.78.0.0/24"\n')

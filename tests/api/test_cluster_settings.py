@@ -37,13 +37,28 @@ def test_what_is_written_and_what_is_not() -> None:
         {**GOOD, "prefix": "/"},
         {**GOOD, "timeout": True},
         {**GOOD, "timeout": 0},
+        {**GOOD, "address": "fe80::1%eth0"},
         {**GOOD, "ca": 7},
+        {**GOOD, "ca": "etcd-ca.pem"},
+        {**GOOD, "ca": ""},
+        {**GOOD, "cert": "/c", "key": "./k"},
         {"source": "static", "blocks": []},
         {"source": "static", "blocks": {"a": "10.64.0.0/26"}},
         {"source": "static", "blocks": {"a": ["10.64.0.1/26"]}},
+        {"source": "static", "blocks": {"a": [7]}},
+        {"source": "static", "blocks": {"a": ["fd00::%x/122"]}},
         {"source": "static", "blocks": {"a": ["10.64.0.0/26"], "b": ["10.64.0.0/26"]}},
+        {"source": "static", "blocks": {"a": ["10.64.0.0/26", "10.64.0.0/255.255.255.192"]}},
     ],
 )
 def test_what_is_wrong_is_refused_with_the_file(table: object) -> None:
     with pytest.raises(UsageError, match="the configuration /etc/c"):
         parse(table, "/etc/c")
+
+
+@pytest.mark.parametrize("endpoint", ["https://root:s3cret@192.0.2.1:2379", "root:s3cret@etcd"])
+def test_a_user_of_etcd_is_refused_and_the_password_not_repeated(endpoint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse({**GOOD, "endpoints": [endpoint]}, "c")
+    assert "s3cret" not in f"{caught.value} {caught.value.hint}"
+    assert "sends no password" in caught.value.message

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from hvtx.cli.routes_text import lines_of
 from hvtx.commands.cluster_status import ShownRoute
 
@@ -30,4 +32,15 @@ def test_bird() -> None:
         "    ipv6;",
         "    route fd00::40/122 via 2001:db8::2;",
         "}",
+    ]
+
+
+@pytest.mark.parametrize(("form", "mark"), [("frr", "!"), ("bird", "#")])
+def test_an_address_of_the_other_family_is_no_next_hop(form: str, mark: str) -> None:
+    """FRR takes ``ip route 10.64.4.0/26 2001:db8::4`` for a route to an interface of that name."""
+    odd = ShownRoute("lab", "10.64.4.0/26", "d", "four", "2001:db8::4", local=False)
+    lines = lines_of([*ROUTES, odd], form)
+    assert lines == [
+        *lines_of(ROUTES, form),
+        f"{mark} 10.64.4.0/26 is left out: its host is reached by 2001:db8::4, of the other family",
     ]

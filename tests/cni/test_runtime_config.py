@@ -65,6 +65,7 @@ def test_a_port_that_is_told_twice_is_one() -> None:
         ({"hostPort": 80}, 7, "containerPort"),
         ({"hostPort": 80, "containerPort": 80, "hostIP": "localhost"}, 7, '"localhost"'),
         ({"hostPort": 80, "containerPort": 80, "hostIP": 3}, 7, "hostIP"),
+        ({"hostPort": 80, "containerPort": 80, "hostIP": "fe80::1%eth0"}, 7, "hostIP"),
         ("8080:80", 7, '"8080:80"'),
         ({"hostPort": 1, "containerPort": 2}, 7, "hostPort cannot be 1"),  # the first has it
         ({"hostPort": 1, "containerPort": 1, "hostIP": "127.0.0.1"}, 7, "hostPort cannot be 1"),
@@ -119,7 +120,7 @@ def test_an_empty_mac_is_none() -> None:
 
 
 @pytest.mark.parametrize(
-    "ips", ["10.77.0.2", [3], ["10.77.0"], ["10.77.0.2/33"], ["host"], [["a"]]]
+    "ips", ["10.77.0.2", [3], ["10.77.0"], ["10.77.0.2/33"], ["host"], [["a"]], ["fd77::7%eth0"]]
 )
 def test_addresses_that_cannot_be_are_refused(ips: Any) -> None:
     with pytest.raises(CniError, match=r"runtimeConfig\.ips") as caught:

@@ -38,6 +38,8 @@ def test_a_block_and_whose_it_is() -> None:
         ("lab/10.64.1.0_26", ""),
         ("lab/10.64.1.0_26", "\N{REPLACEMENT CHARACTER}\n x"),
         ("a b/10.64.1.0_26", "aaaaaaaaaa 1.b"),
+        ("lab/fd00::%x_64", "aaaaaaaaaa 1.b"),
+        ("lab/fd00::%x\n _64", "aaaaaaaaaa 1.b"),
     ],
 )
 def test_what_is_no_block(key: str, value: str) -> None:
@@ -62,6 +64,8 @@ def test_numbers() -> None:
     [
         ('{"host": "one", "address": "192.0.2.1"}', About("one", "192.0.2.1")),
         ('{"host": "one\\nip route", "address": "192.0.2.1\\nip route ::/0 ::1"}', About()),
+        ('{"address": "fe80::1%eth0"}', About()),
+        ('{"address": "fe80::1%\\nip route 10.0.0.0 255.0.0.0 192.0.2.66"}', About()),
         ('{"host": ["x"], "address": 5}', About()),
         ('["one"]', About()),
         ("no JSON", About()),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -200,10 +203,70 @@ def test_no_endpoint_at_all() -> None:
         asked.txn([], [])
 
 
-def test_certificates_that_cannot_be_read() -> None:
-    asked = Etcd(["https://127.0.0.1:1"], timeout=1, ca="/nonexistent")
-    with pytest.raises(HostRefused, match="certificates"):
+def tls(base: Path, name: str, *more: str) -> tuple[str, str]:
+    """A certificate that signs itself, and its key."""
+    cert, key = str(base / f"{name}.pem"), str(base / f"{name}.key")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+         "-keyout", key, "-out", cert, "-days", "2", "-subj", "/CN=etcd",
+         "-addext", "subjectAltName=IP:127.0.0.1", *(more or ("-nodes",))],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return cert, key
+
+
+def test_certificates_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    """Python's own error of a file that is not there has no name in it."""
+    cert, key = tls(tmp_path, "one")
+    _, other = tls(tmp_path, "other")
+    text = tmp_path / "text"
+    text.write_text("no PEM")
+    for files, words in (
+        ({"ca": "/nonexistent"}, "ca /nonexistent of [cluster] cannot be used: No such file"),
+        ({"ca": str(text)}, f"ca {text} of"),
+        ({"cert": "/none", "key": key}, "cert /none of [cluster] cannot be used: No such file"),
+        ({"cert": cert, "key": "/none"}, "key /none of"),
+        ({"cert": str(text), "key": key}, f"cert {text} with key {key} of"),
+        ({"cert": cert, "key": other}, f"cert {cert} with key {other} of [cluster] cannot be used: key values"),
+    ):  # fmt: skip
+        asked = Etcd(["https://127.0.0.1:1"], timeout=1, **files)
+        with pytest.raises(HostRefused) as caught:
+            asked.txn([], [])
+        assert words in caught.value.message, caught.value.message
+        assert "_ssl.c" not in caught.value.message
+
+
+def test_nobody_is_asked_for_the_passphrase_of_a_key(tmp_path: Path) -> None:
+    """OpenSSL would ask whoever sits at the terminal, once for each question to etcd."""
+    cert, key = tls(tmp_path, "locked", "-passout", "pass:secret")
+    asked = Etcd(["https://127.0.0.1:1"], timeout=1, cert=cert, key=key)
+    with pytest.raises(HostRefused, match="is encrypted") as caught:
         asked.txn([], [])
+    assert f"openssl pkey -in {key}" in str(caught.value.hint)
+
+
+@contextmanager
+def over_tls(cert: str, key: str) -> Iterator[str]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    with serving() as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        yield f"https://127.0.0.1:{server.server_address[1]}"
+
+
+def test_why_tls_was_refused_is_told_in_words(tmp_path: Path) -> None:
+    (cert, key), (stranger, _) = tls(tmp_path, "one"), tls(tmp_path, "other")
+    with over_tls(cert, key) as where:
+        asked = Etcd([where], timeout=5, ca=stranger)
+        with pytest.raises(Unanswered, match="its certificate is not believed: self-signed"):
+            asked.txn([], [])
+        asked.close()
+    with serving() as server:
+        asked = Etcd([at(server).replace("http", "https")], timeout=5, ca=cert)
+        with pytest.raises(Unanswered) as caught:
+            asked.txn([], [])
+        asked.close()
+    assert "ssl.c" not in str(caught.value)
 
 
 def test_all_below_a_prefix_end_before_the_next_letter() -> None:

@@ -249,6 +249,7 @@ REFUSED: dict[str, tuple[list[WantedNetwork], list[WantedVm], Known, type[HvtxEr
     "one port": ([], [vm("a", ports=((HTTP,),)), vm("b", ports=((HTTP._replace(host_ip="192.0.2.1"),),))], known(), UsageError),
     "nothing to run": ([], [vm(hypervisor="qemu", command=())], known(), NotFound),
     "nothing to run any more": ([], [vm(hypervisor="qemu", command=())], known(known_vm(hypervisor="qemu", kernel="/k")), NotFound),
+    "nothing to run, and it is up": ([], [vm(hypervisor="qemu", command=(), start=False)], known(known_vm()), NotFound),
     "a port on record": ([], [vm("a", ports=((HTTP,),))], known(known_vm(publish=(HTTP,))), Conflict),
 }  # fmt: skip
 

@@ -46,6 +46,12 @@ def probe(vm: Vm, run_directory: str, user: User | None = None) -> Probes:
     return _probe_qemu(vm, found) if vm.hypervisor == "qemu" else found
 
 
+def need_program(vm: Vm) -> None:
+    """Raise NotFound where what would run ``vm`` is not on this host."""
+    if vm.hypervisor != "external":
+        _binary(vm, this_machine())
+
+
 def _shut(vm: Vm, user: User | None) -> frozenset[str]:
     """What the VM's user cannot read by its name."""
     if user is None:

@@ -11,6 +11,8 @@ description:
   - Makes a network (a bridge, its gateway addresses, its firewall rules), changes it to what is described, or removes it.
   - What is described is the whole network. An option that is not there has the default of C(hvtx network create),
     except O(bridge) and O(dhcp), which stay as they are.
+  - In check mode an uplink and addresses that the host does not have yet are taken for what an earlier task may add, unless
+    a network would be removed for one with these.
 options:
   name:
     description: Name of the network.
@@ -135,10 +137,11 @@ def remove(module, host, found):
     if found is None:
         return {"changed": False, "actions": []}
     if module.check_mode and found.vms:
-        users = " ".join(found.vms)
+        down = {vm.vm.name for vm in host.vm.ls() if str(vm.state) == "defined"}
+        away = [f"hvtx vm rm {vm}{'' if vm in down else ' --force'}" for vm in found.vms]
         common.stop(
             module, f"network {found.name!r} is used by {', '.join(found.vms)}",
-            f"remove them first: hvtx vm rm {users}", code="conflict", exit_code=4,
+            "; ".join([*away, f"hvtx network rm {found.name}"]), code="conflict", exit_code=4,
         )  # fmt: skip
     if not module.check_mode:
         host.network.rm(found.name)
