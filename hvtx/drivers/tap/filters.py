@@ -37,9 +37,10 @@ def guard(
     if wanted["apart"]:
         links.keep_apart(index)
     guarded = links.guard(index, program_of(wanted))
-    if tap_spec(row).get("limit"):
+    summed = guarded and checksum_filter.put(index, loaded, links)
+    if tap_spec(row).get("limit"):  # the last, as where a device is made: the kernel asks it first
         limit(row)
-    return {"guarded": guarded, "summed": guarded and checksum_filter.put(index, loaded, links)}
+    return {"guarded": guarded, "summed": summed}
 
 
 def new_port(row: Resource, loaded: int | None) -> NewPort:
