@@ -210,6 +210,10 @@ def _of_several(layout: Layout, name: str, words: _Words) -> bytes:
     """A match of several options; empty for others."""
     if name == "connlimit":
         return _connlimit(layout, words)
+    if name == "addrtype":
+        found = list(words.options("--src-type", "--dst-type"))
+        value, inverted = _only(name, iter(found))
+        return _part(name, 1, _addrtype(value, inverted, source=found[0][0] == "--src-type"))
     return _conntrack_of(words) if name == "conntrack" else b""
 
 
@@ -252,13 +256,15 @@ def _only(name: str, options: Iterator[tuple[str, str, bool]]) -> tuple[str, boo
     return found[0]
 
 
-_LOCAL, _INVERT_DEST = 1 << 2, 2
+_LOCAL, _INVERT_SOURCE, _INVERT_DEST = 1 << 2, 1, 2
 
 
-def _addrtype(value: str, inverted: bool) -> bytes:
+def _addrtype(value: str, inverted: bool, *, source: bool = False) -> bytes:
     """The match addrtype: struct xt_addrtype_info_v1."""
     if value != "LOCAL":
         raise ValueError(f"cannot build a match of the address type {value!r}")
+    if source:
+        return struct.pack("=HHI", _LOCAL, 0, _INVERT_SOURCE if inverted else 0)
     return struct.pack("=HHI", 0, _LOCAL, _INVERT_DEST if inverted else 0)
 
 

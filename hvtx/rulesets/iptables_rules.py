@@ -154,6 +154,11 @@ def _network(installation: str, spec: FirewallSpec) -> tuple[Rule, ...]:
         # by way of the host too.
         hairpin = f"-s {ip_network(subnet)} -o {bridge} -m conntrack --ctstate DNAT -j MASQUERADE"
         rules.append(Rule(family, "nat", post, hairpin, first=True))
+        # And the host by its network's gateway: a guest with two networks would answer another of
+        # its addresses by the other one, where its own is not let out. (IPv6's chain sees guests.)
+        local = "-m addrtype --src-type LOCAL -m conntrack --ctstate DNAT -j MASQUERADE"
+        chain = "POSTROUTING" if family == 6 else post
+        rules.append(Rule(family, "nat", chain, f"-o {bridge} {local}", first=family == 4))
     return tuple(rules)
 
 

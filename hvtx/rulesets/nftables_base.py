@@ -148,6 +148,9 @@ _INET = BaseRuleset(
                 "ip saddr @masq4 masquerade",
                 "ip6 saddr @masq6 masquerade",
                 "ip saddr 127.0.0.0/8 oifname @bridges masquerade",
+                # A guest with two networks would answer another address of the host by the other
+                # one, where its own is not let out.
+                "ct status dnat oifname @bridges fib saddr type local masquerade",
             ),
         ),
         Chain(

@@ -241,6 +241,20 @@ def test_two_networks(hvtx: Program, world: lab.Namespace) -> None:
     assert reach(world, dual, "tcp", HOST4, 8080, 80) == WORLD4
 
 
+def test_the_host_reaches_a_port_of_a_guest_with_two_networks(hvtx: Program) -> None:
+    """By each of its addresses, in whichever of the networks the port is published."""
+    make_network(hvtx)
+    hvtx("network", "create", "far", "--subnet", "10.78.0.0/24", "--subnet", "fd78::/64")
+    dual = run(hvtx, "dual", "--network", "far", "-p", "8080:80", "-p", "far/8090:80")
+    seen = {
+        (port, address): reach(None, dual, "tcp", address, port, 80)
+        for address in [*HOST_ADDRESSES, "10.78.0.1", "fd78::1"]
+        for port in (8080, 8090)
+    }
+    gateways = {8080: (GATEWAY4, GATEWAY6), 8090: ("10.78.0.1", "fd78::1")}
+    assert seen == {(port, to): gateways[port][":" in to] for port, to in seen}
+
+
 def host_hears(
     sender: GuestVm | lab.Namespace, source: str, target: str, mac: tuple[str, str],
     *, patience: float = QUICK,

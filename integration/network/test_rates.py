@@ -171,6 +171,12 @@ def test_neighbours_are_found_beyond_the_limit(hvtx: Program, air: Air) -> None:
         assert (found4, found6) == (sent, sent), side
 
 
+def filters_of(device: str) -> list[str]:
+    """The handles of a device's filters of what its guest sends, in the kernel's order."""
+    told = lab.run("tc", "filter", "show", "dev", device, "ingress")
+    return [line.split("handle ")[1].split()[0] for line in told.splitlines() if "handle" in line]
+
+
 def test_limits_come_and_go_under_a_running_vm(hvtx: Program, air: Air) -> None:
     """They are shown, are of one VM alone, and leave nothing behind."""
     before = lab.run("tc", "filter", "show", "dev", air.one.device, "ingress")
@@ -187,6 +193,11 @@ def test_limits_come_and_go_under_a_running_vm(hvtx: Program, air: Air) -> None:
     assert "hvtx-rate 1000000000bit 0pps" in lab.run(
         "tc", "filter", "show", "dev", air.one.device, "egress"
     )
+    order = filters_of(air.one.device)
+    assert len(order) == 3
+    lab.run("tc", "filter", "del", "dev", air.one.device, "ingress")
+    hvtx("repair")
+    assert filters_of(air.one.device) == order
     hvtx("vm", "set", "one", "--limit", "none")
     assert hvtx.vm("one")["limit"] is None
     after = lab.run("tc", "filter", "show", "dev", air.one.device, "ingress")

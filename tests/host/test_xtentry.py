@@ -50,6 +50,16 @@ def test_matches_stand_in_the_order_of_the_words_and_the_comment_is_the_last(fam
     assert found[3][2].rstrip(b"\0") == b"hvtx:x"
 
 
+def test_the_type_of_a_source_address() -> None:
+    """struct xt_addrtype_info_v1: of the source, of the destination, what is inverted."""
+    for words, data in (
+        ("--src-type LOCAL", (4, 0, 0)), ("! --src-type LOCAL", (4, 0, 1)),
+        ("--dst-type LOCAL", (0, 4, 0)), ("! --dst-type LOCAL", (0, 4, 2)),
+    ):  # fmt: skip
+        found = parts(4, xtentry.build(4, f"-m addrtype {words} -j DROP", "x"))
+        assert found[0] == ("addrtype", 1, struct.pack("=HHI", *data)), words
+
+
 @pytest.mark.parametrize(("family", "bits", "mask"), [(4, 32, "ffffffff"), (4, 25, "ffffff80"),
                                                      (6, 128, "ff" * 16), (6, 10, "ffc0")])  # fmt: skip
 def test_connections_are_counted_by_address_or_prefix(family: int, bits: int, mask: str) -> None:
@@ -109,6 +119,7 @@ def test_a_protocol_is_asked_for_in_both_families() -> None:
         "-m conntrack --ctexpire 5 -j DROP",
         "-m conntrack -j DROP",
         "-m addrtype --dst-type LOCAL --dst-type LOCAL -j DROP",
+        "-m addrtype --src-type LOCAL --dst-type LOCAL -j DROP",
         "-m addrtype --dst-type UNICAST -j DROP",
         "-m multiport --dports 1,2 -j DROP",
         "-p tcp -m tcp --dport 65536 -j DROP",

@@ -36,7 +36,7 @@ def guard(
     given = new_ports.guard(
         links, row.ifindex, program_of(wanted), loaded, apart=bool(wanted["apart"])
     )
-    if tap_spec(row).get("limit"):
+    if tap_spec(row).get("limit"):  # the last, as where a device is made: the kernel asks it first
         limit(row)
     return given._asdict()
 
