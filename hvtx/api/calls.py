@@ -29,6 +29,11 @@ Notices = Callable[[str, str], None]  # ``warning`` or ``note``, and a sentence
 Events = Callable[[Sequence[Mapping[str, Any]]], None]  # entries, as ``log --json`` has them
 
 
+def begin_program() -> None:
+    """What a program of hvtx's own does once, and the library leaves to who uses it."""
+    children.await_ends()
+
+
 class Calls:
     """How the verbs of a :class:`hvtx.Host` are called."""
 
