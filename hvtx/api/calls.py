@@ -42,6 +42,11 @@ def texts(**given: object) -> None:
             named(value, field)
 
 
+def begin_program() -> None:
+    """What a program of hvtx's own does once, and the library leaves to who uses it."""
+    children.await_ends()
+
+
 class Calls:
     """How the verbs of a :class:`hvtx.Host` are called."""
 

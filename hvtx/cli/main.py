@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from hvtx.api.calls import lacks_frame, unexpected, with_notes
+from hvtx.api.calls import begin_program, lacks_frame, unexpected, with_notes
 from hvtx.cli import quick
 from hvtx.cli.interrupts import interruptible
 from hvtx.cli.names import PROGRAM
@@ -20,6 +20,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run a command line; returns its exit code."""
     os.umask(os.umask(0o077) & 0o077)  # what takes from the owner would shut us out of our own
     open_what_is_closed()
+    begin_program()
     streams = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = cast("Any", Answers(sys.stdout)), cast("Any", Messages(sys.stderr))
     try:

@@ -93,8 +93,9 @@ def _version_asked(environment: Mapping[str, str]) -> str | None:
 
 
 def _attachments(**settings: str) -> Attachments:
-    from hvtx.api import Host
+    from hvtx.api import Host, calls
 
+    calls.begin_program()
     given: dict[str, Any] = dict(settings)
     return Host(notices=_notice, **given).attachments
 

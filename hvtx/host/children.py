@@ -53,6 +53,15 @@ def uninterrupted() -> Iterator[set[int]]:
         signals.pthread_sigmask(signals.SIG_SETMASK, before)
 
 
+def await_ends() -> None:
+    """Where whoever started this program ignores SIGCHLD, nothing is told of how a child ended.
+
+    For a program of hvtx's own: what a program that uses the library does is its own matter.
+    """
+    if signals.getsignal(signals.SIGCHLD) == signals.SIG_IGN:
+        signals.signal(signals.SIGCHLD, signals.SIG_DFL)
+
+
 def started(pid: int) -> None:
     """Note a child that was just started."""
     _fresh.pids.append(pid)

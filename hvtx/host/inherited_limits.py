@@ -1,4 +1,4 @@
-"""Process attributes inherited from the caller: limits, niceness, processors.
+"""Process attributes inherited from the caller: limits, niceness, processors, personality.
 
 A VM that somebody starts from a shell with a limit on CPU time, or from a timer with a low
 priority, is to live as one that the host started at boot does.
@@ -11,9 +11,12 @@ import functools
 import os
 from collections.abc import Iterator
 
-from hvtx.host import children, descriptors
+from hvtx.host import children, descriptors, system_call
 
 _SPARE = 64  # files that a starter opens beside those that it holds
+_ASK = 0xFFFFFFFF  # personality(2): what it is
+_OF_A_PROCESS = 1  # IOPRIO_WHO_PROCESS
+_IO_PRIORITY = {"x86_64": (251, 252), "aarch64": (30, 31)}  # ioprio_set, ioprio_get by machine
 _OPEN = 524288  # systemd's DefaultLimitNOFILE=1024:524288
 # By name without RLIMIT_: soft and hard. As the kernel gives them to the first process
 # (include/asm-generic/resource.h), and systemd to a service. No core dump unless the program asks:
@@ -43,10 +46,26 @@ def usual_limits() -> Iterator[None]:
 
     A soft limit can be raised up to the hard one; that only with CAP_SYS_RESOURCE. Who holds many
     files (sockets of ports) could open no more below the usual limit: what is started has a higher
-    one then, which :func:`in_shell` takes back.
+    one then, which :func:`in_shell` takes back. Its addresses are chosen by chance, whatever
+    whoever started us has asked for (``setarch -R``, a debugger).
     """
-    with children.spawning:
+    with children.spawning, _usual_personality():
         yield from _usual_limits()
+
+
+@contextlib.contextmanager
+def _usual_personality() -> Iterator[None]:
+    """The usual personality (PER_LINUX, no flag) of this thread, and of what it starts."""
+    personality, _ = system_call.found("personality")
+    before = personality(_ASK)
+    if before <= 0:  # as usual, or refused
+        yield
+        return
+    personality(0)
+    try:
+        yield
+    finally:
+        personality(before)
 
 
 def _usual_limits() -> Iterator[None]:
@@ -125,7 +144,7 @@ def _lower(one: int, other: int) -> int:
 
 
 def forget(pid: int) -> None:
-    """Give ``pid``, a child that has just been started, the niceness, policy and processors of all.
+    """Give ``pid``, a child that has just been started, the priorities and processors of all.
 
     As far as that is allowed: to become less nice takes CAP_SYS_NICE. The kernel's choice of whom
     to end when memory runs out forgets its starter, too.
@@ -136,6 +155,12 @@ def forget(pid: int) -> None:
     with contextlib.suppress(OSError):
         if os.getpriority(os.PRIO_PROCESS, pid):
             os.setpriority(os.PRIO_PROCESS, pid, 0)
+    machine = os.uname().machine
+    if machine in _IO_PRIORITY:
+        syscall, _ = system_call.found()
+        change, ask = _IO_PRIORITY[machine]
+        if syscall(ask, _OF_A_PROCESS, pid) > 0:
+            syscall(change, _OF_A_PROCESS, pid, 0)  # none: as its niceness says
     with contextlib.suppress(OSError):
         every = os.sched_getaffinity(1)
         if os.sched_getaffinity(pid) != every:

@@ -76,7 +76,7 @@ def spawn(path: str, source: int, size: int) -> int:
             file_actions=[*actions, *closing(2)],
             setsid=True,
             setsigmask=(),
-            setsigdef=(signals.SIGPIPE, signals.SIGCHLD, signals.SIGXFSZ),
+            setsigdef=signals.ALL,
         )
         children.started(pid)
     return pid

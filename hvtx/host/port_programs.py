@@ -69,7 +69,7 @@ def start(command_lines: Iterable[list[str]], actions: Sequence[Action]) -> tupl
         try:
             pid = os.posix_spawn(
                 words[0], words, {"LC_ALL": "C"}, file_actions=actions, setsid=True, setsigmask=(),
-                setsigdef=(signals.SIGPIPE, signals.SIGCHLD, signals.SIGXFSZ, signals.SIGTERM),
+                setsigdef=signals.ALL,
             )  # fmt: skip
         except OSError as problem:
             failed = problem

@@ -7,6 +7,7 @@ from hvtx.model.typed import TYPE_CHECKING
 if TYPE_CHECKING:
     from signal import (
         SIG_BLOCK,
+        SIG_DFL,
         SIG_IGN,
         SIG_SETMASK,
         SIG_UNBLOCK,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         SIGTTIN,
         SIGTTOU,
         SIGXFSZ,
+        getsignal,
         pidfd_send_signal,
         pthread_sigmask,
         signal,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 else:
     from _signal import (
         SIG_BLOCK,
+        SIG_DFL,
         SIG_IGN,
         SIG_SETMASK,
         SIG_UNBLOCK,
@@ -45,6 +48,7 @@ else:
         SIGTTIN,
         SIGTTOU,
         SIGXFSZ,
+        getsignal,
         pidfd_send_signal,
         pthread_sigmask,
         signal,
@@ -53,6 +57,9 @@ else:
 
 __all__ = [
     "SIGCHLD", "SIGHUP", "SIGINT", "SIGKILL", "SIGPIPE", "SIGQUIT", "SIGSTOP", "SIGTERM", "SIGTSTP",
-    "SIGTTIN", "SIGTTOU", "SIGXFSZ", "SIG_BLOCK", "SIG_IGN", "SIG_SETMASK", "SIG_UNBLOCK",
-    "pidfd_send_signal", "pthread_sigmask", "signal", "valid_signals",
+    "SIGTTIN", "SIGTTOU", "SIGXFSZ", "SIG_BLOCK", "SIG_DFL", "SIG_IGN", "SIG_SETMASK",
+    "SIG_UNBLOCK", "getsignal", "pidfd_send_signal", "pthread_sigmask", "signal", "valid_signals",
 ]  # fmt: skip
+
+# What a started process is to have as it is by default, whatever our starter ignores.
+ALL = sorted(valid_signals() - {SIGKILL, SIGSTOP})

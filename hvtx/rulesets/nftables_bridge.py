@@ -60,8 +60,20 @@ BRIDGE = BaseRuleset(
                 "ip daddr 127.0.0.0/8 drop",
                 "udp sport 67 drop",
                 "udp dport 68 drop",
+                "ip protocol igmp goto guard_igmp",
                 "iifname . ip saddr @own4 accept",
                 "ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67 accept",
+                "drop",
+            ),
+        ),
+        # A bridge that hears a query sends to groups only where somebody answered for them: one
+        # that no guest hears cuts all of them off, and from their neighbours over IPv6. A later
+        # fragment, which the bridge reads as if it were whole, shows no type here.
+        Chain(
+            "guard_igmp",
+            "",
+            (
+                "@th,0,8 != 0x11 iifname . ip saddr @own4 accept",
                 "drop",
             ),
         ),
@@ -87,6 +99,7 @@ BRIDGE = BaseRuleset(
             "",
             (
                 "icmpv6 type nd-router-advert drop",
+                "icmpv6 type mld-listener-query drop",  # as of IGMP
                 "icmpv6 type nd-neighbor-advert goto guard_advert",
                 "ip6 saddr :: goto guard_nobody6",
                 "icmpv6 type nd-neighbor-solicit goto guard_solicit6",

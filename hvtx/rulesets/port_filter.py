@@ -49,8 +49,8 @@ from hvtx.rulesets.packing import packed, packed_mac
 
 _HEADERS = 5  # so many extension headers are read
 _NEXT, _NOBODY, _TYPE = 0, 1, 2  # scratch memory
-_UDP = 17
-_RELAY_FORW = 12  # of DHCPv6, RFC 8415
+_IGMP, _IGMP_QUERY, _UDP = 2, 0x11, 17  # RFC 2236
+_MLD_QUERY, _ADVERTISES, _RELAY_FORW = 130, 134, 12  # RFC 2710, 4861; of DHCPv6, RFC 8415
 
 
 def port_program(guard: Mapping[str, Any]) -> bytes:
@@ -65,7 +65,7 @@ def port_program(guard: Mapping[str, Any]) -> bytes:
     program.add(LDB, VLAN)
     program.need(JEQ, 0)
     mac = packed_mac(guard["mac"])
-    _need_mac(program, 6, mac)
+    program.need_mac(6, mac)
     if guard.get("apart"):
         _to_bridge_only(program, packed_mac(guard["apart"]["bridge"]))
     for kind, block in ((ARP, _arp), (IP4, _ip4), (IP6, _ip6)):
@@ -86,19 +86,12 @@ def _own(guard: Mapping[str, Any], size: int) -> list[bytes]:
     return [raw for address in told if address and len(raw := packed(address)) == size]
 
 
-def _need_mac(program: Program, at: int, mac: bytes) -> None:
-    program.add(LDW, at)
-    program.need(JEQ, int.from_bytes(mac[:4], "big"))
-    program.add(LDH, at + 4)
-    program.need(JEQ, int.from_bytes(mac[4:], "big"))
-
-
 def _to_bridge_only(program: Program, bridge: bytes) -> None:
     """Frames to one receiver go to the host; those to many are held by flags of the ports."""
     on = program.label()
     program.add(LDB, 0)
     program.add(JSET, 1, on)
-    _need_mac(program, 0, bridge)
+    program.need_mac(0, bridge)
     program.at(on)
 
 
@@ -108,7 +101,7 @@ def _arp(program: Program, guard: Mapping[str, Any]) -> None:
     program.need(JEQ, 0x00010800)
     program.add(LDH, _IP + 4)
     program.need(JEQ, 0x0604)
-    _need_mac(program, _IP + 8, packed_mac(guard["mac"]))
+    program.need_mac(_IP + 8, packed_mac(guard["mac"]))
     own = _own(guard, 4)
     if own:
         for raw in own:
@@ -162,6 +155,7 @@ def _ip4(program: Program, guard: Mapping[str, Any]) -> None:
     program.refuse(JEQ, 0x7F000000)
     source, nobody, first = program.label(), program.label(), program.label()
     program.add(LDB, _IP + 9)
+    _no_query4(program, source)
     program.add(JEQ, _UDP, "", source)
     program.add(LDH, _IP + 6)
     program.add(JSET, 0x1FFF, source, first)
@@ -200,6 +194,24 @@ def _ip4(program: Program, guard: Mapping[str, Any]) -> None:
     program.let_pass()
 
 
+def _no_query4(program: Program, on: str) -> None:
+    """Drop IGMP's queries, and fragments, which a bridge reads as if whole; ``on``: its others.
+
+    What is loaded is the protocol, and stays so. Why: see ``guard_igmp`` in nftables_bridge.
+    """
+    asks, other = program.label(), program.label()
+    program.add(JEQ, _IGMP, asks, other)
+    program.at(asks)
+    program.add(LDH, _IP + 6)
+    program.refuse(JSET, 0x1FFF)
+    program.add(MSH, _IP)
+    program.room(_IP + 1, behind=True)
+    program.add(LDB_X, _IP)
+    program.refuse(JEQ, _IGMP_QUERY)
+    program.go(on)
+    program.at(other)
+
+
 def _own_lease(program: Program, mac: bytes, on: str) -> None:
     """Drop what asks a DHCP server for another's MAC (RFC 2131: chaddr); ``on``: all other ports.
 
@@ -210,10 +222,7 @@ def _own_lease(program: Program, mac: bytes, on: str) -> None:
     program.add(JEQ, 67, asks, on)
     program.at(asks)
     program.room(_IP + 42, behind=True)
-    program.add(LDW_X, _IP + 36)
-    program.need(JEQ, int.from_bytes(mac[:4], "big"))
-    program.add(LDH_X, _IP + 40)
-    program.need(JEQ, int.from_bytes(mac[4:], "big"))
+    program.need_mac(_IP + 36, mac, behind=True)
 
 
 def _ip6(program: Program, guard: Mapping[str, Any]) -> None:
@@ -340,7 +349,8 @@ def _upper6(program: Program, guard: Mapping[str, Any], icmp: str, udp: str, oth
     program.add(MEM, _NOBODY)
     program.add(JEQ, 1, nobody)
     program.add(MEM, _TYPE)
-    program.refuse(JEQ, 134)
+    program.refuse(JEQ, _ADVERTISES)
+    program.refuse(JEQ, _MLD_QUERY)
     mac = packed_mac(guard["mac"])
     for kind, at, option in ((133, 8, 1), (135, 24, 1), (136, 24, 2)):
         another = program.label()
@@ -386,8 +396,5 @@ def _own_link(program: Program, mac: bytes, at: int, option: int) -> None:
     program.add(JGE, _IP + at + 8, "", none)
     program.add(LDB_X, _IP + at)
     program.need(JEQ, option)
-    program.add(LDW_X, _IP + at + 2)
-    program.need(JEQ, int.from_bytes(mac[:4], "big"))
-    program.add(LDH_X, _IP + at + 6)
-    program.need(JEQ, int.from_bytes(mac[4:], "big"))
+    program.need_mac(_IP + at + 2, mac, behind=True)
     program.at(none)

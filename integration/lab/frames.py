@@ -243,14 +243,17 @@ def udp_over_4(
     return make
 
 
-def over_4(source: str, protocol: int, body: bytes, *, to4: str = "", ttl: int = 64) -> Make:
+def over_4(
+    source: str, protocol: int, body: bytes, *, to4: str = "", ttl: int = 64, fragment: int = 0
+) -> Make:
     """An IPv4 packet of another protocol, its checksum (if any) at its third byte."""
 
     def make(scene: Scene, to: To, cookie: bytes) -> bytes:
         sender, aim = _address(scene, source), to4 or to.ipv4
         content = body + cookie
         content = content[:2] + struct.pack(">H", checksum(content)) + content[4:]
-        return bare(scene.mac, to.mac, IP4, packet4(sender, aim, protocol, content, ttl=ttl))
+        packet = packet4(sender, aim, protocol, content, ttl=ttl, fragment=fragment)
+        return bare(scene.mac, to.mac, IP4, packet)
 
     return make
 
@@ -530,6 +533,13 @@ _SPOOFED_4 = {
     "IGMP query of nobody": Try(
         over_4("0.0.0.0", IGMP, struct.pack(">BBHI", 0x11, 100, 0, 0), to4="224.0.0.1", ttl=1)
     ),
+    "IGMP query of its own": Try(
+        over_4("own4", IGMP, struct.pack(">BBHI", 0x11, 100, 0, 0), to4="224.0.0.1", ttl=1)
+    ),
+    "IGMP query in a later fragment": Try(
+        over_4("own4", IGMP, struct.pack(">BBHI", 0x11, 100, 0, 0), to4="224.0.0.1", fragment=1),
+        held=True,
+    ),
     "IGMP farewell of another": Try(
         over_4("other4", IGMP, struct.pack(">BBH4s", 0x17, 0, 0, packed_ip("239.7.7.7")), ttl=1)
     ),
@@ -733,6 +743,12 @@ _ND = (
         "MLD query from ::": Try(
             message("::", struct.pack(">BBHHH", 130, 0, 0, 100, 0) + bytes(16))
         ),
+        **{
+            f"MLD query of its own{_behind(h)}": Try(
+                message("own link", struct.pack(">BBHHH", 130, 0, 0, 100, 0) + bytes(16), h)
+            )
+            for h in _ND_HEADERS
+        },
         "MLD report of another": Try(
             message("other link", struct.pack(">BBHHH", 143, 0, 0, 0, 1) + bytes(20))
         ),
@@ -891,13 +907,6 @@ HONEST: dict[str, Try] = {
     "duplicate detection of its link": _good(neighbour(135, "own link", source="::")),
     "duplicate detection of a random link": _good(neighbour(135, "any link", source="::")),
     "redirect of its own": _good(redirect("own link")),
-    "IGMP query of its own": _good(
-        over_4("own4", IGMP, struct.pack(">BBHI", 0x11, 100, 0, 0), to4="224.0.0.1", ttl=1),
-        _TO_ALL,
-    ),
-    "MLD query of its own": _good(
-        message("own link", struct.pack(">BBHHH", 130, 0, 0, 100, 0) + bytes(16))
-    ),
     "multicast report from ::": _good(
         message("::", struct.pack(">BBHHH", 143, 0, 0, 0, 1) + bytes((4, 0, 0, 0)) + bytes(16))
     ),

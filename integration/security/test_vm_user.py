@@ -238,12 +238,17 @@ def limited(name: int, soft: int) -> Iterator[None]:
 
 
 def test_nothing_of_its_starter_stays(hvtx: Forked) -> None:
-    """Limits, niceness, processors, umask, the choice of whom to end when memory runs out."""
+    """Limits, priorities, processors, umask, signals, personality, whom to end without memory."""
     hvtx("network", "create", "net", "--subnet", "10.77.0.0/24")
     argv = [sys.executable, "-m", "hvtx", "vm", "run", "web", "--network", "net", *SLEEP]
-    setup = 'umask 0; echo 500 >/proc/self/oom_score_adj; exec nice -n 5 taskset -c 0 "$@"'
+    setup = (
+        'umask 0; echo 500 >/proc/self/oom_score_adj; exec nice -n 5 taskset -c 0 setarch -R "$@"'
+    )
+    ignored = ["ionice", "-c3", "env", "--ignore-signal=USR1,USR2,ALRM,SEGV,CHLD,TTOU"]
     limits = ["prlimit", "--cpu=99:", "--fsize=77000000:", "--core=unlimited:", "--as=9000000000:"]
-    subprocess.run(["sh", "-c", setup, "sh", *limits, *argv], check=True, capture_output=True)
+    subprocess.run(
+        ["sh", "-c", setup, "sh", *ignored, *limits, *argv], check=True, capture_output=True
+    )
     pid = hvtx.vm("web")["pid"]
     told = Path(f"/proc/{pid}/limits").read_text()
     soft = dict(re.findall(r"^(Max .+?)\s{2,}(\S+)", told, re.MULTILINE))
@@ -254,6 +259,10 @@ def test_nothing_of_its_starter_stays(hvtx: Forked) -> None:
     assert os.sched_getaffinity(pid) == os.sched_getaffinity(1)
     assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "0\n"
     assert status(pid)["Umask"] == "0022"
+    assert int(Path(f"/proc/{pid}/personality").read_text(), 16) == 0
+    assert lab.run("ionice", "-p", str(pid)).startswith("none")
+    pipe, of_the_library = 1 << 12, 3 << 31  # posix_spawn itself ignores 32 and 33
+    assert int(status(pid)["SigIgn"], 16) & ~of_the_library == pipe
 
 
 def test_our_own_limits_are_back_after_a_start(hvtx: Forked) -> None:

@@ -139,3 +139,15 @@ def test_a_signal_that_comes_before_leaves_none_held_back(monkeypatch: pytest.Mo
     with pytest.raises(KeyboardInterrupt), children.uninterrupted():
         pytest.fail("it was raised before")
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_how_a_child_ends_is_told_whatever_our_starter_ignores() -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        children.await_ends()
+        assert os.waitstatus_to_exitcode(os.waitpid(spawn("exit 7"), 0)[1]) == 7
+        signal.signal(signal.SIGCHLD, handler := lambda *_: None)
+        children.await_ends()
+        assert signal.getsignal(signal.SIGCHLD) is handler
+    finally:
+        signal.signal(signal.SIGCHLD, before)

@@ -82,6 +82,12 @@ def ip4(
     return frame(0x0800, head + addresses + struct.pack(">HHHH", *ports, 8, 0) + body)
 
 
+def igmp(kind: int, *, at: int = 0) -> bytes:
+    head = struct.pack(">BBHHHBBHI", 0x46, 0, 32, 0, at, 1, 2, 0, 0)[:12]
+    addresses = socket.inet_aton("10.77.0.5") + socket.inet_aton("224.0.0.1")
+    return frame(0x0800, head + addresses + bytes((0x94, 4, 0, 0, kind, 0, 0, 0)) + bytes(4))
+
+
 def bootp(mac: str) -> bytes:
     return b"\1\1\6" + bytes(25) + bytes.fromhex(mac.replace(":", "")) + bytes(202)
 
@@ -112,6 +118,7 @@ GOOD = {
     "its own advertisement": ip6("fe80::9", "ff02::1", 58, icmp6(136, "fd77::5")),
     "duplicate detection": ip6("::", "ff02::1", 58, icmp6(135, "fd77::5")),
     "a report": ip6("::", "ff02::16", 58, icmp6(143), 0),
+    "a report of igmp": igmp(0x16),
 }
 BAD = {
     "another MAC": frame(0x0800, GOOD["own"][14:], source="02:00:00:00:00:06"),
@@ -126,6 +133,11 @@ BAD = {
     "dhcp in fragments": ip4("10.77.0.5", "10.77.0.1", (68, 67), at=0x2000),
     "a relay of dhcp6": ip6("fe80::9", "ff02::1:2", 17, struct.pack(">HHHHI", 546, 547, 12, 0, 12 << 24)),
     "dhcp6 in fragments": ip6("fe80::9", "ff02::1:2", 17, struct.pack(">HHHH", 546, 547, 12, 0), 44),
+    "a query of igmp": igmp(0x11),
+    "a query of igmp in fragments": igmp(0x16, at=1),
+    "a cut off igmp": igmp(0x16)[:34],
+    "a query of mld": ip6("fe80::9", "ff02::1", 58, icmp6(130), 0),
+    "a query of mld behind options": ip6("fe80::9", "ff02::1", 58, icmp6(130), 0, 60),
     "nobody": ip4("0.0.0.0", "10.77.0.1"),
     "another of six": ip6("fd77::6", "fd77::1", 17, UDP),
     "the gateway's link-local": ip6("fe80::1", "ff02::1", 17, UDP),

@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import signal
 import time
 from collections.abc import Mapping, Sequence
 
@@ -32,6 +31,7 @@ from hvtx.host import (
     paths,
     pids,
     procfs,
+    signals,
 )
 from hvtx.host import dnsmasq as installed
 from hvtx.host.files import is_there
@@ -233,7 +233,7 @@ def end(identity: Identity) -> bool:
     """End a process, which ends what it has forked; whether it is gone. Raises OSError."""
     if identity.boot_id != procfs.boot_id():
         return True
-    for number, seconds in ((signal.SIGTERM, TERM_SECONDS), (signal.SIGKILL, KILL_SECONDS)):
+    for number, seconds in ((signals.SIGTERM, TERM_SECONDS), (signals.SIGKILL, KILL_SECONDS)):
         if not procfs.signal(identity, number) or procfs.wait_gone(identity, seconds):
             children.reap(identity.pid)
             return True
@@ -337,10 +337,7 @@ def _spawned(words: Sequence[str], errors: str) -> tuple[int, int]:
                 ],
                 setsid=True,
                 setsigmask=(),
-                setsigdef=(
-                    *(signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE),
-                    *(signal.SIGTERM, signal.SIGCHLD, signal.SIGXFSZ),
-                ),
+                setsigdef=signals.ALL,
             )
             children.started(pid)
         inherited_limits.forget(pid)

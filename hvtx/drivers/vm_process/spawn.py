@@ -15,16 +15,6 @@ from hvtx.model.typed import Any
 from hvtx.model.user import User
 
 ENTER = 'umask "$1"; cd -- "$2" || exit 126; shift 2; exec "$@"'
-_DEFAULTED = (
-    signals.SIGHUP,
-    signals.SIGINT,
-    signals.SIGQUIT,
-    signals.SIGPIPE,
-    signals.SIGTERM,
-    signals.SIGCHLD,
-    signals.SIGTSTP,
-    signals.SIGXFSZ,
-)
 # What a service manager tells its own child, and what another VM process was told: not for ours.
 _NOT_INHERITED = (
     "NOTIFY_SOCKET",
@@ -116,7 +106,7 @@ def _spawned(
                 file_actions=actions,
                 setsid=True,
                 setsigmask=(),
-                setsigdef=_DEFAULTED,
+                setsigdef=signals.ALL,
             )
 
     with inherited_limits.usual_limits(), children.uninterrupted():
