@@ -142,7 +142,11 @@ def _no_command(name: str, group: click.Group, path: str, arguments: Sequence[st
         return UsageError(f"no such command {name!r}", hint=advice)
     elif meant is None:
         meant = _likely_command(name, group, path)
-    hint = help_hint(path) if meant is None else f"did you mean `{PROGRAM} {meant}`?"
+    hint = (
+        f"`{path} --help` shows its commands"
+        if meant is None
+        else f"did you mean `{PROGRAM} {meant}`?"
+    )
     return UsageError(f"no such command {name!r}", hint=hint)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 
@@ -10,6 +11,7 @@ from hvtx.engine.checks import (
     checksums,
     cluster,
     dhcp,
+    directories,
     egress,
     exits,
     kernel,
@@ -43,15 +45,33 @@ def _findings(runtime: Runtime, checks: Mapping[str, Check]) -> list[Finding]:
         try:
             findings += check(runtime)
         except (HvtxError, OSError, ValueError) as problem:
-            fix = problem.hint if isinstance(problem, HvtxError) else None
-            words = f"could not be checked: {problem}"
+            fix = problem.hint if isinstance(problem, HvtxError) else _fix(problem)
+            words = f"could not be checked: {_words(problem)}"
             findings.append(Finding(name, "warning", words, (), fix or AS_ROOT))
     return findings
+
+
+def _words(problem: Exception) -> str:
+    """An error without its number, which means nothing to people."""
+    if isinstance(problem, OSError) and problem.strerror:
+        return ": ".join(filter(None, (str(problem.filename or ""), problem.strerror)))
+    return str(problem)
+
+
+def _fix(problem: Exception) -> str | None:
+    """What helps where it is this process's limit, and not its user."""
+    number = problem.errno if isinstance(problem, OSError) else None
+    if number == errno.EMFILE:
+        return "raise the limit on open files: ulimit -n 1024"
+    if number == errno.ENFILE:
+        return "raise the host's limit on open files: sysctl -w fs.file-max=1048576"
+    return None
 
 
 CHECKS: dict[str, Check] = {
     "permissions": own.check_permissions,
     "store": own.check_store,
+    "directories": lambda runtime: directories.check_directories(runtime.settings),
     "operations": own.check_operations,
     "processes": own.check_processes,
     "tun": kernel.check_tun,

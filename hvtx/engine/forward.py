@@ -121,7 +121,7 @@ def _judged(
                if guest.wants]  # fmt: skip
     picture = picture.plus([_port(guest, master) for guest, master in asked])
     families = {family for promise in made for family in promise.network.families}
-    bridges = {promise.network.bridge for promise in made}
+    bridges = {promise.network.bridge for promise in made} | uplink_checks.bridges_of_hvtx()
     exits = {family: uplink_checks.way_out(picture, family, bridges) for family in families}
     notes = uplink_checks.offline(picture, sorted(families), bridges)
     names = CauseNames(picture, [promise.network for promise in made])

@@ -8,12 +8,14 @@ from contextlib import closing
 
 from hvtx.engine.trial import Exit, beyond
 from hvtx.host.inet import packed
+from hvtx.host.links import Links
 from hvtx.host.netlink import Channel
 from hvtx.host.replica import thought, topology
 from hvtx.host.replica.causes import Leg, Way, leads, neighbour, paths
 from hvtx.host.replica.scratch import Picture
 from hvtx.host.replica.topology import Device
 from hvtx.host.replica.tries import WORLD
+from hvtx.model.mark import FAMILY
 from hvtx.model.traffic import Note
 
 _UPLINK_INDEX, UPLINK = 0x7FFE0001, "hvreplica-up"
@@ -84,6 +86,13 @@ def thought_out(family: int) -> Exit:
     """The way to the world by that."""
     own = packed(_UPLINK_ADDRESS[family].partition("/")[0])
     return Exit(UPLINK, WORLD[family], own)
+
+
+def bridges_of_hvtx() -> set[str]:
+    """Names of bridges of any installation here, recorded or not: they lead to guests."""
+    with closing(Links()) as links:
+        found = links.all()
+    return {x.name for x in found if x.kind == "bridge" and (x.alias or "").startswith(FAMILY)}
 
 
 # -- what a host without a world is told -----------------------------------------------------------

@@ -54,11 +54,13 @@ def room_for_ports(ports: int, sockets: int) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         return
     most = max(0, (hard - (wanted - sockets)) * ports // sockets)
+    held = "1 published port is" if ports == 1 else f"{ports} published ports are"
+    fewer = f"at most {most} port{'s' * (most > 1)}" if most else "none"
     raise HostRefused(
-        f"{ports} published ports are held by {sockets} sockets, and this process may have {hard}"
+        f"{held} held by {sockets} socket{'s' * (sockets > 1)}, and this process may have {hard}"
         " files open (the hard limit)",
         hint=f"raise that limit (ulimit -Hn {wanted}; LimitNOFILE={wanted} in a unit), or publish"
-        f" at most {most} ports; nothing was done",
+        f" {fewer}; nothing was done",
     )
 
 

@@ -48,6 +48,27 @@ def lack() -> HostRefused | None:
     return None
 
 
+def broken() -> HostRefused | None:
+    """Why the program that is installed does not run, if so: it is asked for its version."""
+    path = find()
+    if path is None:
+        return None
+    try:
+        ended = program.run((path, "--version"), _VERSION_SECONDS)
+    except OSError as problem:
+        how = problem.strerror or str(problem)
+    else:
+        if ended.status == 0:
+            return None
+        said = next((line for line in reversed(ended.output.splitlines()) if line.strip()), "")
+        how = "did not end" if ended.status is None else f"ended with status {ended.status}"
+        how += f": {said.strip() or 'it says nothing'}"
+    return HostRefused(
+        f"dnsmasq does not run: {path} --version: {how}",
+        hint=f"see what is wrong with it: {path} --version; or make networks with --no-dhcp",
+    )
+
+
 def fills_no_sets() -> Conflict | None:
     """Why the dnsmasq of this host cannot fill sets of nftables with addresses of names, if so."""
     path = find()

@@ -85,13 +85,20 @@ def spawn(path: str, source: int, size: int) -> int:
 def closing(above: int) -> list[tuple[int, ...]]:
     """What makes posix_spawn close every inheritable descriptor above a number.
 
-    All of Python's own are close-on-exec; the rest came from whoever started us.
+    All of Python's own are close-on-exec; the rest came from whoever started us. One that is not
+    below the limit on open files, which was lowered since it was opened, is refused as an action
+    (glibc's posix_spawn_file_actions_addclose, EBADF): it becomes close-on-exec.
     """
     actions: list[tuple[int, ...]] = []
+    limit = os.sysconf("SC_OPEN_MAX")
     for name in os.listdir("/proc/self/fd"):
         number = int(name)
         try:
-            if number > above and os.get_inheritable(number):
+            if number <= above or not os.get_inheritable(number):
+                continue
+            if number >= limit > 0:
+                os.set_inheritable(number, False)
+            else:
                 actions.append((os.POSIX_SPAWN_CLOSE, number))
         except OSError:  # the listing's own
             continue

@@ -7,16 +7,33 @@ import os
 
 def filesystem_of(path: str) -> str:
     """The type of the file system that ``path`` is on (``ext4``); empty if it cannot be told."""
+    return _find(path)[0]
+
+
+def mount_of(path: str) -> str:
+    """Where the file system of ``path`` is mounted; ``/`` if it cannot be told."""
+    return _find(path)[1]
+
+
+def _find(path: str) -> tuple[str, str]:
     try:
         with open("/proc/thread-self/mountinfo", encoding="utf-8", errors="replace") as file:
-            return find_filesystem(file.read(), os.path.realpath(path))
+            return find_mount(file.read(), os.path.realpath(path))
     except OSError:
-        return ""
+        return "", "/"
 
 
 def find_filesystem(mountinfo: str, path: str) -> str:
-    """The same from a text in the form of proc(5), mountinfo; of several mounts the last counts."""
-    found, longest = "", -1
+    """The type alone of what :func:`find_mount` finds."""
+    return find_mount(mountinfo, path)[0]
+
+
+def find_mount(mountinfo: str, path: str) -> tuple[str, str]:
+    """The type and place of a path's mount, from a text in the form of proc(5), mountinfo.
+
+    Of several mounts the last counts. Pure.
+    """
+    found, longest, where = "", -1, "/"
     for line in mountinfo.splitlines():
         left, _, right = line.partition(" - ")
         fields = left.split(" ")
@@ -25,8 +42,8 @@ def find_filesystem(mountinfo: str, path: str) -> str:
         place = unescaped(fields[4])
         below = place in ("/", path) or path.startswith(place + "/")
         if below and len(place) >= longest:
-            found, longest = right.split(" ")[0], len(place)
-    return found
+            found, longest, where = right.split(" ")[0], len(place), place
+    return found, where
 
 
 def unescaped(place: str) -> str:

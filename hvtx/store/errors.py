@@ -6,6 +6,7 @@ Every error that leaves the store is one of the interface's (:mod:`hvtx.errors`)
 from __future__ import annotations
 
 import _sqlite3 as sqlite3
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,14 +19,43 @@ _LOCKED = ("locked", KEPT)
 _UNREADABLE = ("malformed", "not a database", "disk image", "unsupported file format")
 
 
-def untrusted(path: str, why: str) -> Refused:
+def untrusted(path: str, why: str, hint: str | None = None) -> Refused:
     """The refusal of a database that is not whole, or not a store."""
-    return Refused(
-        "store-untrusted",
-        f"{path} cannot be trusted: {why}",
-        hint="put back a good copy; without one, move it away and `hvtx gc --plan` shows what is"
-        " marked",
+    return Refused("store-untrusted", f"{path} cannot be trusted: {why}", hint=hint or _anew(path))
+
+
+def _quoted(path: str) -> str:
+    """A path as a shell reads it; shlex, with re, is loaded for messages only."""
+    import shlex
+
+    return shlex.quote(path)
+
+
+def _anew(path: str) -> str:
+    """What to do about a store that is lost: the commands, whole where its directory is known."""
+    directory = _quoted(os.path.dirname(path) or "DIR")
+    return (
+        f"hvtx store restore FILE puts a backup back; without one: mv {directory} {directory}.bad;"
+        " then `hvtx gc --plan` shows what is marked (docs/emergency.md)"
     )
+
+
+def owned_by_another(path: str, user: int) -> Refused:
+    """The refusal of a state directory, or a file in it, that is another user's."""
+    return untrusted(
+        path, f"it belongs to user {user}",
+        f"chown {os.geteuid()} {_quoted(path)}, if you trust what that user may have changed there",
+    )  # fmt: skip
+
+
+def not_a_directory(path: str) -> Refused:
+    """The refusal of a state directory that is a link, or no directory at all."""
+    target = os.path.realpath(path) if os.path.islink(path) else "DIR"
+    return untrusted(
+        path, "the state directory is a link or not a directory",
+        f"name the directory itself: --state-dir {_quoted(target)} before the command, or"
+        " state_dir in the configuration",
+    )  # fmt: skip
 
 
 def forbidden(path: str) -> NotPermitted:

@@ -17,7 +17,9 @@ from hvtx.store.database import FILE, PAGE, Store
 from hvtx.store.errors import (
     KEPT,
     forbidden,
+    not_a_directory,
     not_believed,
+    owned_by_another,
     too_full,
     translate,
     translated,
@@ -133,7 +135,7 @@ def _look(directory: str, path: str) -> bool:
             hint="choose another place with --state-dir",
         ) from problem
     if stat.S_ISLNK(where.st_mode) or not stat.S_ISDIR(where.st_mode):
-        raise untrusted(directory, "the state directory is a link or not a directory")
+        raise not_a_directory(directory)
     friends = (0, os.geteuid())
     for suffix in ("", "-wal", "-shm"):
         try:
@@ -146,8 +148,9 @@ def _look(directory: str, path: str) -> bool:
             raise forbidden(path) from problem
         if not stat.S_ISREG(found.st_mode):
             raise untrusted(path + suffix, "it is a link or not a regular file")
-        if found.st_uid not in friends or where.st_uid not in friends:
-            raise untrusted(path + suffix, f"it belongs to user {found.st_uid}")
+        for one, seen in ((directory, where), (path + suffix, found)):
+            if seen.st_uid not in friends:
+                raise owned_by_another(one, seen.st_uid)
         if not suffix and found.st_size == 0:
             raise untrusted(path, "it is empty")
         if not suffix and found.st_size % PAGE:

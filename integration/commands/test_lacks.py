@@ -222,3 +222,74 @@ def test_of_two_that_move_an_empty_store_one_is_refused(hvtx: Program) -> None:
     said = [beginner.communicate("go\n", timeout=60)[0] for beginner in beginners]
     assert said == ["wrong-namespace\n"] * 2
     assert lab.difference(before, lab.dump()) == ""
+
+
+# -- directories and services ----------------------------------------------------------------------
+
+UNSAFE = {
+    "everybody's": ("chmod 777 {}", "is not safe: it is world-writable (mode 0777)"),
+    "somebody else's": ("chown 12345 {}", "is not safe: it belongs to user 12345"),
+    "read-only": (
+        "mount --bind {0} {0}; mount -o remount,bind,ro {0}",
+        "is on a file system that is mounted read-only",
+    ),
+}
+
+
+@pytest.mark.parametrize("option", ["state", "run"])
+@pytest.mark.parametrize("case", UNSAFE)
+def test_directories_that_refuse_every_change(
+    hvtx: Program, tmp_path: Path, case: str, option: str
+) -> None:
+    """What a change is refused for (7) is an error of doctor, whose fix ends it."""
+    above = {name: tmp_path / name for name in ("state", "run")}
+    for place in above.values():
+        place.mkdir(mode=0o700)
+    places = {f"HVTX_{name.upper()}_DIR": f"{path}/hvtx" for name, path in above.items()}
+    hvtx(*NETWORK, **places)
+    plant, words = (text.format(above[option]) for text in UNSAFE[case])
+    try:
+        refused = lacking(plant, "vm", "create", "web", "--network", "net", *SLEEP, **places)
+        assert refused.code == 7, refused
+        doctor = lacking(plant, "doctor", "--json", **places)
+        assert doctor.code == 1
+        ((level, message, hint),) = findings(doctor, "directories")
+        assert (level, words in message, str(above[option]) in hint) == ("error", True, True)
+        mended = f"{plant}; {hint.partition(', or')[0]}"
+        healthy = lacking(mended, "doctor", "--json", **places)
+        assert [level for level, _, _ in findings(healthy, "directories")] == ["ok"]
+        assert lacking(mended, "network", "rm", "net", **places).code == 0
+    finally:
+        for path in above.values():
+            os.chown(path, 0, 0)
+            path.chmod(0o700)
+
+
+def test_a_dnsmasq_that_does_not_run(hvtx: Program, tmp_path: Path) -> None:
+    """doctor tells before a network is refused for it, and with which words it ends."""
+    broken = tmp_path / "dnsmasq"
+    broken.write_text("#!/bin/sh\nexit 127\n")
+    broken.chmod(0o755)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HVTX_DHCP": "auto"}
+    hvtx("network", "create", "one", "--subnet", "10.78.0.0/24", "--no-dhcp")
+    with witness.undone():
+        refused = hvtx(*NETWORK, "--dhcp", code=6, **path)
+    assert "hint: `dnsmasq --version` tells if it runs, " in refused.err
+    ((level, message, hint),) = findings(hvtx("doctor", "--json", **path), "dhcp")
+    assert level == "warning"
+    assert f"{broken} --version: ended with status 127: it says nothing" in message
+    assert f"{broken} --version" in hint
+    hvtx("network", "rm", "one")
+
+
+def test_a_bridge_of_an_unread_store_is_no_way_out(hvtx: Program, tmp_path: Path) -> None:
+    """A store that cannot be opened leaves its bridges there: nobody reaches the world by them."""
+    places = {"HVTX_STATE_DIR": str(tmp_path / "lost")}
+    hvtx(*NETWORK, **places)
+    damaged = {"HVTX_STATE_DIR": str(tmp_path / "damaged")}
+    (tmp_path / "damaged").mkdir(mode=0o700)
+    (tmp_path / "damaged" / "hvtx.db").write_bytes(bytes(4096))
+    told = hvtx("doctor", "--json", code=1, **damaged)
+    assert findings(told, "store")[0][0] == "error"
+    assert [level for level, _, _ in findings(told, "forward")] == ["ok"], told
+    hvtx("network", "rm", "net", **places)

@@ -182,7 +182,7 @@ def test_an_error_without_a_hint_has_that_of_its_class(kind: type[HvtxError]) ->
     [
         (["--state-dir", "vm", "gc", "--schema", "--all"], "hvtx gc"),
         (["--bogus", "vm", "create"], "hvtx"),
-        (["nonsense"], "hvtx"),
+        (["--bogus"], "hvtx"),
         (["vm", "create", "x", "--bogus"], "hvtx vm create"),
         (["vm", "attach", "--pid", "x", "vm"], "hvtx vm attach"),
         (["gc", "--plan", "--yes"], "hvtx gc"),

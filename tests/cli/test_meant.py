@@ -88,7 +88,7 @@ def test_an_option_in_another_place(
     [
         (("vm", "create", "web", "--name", "x"), "hint: `hvtx vm create --help` shows its options"),
         (("vm", "show", "web", "-i"), "hint: `hvtx vm show --help` shows its options"),
-        (("frobnicate",), "hint: `hvtx --help` shows its options"),
+        (("frobnicate",), "hint: `hvtx --help` shows its commands"),
         (("network", "restart"), "hint: `hvtx network --help` shows its commands"),
         (("import", "libvirt"), "hint: `hvtx import --help` shows its commands"),
         (("gc",), "hint: hvtx gc --plan shows the plan, hvtx gc --apply carries it out"),

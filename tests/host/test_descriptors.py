@@ -58,3 +58,15 @@ def test_who_may_not_have_enough_is_refused(used: int) -> None:
         descriptors.need(used + descriptors.USUAL + resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     assert "ulimit -n" in str(refused.value.hint)
     assert os.listdir("/proc/self/fd") == before
+
+
+def test_one_port_is_told_as_one(used: int) -> None:
+    """And where none is left, that none can be published."""
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (used + 20, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    )
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with pytest.raises(HostRefused) as refused:
+        descriptors.room_for_ports(1, hard)
+    assert f"1 published port is held by {hard} sockets" in str(refused.value)
+    assert str(refused.value.hint).endswith("or publish none; nothing was done")

@@ -47,3 +47,26 @@ def test_where_there_is_none_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None
     why = dnsmasq.fills_no_sets()
     assert why is not None
     assert "is not installed" in why.message
+
+
+def test_one_that_does_not_run_says_how_it_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it wrote last, and the command by which a person sees it."""
+    path = tmp_path / "dnsmasq"
+    monkeypatch.setattr(dnsmasq, "NAMES", (str(path),))
+    assert dnsmasq.broken() is None  # another check says that there is none
+    for script, words in (
+        ("echo 2.90; exit 0", None),
+        ("echo first; echo libubus.so is missing >&2; exit 127", "127: libubus.so is missing"),
+        ("exit 1", "1: it says nothing"),
+    ):
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        problem = dnsmasq.broken()
+        told = None if problem is None else problem.message
+        wanted = f"dnsmasq does not run: {path} --version: ended with status {words}"
+        assert told == (wanted if words else None)
+        assert problem is None or f"{path} --version" in str(problem.hint)
+    path.write_bytes(b"\x7fELF")
+    assert "Exec format error" in str(dnsmasq.broken())

@@ -279,8 +279,25 @@ def test_a_store_of_another_user_is_not_believed(shelf: Shelf, what: str) -> Non
     with shelf.opened():
         pass
     os.chown(shelf.file if what == "file" else shelf.state, 12345, 12345)
+    theirs = shelf.file if what == "file" else shelf.state
     for writable in (True, False):
-        assert refusal(shelf, writable=writable).code == "store-untrusted"
+        problem = refusal(shelf, writable=writable)
+        assert problem.code == "store-untrusted"
+        assert problem.message == f"{theirs} cannot be trusted: it belongs to user 12345"
+        assert (problem.hint or "").startswith(f"chown 0 {theirs}, if ")
+
+
+def test_each_refusal_says_how_it_is_mended(shelf: Shelf) -> None:
+    """A link is named by what it leads to; without a copy, the directory that is moved is named."""
+    with shelf.opened():
+        pass
+    shelf.file.write_bytes(b"")
+    assert f"; without one: mv {shelf.state} {shelf.state}.bad;" in (refusal(shelf).hint or "")
+    _link_directory(shelf)
+    target = os.path.realpath(shelf.state)
+    assert (refusal(shelf).hint or "").startswith(
+        f"name the directory itself: --state-dir {target} before the command"
+    )
 
 
 # -- content that is not a store -----------------------------------------------------------------------

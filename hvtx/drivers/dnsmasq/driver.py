@@ -381,7 +381,7 @@ def _refused(row: Resource, words: str, but: int = 0) -> HostRefused:
         )
     return ServiceRefused(
         f"{row.key} {words}",
-        hint="`ss -lntup` shows who has ports 53 and 67; a network made with --no-dhcp has none",
+        hint="`dnsmasq --version` tells if it runs, `ss -lntup` who has 53 and 67; or --no-dhcp",
     )
 
 

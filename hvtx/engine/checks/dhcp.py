@@ -22,7 +22,7 @@ def check_dhcp(runtime: Runtime) -> Iterator[Finding]:
     """Services that are missing (one that died is a damage), and what would keep them from it."""
     scope = networks_now(runtime, runtime.read(records.networks))
     served = [network for network in scope.networks.values() if network.dhcp]
-    lack = dnsmasq.lack()
+    lack = dnsmasq.lack() or dnsmasq.broken()
     if lack is not None:
         names = ", ".join(network.name for network in served)
         if names:

@@ -111,8 +111,9 @@ def check_loopback6(runtime: Runtime) -> Iterator[Finding]:
     """Published ports that are not reached through [::1]."""
     served = runtime.read(leases.loopback6_ports)
     if served:
+        ports = "1 published port is" if served == 1 else f"{served} published ports are"
         yield Finding(
-            "loopback", "warning", f"{served} published ports are not reachable through [::1]",
+            "loopback", "warning", f"{ports} not reachable through [::1]",
             ("NAT cannot serve [::1]",), "use 127.0.0.1 or another address of this host",
         )  # fmt: skip
 

@@ -62,7 +62,9 @@ def check_users(runtime: Runtime) -> Iterator[Finding]:
     if not vmuser.may_make_namespaces():
         lacks.append("no network namespace of its own: that takes CAP_SYS_ADMIN, and unshare")
     if binary is not None and seccomp.sandbox_of(binary) is None:
-        lacks.append(f"no filter of system calls: {binary} was built without libseccomp")
+        lacks.append(
+            f"no filter of system calls: {binary} is not known to be built with libseccomp"
+        )
     with suppress(OSError):
         mode = stat.S_IMODE(os.stat(tun.DEVICE).st_mode)
         if mode & 0o006 != 0o006:

@@ -1,0 +1,26 @@
+"""What a child of posix_spawn is not to inherit."""
+
+from __future__ import annotations
+
+import os
+import resource
+
+from hvtx.host import children
+from hvtx.host.logger import closing
+
+
+def test_what_is_open_above_the_limit_is_not_inherited_either() -> None:
+    """As under a shell that lowered it: glibc refuses to close such a number in the child."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    source = os.open("/dev/null", os.O_RDONLY)
+    low, high = os.dup2(source, 90), os.dup2(source, 200)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (150, before[1]))
+        argv = ["sh", "-c", f"test ! -e /proc/self/fd/{low} && test ! -e /proc/self/fd/{high}"]
+        with children.spawning:
+            pid = os.posix_spawn("/bin/sh", argv, {}, file_actions=closing(2))
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for descriptor in (source, low, high):
+            os.close(descriptor)
