@@ -93,7 +93,7 @@ class Settling:
 
     def claimed(self, rows: Iterable[Resource]) -> set[str]:
         """VMs where something of theirs stands where it belongs to another row, too."""
-        if self._elements is None:
+        if self._elements is None or not self._by_mark:  # of VMs that all died, none is left
             return set()
         return {
             self._by_mark[mark]

@@ -258,38 +258,46 @@ def parse_elements(body: bytes, found: list[Element]) -> None:
     Written out instead of through :func:`attributes`, since thousands are read for every plan:
     an element is ``{KEY {VALUE}} [{DATA {VALUE or VERDICT}}] … [USERDATA]``, in this order.
     """
-    for kind, start, end in attributes(body, 4, len(body)):
-        if kind != LIST_ELEMENTS:
-            continue
-        at = start
-        while at < end:
-            length, _, key_length, key_kind, value_length, _ = SIX.unpack_from(body, at)
-            stop = at + length
-            if length < 12 or stop > end or key_kind & 0x3FFF != ELEM_KEY or value_length < 5:
-                raise Garbled("a set element in a form that is not known")
-            key = body[at + 12 : at + 8 + value_length]
-            data, comment, flows, interval, counted = b"", None, 0, False, None
-            inner = at + 4 + ((key_length + 3) & ~3)
-            while inner < stop:
-                size, what = TWO.unpack_from(body, inner)
-                if size < 4:
-                    raise Garbled("a set element with an empty attribute")
-                what &= 0x3FFF
-                if what == ELEM_DATA:
-                    data = body[inner + 8 : inner + 4 + TWO.unpack_from(body, inner + 4)[0]]
-                elif what == ELEM_KEY_END:
-                    key += body[inner + 8 : inner + 4 + TWO.unpack_from(body, inner + 4)[0]]
-                    interval = True
-                elif what == ELEM_EXPR:
-                    flows, counted = _statement(body, inner + 4, inner + size)
-                elif what == ELEM_USERDATA:
-                    if body[inner + 4] == 0 and body[inner + 5] == size - 6:  # a comment only
-                        comment = body[inner + 6 : inner + size - 1].decode(errors="replace")
-                    else:
-                        comment = comment_of(body[inner + 4 : inner + size])
-                inner += (size + 3) & ~3
-            found.append(Element(key, data, comment, flows, interval, counted))
-            at += (length + 3) & ~3
+    at, end = 4, len(body)
+    while at + 4 <= end:  # as `attributes` walks
+        length, kind = TWO.unpack_from(body, at)
+        if length < 4 or at + length > end:
+            raise Garbled("a netlink attribute runs past its message")
+        if kind & 0x3FFF == LIST_ELEMENTS:
+            _parse_list(body, at + 4, at + length, found)
+        at += (length + 3) & ~3
+
+
+def _parse_list(body: bytes, at: int, end: int, found: list[Element]) -> None:
+    """Append the elements that stand in ``body[at:end]``."""
+    while at < end:
+        length, _, key_length, key_kind, value_length, _ = SIX.unpack_from(body, at)
+        stop = at + length
+        if length < 12 or stop > end or key_kind & 0x3FFF != ELEM_KEY or value_length < 5:
+            raise Garbled("a set element in a form that is not known")
+        key = body[at + 12 : at + 8 + value_length]
+        data, comment, flows, interval, counted = b"", None, 0, False, None
+        inner = at + 4 + ((key_length + 3) & ~3)
+        while inner < stop:
+            size, what = TWO.unpack_from(body, inner)
+            if size < 4:
+                raise Garbled("a set element with an empty attribute")
+            what &= 0x3FFF
+            if what == ELEM_DATA:
+                data = body[inner + 8 : inner + 4 + TWO.unpack_from(body, inner + 4)[0]]
+            elif what == ELEM_KEY_END:
+                key += body[inner + 8 : inner + 4 + TWO.unpack_from(body, inner + 4)[0]]
+                interval = True
+            elif what == ELEM_EXPR:
+                flows, counted = _statement(body, inner + 4, inner + size)
+            elif what == ELEM_USERDATA:
+                if body[inner + 4] == 0 and body[inner + 5] == size - 6:  # a comment only
+                    comment = body[inner + 6 : inner + size - 1].decode(errors="replace")
+                else:
+                    comment = comment_of(body[inner + 4 : inner + size])
+            inner += (size + 3) & ~3
+        found.append(Element(key, data, comment, flows, interval, counted))
+        at += (length + 3) & ~3
 
 
 def _statement(body: bytes, start: int, stop: int) -> tuple[int, tuple[int, int] | None]:

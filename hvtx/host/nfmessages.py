@@ -138,8 +138,8 @@ def element_named(piece: SetElement) -> bytes:
     """A message about the element at a key, whatever else there is to it."""
     if piece.interval:
         return list_body(piece, key_of(piece))
-    size = len(piece.key)
-    return _before_key(piece.table, piece.set, size) + piece.key.ljust(_padded(size), b"\0")
+    key, size = piece.key, len(piece.key)
+    return _before_key(piece.table, piece.set, size) + key + bytes(-size & 3)
 
 
 @functools.lru_cache(256)
@@ -147,11 +147,7 @@ def _before_key(table: str, name: str, size: int) -> bytes:
     """The message up to a key of so many bytes, which is its end: of one set it is the same."""
     key = value_of(ELEM_KEY, bytes(size), False)
     body = _set_named(table, name) + nested(LIST_ELEMENTS, nested(1, key))
-    return body[: len(body) - _padded(size)]
-
-
-def _padded(size: int) -> int:
-    return (size + 3) & ~3
+    return body[: len(body) - ((size + 3) & ~3)]
 
 
 def add_element(piece: SetElement, comment: str) -> Command:

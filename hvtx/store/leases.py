@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import _sqlite3 as sqlite3
 from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
 
 from hvtx.errors import Conflict, NoRoom, UsageError
 from hvtx.model.address import family_of
 from hvtx.model.resource import FLOWS
-from hvtx.model.typed import NamedTuple
+from hvtx.model.typed import TYPE_CHECKING, NamedTuple
 from hvtx.model.vm import Interface, Network, Publish
 
+if TYPE_CHECKING:
+    from ipaddress import IPv4Network, IPv6Network
+
 _LARGEST_OFFSET = 1 << 62
+_KEPT = 256  # subnets, and addresses that nobody is leased
 
 
 class Claim(NamedTuple):
@@ -95,15 +100,27 @@ class _Ends(NamedTuple):
 
     def offsets(self) -> list[int]:
         """How far the gateway and what is taken are from the subnet's beginning, sorted."""
-        import ipaddress
+        found = [_offset(self.cidr, text) for text in (self.gateway, *self.taken)]
+        return sorted(offset for offset in found if offset is not None)
 
-        subnet = ipaddress.ip_network(self.cidr)
-        inside = (
-            address
-            for text in (self.gateway, *self.taken)
-            if (address := ipaddress.ip_address(text)) in subnet
-        )
-        return sorted(int(address) - int(subnet.network_address) for address in inside)
+
+# what all VMs of a network ask for: to read an address takes as long as to lease it
+
+
+@lru_cache(_KEPT)
+def _subnet(cidr: str) -> IPv4Network | IPv6Network:
+    import ipaddress
+
+    return ipaddress.ip_network(cidr)
+
+
+@lru_cache(_KEPT)
+def _offset(cidr: str, text: str) -> int | None:
+    """How far an address is from the beginning of a subnet; None for one that is elsewhere."""
+    import ipaddress
+
+    subnet, address = _subnet(cidr), ipaddress.ip_address(text)
+    return int(address) - int(subnet.network_address) if address in subnet else None
 
 
 def _lease(
@@ -114,16 +131,12 @@ def _lease(
     given: str | None,
     position: int = 0,
 ) -> str:
-    import ipaddress
-
     cidr = ends.cidr
     family = family_of(cidr)
-    subnet = ipaddress.ip_network(cidr)
-    base = int(subnet.network_address)
     if network.block_size is not None:
         return _lease_of_block(sql, interface, network, ends, given, position)
     if given is None:
-        offset = _lowest_free(sql, network, family, ends.offsets())
+        offset, subnet = _lowest_free(sql, network, family, ends.offsets()), _subnet(cidr)
         last = subnet.num_addresses - (2 if family == 4 else 1)
         if offset > last:
             raise Conflict(
@@ -132,8 +145,10 @@ def _lease(
             )
         address = str(subnet.network_address + offset)
     else:
+        import ipaddress
+
         address = given
-        offset = int(ipaddress.ip_address(given)) - base
+        offset = int(ipaddress.ip_address(given)) - int(_subnet(cidr).network_address)
         refuse_taken_address(sql, address)
     _insert(sql, interface, network, address, offset, position)
     return address
@@ -159,14 +174,12 @@ def _insert(
 
 def free_in_blocks(sql: sqlite3.Connection, network: Network, taken: Collection[str]) -> int | None:
     """The lowest free offset in this host's blocks of a network; None: they are full."""
-    import ipaddress
-
     from hvtx.store import blocks
 
     cidr, gateway = network.ranges[0]
     ends = [0, *_Ends(cidr, gateway, taken).offsets()]
     if family_of(cidr) == 4:
-        ends.append(ipaddress.ip_network(cidr).num_addresses - 1)
+        ends.append(_subnet(cidr).num_addresses - 1)
     return blocks.lowest_free(sql, network, ends)
 
 
@@ -181,7 +194,7 @@ def _lease_of_block(
     """Lease an address of a block that is this host's. Raises NoRoom, Conflict."""
     import ipaddress
 
-    base = ipaddress.ip_network(ends.cidr).network_address
+    base = _subnet(ends.cidr).network_address
     if given is None:
         offset = free_in_blocks(sql, network, ends.taken)
         if offset is None:

@@ -146,6 +146,21 @@ def test_what_two_rows_claim_is_judged_for_both(monkeypatch: pytest.MonkeyPatch)
     assert weakened != other
 
 
+def test_where_no_vm_is_left_settled_no_element_is_looked_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A plan of a thousand dead VMs takes all of them back; nothing is anybody else's then."""
+    world = World(1, 2)
+    settling = world.settling()
+    rows, _ = settling.take_back(list(settling.vms))
+
+    def unasked(*_: object) -> Any:
+        pytest.fail("an element was looked up")
+
+    monkeypatch.setattr(OwnElements, "holders", unasked)
+    assert settling.claimed(rows) == set()
+
+
 def test_an_element_that_is_listed_twice_is_told() -> None:
     piece = unplaced({**PORT, "host_port": 1, "ipv4": "10.0.0.1"})[0]  # type: ignore[typeddict-item]
     body = elements_in(add_element(piece, "hvtx:1:x:1").body)

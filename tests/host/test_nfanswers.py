@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from hvtx.drivers.nftables import ruleset
 from hvtx.host import nfanswers
 from hvtx.host.netlink import attribute, text
-from hvtx.host.nfanswers import parse_named, parse_rule
+from hvtx.host.nfanswers import Element, parse_elements, parse_named, parse_rule
+from hvtx.host.nfmessages import add_element
 from hvtx.host.nfnumbers import (
     BE64,
     RULE_CHAIN,
@@ -16,6 +19,7 @@ from hvtx.host.nfnumbers import (
     RULE_TABLE,
     RULE_USERDATA,
 )
+from hvtx.model.hook import SetElement
 
 _MARK = "hvtx:1:abc:7.xyz"
 
@@ -94,3 +98,25 @@ def test_the_entry_of_an_own_rule_is_made_once(monkeypatch: pytest.MonkeyPatch) 
     entries = [entry for _, entry in ruleset.rule_entries(session, rules)]  # type: ignore[arg-type]
     assert [(e.mark, e.place.chain, e.handle) for e in entries] == [(_MARK, "forward", 9)] * 3
     assert len(made) == 1
+
+
+def test_an_element_that_is_looked_up_is_read_in_few_calls() -> None:
+    """A VM that ends has eleven, each of which is looked up."""
+    piece = SetElement("inet", "t", "guests4", b"\x0a\x4d\0\x02" + b"hvbr0".ljust(16, b"\0"))
+    body = bytes(4) + add_element(piece, _MARK).body
+    for _ in range(100):  # what is made once for all is made
+        parse_elements(body, [])
+    found: list[Element] = []
+    calls = 0
+
+    def count(_: object, event: str, __: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        parse_elements(body, found)
+    finally:
+        sys.setprofile(None)
+    assert [(one.key, one.comment) for one in found] == [(piece.key, _MARK)]
+    assert calls <= 4, calls

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import MappingProxyType
 from typing import Any
 
@@ -11,8 +12,9 @@ from hvtx.model.place import nft_place
 from hvtx.model.plan import Snapshot
 from hvtx.model.reason import Reason
 from hvtx.model.resource import BRIDGE_GROUP, Address, Entry, Kind, Resource, State
+from hvtx.planner.gc import plan_gc
 from hvtx.planner.presence import Presence, index, presence
-from tests.planner.scene import NOW, OURS, link, mark
+from tests.planner.scene import NOW, OURS, Scene, link, mark
 
 MAC = "02:00:00:00:00:01"
 PLACE, TEXT = nft_place("inet", "mine", "set"), "10.77.0.2"
@@ -144,3 +146,55 @@ def test_an_address_is_ours_on_a_device_with_its_networks_mark() -> None:
 def test_a_file_is_ours_with_its_mark() -> None:
     assert verdict(FILE, files={"/etc/x.conf": FILE.mark}).here is True
     assert verdict(FILE, files={"/etc/x.conf": ""}).problem is Reason.MARK_MISMATCH
+
+
+def test_rules_of_a_table_that_are_as_recorded_cost_a_plan_no_call_each() -> None:
+    """Every host has some 250 of them, without a single VM."""
+    few = [_calls_of_a_plan(_with_rules(20)) for _ in range(3)]  # the first also fill what is kept
+    assert _calls_of_a_plan(_with_rules(200)) <= few[-1]
+
+
+def _with_rules(number: int) -> Snapshot:
+    """Handles are the kernel's, which no row knows."""
+    where = nft_place("inet", "mine", "chain")
+    wanted = tuple(Entry("nftables", where, f"rule {n}", RULES.mark) for n in range(number))
+    seen = tuple(entry._replace(handle=n + 1) for n, entry in enumerate(wanted))
+    return snapshot(entries=seen, expected={RULES.id: wanted})._replace(rows=(RULES,))
+
+
+def test_a_dead_vm_costs_a_plan_so_many_calls_whatever_the_tables() -> None:
+    """Those that a base row's users are told by are looked through once, not for each table."""
+    for _ in range(3):
+        _calls_of_a_plan(_dead(20, tables=3))  # fills what is kept
+    one, three = ((_calls_of_a_plan(_dead(120, tables=n)) - _calls_of_a_plan(_dead(20, tables=n))) / 100
+                  for n in (1, 3))  # fmt: skip
+    assert three <= one
+    assert one <= 125, one  # for six rows
+
+
+def _dead(number: int, *, tables: int) -> Snapshot:
+    scene = Scene()
+    network = scene.network()
+    scene.show(*[scene.row(Kind.FILTER, what="base", families=["inet"]) for _ in range(tables)])
+    for n in range(number):
+        own: dict[str, Any] = {"vm": scene.vm(f"vm{n}"), "network": network}
+        kinds = (Kind.TAP, Kind.FILTER, Kind.PUBLISH, Kind.MASQUERADE, Kind.PROCESS)
+        scene.show(*[scene.row(kind, **own) for kind in kinds])
+    return scene.snapshot()
+
+
+def _calls_of_a_plan(taken: Snapshot) -> int:
+    """Calls of Python's own functions."""
+    made = 0
+
+    def count(_: object, event: str, __: object) -> None:
+        nonlocal made
+        made += event == "call"
+
+    sys.setprofile(count)
+    try:
+        plan = plan_gc(taken)
+    finally:
+        sys.setprofile(None)
+    assert len(plan.items) == len(taken.rows)
+    return made

@@ -5,13 +5,15 @@ Nothing is decided here: a row and a snapshot go in, a case comes out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from functools import cached_property
 
 from hvtx.model.firewall import stands_on
 from hvtx.model.plan import Snapshot, VmFacts
 from hvtx.model.reason import Reason
 from hvtx.model.resource import (
     DEVICES,
+    FIREWALL_KINDS,
     FLOWS,
     PORTS,
     Kind,
@@ -210,11 +212,22 @@ class Facts:
         backend = row.backend
         networks = {
             other.network
-            for other in self.snapshot.rows
+            for other in self._standing
             if other.network and other.backend == backend and stands_on(other, row)
         }
         networks |= {network for network, used in self.snapshot.settled.backends if used == backend}
         return {user for network in networks for user in self._users.get(network, ())}
+
+    @cached_property
+    def _standing(self) -> Collection[Resource]:
+        """A firewall row of each sort that a network has, and not those of each of its VMs."""
+        found: dict[tuple[str, object, object, bool], Resource] = {}
+        for row in self.snapshot.rows:
+            if row.network and row.kind in FIREWALL_KINDS:
+                said = row.spec.get
+                sort = (row.network, said("backend"), said("what"), bool(said("forward")))
+                found.setdefault(sort, row)
+        return found.values()
 
     # -- what others put on a device -----------------------------------------------------------
 

@@ -22,6 +22,7 @@ from hvtx.planner.gc.cases import (
 from hvtx.planner.gc.facts import Facts
 from hvtx.planner.gc.rules import decide_entry, decide_link
 from hvtx.planner.gc.table import Rule
+from hvtx.planner.presence import OBJECT_KEY
 
 _Parsed = Mark | UnreadableMark | None
 _KINDS = {"bridge": Kind.BRIDGE, "veth": Kind.VETH}  # of a link; all else is told as a TAP
@@ -96,12 +97,11 @@ def marked_entries(facts: Facts) -> list[Item]:
 
 def _just_as_recorded(facts: Facts, row: Resource, entries: Sequence[Entry]) -> bool:
     """Whether these are a live row's own objects, each once: nearly all are."""
+    if row.state == State.RELEASED:
+        return False
+    there = {*map(OBJECT_KEY, entries)}
     known = facts.snapshot.expected.get(row.id, ())
-    return (
-        row.state != State.RELEASED
-        and all(entry in known for entry in entries)
-        and len(set(entries)) == len(entries)
-    )
+    return len(there) == len(entries) and there.issubset(map(OBJECT_KEY, known))
 
 
 def _marked_entry(
