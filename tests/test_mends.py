@@ -55,6 +55,7 @@ RUN = {
     "sysctl -w {}=1": _SETTING,
     "sysctl -w net.ipv4.ip_forward=1": _SETTING,
     "sysctl -w {}=2": "integration/commands/test_printed_commands.py::test_advertisements_by_the_command_that_is_printed",
+    "chmod go-w {}": "integration/commands/test_lacks.py::test_directories_that_refuse_every_change",
     "chmod {} {}": "integration/commands/test_printed_commands.py::test_a_mode_by_the_command_that_is_printed",
     "ip addr del {} dev {}": "integration/network/test_own_addresses.py::test_it_came_while_the_vm_runs",
     "ip link del dev {}": _BRIDGE,
@@ -95,6 +96,7 @@ NOT_RUN = {
     "nft delete table inet hvtx-{}": "takes an installation away whose store is lost, by hand",
     "sysctl -w net.ipv6.conf.all.disable_ipv6=0": "is one half: the other is what switched it off",
     "sysctl -w net.netfilter": _MACHINE,
+    "sysctl -w fs.file-max": _MACHINE,
     "sysctl -w {}={}": "is for who may not write settings: as another user",
     "systemctl": _SYSTEMD,
 }

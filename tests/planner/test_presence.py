@@ -151,7 +151,7 @@ def test_a_file_is_ours_with_its_mark() -> None:
 def test_rules_of_a_table_that_are_as_recorded_cost_a_plan_no_call_each() -> None:
     """Every host has some 250 of them, without a single VM."""
     few = [_calls_of_a_plan(_with_rules(20)) for _ in range(3)]  # the first also fill what is kept
-    assert _calls_of_a_plan(_with_rules(200)) <= few[-1]
+    assert _calls_of_a_plan(_with_rules(200)) <= few[-1] + 20  # a finalizer of somebody's may run
 
 
 def _with_rules(number: int) -> Snapshot:
@@ -168,7 +168,7 @@ def test_a_dead_vm_costs_a_plan_so_many_calls_whatever_the_tables() -> None:
         _calls_of_a_plan(_dead(20, tables=3))  # fills what is kept
     one, three = ((_calls_of_a_plan(_dead(120, tables=n)) - _calls_of_a_plan(_dead(20, tables=n))) / 100
                   for n in (1, 3))  # fmt: skip
-    assert three <= one
+    assert three <= one + 0.2
     assert one <= 125, one  # for six rows
 
 
