@@ -22,8 +22,10 @@ from hvtx.host.nfnumbers import (
     COUNTER_BYTES,
     COUNTER_PACKETS,
     DATA_VALUE,
+    ELEM_CATCH_ALL,
     ELEM_DATA,
     ELEM_EXPR,
+    ELEM_FLAGS,
     ELEM_KEY,
     ELEM_KEY_END,
     ELEM_USERDATA,
@@ -256,7 +258,8 @@ def parse_elements(body: bytes, found: list[Element]) -> None:
     """Append the elements of a GETSETELEM answer to ``found``. Raises Garbled.
 
     Written out instead of through :func:`attributes`, since thousands are read for every plan:
-    an element is ``{KEY {VALUE}} [{DATA {VALUE or VERDICT}}] … [USERDATA]``, in this order.
+    an element is ``{KEY {VALUE}} [{DATA {VALUE or VERDICT}}] … [USERDATA]``, in this order. Of a
+    catch-all element (``*``) the key is empty.
     """
     at, end = 4, len(body)
     while at + 4 <= end:  # as `attributes` walks
@@ -273,11 +276,16 @@ def _parse_list(body: bytes, at: int, end: int, found: list[Element]) -> None:
     while at < end:
         length, _, key_length, key_kind, value_length, _ = SIX.unpack_from(body, at)
         stop = at + length
-        if length < 12 or stop > end or key_kind & 0x3FFF != ELEM_KEY or value_length < 5:
+        if length < 12 or stop > end:
             raise Garbled("a set element in a form that is not known")
-        key = body[at + 12 : at + 8 + value_length]
+        if key_kind & 0x3FFF == ELEM_KEY and 4 < value_length <= length - 8:
+            key = body[at + 12 : at + 8 + value_length]
+            inner = at + 4 + ((key_length + 3) & ~3)
+        elif _is_catch_all(body, at + 4, stop):
+            key, inner = b"", at + 4
+        else:
+            raise Garbled("a set element in a form that is not known")
         data, comment, flows, interval, counted = b"", None, 0, False, None
-        inner = at + 4 + ((key_length + 3) & ~3)
         while inner < stop:
             size, what = TWO.unpack_from(body, inner)
             if size < 4:
@@ -298,6 +306,13 @@ def _parse_list(body: bytes, at: int, end: int, found: list[Element]) -> None:
             inner += (size + 3) & ~3
         found.append(Element(key, data, comment, flows, interval, counted))
         at += (length + 3) & ~3
+
+
+def _is_catch_all(body: bytes, start: int, stop: int) -> bool:
+    """Whether it is the one element of a set that stands for all that has no other: ``*``."""
+    fields = attribute_map(body, start, stop)
+    flags = int.from_bytes(fields.get(ELEM_FLAGS, b""), "big")
+    return ELEM_KEY not in fields and bool(flags & ELEM_CATCH_ALL)
 
 
 def _statement(body: bytes, start: int, stop: int) -> tuple[int, tuple[int, int] | None]:

@@ -10,7 +10,7 @@ from hvtx.host.nfanswers import Rule, all_elements
 from hvtx.host.nfnetlink import Nftables
 from hvtx.host.nfnumbers import GETFLOWTABLE, GETOBJ, GETSET, SET_ANONYMOUS
 from hvtx.host.nftshape import digest, family_of, flags, hooks, number, string
-from hvtx.host.nfttext import render
+from hvtx.host.nfttext import CATCH_ALL, render
 from hvtx.model.ruleset import SeenElement, SeenRule, SeenTable
 
 _NAME = 1
@@ -221,6 +221,8 @@ def _spelt_range(parts: _Parts, key: bytes) -> str:
 
 def spelt(family: str, name: str, key: bytes) -> str:
     """A key of a set of our layout as nft reads it; empty where there is no such spelling."""
+    if not key:
+        return CATCH_ALL
     parts, at, found = _KEYS.get((family, name), ()), 0, []
     try:
         if ranged := _ranged(family, name):

@@ -123,6 +123,9 @@ _RENDER: Mapping[tuple[str, str], Callable[[bytes, bytes], str]] = {
 }
 
 
+CATCH_ALL = "*"  # the element without a key, which only others put into our sets
+
+
 def _hex(key: bytes, data: bytes) -> str:
     return f"{key.hex()} -> {data.hex()}" if data else key.hex()
 
@@ -134,6 +137,8 @@ def renderer(family: str, name: str) -> Callable[[bytes, bytes], str]:
 
 def render(family: str, name: str, key: bytes, data: bytes) -> str:
     """An element as people read it; hexadecimal if the set is foreign."""
+    if not key:
+        return f"{CATCH_ALL} -> {data.hex()}" if data else CATCH_ALL
     try:
         return renderer(family, name)(key, data)
     except (ValueError, IndexError, OSError):

@@ -150,6 +150,8 @@ BRIDGE = [
          "hvtx's: `<DEV> 10.77.0.9`", "nft 'delete element bridge T own4 {"),
     Case("nft add element bridge T own6 { <DEV> . 0xfd770000000000000000000000000009 }",
          "own6: an element that is not hvtx's", "nft 'delete element bridge T own6 {"),
+    Case("nft add element bridge T links6 { * }", "links6: an element that is not hvtx's: `*`",
+         "nft 'delete element bridge T links6 { * }'"),
     Case("nft add element bridge T macs { <DEV> . 02:00:00:00:00:09 }", "macs: an element that is",
          "nft 'delete element bridge T macs {"),
     Case("nft add element bridge T lladdrs { <DEV> . 0x020000000009 }", "lladdrs: an element that",
@@ -202,6 +204,10 @@ INET = [
          "that is not hvtx's", "nft 'delete element inet T dnat4_any { 6 . 99 }'"),
     Case("nft add element inet T within { <BR> . docker0 : accept }", "within: an element that is",
          "nft 'delete element inet T within {"),
+    Case("nft add element inet T masq4 { * }", "masq4: an element that is not hvtx's: `*`",
+         "nft 'delete element inet T masq4 { * }'"),
+    Case("nft add element inet T vm_policies { * : accept }", "vm_policies: an element that is not "
+         "hvtx's: `* -> ", "nft 'delete element inet T vm_policies { * }'"),
     Case("nft flush set inet T guests4", "a part of it was gone"),
     Case("nft delete element inet T flows4 { 10.77.0.2 . <BR> }\nnft add element inet T flows4 "
          '{ 10.77.0.2 . <BR> ct count over 9999999 comment \'"<flows>"\' }',

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from hvtx.drivers.nftables import ruleset
-from hvtx.host import nfanswers
-from hvtx.host.netlink import attribute, text
+from hvtx.host import nfanswers, nftseen, nfttext
+from hvtx.host.netlink import Garbled, attribute, text
 from hvtx.host.nfanswers import Element, parse_elements, parse_named, parse_rule
 from hvtx.host.nfmessages import add_element
 from hvtx.host.nfnumbers import (
@@ -120,3 +120,29 @@ def test_an_element_that_is_looked_up_is_read_in_few_calls() -> None:
         sys.setprofile(None)
     assert [(one.key, one.comment) for one in found] == [(piece.key, _MARK)]
     assert calls <= 4, calls
+
+
+CATCH_ALL = attribute(3, bytes((0, 0, 0, 2)))  # NFTA_SET_ELEM_FLAGS, NFT_SET_ELEM_CATCHALL
+
+
+@pytest.mark.parametrize(
+    ("element", "data"),
+    [(CATCH_ALL, b""), (attribute(2, attribute(1, b"\n\0\0\1")) + CATCH_ALL, b"\n\0\0\1")],
+)
+def test_an_element_for_all_that_has_no_other_has_no_key(element: bytes, data: bytes) -> None:
+    """`*`, which others may put into a set of ours: kernels have it since 5.13."""
+    found: list[Element] = []
+    parse_elements(bytes(4) + attribute(3, attribute(1, element)), found)
+    assert [(one.key, one.data) for one in found] == [(b"", data)]
+    assert nfttext.render("inet", "masq4", b"", data).startswith("*")
+    assert nftseen.spelt("inet", "masq4", b"") == "*"
+
+
+@pytest.mark.parametrize(
+    "element",
+    [attribute(3, bytes(4)), attribute(2, b"\n\0\0\1"), b"\x08\0\1\0\n\0\0\1"],
+    ids=["no key, no flag", "data alone", "a key longer than the element"],
+)
+def test_an_element_of_another_form_is_garbled(element: bytes) -> None:
+    with pytest.raises(Garbled):
+        parse_elements(bytes(4) + attribute(3, attribute(1, element)), [])

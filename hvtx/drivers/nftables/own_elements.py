@@ -12,7 +12,7 @@ from functools import cached_property
 from operator import add
 
 from hvtx.host.nfbulk import Bulk, comment_in
-from hvtx.host.nfttext import renderer
+from hvtx.host.nfttext import CATCH_ALL, renderer
 from hvtx.model.firewall import FirewallSpec, firewall_spec
 from hvtx.model.mark import FAMILY as MARKED
 from hvtx.model.place import nft_place
@@ -112,7 +112,7 @@ class OwnElements:
         for (family, name), columns in self._sets.items():
             where, write = nft_place(family, self._table, name), renderer(family, name)
             found += [
-                Entry(BACKEND, where, write(key, data), marked(tail))
+                Entry(BACKEND, where, write(key, data) if key else CATCH_ALL, marked(tail))
                 for key, data, tail in zip(*columns, strict=True)
                 if (tail not in left_out if wanted is None else tail in wanted)
             ]

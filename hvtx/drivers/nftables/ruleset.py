@@ -136,7 +136,7 @@ def listing(family: str, table: str) -> dict[tuple[str, int], str]:
 
 def _read_set(session: Session, named: Named, found: list[Entry], own: OwnElements | None) -> None:
     """Append the entries of one set: all of ours, only marked ones of others."""
-    from hvtx.host.nfttext import renderer
+    from hvtx.host.nfttext import CATCH_ALL, renderer
     from hvtx.model.place import nft_place
 
     family, table, name, *_ = named
@@ -163,7 +163,7 @@ def _read_set(session: Session, named: Named, found: list[Entry], own: OwnElemen
             keys.add(key)
         elif mark is None:
             continue
-        found.append(Entry(BACKEND, where, write(key, data), mark))
+        found.append(Entry(BACKEND, where, write(key, data) if key else CATCH_ALL, mark))
     if ours and len(keys) != len(elements):
         # a hash table that grew during the walk repeats some elements, and so may lack others
         raise Stale
