@@ -190,7 +190,6 @@ def test_each_address_is_announced_by_one_write(
     driver: TapDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And the bridge has learnt by it behind which port the guest is."""
-    lab.run("ip", "link", "set", _BRIDGE, "type", "bridge", "stp_state", "0")
     one, two = row(1, master()), row(2, master())
     more = {"ipv6": "fd78::2", "more": ["10.78.0.3"]}
     two = two._replace(spec={**two.spec, "guard": {**two.spec["guard"], **more}})
