@@ -93,6 +93,22 @@ def furnish(name: str, alias: str, addresses: Iterable[PeerAddress]) -> list[int
         links.close()
 
 
+def announce(name: str) -> None:
+    """Have the peer's kernel announce its addresses to its neighbours, now and by itself then.
+
+    In a thread that is inside its namespace, with the other end up. A message that gives the device
+    the MAC address that it has is what makes it do so (net/ipv4/devinet.c, net/ipv6/ndisc.c), as
+    long as both settings are on. Raises OSError.
+    """
+    for setting in (f"net/ipv4/conf/{name}/arp_notify", f"net/ipv6/conf/{name}/ndisc_notify"):
+        with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
+            sysctl.write(setting, "1")
+    with contextlib.closing(Links()) as links:
+        seen = links.get(name=name)
+        if seen is not None:
+            links.change(seen.ifindex, mac=seen.mac)
+
+
 def _enable_ipv6(name: str) -> None:
     """Turn IPv6 on for a device whose namespace has it off. Raises OSError."""
     path = f"net/ipv6/conf/{name}/disable_ipv6"

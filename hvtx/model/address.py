@@ -6,6 +6,10 @@ is read here only, and ``ipaddress`` is not asked: every start of a VM would imp
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from hvtx.model.typed import Any
+
 
 def is_ipv6(text: str) -> bool:
     """Whether an address, or a prefix, is of IPv6."""
@@ -20,6 +24,12 @@ def family_of(text: str) -> int:
 def is_of(text: str, family: int) -> bool:
     """Whether an address, or a prefix, is of a family: 4 or 6."""
     return family_of(text) == family
+
+
+def guest_addresses(guard: Mapping[str, Any] | None) -> list[str]:
+    """The addresses that a device's filter holds its guest to; none where a row has no filter."""
+    told = guard or {}
+    return [a for a in (told.get("ipv4"), told.get("ipv6"), *told.get("more", ())) if a]
 
 
 def with_port(address: str | None, port: int | str) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from hvtx.model.address import guest_addresses
 from hvtx.model.typed import Any
 from hvtx.rulesets.cbpf import (
     ADD,
@@ -82,8 +83,7 @@ def port_program(guard: Mapping[str, Any]) -> bytes:
 
 def _own(guard: Mapping[str, Any], size: int) -> list[bytes]:
     """The guest's addresses of ``size`` bytes."""
-    told = (guard.get("ipv4"), guard.get("ipv6"), *guard.get("more", ()))
-    return [raw for address in told if address and len(raw := packed(address)) == size]
+    return [raw for address in guest_addresses(guard) if len(raw := packed(address)) == size]
 
 
 def _to_bridge_only(program: Program, bridge: bytes) -> None:

@@ -221,3 +221,45 @@ def test_with_few_descriptors_fewer_are_made_at_a_time(
     assert len(made) == 12
     numbered = r"\bid \d+"  # each limit is a program of its own
     assert re.sub(numbered, "", shown(12)) == re.sub(numbered, "", shown(250))
+
+
+def test_each_address_is_announced_by_one_write(
+    driver: TapDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the bridge has learnt by it behind which port the guest is."""
+    one, two = row(1, master()), row(2, master())
+    more = {"ipv6": "fd78::2", "more": ["10.78.0.3"]}
+    two = two._replace(spec={**two.spec, "guard": {**two.spec["guard"], **more}})
+    written, learnt = [], []
+    write = os.write
+
+    def counted(descriptor: int, data: bytes) -> int:
+        written.append(write(descriptor, data))
+        learnt.append(lab.run("bridge", "fdb", "show", "br", _BRIDGE, "dynamic"))
+        return written[-1]
+
+    monkeypatch.setattr(os, "write", counted)
+    driver.create([one, two])
+    monkeypatch.undo()
+    assert written == [10 + 42, 10 + 42, 10 + 86, 10 + 42]
+    assert "02:00:00:00:00:01 dev hvmade001 master" in learnt[0]
+    assert "02:00:00:00:00:02 dev hvmade002 master" in learnt[1]
+
+
+def test_an_announcement_that_the_kernel_does_not_take_is_left(
+    driver: TapDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A help, never a reason for a start to fail: EIO of a device that others took down."""
+    send, problems = tun.send, []
+
+    def down(descriptor: int, frame: bytes) -> None:
+        lab.run("ip", "link", "set", "hvmade001", "down")
+        try:
+            send(descriptor, frame)
+        except OSError as problem:
+            problems.append(errno.errorcode[problem.errno or 0])
+            raise
+
+    monkeypatch.setattr(tun, "send", down)
+    assert driver.create([row(1, master())])[1]["ifindex"] == 1_000_001
+    assert problems == ["EIO"]

@@ -904,3 +904,22 @@ def test_a_reboot_ends_attachments(host: Host, box: lab.Namespace) -> None:
         assert add(host, other).addresses == made.addresses
     finally:
         other.close()
+
+
+@BOTH
+def test_who_takes_over_an_address_is_reached_at_once(
+    host: Host, box: lab.Namespace, later: lab.Namespace
+) -> None:
+    """A neighbour has the MAC address of the earlier holder of each of its addresses still."""
+    add(host, box)
+    mine = ("10.88.0.9", "fd88::9")
+    for address in mine:
+        entry = (address, "lladdr", "02:00:00:00:00:99", "dev", "eth0", "nud", "reachable")
+        box.run("ip", "neigh", "replace", *entry)
+    add(host, later, KEY._replace(container="beef"), addresses=mine)
+    assert addresses(links(later)["eth0"]) == {"10.88.0.9/24", "fd88::9/64"}
+    told = json.loads(box.run("ip", "-j", "neigh", "show", "dev", "eth0"))
+    own = links(later)["eth0"]["address"]
+    assert {one["dst"]: one["lladdr"] for one in told if one["dst"] in mine} == dict.fromkeys(
+        mine, own
+    )

@@ -101,12 +101,18 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         if name not in kernel.inside.peers:
             raise OSError(errno.ENODEV, f"{name} is gone")
 
+    def announce(name: str) -> None:
+        kernel.alive()
+        assert kernel.inside is not None
+        assert name in kernel.inside.peers
+
     return {
         "hvtx.host.held_namespaces.cookies": cookies,
         "hvtx.host.network_namespace.opened": opened,
         "hvtx.host.network_namespace.is_own": lambda _: False,
         "hvtx.host.network_namespace.inside": inside,
         "hvtx.host.nsid.ids": ids,
+        "hvtx.host.veth.announce": announce,
         "hvtx.host.veth.create": create,
         "hvtx.host.veth.delete": delete,
         "hvtx.host.veth.furnish": furnish,

@@ -6,7 +6,7 @@ import ipaddress
 
 import pytest
 
-from hvtx.model.address import family_of, is_ipv6, is_of, room_in, with_port
+from hvtx.model.address import family_of, guest_addresses, is_ipv6, is_of, room_in, with_port
 
 FOURS = ("10.77.0.1", "0.0.0.0", "10.77.0.0/24", "127.0.0.1/8")
 SIXES = ("::", "::1", "fd77::/64", "fe80::1", "::ffff:10.77.0.1", "fd77::1/64")
@@ -44,3 +44,10 @@ def test_room_is_what_the_network_itself_leaves(subnet: str) -> None:
     """As the standard library counts them: network and gateway, and of IPv4 the broadcast."""
     known = ipaddress.ip_network(subnet)
     assert room_in(subnet) == known.num_addresses - (3 if known.version == 4 else 2)
+
+
+def test_guest_addresses_of_a_devices_filter() -> None:
+    guard = {"ipv4": "10.77.0.2", "ipv6": "fd77::2", "more": ["10.77.0.9", "fd77::9"]}
+    assert guest_addresses(guard) == ["10.77.0.2", "fd77::2", "10.77.0.9", "fd77::9"]
+    assert guest_addresses({"ipv4": None, "ipv6": "fd77::2"}) == ["fd77::2"]
+    assert guest_addresses(None) == []

@@ -11,6 +11,7 @@ from hvtx.drivers.base import Host
 from hvtx.errors import HvtxError
 from hvtx.host.links import Links, named_again
 from hvtx.host.netlink import DumpInterrupted
+from hvtx.model.address import guest_addresses
 from hvtx.model.resource import (
     Kind,
     Link,
@@ -89,7 +90,7 @@ class TapDriver:
             self.links.forget_neighbours(
                 (tap_spec(row)["master"], address)
                 for row in resources
-                for address in _guest_addresses(row)
+                for address in guest_addresses(tap_spec(row).get("guard"))
             )
 
     def restore_macs(self, resources: Sequence[Resource]) -> None:
@@ -276,12 +277,6 @@ def _making() -> Any:
     from hvtx.drivers.tap import making  # 1 ms that only a start has to pay
 
     return making
-
-
-def _guest_addresses(row: Resource) -> list[str]:
-    """The addresses of the guest behind a device (pure); none where an older row does not say."""
-    told = tap_spec(row).get("guard") or {}
-    return [a for a in (told.get("ipv4"), told.get("ipv6"), *told.get("more", ())) if a]
 
 
 @contextlib.contextmanager

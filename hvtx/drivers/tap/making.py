@@ -13,10 +13,11 @@ from contextlib import ExitStack, suppress
 
 from hvtx.drivers.tap import filters
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
-from hvtx.host import failpoint, new_ports, tun
+from hvtx.host import failpoint, inet, new_ports, tun
 from hvtx.host.links import Links
 from hvtx.host.new_ports import Given, NewPort
 from hvtx.host.tun import refusal
+from hvtx.model.address import guest_addresses
 from hvtx.model.resource import Resource, tap_spec
 from hvtx.model.typed import Any
 from hvtx.model.vm import no_port_left
@@ -70,6 +71,8 @@ def _make_some(
                 tun.set_persistent(descriptor, True)
             except OSError as problem:
                 raise refused(row.key, problem) from problem
+        for row, descriptor in held:
+            _announce(row, descriptor)
     return found
 
 
@@ -108,6 +111,18 @@ def _dress(row: Resource, descriptor: int, owner: int) -> None:
         tun.set_owner(descriptor, spec.get("owner", owner))
     except OSError as problem:
         raise refused(spec["device"], problem, bridge=spec["bridge"]) from problem
+
+
+def _announce(row: Resource, descriptor: int) -> None:
+    """Tell the guest's neighbours of its addresses, as it would itself, were it not silent.
+
+    Whoever has spoken with an earlier holder of an address has that one's MAC address for up to a
+    minute. It is a help, no promise: what the kernel does not take is not sent.
+    """
+    guard = tap_spec(row).get("guard") or {}
+    with suppress(OSError):
+        for address in guest_addresses(guard):
+            tun.send(descriptor, inet.announcement(guard["mac"], address))
 
 
 def _refused_on(row: Resource, problem: OSError, links: Links) -> HvtxError:

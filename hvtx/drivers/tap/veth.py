@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 
 from hvtx.drivers.base import Host
@@ -84,6 +84,8 @@ class VethDriver:
                 guarded = filters.guard(program, row, links)
                 given = [veth.PeerAddress(*each) for each in spec["peer_addresses"]]
                 inside = network_namespace.inside(namespace, partial(_furnish, row, given))
+                if given:
+                    _announce(row, links, namespace)
         except OSError as problem:
             raise _refused(row, problem) from problem
         return {"ifindex": spec["ifindex"], "mac": spec["mac"], **guarded, **inside}
@@ -152,6 +154,17 @@ def _furnish(row: Resource, given: list[veth.PeerAddress]) -> dict[str, Any]:
         if problem.errno != errno.ENOPROTOOPT:
             raise
         return found
+
+
+def _announce(row: Resource, links: Links, namespace: int) -> None:
+    """Tell neighbours of the peer's addresses, which another MAC address may have had before.
+
+    It is a help, no promise: what the kernel does not take is not sent.
+    """
+    spec = veth_spec(row)
+    with suppress(OSError):
+        links.touch(spec["ifindex"])  # the bridge knows now that the wire is whole, not soon
+        network_namespace.inside(namespace, partial(veth.announce, spec["peer"]))
 
 
 def _inner() -> ModuleType:
