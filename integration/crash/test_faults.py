@@ -189,7 +189,7 @@ def test_a_read_only_mount_can_be_read(tmp_path: Path) -> None:
         inside("mount", "--bind", state, state)
         inside("mount", "-o", "remount,bind,ro", state)
         assert read() == shown
-        hvtx("doctor")
+        assert "mounted read-only" in hvtx("doctor", code=1).out
         for argv in (
             ("vm", "create", "x", "--network", "net", *SLEEP), ("vm", "stop", "web"), ("vm", "rm", "two"),
             ("network", "create", "x", "--subnet", "10.9.0.0/24"),

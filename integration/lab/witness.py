@@ -62,7 +62,8 @@ def settle(*spaces: lab.Namespace) -> None:
 
 
 def _is_settled(run: Callable[..., str]) -> bool:
-    links = json.loads(run("ip", "-j", "link", "show"))
+    # ip writes control bytes of an alias as they are
+    links = json.loads(run("ip", "-j", "link", "show"), strict=False)
     return not any(map(_is_late, links)) and not run("ip", "-6", "addr", "show", "tentative")
 
 
