@@ -1183,7 +1183,8 @@ PARSERS: dict[str, Parser] = {
     ),
     "elements": Parser(
         elements, dumps("elements"), GARBLED,
-        ("host.nfanswers.parse_elements", "host.nfanswers._parse_list", "host.nfanswers._statement", "host.nfttext.render",
+        ("host.nfanswers.parse_elements", "host.nfanswers._parse_list",
+         "host.nfanswers._is_catch_all", "host.nfanswers._statement", "host.nfttext.render",
           "host.nfttext._verdict", "host.nfttext._name", "host.nftseen.spelt", "host.nftseen._device",
           "host.nftseen._v4", "host.nftseen._v6", "host.nftseen._mac", "host.nftseen._service"),
         lambda n: [sample("elements")[0]] * n,
