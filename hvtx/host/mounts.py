@@ -23,11 +23,6 @@ def _find(path: str) -> tuple[str, str]:
         return "", "/"
 
 
-def find_filesystem(mountinfo: str, path: str) -> str:
-    """The type alone of what :func:`find_mount` finds."""
-    return find_mount(mountinfo, path)[0]
-
-
 def find_mount(mountinfo: str, path: str) -> tuple[str, str]:
     """The type and place of a path's mount, from a text in the form of proc(5), mountinfo.
 

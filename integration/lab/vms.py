@@ -9,6 +9,7 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
+from integration.lab.firewall_contract import bridged_frames_see_iptables
 from integration.lab.program import Forked, Program, preload
 
 NETWORK = ("network", "create", "net", "--subnet", "10.77.0.0/24", "--subnet", "fd77::/64")
@@ -24,6 +25,17 @@ def end_vms(program: Program, *, external: bool = True) -> None:
         if vm["pid"] and (external or vm["hypervisor"] != "external"):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(vm["pid"], signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def alone(firewall: str) -> Iterator[Program]:
+    """The program on a backend, where iptables sees no bridged frame; VMs are removed afterwards."""
+    preload()
+    bridged_frames_see_iptables(False)
+    made = Forked(HVTX_FIREWALL=firewall)
+    yield made
+    for vm in made("vm", "ls", "--json").json()["vms"]:
+        made("vm", "rm", vm["name"], "--force", code=None)
 
 
 @contextlib.contextmanager

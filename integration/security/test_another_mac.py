@@ -18,10 +18,9 @@ import pytest
 
 from integration import lab
 from integration.kernel.test_vm_process import until
-from integration.lab.firewall_contract import bridged_frames_see_iptables
 from integration.lab.frames import bare, packed_mac, packet4
-from integration.lab.program import Forked, Program, preload
-from integration.lab.vms import findings
+from integration.lab.program import Program
+from integration.lab.vms import alone, findings
 from integration.security.test_frames import NO_GSO, Air, laboratory, tap
 
 SIOCSIFHWADDR = 0x8924
@@ -41,12 +40,8 @@ time.sleep(600)
 
 @pytest.fixture(params=["nftables", "iptables"])
 def hvtx(request: pytest.FixtureRequest, world: lab.Namespace) -> Iterator[Program]:
-    preload()
-    bridged_frames_see_iptables(False)
-    made = Forked(HVTX_FIREWALL=str(request.param))
-    yield made
-    for vm in made("vm", "ls", "--json").json()["vms"]:
-        made("vm", "rm", vm["name"], "--force", code=None)
+    with alone(str(request.param)) as made:
+        yield made
 
 
 def test_a_vm_process_gives_its_device_no_other_address(hvtx: Program) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import pytest
 
 from integration import lab
-from integration.lab.firewall_contract import bridged_frames_see_iptables, icmp6
+from integration.lab.firewall_contract import icmp6
 from integration.lab.frames import (
     ANY_LINK,
     ICMP6,
@@ -27,7 +27,8 @@ from integration.lab.frames import (
     packed_ip,
     packet4,
 )
-from integration.lab.program import Forked, Program, preload
+from integration.lab.program import Program
+from integration.lab.vms import alone
 from integration.security.test_another_mac import came
 from integration.security.test_frames import GATEWAY4, NO_GSO, Air, laboratory
 
@@ -37,12 +38,8 @@ HOP_BY_HOP = 0
 
 @pytest.fixture
 def hvtx(request: pytest.FixtureRequest, world: lab.Namespace) -> Iterator[Program]:
-    preload()
-    bridged_frames_see_iptables(False)
-    made = Forked(HVTX_FIREWALL=str(request.param))
-    yield made
-    for vm in made("vm", "ls", "--json").json()["vms"]:
-        made("vm", "rm", vm["name"], "--force", code=None)
+    with alone(str(request.param)) as made:
+        yield made
 
 
 def mld_query(air: Air, source: str, between: bytes = b"") -> bytes:

@@ -1384,7 +1384,7 @@ PARSERS: dict[str, Parser] = {
         (), ("model.firewalld_zone.zone_in", "model.firewalld_zone.text_without"), lambda n: ZONE_FILE * n,
     ),
     "mountinfo": Parser(
-        lambda text: mounts.find_filesystem(text, "/mnt/a b"), texts((MOUNTS,)), (), ("host.mounts.find_filesystem",),
+        lambda text: mounts.find_mount(text, "/mnt/a b"), texts((MOUNTS,)), (), ("host.mounts.find_mount",),
         lambda n: MOUNTS * n,
     ),
     "sockets": Parser(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hvtx.engine.checks.own import judge_filesystem
-from hvtx.host.mounts import filesystem_of, find_filesystem
+from hvtx.host.mounts import filesystem_of, find_mount
 
 MOUNTS = r"""22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 23 22 0:5 / /proc rw - proc proc rw
@@ -29,7 +29,7 @@ nonsense
     ],
 )
 def test_the_longest_and_latest_mount_counts(path: str, kind: str) -> None:
-    assert find_filesystem(MOUNTS, path) == kind
+    assert find_mount(MOUNTS, path)[0] == kind
 
 
 def test_the_kernel_is_asked() -> None:

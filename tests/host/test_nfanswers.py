@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from functools import partial
 
 import pytest
 
@@ -20,6 +20,7 @@ from hvtx.host.nfnumbers import (
     RULE_USERDATA,
 )
 from hvtx.model.hook import SetElement
+from tests.fake.calls import counted
 
 _MARK = "hvtx:1:abc:7.xyz"
 
@@ -107,17 +108,7 @@ def test_an_element_that_is_looked_up_is_read_in_few_calls() -> None:
     for _ in range(100):  # what is made once for all is made
         parse_elements(body, [])
     found: list[Element] = []
-    calls = 0
-
-    def count(_: object, event: str, __: object) -> None:
-        nonlocal calls
-        calls += event == "call"
-
-    sys.setprofile(count)
-    try:
-        parse_elements(body, found)
-    finally:
-        sys.setprofile(None)
+    _, calls = counted(partial(parse_elements, body, found))
     assert [(one.key, one.comment) for one in found] == [(piece.key, _MARK)]
     assert calls <= 4, calls
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -14,6 +14,7 @@ from hvtx.model.reason import Reason
 from hvtx.model.resource import BRIDGE_GROUP, Address, Entry, Kind, Resource, State
 from hvtx.planner.gc import plan_gc
 from hvtx.planner.presence import Presence, index, presence
+from tests.fake.calls import counted
 from tests.planner.scene import NOW, OURS, Scene, link, mark
 
 MAC = "02:00:00:00:00:01"
@@ -185,16 +186,6 @@ def _dead(number: int, *, tables: int) -> Snapshot:
 
 def _calls_of_a_plan(taken: Snapshot) -> int:
     """Calls of Python's own functions."""
-    made = 0
-
-    def count(_: object, event: str, __: object) -> None:
-        nonlocal made
-        made += event == "call"
-
-    sys.setprofile(count)
-    try:
-        plan = plan_gc(taken)
-    finally:
-        sys.setprofile(None)
+    plan, made = counted(partial(plan_gc, taken))
     assert len(plan.items) == len(taken.rows)
     return made

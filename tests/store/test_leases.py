@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import sqlite3
-import sys
+from functools import partial
 from itertools import product
 
 import pytest
@@ -16,6 +16,7 @@ from hvtx.model.resource import Kind, State
 from hvtx.model.vm import Publish
 from hvtx.store import intents, leases, records
 from hvtx.store.database import Store
+from tests.fake.calls import counted
 
 from .shelf import Shelf, add_network, claim, claim_in, enter, intend, network, vm
 
@@ -363,21 +364,14 @@ def test_counting_finds_what_listing_would(leased: set[int], taken: list[int]) -
 def test_a_further_vm_of_a_network_takes_few_calls_and_statements(lan: Store) -> None:
     """A thousand VMs made at once pay each of them: what all have in common is read once."""
     claim(lan, "first", network())
-    calls, statements = 0, list[str]()
-
-    def count(_: object, event: str, __: object) -> None:
-        nonlocal calls
-        calls += event == "call"
-
+    statements: list[str] = []
     with lan.transaction() as sql:
         records.add_vm(sql, vm("second"), 1)
         sql.set_trace_callback(statements.append)
         wanted = [leases.Claim(network(), "06:00:00:00:00:99", None, None)]
-        sys.setprofile(count)
         try:
-            found = leases.claim(sql, "id-second", wanted)
+            found, calls = counted(partial(leases.claim, sql, "id-second", wanted))
         finally:
-            sys.setprofile(None)
             sql.set_trace_callback(None)
     assert found[0].ipv4 == "10.77.0.3"
     assert calls <= 50, calls  # 93 where addresses are read again for each
