@@ -37,14 +37,17 @@ def announcement(mac: str, address: str) -> bytes:
     body = raw + _TARGET_MAC + own
     fixed = _NEIGHBOUR_ADVERT << 24, _OVERRIDE
     pseudo = raw + _ALL_NODES + struct.pack("!4I", 8 + len(body), _ICMP6, *fixed) + body
-    advert = struct.pack("!II", fixed[0] | _checksum(pseudo), _OVERRIDE) + body
+    advert = struct.pack("!II", fixed[0] | checksum(pseudo), _OVERRIDE) + body
     # version, length, next header, hop limit: a neighbour believes no other
     fields = struct.pack("!IHBB", 6 << 28, len(advert), _ICMP6, 255)
     return _ALL_NODES_MAC + own + struct.pack("!H", _IP6) + fields + raw + _ALL_NODES + advert
 
 
-def _checksum(words: bytes) -> int:
-    """The Internet checksum (RFC 1071) of an even number of bytes (pure)."""
-    total: int = sum(struct.unpack(f"!{len(words) // 2}H", words))
-    total = (total & 0xFFFF) + (total >> 16)
-    return ~(total + (total >> 16)) & 0xFFFF
+def checksum(data: bytes) -> int:
+    """The Internet checksum (RFC 1071)."""
+    if len(data) % 2:
+        data += b"\0"
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF

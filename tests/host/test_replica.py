@@ -7,6 +7,7 @@ import struct
 
 import pytest
 
+from hvtx.host import inet
 from hvtx.host.netlink import attribute, nested, text
 from hvtx.host.nfmessages import Command
 from hvtx.host.nfnetlink import BatchRefused
@@ -241,7 +242,7 @@ def test_what_is_built_is_read_and_its_checksums_hold() -> None:
         )
         head = 20 if len(source) == 4 else 40
         pseudo = source + target + struct.pack(">II", len(inside) - head, 17)
-        assert frames.checksum(pseudo + inside[head:]) == 0
+        assert inet.checksum(pseudo + inside[head:]) == 0
         segment = frames.tcp(source, target, (5, 80), frames.SYN, 77)
         seen = frames.read("tun0", segment, ether=False)
         assert isinstance(seen, Packet)

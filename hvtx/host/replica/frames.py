@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 
+from hvtx.host.inet import checksum
 from hvtx.model.typed import NamedTuple
 
 ARP, IP4, IP6 = 0x0806, 0x0800, 0x86DD
@@ -55,16 +56,6 @@ class Told(NamedTuple):
     device: str
     address: bytes
     mac: bytes
-
-
-def checksum(data: bytes) -> int:
-    """The Internet checksum (RFC 1071)."""
-    if len(data) % 2:
-        data += b"\0"
-    total: int = sum(struct.unpack(f">{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
 
 
 def _pseudo(source: bytes, target: bytes, protocol: int, length: int) -> bytes:
