@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -85,7 +86,7 @@ COMMANDS = {
 def _prepare(hvtx: Program, name: str, firewall: str) -> tuple[int, str]:
     """The pid and the address of the VM that runs all along."""
     hvtx(*NETWORK, *COMMANDS[name].network)
-    hvtx("vm", "run", "web", *WEB, "--", "python3", str(GUEST))
+    hvtx("vm", "run", "web", *WEB, "--", sys.executable, str(GUEST))
     COMMANDS[name].prepare(hvtx, firewall)
     shown = hvtx.vm("web")
     return shown["pid"], shown["interfaces"][0]["ipv4"]
