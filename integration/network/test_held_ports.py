@@ -611,12 +611,12 @@ def test_a_holder_gives_up_its_starters_things(hvtx: Program) -> None:
     """It keeps no file of hvtx's open, no directory busy, and is no part of its session."""
     run(hvtx, "8080:80")
     (holder,) = holders()
-    opened = {os.readlink(f"/proc/{holder}/fd/{n}") for n in os.listdir(f"/proc/{holder}/fd")}
     until(lambda: os.readlink(f"/proc/{holder}/cwd") == "/", "its directory")
+    until(lambda: Path(f"/proc/{holder}/comm").read_text() == "hvtx-port\n", "its name")
+    opened = {os.readlink(f"/proc/{holder}/fd/{n}") for n in os.listdir(f"/proc/{holder}/fd")}
     state = os.environ["HVTX_STATE_DIR"]
     assert not [path for path in opened if state in path], opened
     assert os.getsid(holder) == holder
-    until(lambda: Path(f"/proc/{holder}/comm").read_text() == "hvtx-port\n", "its name")
     assert Path(f"/proc/{holder}/environ").read_bytes() == b"LC_ALL=C\0"
 
 
