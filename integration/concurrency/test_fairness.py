@@ -7,6 +7,7 @@ import os
 import pytest
 
 from hvtx.engine.runtime import Runtime, Settings
+from hvtx.host import queued_lock
 from hvtx.host.locks import LockFile
 from hvtx.store import database
 from integration import lab
@@ -19,16 +20,34 @@ def settings() -> Settings:
     return Settings(os.environ["HVTX_STATE_DIR"], os.environ["HVTX_RUN_DIR"])
 
 
+def seq(runtime: Runtime) -> int:
+    """How many writes there have been."""
+    with runtime.reading() as sql:
+        found: int = sql.execute("SELECT seq FROM meta").fetchone()[0]
+    return found
+
+
 def write(start: int, report: int) -> None:
-    """Write without a pause; report how many writes of others came in between, each time."""
+    """Write without a pause; report how many writes of others came in between, each time.
+
+    Counted from when it stands in the line: before that, it may have had no processor.
+    """
     runtime = Runtime(settings(), writable=True)
+    asked: list[int] = []
+    line_up = queued_lock._line_up
+
+    def lined_up(file: LockFile) -> int:
+        place = line_up(file)
+        asked.append(seq(runtime))
+        return place
+
+    queued_lock._line_up = lined_up
     os.read(start, 1)
     for _ in range(WRITES):
-        with runtime.reading() as sql:
-            asked = sql.execute("SELECT seq FROM meta").fetchone()[0]
+        asked.clear()
         with runtime.store.transaction() as sql:
-            passed = sql.execute("SELECT seq FROM meta").fetchone()[0] - asked
-        os.write(report, f"{passed}\n".encode())
+            now = sql.execute("SELECT seq FROM meta").fetchone()[0]
+        os.write(report, f"{now - asked[0] if asked else 0}\n".encode())
     runtime.close()
 
 
@@ -68,6 +87,7 @@ def test_without_turns_somebody_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same with a lock that goes to whoever comes when it is free: what the test can find."""
 
     def snatch(file: LockFile, offset: int, seconds: float, what: str) -> None:
+        file.unlock(queued_lock._line_up(file))  # it is counted from here, and has no turn
         file.lock(offset, seconds, what)
 
     monkeypatch.setattr(database.queued_lock, "take", snatch)
