@@ -20,11 +20,21 @@ code  class
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 EXIT_DONE = 0
 EXIT_PLAN_NOT_EMPTY = 2
+LIFT_FILE_SIZE = (
+    "`ulimit -f unlimited` lifts the limit on files' sizes in a shell, LimitFSIZE=infinity in a"
+    " unit of systemd"
+)
+
+
+def room_hint(problem: OSError, hint: str) -> str:
+    """What to do about a file that cannot be written: ``hint``, or lift the limit that was met."""
+    return f"{LIFT_FILE_SIZE}; then try again" if problem.errno == errno.EFBIG else hint
 
 
 class HvtxError(Exception):
@@ -75,10 +85,10 @@ class OutputLost(HvtxError):
 
     def __init__(self, problem: OSError) -> None:
         """Take what the system said."""
-        super().__init__(
-            f"standard output cannot be written: {problem.strerror}",
-            hint="the command is done; only its output is lost",
-        )
+        hint = "the command is done; only its output is lost"
+        if problem.errno == errno.EFBIG:
+            hint += f"; {LIFT_FILE_SIZE}"
+        super().__init__(f"standard output cannot be written: {problem.strerror}", hint=hint)
 
 
 class UsageError(HvtxError):

@@ -15,7 +15,7 @@ from functools import wraps
 
 from hvtx import commands, documents
 from hvtx.engine import notice
-from hvtx.errors import HostRefused, HvtxError, NotPermitted, StoreError, UsageError
+from hvtx.errors import HostRefused, HvtxError, NotPermitted, StoreError, UsageError, room_hint
 from hvtx.host import children
 from hvtx.model.typed import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -251,11 +251,9 @@ def unexpected(problem: OSError | MemoryError) -> HvtxError:
         return NotPermitted(
             f"not permitted: {problem}", hint="run hvtx as root, for instance with sudo"
         )
-    if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-        return StoreError(
-            f"cannot write to disk: {problem}",
-            hint="free some space or remount it read-write; or choose other directories",
-        )
+    if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+        hint = "free some space or remount it read-write; or choose other directories"
+        return StoreError(f"cannot write to disk: {problem}", hint=room_hint(problem, hint))
     if problem.errno == errno.EIO:
         return StoreError(
             f"cannot read from disk: {problem}", hint="check the kernel's log (dmesg)"

@@ -13,6 +13,7 @@ from hvtx.api import sets
 from hvtx.api.sets import Done, Report
 from hvtx.cli import described, render
 from hvtx.cli.common import host_of, telling_refusal
+from hvtx.cli.interrupts import interrupted
 from hvtx.documents.encoding import to_json
 from hvtx.errors import EXIT_PLAN_NOT_EMPTY, HvtxError, UsageError
 from hvtx.model.typed import Any, NamedTuple
@@ -164,10 +165,19 @@ def _show_nothing(report: Report) -> int:
 
 
 def _agreed(report: Report) -> bool:
-    """Whether a person, who is shown the plan, wants it."""
+    """Whether a person, who is shown the plan, wants it; the end of the input is a no.
+
+    Raises HvtxError where the answer is Ctrl-C.
+    """
     show(report)
     sys.stdout.flush()
-    return click.confirm("Apply these steps?", err=True)
+    try:
+        return click.confirm("Apply these steps?", err=True)
+    except click.Abort as problem:  # click's error for both, raised while it handles either
+        click.echo(err=True)
+        if isinstance(problem.__context__, KeyboardInterrupt):
+            raise interrupted("nothing was changed") from problem
+        return False
 
 
 # -- doing it --------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def intents(ctx: click.Context, json_: bool) -> None:
         ("id", "verb", "of", "state", "since", "resource", "row"),
         rows,
         empty="no operation is running or interrupted",
-        below=("resource", "since"),
+        below=("resource", "since", "of"),
     )
 
 
@@ -124,7 +124,7 @@ def log(ctx: click.Context, /, limit: int, detail: bool, json_: bool, **wanted: 
             for line in lines
         ],
         empty="no entry of the history matches" if asked else "the history is empty",
-        below=("message", "reason"),
+        below=("message", "reason", "vm"),
     )
 
 

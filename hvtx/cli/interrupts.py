@@ -7,6 +7,11 @@ from contextlib import contextmanager
 
 from hvtx.errors import HvtxError
 
+_HINT = (
+    "what was being made was taken back, what was committed stands, and a removal that was begun"
+    " waits: `hvtx intents` shows whether one does, `hvtx recover` ends it"
+)
+
 
 @contextmanager
 def interruptible() -> Iterator[None]:
@@ -14,19 +19,16 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as problem:
-        raise _interrupted() from problem
+        raise interrupted(_HINT) from problem
     except RuntimeError as problem:
         # what asyncio, in pyroute2, makes of Ctrl-C; nothing else stops its loop
         if "Event loop stopped before" not in str(problem):
             raise
-        raise _interrupted() from problem
+        raise interrupted(_HINT) from problem
 
 
-def _interrupted() -> HvtxError:
-    hint = (
-        "unfinished work was rolled back; committed work was kept. `hvtx intents` shows "
-        "whether `hvtx recover` is needed"
-    )
+def interrupted(hint: str) -> HvtxError:
+    """Ctrl-C, and what became of the work."""
     error = HvtxError("interrupted", hint=hint, code="interrupted")
     error.exit_code = 130
     return error

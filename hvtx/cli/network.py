@@ -110,7 +110,7 @@ def ls(ctx: click.Context, json_: bool) -> None:
             for n in networks
         ],
         empty="no networks",
-        below=("vms", "firewall", "dhcp", "nat", "subnets"),
+        below=("vms", "firewall", "dhcp", "nat", "subnets", "bridge"),
     )
 
 

@@ -79,7 +79,7 @@ def list_vms(options: Options, *, json_: bool) -> None:
         return
     from hvtx.cli.vm_text import HEADERS, line_of
 
-    below = ("ports", "address", "network")
+    below = ("ports", "address", "network", "pid", "guest")
     render.table(HEADERS, [line_of(shown) for shown in vms], empty="no VMs", below=below)
 
 

@@ -8,7 +8,15 @@ from contextlib import closing, suppress
 
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.engine.vm_state import state_of
-from hvtx.errors import Conflict, HvtxError, NotFound, NotPermitted, Refused, UsageError
+from hvtx.errors import (
+    Conflict,
+    HvtxError,
+    NotFound,
+    NotPermitted,
+    Refused,
+    UsageError,
+    room_hint,
+)
 from hvtx.host import failpoint, output
 from hvtx.model.resource import Kind
 from hvtx.model.typed import Any, NamedTuple
@@ -86,7 +94,8 @@ def _unwritable(path: str, problem: OSError) -> HvtxError:
         return NotFound(words, hint="make its directory first")
     if isinstance(problem, PermissionError):
         return NotPermitted(words, hint="run hvtx as root, or name a file in a directory of yours")
-    return HvtxError(words, hint="free some space there, or name a file on another disk")
+    hint = room_hint(problem, "free some space there, or name a file on another disk")
+    return HvtxError(words, hint=hint)
 
 
 def _copied(file: str, found: copies.Facts) -> Copied:

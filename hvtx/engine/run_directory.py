@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-from hvtx.errors import Conflict, StoreError
+from hvtx.errors import Conflict, StoreError, room_hint
 from hvtx.host.files import is_there
 from hvtx.host.locks import LockFile
 from hvtx.model.resource import Kind, Resource
@@ -116,7 +116,9 @@ class RunDirectory:
         except OSError as problem:
             raise StoreError(
                 f"{path} cannot be written: {problem.strerror}",
-                hint="free some space there, or choose another place with --run-dir",
+                hint=room_hint(
+                    problem, "free some space there, or choose another place with --run-dir"
+                ),
             ) from problem
 
 

@@ -22,13 +22,13 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from hvtx.errors import CommitUnknown, HvtxError, Refused, StoreError
+from hvtx.errors import LIFT_FILE_SIZE, CommitUnknown, HvtxError, Refused, StoreError
 from hvtx.host import queued_lock
 from hvtx.host.job_control import going_on
 from hvtx.host.locks import LockFile
 from hvtx.store import reserve
 from hvtx.store.connection import refuse_newer, version_of
-from hvtx.store.errors import full, is_full, translated, untrusted, unwritable
+from hvtx.store.errors import full, is_full, too_large, translated, untrusted, unwritable
 from hvtx.store.high_water_mark import HighWaterMark
 
 FILE = "hvtx.db"
@@ -171,9 +171,12 @@ class Store:
                 # not there either (sqlite.org/wal.html, walformat.html); EIO has no such proof
                 self._roll_back()
                 raise full(problem) from problem
+            limited = too_large(problem, self.path)
+            hint = "run `hvtx recover` when the disk works again"
+            if limited is not None:
+                hint = f"{LIFT_FILE_SIZE}; then run `hvtx recover`"
             raise CommitUnknown(
-                f"commit outcome unknown: {problem}",
-                hint="run `hvtx recover` when the disk works again",
+                f"commit outcome unknown: {limited.message if limited else problem}", hint=hint
             ) from problem
         except BaseException:  # Ctrl-C; after the commit there is nothing to roll back
             self._roll_back()

@@ -6,16 +6,20 @@ Every error that leaves the store is one of the interface's (:mod:`hvtx.errors`)
 from __future__ import annotations
 
 import _sqlite3 as sqlite3
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from hvtx.errors import Busy, Conflict, NotPermitted, Refused, StoreError
+from hvtx.errors import LIFT_FILE_SIZE, Busy, Conflict, NotPermitted, Refused, StoreError
 from hvtx.host.paths import UnsafeError
 from hvtx.store import reserve
 
 KEPT = "locking protocol"  # what SQLITE_PROTOCOL says
 _LOCKED = ("locked", KEPT)
+_WRITING = frozenset(  # a file that cannot grow: the database, its log, the log's index
+    f"SQLITE_IOERR_{what}" for what in ("WRITE", "TRUNCATE", "SHMSIZE", "SHMMAP", "SHMOPEN")
+)
 _UNREADABLE = ("malformed", "not a database", "disk image", "unsupported file format")
 
 
@@ -86,9 +90,35 @@ def unwritable(problem: OSError) -> Exception:
     """What an error of a file beside the store means to people."""
     if isinstance(problem, PermissionError):
         return forbidden(str(problem.filename))
+    if problem.errno == errno.EFBIG and (limited := _limited(str(problem.filename))) is not None:
+        return limited
     return StoreError(
         f"the state store cannot be written: {problem.filename}: {problem.strerror}",
         hint="free or remount the disk, or choose other places with --state-dir and --run-dir",
+    )
+
+
+def too_large(problem: sqlite3.Error, path: str) -> StoreError | None:
+    """The error where SQLite may have met the limit on the size of files; None for all others.
+
+    SQLite says no more than SQLITE_IOERR of the EFBIG that it got (setrlimit(2), RLIMIT_FSIZE).
+    """
+    if getattr(problem, "sqlite_errorname", "") in _WRITING:
+        return _limited(path)
+    return None
+
+
+def _limited(path: str) -> StoreError | None:
+    """What is said of a file that cannot be written under a limit; None where there is none."""
+    import resource
+
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if most == resource.RLIM_INFINITY:
+        return None
+    return StoreError(
+        f"{path} cannot be written: this process may make no file larger than"
+        f" {most} bytes (RLIMIT_FSIZE)",
+        hint=f"{LIFT_FILE_SIZE}; then try again",
     )
 
 
@@ -143,6 +173,8 @@ def translate(problem: sqlite3.Error, path: str = "the state store") -> Exceptio
         return untrusted(path, words)
     if name.startswith("SQLITE_READONLY"):
         return not_writable(path, words)
+    if (limited := too_large(problem, path)) is not None:
+        return limited
     return StoreError(f"{path}: {words}", hint="look at the disk and the permissions")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-from hvtx.errors import StoreError
+from hvtx.errors import StoreError, room_hint
 from hvtx.host import paths
 
 FILE = "hwm"
@@ -61,7 +61,9 @@ class HighWaterMark:
                 raise StoreError(
                     f"the run directory {self._run_directory} cannot be written:"
                     f" {problem.strerror}",
-                    hint="free some space there, or choose another place with --run-dir",
+                    hint=room_hint(
+                        problem, "free some space there, or choose another place with --run-dir"
+                    ),
                 ) from problem
         return self._descriptor
 

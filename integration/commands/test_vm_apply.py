@@ -489,21 +489,31 @@ def test_a_person_is_asked(described: Set) -> None:
         code, told = answered(described.path, b"n\n")
     assert code == 1
     assert b"create network lab" in told
+    for answer, ends, words in (
+        (b"\x04", 1, b"the plan was declined\r\nhint: nothing was changed"),  # the end of the input
+        (None, 130, b"interrupted\r\nhint: nothing was changed"),
+    ):
+        with witness.unchanged():
+            code, told = answered(described.path, answer)
+        assert (code, words in told.replace(b"\x1b[0m", b"")) == (ends, True), told
     code, told = answered(described.path, b"y\n")
     assert code == 0, told
     assert state(described.hvtx) == "running"
     assert b"nothing to do" in answered(described.path, b"")[1]
 
 
-def answered(path: Path, answer: bytes) -> tuple[int, bytes]:
-    """What a run on a terminal says, and how it ends."""
+def answered(path: Path, answer: bytes | None) -> tuple[int, bytes]:
+    """What a run on a terminal says, and how it ends; without an answer it is interrupted."""
     leader, follower = pty.openpty()
     argv = [sys.executable, "-m", "hvtx", "vm", "apply", "-f", str(path)]
     run = subprocess.Popen(argv, stdin=follower, stdout=follower, stderr=follower)
     os.close(follower)
-    os.write(leader, answer)
+    os.write(leader, answer or b"")
     told = b""
     while True:
+        if answer is None and b"[y/N]" in told:
+            answer = b""
+            run.send_signal(signal.SIGINT)
         try:
             some = os.read(leader, 1 << 16)
         except OSError:  # EIO: the last one that had it open has closed it

@@ -136,6 +136,43 @@ def test_ctrl_c_while_a_stop_waits_leaves_the_vm_running() -> None:
     end_everything(hvtx)
 
 
+@pytest.mark.parametrize(
+    ("argv", "point"),
+    [(("network", "rm", "two"), "releasing"), (("gc", "--apply"), "seized"),
+     (("recover",), "seized")],
+    ids=["network rm", "gc", "recover"],
+)  # fmt: skip
+def test_ctrl_c_in_a_removal_says_what_ends_it(argv: tuple[str, ...], point: str) -> None:
+    """It is not taken back: what is left waits, and the command that is named removes it."""
+    hvtx = Program(HVTX_FIREWALL="nftables")
+    hvtx("network", "create", "net", "--subnet", "10.77.0.0/24")
+    hvtx("network", "create", "two", "--subnet", "10.78.0.0/24")
+    hvtx("vm", "create", "web", "--network", "net", "--", "sleep", "600")
+    if argv[0] == "gc":
+        hvtx("vm", "start", "web")
+        lab.end(hvtx.vm("web")["pid"])
+    elif argv[0] == "recover":
+        hvtx("vm", "start", "web", code=-signal.SIGKILL, HVTX_FAILPOINT="acted:tap:kill")
+    with subprocess.Popen(
+        [sys.executable, "-m", "hvtx", *argv], stdin=subprocess.DEVNULL, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        env={**os.environ, "HVTX_FIREWALL": "nftables", "HVTX_FAILPOINT": f"{point}:stop"},
+    ) as command:  # fmt: skip
+        os.waitid(os.P_PID, command.pid, os.WSTOPPED)
+        os.kill(command.pid, signal.SIGINT)
+        os.kill(command.pid, signal.SIGCONT)
+        told = command.communicate(timeout=60)[1]
+    assert command.returncode == INTERRUPTED
+    assert told.startswith("error: interrupted\nhint: ")
+    assert told.count("\n") == 2
+    assert "`hvtx recover` ends it" in told
+    assert hvtx("intents", "--json").json()["operations"]
+    hvtx("recover")
+    assert hvtx("intents", "--json").json()["operations"] == []
+    assert hvtx.is_clean()
+    end_everything(hvtx)
+
+
 def test_who_started_it_with_ctrl_c_ignored_is_obeyed() -> None:
     """A job in the background of a script: the signal that its caller ignores ends nothing."""
     hvtx = Forked(HVTX_FIREWALL="nftables")

@@ -264,7 +264,14 @@ def test_a_dnsmasq_that_fills_no_sets_takes_the_place_of_none(
         hvtx("vm", "start", "same")  # that name is looked up already
         same = GuestVm(hvtx, "same")
         assert services() == [pid]
-    assert f"names cannot be allowed: {tmp_path}/bin/dnsmasq fills no sets" in told.err
+        doctor = hvtx("doctor", "--json", code=1).json()["findings"]
+    reason = f"names cannot be allowed: {tmp_path}/bin/dnsmasq fills no sets"
+    assert reason in told.err
+    [found] = [finding for finding in doctor if finding["check"] == "dhcp"]
+    assert (found["level"], reason in found["message"]) == ("error", True)
+    assert found["evidence"] == ["VM same", "VM two", "VM web"]
+    assert f"hint: {found['hint']}\n" in told.err  # as the start says it
+    assert "dhcp" not in errors(hvtx)
     for guest in (web, bare, same):
         assert ask(guest, "example.org") == [FIRST]
     assert answers(web, world, FIRST)
@@ -272,6 +279,24 @@ def test_a_dnsmasq_that_fills_no_sets_takes_the_place_of_none(
     two = GuestVm(hvtx, "two")
     assert ask(two, "example.net") == [SECOND]
     assert answers(two, world, SECOND)
+
+
+def errors(hvtx: Program) -> set[str]:
+    """What doctor calls an error."""
+    found = hvtx("doctor", "--json", code=None).json()["findings"]
+    return {finding["check"] for finding in found if finding["level"] == "error"}
+
+
+def test_doctor_tells_before_a_name_is_allowed(hvtx: Program, tmp_path: Path) -> None:
+    """Nobody needs it yet, so nothing is wrong: it is what the finding rests on."""
+    path = f"{without_nftset(tmp_path / 'bin')}:{os.environ['PATH']}"
+    found = hvtx("doctor", "--json", code=None, PATH=path).json()["findings"]
+    [told] = [finding for finding in found if finding["check"] == "dhcp"]
+    assert told["level"] == "ok"
+    assert [line.partition(": ")[0] for line in told["evidence"]] == ["names cannot be allowed"]
+    refused = hvtx("vm", "create", "web", "--network", "net", "--egress", "none", "--allow",
+                   "example.org", "--", "true", code=4, PATH=path)  # fmt: skip
+    assert f"error: {told['evidence'][0]}\n" in refused.err
 
 
 def without_nftset(directory: Path) -> Path:

@@ -450,9 +450,13 @@ def test_the_widest_things_that_there_can_be(hvtx: Program) -> None:
     ports = [f"-p{port}:80" for port in range(8000, 8012)]
     hvtx("vm", "create", name, "--network", "net", *ports, "-p[fd00:1:2:3:4:5:6:7]:53:53/udp",
          *SLEEP)  # fmt: skip
-    for argv in (("vm", "ls"), ("vm", "show", name), ("log",)):
+    hvtx("network", "create", name[:62], "--bridge", "b" * 15, "--subnet", "10.78.0.0/24")
+    hvtx("vm", "start", name)
+    for argv in (("vm", "ls"), ("vm", "show", name), ("log",), ("network", "ls")):
         shown = on_terminal(80, *argv, NO_COLOR="1")
-        assert name in shown.split(), argv
+        assert name in shown.split() or name[:62] in shown.split(), argv
+        wide = [line for line in shown.splitlines() if len(line) > 80 and len(line.split()) > 1]
+        assert wide == [], argv  # the terminal would break it in the middle of a column
     shown = on_terminal(80, "vm", "ls", NO_COLOR="1").split()
     assert all(f"{port}→80/tcp" in shown for port in range(8000, 8012))
     assert "[fd00:1:2:3:4:5:6:7]:53→53/udp" in shown

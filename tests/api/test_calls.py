@@ -123,6 +123,7 @@ def test_without_a_listener_a_program_finds_them_in_its_log(
     [
         (PermissionError(errno.EACCES, "no"), NotPermitted, 5),
         (OSError(errno.ENOSPC, "full"), StoreError, 7),
+        (OSError(errno.EFBIG, "large"), StoreError, 7),
         (OSError(errno.EIO, "torn"), StoreError, 7),
         (OSError(errno.EMFILE, "many"), HostRefused, 6),
         (OSError(errno.ENODEV, "none"), HvtxError, 1),

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import resource
 import sqlite3
+from collections.abc import Iterator
 
-from hvtx.errors import Busy, Refused, StoreError
-from hvtx.store.errors import explain
+import pytest
+
+from hvtx.errors import Busy, HvtxError, Refused, StoreError
+from hvtx.store.errors import explain, unwritable
 
 
 def test_damage_that_comes_up_later_is_explained() -> None:
@@ -17,3 +22,43 @@ def test_damage_that_comes_up_later_is_explained() -> None:
     for words in ("database is locked", "locking protocol"):
         assert isinstance(explain(sqlite3.OperationalError(words)), Busy)
     assert explain(ValueError("not mine")) is None
+
+
+@pytest.fixture
+def file_limit() -> Iterator[int]:
+    """The limit on the size of files that this process keeps, in bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, hard))
+    yield 1 << 30
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def failing(name: str) -> HvtxError:
+    """What is said of an error of input or output, by SQLite's name."""
+    problem = sqlite3.OperationalError("disk I/O error")
+    problem.sqlite_errorname = name
+    told = explain(problem)
+    assert isinstance(told, HvtxError)
+    return told
+
+
+def test_the_limit_on_the_size_of_files_is_named(file_limit: int) -> None:
+    """Where a file could not grow; not where one could not be read."""
+    named = f"no file larger than {file_limit} bytes (RLIMIT_FSIZE)"
+    for name in ("SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE"):
+        told = failing(name)
+        assert (told.exit_code, named in told.message) == (7, True), name
+        assert "`ulimit -f unlimited`" in str(told.hint)
+    assert "RLIMIT" not in failing("SQLITE_IOERR_READ").message
+    beside = unwritable(OSError(errno.EFBIG, "File too large", "/there/hwm"))
+    assert isinstance(beside, StoreError)
+    assert named in beside.message
+    other = unwritable(OSError(errno.ENOSPC, "No space left on device", "/there/hwm"))
+    assert "RLIMIT" not in str(other)
+
+
+def test_without_a_limit_none_is_named() -> None:
+    """A disk that fails is a disk that fails."""
+    if resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY:
+        pytest.skip("this process has such a limit")
+    assert "RLIMIT" not in failing("SQLITE_IOERR_WRITE").message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import sqlite3
@@ -17,8 +18,9 @@ from hvtx import migrations
 from hvtx.errors import HvtxError
 from hvtx.store import blocks, creating, history, leases, records
 from hvtx.store import connection as files
+from hvtx.store.database import Store
 
-from .shelf import Shelf, add_network, enter, network
+from .shelf import NOW, Shelf, add_network, enter, network
 
 ROOT = Path(__file__).parents[2]
 LAST = len(migrations.MIGRATIONS) + 1
@@ -221,3 +223,73 @@ def test_a_reader_of_each_older_store_finds_what_it_asks_for(
         assert leases.ports_of_container(sql, "c", "none") == set()
         assert leases.counts(sql) == {}
     assert shelf.file.read_bytes() == before
+
+
+SPEC = {"memory": 256, "cpus": 1, "kernel": None, "initrd": None, "append": None, "disks": [],
+        "command": ["sleep", "9"], "directory": "/"}  # fmt: skip
+ROWS: tuple[tuple[str, dict[str, object]], ...] = (  # as the first program wrote them
+    ("life", {"id": 1, "boot_id": "b", "netns": 1, "began": NOW}),
+    ("operation", {"id": 1, "verb": "run", "vm": "web", "life": 1, "writer_boot": "b",
+                   "writer_pid": 9, "writer_start": 9, "began": NOW}),
+    ("network", {"id": "n", "name": "lan", "bridge": "br", "mac": "02:00:00:00:00:01", "mtu": 1500,
+                 "nat": 1, "isolate": 0, "firewall": "nftables", "gateway6": "fe80::1"}),
+    ("subnet", {"network": "n", "family": 4, "cidr": "10.77.0.0/24", "gateway": "10.77.0.1"}),
+    ("subnet", {"network": "n", "family": 6, "cidr": "fd77::/64", "gateway": "fd77::1"}),
+    ("vm", {"id": "v", "name": "web", "hypervisor": "command", "spec": json.dumps(SPEC),
+            "autostart": 1}),
+    ("interface", {"id": 1, "vm": "v", "position": 0, "network": "n", "mac": "02:00:00:00:00:02"}),
+    ("lease", {"address": "10.77.0.2", "interface": 1, "network": "n", "family": 4, "offset": 2}),
+    ("lease", {"address": "fd77::2", "interface": 1, "network": "n", "family": 6, "offset": 2}),
+    ("port", {"id": 1, "interface": 1, "protocol": "tcp", "host_port": 8080, "guest_port": 80}),
+    *(("resource", {"id": number, "kind": "tap", "key": f"hv{number}", "state": state,
+                    "mark": f"hvtx:1:aaaaaaaaaa:{number}.bbbbbbbbbbbbbbbb", "operation": 1,
+                    "spec": json.dumps({"device": f"hv{number}"}), "life": 1, "vm": "v",
+                    "network": "n"})
+      for number, state in enumerate(("intended", "committed", "releasing", "released"), start=1)),
+    ("history", {"id": 1, "time": NOW, "operation": 1, "verb": "run", "vm": "web", "kind": "tap",
+                 "key": "hv1", "event": "made", "message": "tap hv1"}),
+)  # fmt: skip
+
+
+def read(store: Store) -> dict[str, object]:
+    """All that reading verbs ask for."""
+    with store.reading() as sql:
+        vms = records.vms(sql)
+        return {
+            "vms": vms,
+            "networks": records.networks(sql),
+            "rows": records.resources(sql),
+            "operations": records.operations(sql),
+            "tombstones": records.tombstones(sql, [str(row["mark"]) for _, row in ROWS[10:14]]),
+            "history": history.entries(sql, history.Wanted(vm="web"), limit=10),
+            "evidence": records.evidence_of_vms(sql, [vm.id for vm in vms]),
+            "leases": leases.counts(sql),
+        }
+
+
+@pytest.mark.parametrize("number", range(1, len(migrations.MIGRATIONS)))
+def test_a_reader_of_an_older_store_sees_what_its_migration_keeps(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """With rows of each kind: what is read of it before a writer comes is what is read after."""
+    with monkeypatch.context() as then:
+        for module in (migrations, creating):
+            then.setattr(module, "MIGRATIONS", migrations.MIGRATIONS[:number])
+        then.setattr(files, "SCHEMA", number)
+        shelf.open().close()
+    with closing(sqlite3.connect(shelf.file)) as old, old:
+        for table, row in ROWS:
+            places = ", ".join("?" * len(row))
+            old.execute(
+                f"INSERT INTO {table} ({', '.join(row)}) VALUES ({places})", [*row.values()]
+            )
+    with shelf.opened(writable=False) as store:
+        before = read(store)
+    assert [vm.name for vm in before["vms"]] == ["web"]  # type: ignore[attr-defined]
+    assert len(before["rows"]) == 3  # type: ignore[arg-type]
+    assert len(before["history"]) == 1  # type: ignore[arg-type]
+    assert facts(shelf)[0] == number
+    shelf.open().close()
+    assert facts(shelf)[0] == migrations.SCHEMA
+    with shelf.opened(writable=False) as store:
+        assert read(store) == before

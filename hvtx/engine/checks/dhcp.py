@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from hvtx.engine import network_service
 from hvtx.engine.finding import Finding
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import networks_now
 from hvtx.host import dnsmasq, procfs
+from hvtx.model.policy import names_in
 from hvtx.model.resource import identity_in, process_observed
+from hvtx.model.vm import Network, Vm
 from hvtx.planner import service
 from hvtx.planner.remedy import REPAIR
 from hvtx.planner.scope import NetworkScope
@@ -20,7 +22,9 @@ _ANY = ("0.0.0.0/0",)  # what a network that is asked for later has, most likely
 
 def check_dhcp(runtime: Runtime) -> Iterator[Finding]:
     """Services that are missing (one that died is a damage), and what would keep them from it."""
-    scope = networks_now(runtime, runtime.read(records.networks))
+    with runtime.reading() as sql:
+        networks, vms = records.networks(sql), records.vms(sql)
+    scope = networks_now(runtime, networks)
     served = [network for network in scope.networks.values() if network.dhcp]
     lack = dnsmasq.lack() or dnsmasq.broken()
     if lack is not None:
@@ -36,7 +40,7 @@ def check_dhcp(runtime: Runtime) -> Iterator[Finding]:
         return
     missing = [network.name for network in service.unserved(scope)]
     taken = dnsmasq.taken([subnet for network in served for subnet in network.subnets] or _ANY)
-    held = list(_held(scope))
+    held = [*_held(scope), *_without_names(networks, vms)]
     yield from held
     if taken:
         problem = network_service.in_the_way(taken)
@@ -47,9 +51,26 @@ def check_dhcp(runtime: Runtime) -> Iterator[Finding]:
         words = f"guests of {', '.join(missing)} get no addresses and names by DHCP"
         yield Finding("dhcp", "error", words, ("no process of theirs is on record",), REPAIR)
     elif served and not held:
-        yield Finding("dhcp", "ok", "every network with DHCP and DNS has its dnsmasq on record")
+        words = "every network with DHCP and DNS has its dnsmasq on record"
+        yield Finding("dhcp", "ok", words, _evidence())
     elif not served:
-        yield Finding("dhcp", "ok", "dnsmasq is installed, and no network has it")
+        yield Finding("dhcp", "ok", "dnsmasq is installed, and no network has it", _evidence())
+
+
+def _evidence() -> tuple[str, ...]:
+    """What the dnsmasq of this host cannot do, which nobody needs yet."""
+    why = dnsmasq.fills_no_sets()
+    return (why.message,) if why is not None else ()
+
+
+def _without_names(networks: Sequence[Network], vms: Sequence[Vm]) -> Iterator[Finding]:
+    """Whose policies allow names where the dnsmasq of this host can look none up for them."""
+    asking = [f"network {one.name}" for one in networks if names_in(one.policy.rules)]
+    asking += [f"VM {one.name}" for one in vms if names_in(one.policy.rules)]
+    why = dnsmasq.fills_no_sets() if asking else None
+    if why is not None:
+        words = f"guests cannot be started with names in their policies: {why.message}"
+        yield Finding("dhcp", "error", words, tuple(asking), why.hint)
 
 
 def _held(scope: NetworkScope) -> Iterator[Finding]:
