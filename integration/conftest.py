@@ -115,6 +115,18 @@ def world(netns: None) -> Iterator[lab.Namespace]:
         yield other
 
 
+@pytest.fixture(params=["nftables", "iptables"])
+def firewall(request: pytest.FixtureRequest) -> str:
+    """Each backend, as `--firewall` has it."""
+    return str(request.param)
+
+
+@pytest.fixture(params=[True, False], ids=["call-iptables", "no-call-iptables"])
+def bridged(request: pytest.FixtureRequest) -> bool:
+    """Whether frames within a bridge pass the rules of iptables, for `bridged_frames_see_iptables`."""
+    return bool(request.param)
+
+
 @pytest.fixture(scope="session")
 def guest_files() -> Path:
     """`real_guest.GUEST`: the kernel and programs of a real guest, downloaded if they are not there.

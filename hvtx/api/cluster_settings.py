@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from hvtx.errors import UsageError
+from hvtx.model.address import without_zone
 from hvtx.model.block import SOURCES, Cluster
 from hvtx.model.typed import Any
 
@@ -73,12 +74,10 @@ def _blocks(given: object, path: str) -> dict[str, tuple[str, ...]]:
 
 
 def _text(value: object) -> str:
-    """A number would be an address, too, and a zone a part of one. Raises TypeError, ValueError."""
+    """A number would be an address, too. Raises TypeError; ValueError for a zone."""
     if not isinstance(value, str):
         raise TypeError("it is no text")
-    if "%" in value:
-        raise ValueError("it has a zone")
-    return value
+    return without_zone(value)
 
 
 def _endpoints(given: object, path: str, *, needed: bool) -> tuple[str, ...]:

@@ -20,15 +20,20 @@ def cluster() -> None:
     """Show the blocks of addresses that a cluster gives; free those of a host that is gone."""
 
 
-@cluster.command()
+@cluster.command(short_help="Show whether the cluster answers, and whose the blocks are.")
 @as_json
 @click.pass_context
-def status(ctx: click.Context, json_: bool) -> None:
-    """Show whether the cluster answers, and whose the blocks are."""
+def status(ctx: click.Context, json_: bool) -> int:
+    """Show whether the cluster answers, and whose the blocks are.
+
+    Ends with 75 where no etcd answers, and with the code of the problem that is shown where the
+    cluster refuses this host. What the store knows is shown all the same. One member that is down
+    is no problem while the others answer.
+    """
     shown = host_of(ctx).cluster.status()
     if json_:
         render.emit_json(documents.cluster.document(shown))
-        return
+        return shown.exit_code
     render.fields(
         [
             ("source", shown.source),
@@ -39,6 +44,7 @@ def status(ctx: click.Context, json_: bool) -> None:
         ]
     )
     _blocks(shown)
+    return shown.exit_code
 
 
 _DOUBTED = "an older store, or a host that was given up: hvtx recover asks the cluster"

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from hvtx.cni import reading
 from hvtx.cni.errors import CONFIGURATION, ENVIRONMENT, UNSUPPORTED_FIELD
 from hvtx.errors import UsageError
+from hvtx.model.address import without_zone
 from hvtx.model.attachment import PodLabels, TapRequest
 from hvtx.model.policy import NO_LIMITS, Limits
 from hvtx.model.typed import Any
@@ -66,15 +67,11 @@ def asked_addresses(
 def _address(text: str, where: str, code: int = CONFIGURATION) -> str:
     import ipaddress
 
-    plain = text.partition("%")[0]  # a zone is a device of this host, or anything at all
     try:
-        found = str(ipaddress.ip_interface(plain).ip) if plain == text else None
+        return str(ipaddress.ip_interface(without_zone(text)).ip)
     except ValueError:
-        found = None
-    if found is None:
         hint = "it is an address, with or without a prefix length: 10.77.0.7/24"
-        raise reading.wrong(where, text, hint, code)
-    return found
+        raise reading.wrong(where, text, hint, code) from None
 
 
 def published(config: Mapping[str, Any]) -> tuple[Publish, ...]:

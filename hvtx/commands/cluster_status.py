@@ -28,6 +28,7 @@ class ClusterStatus(NamedTuple):
     unrecorded: tuple[Held, ...] = ()  # this host's for the cluster, and not on record
     holders: tuple[Held, ...] = ()
     hosts: tuple[Member, ...] = ()
+    exit_code: int = 0  # the one that `problem` has as an error: 75 where no etcd answers
 
 
 class ShownRoute(NamedTuple):
@@ -59,7 +60,7 @@ def status(runtime: Runtime) -> ClusterStatus:
             holders = tuple(source.holders())
             members = tuple(source.members()) if isinstance(source, EtcdBlocks) else ()
         except HvtxError as problem:
-            return found._replace(problem=problem.message)
+            return found._replace(problem=problem.message, exit_code=problem.exit_code)
     return found._replace(unrecorded=apart.unrecorded, holders=holders, hosts=members)
 
 

@@ -22,7 +22,7 @@ from hvtx.engine.damage import (
 from hvtx.engine.forwarding import keep_settings
 from hvtx.engine.loopback import bridges_in_need
 from hvtx.engine.network_build import ensure_networks, settle_accepts
-from hvtx.engine.repair_row import hold_again, repair_object, repair_rules
+from hvtx.engine.repair_row import repair_object, repair_rules
 from hvtx.engine.repaired import Failed, Repair, Repaired
 from hvtx.engine.resolve import resolve
 from hvtx.engine.runtime import Runtime, Settings
@@ -265,9 +265,9 @@ def _hold_again(
         if not own:
             continue
         processes = [row for row in rows if row.vm == vm and row.kind == Kind.PROCESS]
-        why: dict[int, str] = {}
+        lost = [damage.row for damage in own]
         try:
-            why = hold_again(runtime, [damage.row for damage in own], processes, name)
+            _, why = port_holders.hold_recorded(runtime.store, lost, processes, name)
         except (HvtxError, OSError) as problem:
             why = {damage.row.id: str(problem) for damage in own}
         for damage in own:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import ipaddress
 import json
 
+from hvtx.model.address import without_zone
 from hvtx.model.block import Held, Member, Pool
 from hvtx.model.typed import Any, NamedTuple
 from hvtx.planner.blocks import FORGOTTEN, is_of
 
-_ZONE = "%"
 _LONGEST = 253  # of a host's name, as DNS has it
 
 
@@ -82,11 +82,9 @@ def _is_word(text: str) -> bool:
 
 
 def _block(text: str) -> str | None:
-    """A prefix as hvtx writes it; Python takes whatever stands behind ``%``, a line's end too."""
-    if _ZONE in text:
-        return None
+    """A prefix as hvtx writes it."""
     try:
-        found = str(ipaddress.ip_network(text))
+        found = str(ipaddress.ip_network(without_zone(text)))
     except ValueError:
         return None
     return text if found == text else None
@@ -94,9 +92,9 @@ def _block(text: str) -> str | None:
 
 def _address(said: Any) -> str | None:
     """An address; one with a zone (``fe80::1%eth0``) means nothing on another host."""
-    if not isinstance(said, str) or _ZONE in said:
+    if not isinstance(said, str):
         return None
     try:
-        return str(ipaddress.ip_address(said))
+        return str(ipaddress.ip_address(without_zone(said)))
     except ValueError:
         return None

@@ -218,18 +218,19 @@ def end_passing(rows: Iterable[Resource]) -> None:
             portholder.end(identity)
 
 
-def hold_anew(
+def hold_recorded(
     store: Store, rows: Sequence[Resource], processes: Sequence[Resource], name: str
-) -> dict[int, dict[str, Any]]:
-    """Hold ports that nobody holds, as far as they can be had; ``observed`` of these, on record."""
-    from hvtx.engine import notice
+) -> tuple[dict[int, dict[str, Any]], dict[int, str]]:
+    """Hold ports that nobody holds, as far as they can be had.
+
+    Returns ``observed`` of the rows whose ports are held, on record, and why the others are not.
+    Raises HostRefused, StoreError; then nothing more is held.
+    """
     from hvtx.store import intents
 
     holder, observed, why = renew(rows, processes, name)
-    for words in dict.fromkeys(why.values()):
-        notice.warning(f"a published port of VM {name} is not held: {words}")
     if holder is None:
-        return {}
+        return {}, why
     try:
         with store.transaction() as sql:
             for row, seen in observed.items():
@@ -238,6 +239,18 @@ def hold_anew(
     except BaseException:
         holder.cancel()
         raise
+    return observed, why
+
+
+def hold_anew(
+    store: Store, rows: Sequence[Resource], processes: Sequence[Resource], name: str
+) -> dict[int, dict[str, Any]]:
+    """Hold ports as :func:`hold_recorded` does, and warn of those that cannot be had."""
+    from hvtx.engine import notice
+
+    observed, why = hold_recorded(store, rows, processes, name)
+    for words in dict.fromkeys(why.values()):
+        notice.warning(f"a published port of VM {name} is not held: {words}")
     return observed
 
 

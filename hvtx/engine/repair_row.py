@@ -1,4 +1,4 @@
-"""One damaged object is put back as its row says: a device, its settings, rules, a held port."""
+"""One damaged object is put back as its row says: a device, its settings, rules."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import closing
 from hvtx.drivers.address import remove_link_local
 from hvtx.drivers.base import BridgesDriver, LinkDriver, PortDriver
 from hvtx.drivers.bridge import lead_loopback
-from hvtx.engine import network_service, own_routes, port_holders
+from hvtx.engine import network_service, own_routes
 from hvtx.engine.damage import Damage, guard_of, has_guard, wanted_of
 from hvtx.engine.effects import made_by
 from hvtx.engine.forwarding import ipv6_problem
@@ -104,24 +104,6 @@ def _set_again(driver: LinkDriver, row: Resource, rows: Sequence[Resource]) -> N
         driver.set_traits(row, wanted, traits)
     if wanted.silent:
         remove_link_local(row.ifindex, row.addresses)
-
-
-def hold_again(
-    runtime: Runtime, rows: Sequence[Resource], processes: Sequence[Resource], name: str
-) -> dict[int, str]:
-    """Why ports are still not held, by row."""
-    holder, observed, why = port_holders.renew(rows, processes, name)
-    if holder is None:
-        return why
-    try:
-        with runtime.store.transaction() as sql:
-            for row, seen in observed.items():
-                intents.record_observed(sql, row, seen)
-        holder.open()
-    except BaseException:
-        holder.cancel()
-        raise
-    return why
 
 
 def _leads_loopback(runtime: Runtime, row: Resource) -> bool:

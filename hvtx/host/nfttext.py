@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import _socket as socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from hvtx.host.netlink import attribute_map
 from hvtx.host.nfnumbers import ACCEPT, GOTO
@@ -127,19 +127,33 @@ CATCH_ALL = "*"  # the element without a key, which only others put into our set
 
 
 def _hex(key: bytes, data: bytes) -> str:
-    return f"{key.hex()} -> {data.hex()}" if data else key.hex()
+    words = key.hex() or CATCH_ALL
+    return f"{words} -> {data.hex()}" if data else words
 
 
 def renderer(family: str, name: str) -> Callable[[bytes, bytes], str]:
-    """How the elements of a set of our layout are written; hexadecimal for other sets."""
+    """How elements with a key are written in a set of our layout; hexadecimal for other sets."""
     return _RENDER.get((family, name), _hex)
 
 
-def render(family: str, name: str, key: bytes, data: bytes) -> str:
-    """An element as people read it; hexadecimal if the set is foreign."""
-    if not key:
-        return f"{CATCH_ALL} -> {data.hex()}" if data else CATCH_ALL
+def rendered(
+    family: str, name: str, elements: Collection[tuple[bytes, bytes, object]]
+) -> list[str]:
+    """The elements of a set as people read them; hexadecimal if the set is foreign.
+
+    Each is a key (empty: the catch-all element), data, and whatever the caller knows of it.
+    """
+    write = renderer(family, name)
     try:
-        return renderer(family, name)(key, data)
+        return [write(key, data) if key else _hex(key, data) for key, data, _ in elements]
+    except (ValueError, IndexError, OSError):  # of a foreign set with a name of our layout
+        return [render(family, name, key, data) for key, data, _ in elements]
+
+
+def render(family: str, name: str, key: bytes, data: bytes) -> str:
+    """One element as people read it: see :func:`rendered`."""
+    write = renderer(family, name) if key else _hex
+    try:
+        return write(key, data)
     except (ValueError, IndexError, OSError):
         return _hex(key, data)

@@ -1,4 +1,4 @@
-"""Addresses as text: of which family one is, and how it stands beside a port.
+"""Addresses as text: of which family one is, whether it has a zone, how it stands beside a port.
 
 That of IPv6 has a colon in it and that of IPv4 none, with a prefix length behind it or without. It
 is read here only, and ``ipaddress`` is not asked: every start of a VM would import it, for 2 ms.
@@ -24,6 +24,20 @@ def family_of(text: str) -> int:
 def is_of(text: str, family: int) -> bool:
     """Whether an address, or a prefix, is of a family: 4 or 6."""
     return family_of(text) == family
+
+
+class ZoneError(ValueError):
+    """An address has a zone, where a device of one host says nothing."""
+
+
+def without_zone(text: str) -> str:
+    """The text itself. Raises ZoneError where it has a zone (``fe80::1%eth0``, RFC 4007).
+
+    ``ipaddress`` takes whatever stands behind ``%`` as a part of an address, a line's end too.
+    """
+    if "%" in text:
+        raise ZoneError(f"{text.partition('%')[2]!r} behind '%' is a device of one host")
+    return text
 
 
 def guest_addresses(guard: Mapping[str, Any] | None) -> list[str]:

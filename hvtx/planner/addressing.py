@@ -9,7 +9,7 @@ import ipaddress
 from collections.abc import Callable, Iterable, Iterator
 
 from hvtx.errors import Conflict, UsageError
-from hvtx.model.address import family_of, is_ipv6, with_port
+from hvtx.model.address import ZoneError, family_of, is_ipv6, with_port, without_zone
 from hvtx.model.vm import Network, Publish
 
 _DIGITS = frozenset("0123456789")
@@ -111,7 +111,7 @@ def parse_mac(text: str) -> str:
 def parse_subnet(text: str) -> str:
     """A subnet with room for a gateway and a guest, in canonical form."""
     try:
-        subnet = ipaddress.ip_network(_without_zone(text), strict=True)
+        subnet = ipaddress.ip_network(without_zone(text), strict=True)
     except ValueError as problem:
         why = str(problem)
         for named in (text, repr(text)):
@@ -160,13 +160,6 @@ def _is_for_guests(subnet: ipaddress.IPv4Network | ipaddress.IPv6Network) -> boo
     return not any(subnet.overlaps(ipaddress.IPv4Network(bad)) for bad in _NO_GUESTS)
 
 
-def _without_zone(text: str) -> str:
-    """The text itself; ValueError for a zone id, which means something on one host only."""
-    if "%" in text:
-        raise ValueError("a zone id ('%…') has no meaning here")
-    return text
-
-
 def gateway_of(subnet: str) -> str:
     """The host's address in a subnet: the first."""
     return str(ipaddress.ip_network(subnet).network_address + 1)
@@ -180,7 +173,9 @@ def netmask_of(subnet: str) -> str:
 def parse_address(text: str) -> str:
     """An IP address in canonical form: one spelling per address, so that it is leased once."""
     try:
-        address = ipaddress.ip_address(_without_zone(text))
+        address = ipaddress.ip_address(without_zone(text))
+    except ZoneError as problem:
+        raise UsageError(f"{text!r} is not an IP address alone: {problem}") from problem
     except ValueError as problem:
         from hvtx.model import meant_values  # for a refusal only
 

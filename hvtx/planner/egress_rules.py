@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 
 from hvtx.errors import Conflict, UsageError
-from hvtx.model.address import family_of, is_ipv6
+from hvtx.model.address import ZoneError, family_of, is_ipv6, without_zone
 from hvtx.model.policy import (
     EGRESS,
     NO_POLICY,
@@ -68,7 +68,9 @@ _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 def _destination(action: str, text: str, to: str) -> str:
     words = f"--{action} {text!r}"
     try:
-        meant = ipaddress.ip_network(to, strict=False)
+        meant = ipaddress.ip_network(without_zone(to), strict=False)
+    except ZoneError as problem:
+        raise UsageError(f"{words}: {to!r} is no address or subnet: {problem}", hint=HINT) from None
     except ValueError:
         labels = to.split(".")
         if all(map(_LABEL.fullmatch, labels)) and not labels[-1].isdigit():
@@ -76,8 +78,6 @@ def _destination(action: str, text: str, to: str) -> str:
         raise UsageError(
             f"{words}: {to!r} is no address, subnet or name", hint=_ports_hint(to)
         ) from None
-    if "%" in to:
-        raise UsageError(f"{words}: an address with a device is the host's own", hint=HINT)
     if isinstance(meant, ipaddress.IPv6Network) and meant.subnet_of(_MAPPED):
         four = meant.network_address.ipv4_mapped  # no packet has such an address
         hint = f"write it as {ipaddress.ip_network(f'{four}/{meant.prefixlen - 96}')}"

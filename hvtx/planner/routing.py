@@ -185,10 +185,7 @@ def fix(found: Found | None, subnet: str, taken: Iterable[int]) -> str:
         return f"{shows}; remove that route or address, or use another subnet"
     if found.rule.pref == 0:
         return f"give the rule a number above 0: ip {option}rule show"
-    free = found.rule.pref - 1
-    while free in set(taken) and free > 1:
-        free -= 1
-    # a rule with a number that others have as well is asked after them
+    free = _free_before(found.rule.pref, taken)
     return f"ip {option}rule add to {subnet} lookup main pref {free}"
 
 
@@ -204,14 +201,20 @@ def fix_out(
         return f"`ip {option}route show table all` shows it; remove that route"
     if found.rule.pref == 0:
         return f"give the rule a number above 0: ip {option}rule show"
-    free = found.rule.pref - 1
-    while free in set(taken) and free > 1:
-        free -= 1
+    free = _free_before(found.rule.pref, taken)
     if answers is not None:
         name = _PROTOCOLS.get(answers.protocol, answers.protocol)
         only = f"{bridge} ipproto {name} sport {answers.sport}"
         return f"ip {option}rule add iif {only} lookup main pref {free}"
     return f"ip {option}rule add iif {bridge} lookup main pref {free}"
+
+
+def _free_before(pref: int, taken: Iterable[int]) -> int:
+    """The next lower number that no rule has: of two with the same one the older is asked first."""
+    free, numbers = pref - 1, set(taken)
+    while free in numbers and free > 1:
+        free -= 1
+    return free
 
 
 def _length(route: Route) -> int:

@@ -20,8 +20,8 @@ from hvtx.engine.units import ENABLED, FOLLOWERS, Place, units
 from integration import lab
 from integration.lab.boot import image
 from integration.lab.boot.container import Host, booted
-from integration.lab.entered import poll
 from integration.lab.program import Program, installer
+from integration.lab.waiting import until
 
 # Docker's client leaves closing its sockets to the collector of garbage.
 pytestmark = [
@@ -316,7 +316,7 @@ def size(host: Host, path: str) -> int:
 def writes(host: Host, path: str) -> bool:
     """Whether a file grows."""
     before = size(host, path)
-    return bool(poll(f"growth of {path}", 10, lambda: size(host, path) > before))
+    return bool(until(f"growth of {path}", lambda: size(host, path) > before, 10))
 
 
 def vm(host: Host, name: str) -> dict:  # type: ignore[type-arg]
@@ -496,8 +496,8 @@ def test_what_a_firewalls_service_takes_away_is_put_back(host: Host) -> None:
     for act in ("reload", "restart", "stop", "start", "reload"):
         before = host.run("nft", "-a", "list", "ruleset")
         host.run("systemctl", act, "nftables")
-        poll(f"the repair after {act}", 30, flushed)
-        poll(f"the end of the repair after {act}", 30, whole)
+        until(f"the repair after {act}", flushed, 30)
+        until(f"the end of the repair after {act}", whole, 30)
     assert host.run("systemctl", "is-active", "nftables", "hvtx-repair@nftables").split() == [
         "active", "active",
     ]  # fmt: skip

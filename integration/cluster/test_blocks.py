@@ -123,6 +123,7 @@ def test_a_host_that_is_cut_off_goes_on_from_its_blocks(two: Lab) -> None:
     assert "hint: hvtx cluster status" in said
     status = two.status("h1")
     assert "no etcd answers" in status["problem"]
+    two.hvtx("h1", "cluster", "status", code=75)
     assert [b["state"] for b in status["blocks"]] == ["committed", "intended"]
     told = two.hvtx("h1", "doctor", "--json", code=None).json()["findings"]
     assert [f["level"] for f in told if f["check"] == "cluster"] == ["warning"]
@@ -285,9 +286,9 @@ def test_a_copy_of_a_host_leases_nothing_of_its_originals_blocks(two: Lab) -> No
             assert "hvtx cluster register --yes" in done.stderr
         two.heal()
         two.await_quorum("h1")
-        assert (
-            "another machine id" in json.loads(run("cluster", "status", "--json").stdout)["problem"]
-        )
+        status = run("cluster", "status", "--json")
+        assert "another machine id" in json.loads(status.stdout)["problem"]
+        assert status.returncode == 7
         found = json.loads(run("doctor", "--json").stdout)["findings"]
         (told,) = (one for one in found if one["check"] == "cluster")
         assert told["level"] == "error"
@@ -467,7 +468,7 @@ def test_a_host_that_is_given_up(two: Lab) -> None:
     assert "given up" in said
     assert "given up" in two.hvtx("h1", "recover", code=9).out
     assert "given up" in two.hvtx("h1", "vm", "start", "one", code=75).err
-    assert "given up" in two.hvtx("h1", "cluster", "status").out
+    assert "given up" in two.hvtx("h1", "cluster", "status", code=7).out
     assert {one["installation"] for one in two.status("h2")["holders"]} == {
         two.status("h2")["installation"]
     }

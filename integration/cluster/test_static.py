@@ -200,3 +200,24 @@ def test_what_gc_does_about_blocks_is_in_its_plan(hvtx: Program, tmp_path: Path)
     assert len(hvtx("cluster", "status", "--json").json()["blocks"]) == 2
     assert "give-back lab 10.64.0.0/30" in hvtx("gc", "--apply").out
     assert len(hvtx("cluster", "status", "--json").json()["blocks"]) == 1
+
+
+def test_a_cluster_that_does_not_answer_is_a_status_of_its_own(hvtx: Program) -> None:
+    """Scripts go by the exit code; the object is whole either way, and nothing is made."""
+    hvtx("cluster", "status")  # ends with 0: the configuration answers
+    hvtx("network", "create", "lab", "--subnet", "10.64.0.0/16", "--block-size", "30")
+    create(hvtx, "one")
+    nobody = "http://127.0.0.1:9"  # of this namespace, where nothing listens
+    Path(os.environ["HVTX_CONFIG"]).write_text(
+        f'[cluster]\nsource = "etcd"\nendpoints = ["{nobody}"]\n'
+    )
+    before = lab.dump()
+    told = hvtx("cluster", "status", "--json", code=75)
+    shown = told.json()
+    assert (shown["source"], shown["holders"], told.err) == ("etcd", None, "")
+    assert [(one["endpoint"], one["reached"]) for one in shown["endpoints"]] == [(nobody, False)]
+    assert "no etcd answers" in shown["problem"]
+    assert [block["cidr"] for block in shown["blocks"]] == ["10.64.0.0/30"]
+    text = hvtx("cluster", "status", code=75)
+    assert "no etcd answers" in text.out and "10.64.0.0/30" in text.out and text.err == ""
+    assert lab.difference(before, lab.dump()) == ""

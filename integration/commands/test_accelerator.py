@@ -10,9 +10,8 @@ import json
 import os
 import shutil
 import signal
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,9 @@ import pytest
 from hvtx.host import kvm, probe_code, probe_guest
 from integration import lab
 from integration.lab import witness
+from integration.lab.processes import is_alive
 from integration.lab.program import Forked, Program, preload
+from integration.lab.waiting import until
 
 QEMU = shutil.which("qemu-system-x86_64")
 QEMU_ARM = shutil.which("qemu-system-aarch64")
@@ -57,15 +58,6 @@ for word; do
 done
 eval "set -- $arguments"
 """
-
-
-def until(look: Callable[[], object], what: str, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if look():
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"never {what}")
 
 
 class Fake:
@@ -128,14 +120,6 @@ def argv_of(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
 
 
-def exists(pid: int) -> bool:
-    """Whether a process is there that has not ended."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 # --- real guests, whatever KVM claims
 
 
@@ -171,7 +155,7 @@ def test_a_real_guest_runs_and_it_is_told_with_what_and_why(
     argv = argv_of(vm["pid"])
     assert argv[argv.index("-accel") + 1] == "tcg"
     assert fake.probes() == (0 if device == "/nonexistent" else 1)
-    until(lambda: "web: serving on 10.77.0.2" in hvtx("vm", "logs", "web").out, "served")
+    until("served", lambda: "web: serving on 10.77.0.2" in hvtx("vm", "logs", "web").out)
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with direct.open("http://10.77.0.2/", timeout=30) as page:
         assert b"this is web" in page.read()
@@ -374,7 +358,7 @@ def strike_when_spawned(how: signal.Signals, fake: Fake) -> None:
     def struck(path: str, words: list[str], *others: Any, **options: Any) -> int:
         pid = spawn(path, words, *others, **options)
         if "-accel" in words:
-            until(fake.lines, "tried")
+            until("tried", fake.lines)
             os.kill(os.getpid(), how)
         return pid
 
@@ -402,14 +386,14 @@ def test_a_start_that_is_killed_leaves_no_guest_of_the_probe(
             kvm.choose(str(fake.path), "x86_64", str(tmp_path))
         finally:
             os._exit(0)
-    until(fake.lines, "tried")
+    until("tried", fake.lines)
     probe = int(fake.lines()[0].split()[0])
     if not at_once:  # it waits for the probe
         stat = Path(f"/proc/{pid}/stat")
-        until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "S", "asleep")
+        until("asleep", lambda: stat.read_text().rpartition(")")[2].split()[0] == "S")
         os.kill(pid, how)
     os.waitpid(pid, 0)
-    until(lambda: not exists(probe), "ended")
+    until("ended", lambda: not is_alive(probe))
 
 
 # --- doctor

@@ -15,8 +15,7 @@ import signal
 import struct
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pycdlib
@@ -29,6 +28,7 @@ from integration import lab
 from integration.kernel.test_vm_process import needs_qemu
 from integration.lab import vmm_stand_in
 from integration.lab.program import Forked, preload
+from integration.lab.waiting import until
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f me@here"
 SECRET = "swordfish-of-the-guest"
@@ -36,14 +36,6 @@ SLEEP = ("--", "sleep", "600")
 TUNSETIFF, TUNSETQUEUE = 0x400454CA, 0x400454D9
 FLAGS = 0x2 | 0x1000 | 0x4000 | 0x100  # TAP, NO_PI, VNET_HDR, MULTI_QUEUE
 DETACH = 0x400
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    for _ in range(6000):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"never {what}")
 
 
 @pytest.fixture
@@ -106,7 +98,7 @@ def test_a_seed_comes_and_goes_with_its_vm(hvtx: Forked, key: str, init: Path) -
     path = seed_of(vm)
     seen = os.stat(path)
     assert (seen.st_mode & 0o7777, seen.st_uid) == (0o600, vm["user"])
-    until(lambda: str(seen.st_size) in hvtx("vm", "logs", "web").out, "read by its process")
+    until("read by its process", lambda: str(seen.st_size) in hvtx("vm", "logs", "web").out)
     made = inside(path)
     assert made["user-data"] == init.read_bytes()
     assert json.loads(made["meta-data"]) == {
@@ -136,7 +128,7 @@ def test_a_vm_without_has_what_it_had(hvtx: Forked) -> None:
     vm = hvtx("vm", "run", "web", "--network", "net", "--json", "--", "sh", "-c", "env; exec sleep 600").json()  # fmt: skip
     files = [r["key"] for r in vm["resources"] if r["kind"] == "file"]
     assert [Path(path).name for path in files] == [vm["id"]]
-    until(lambda: "HVTX_TAP" in hvtx("vm", "logs", "web").out, "its environment")
+    until("its environment", lambda: "HVTX_TAP" in hvtx("vm", "logs", "web").out)
     said = hvtx("vm", "logs", "web").out
     assert "HVTX_SEED" not in said
     assert "HVTX_MTU=1400\n" in said

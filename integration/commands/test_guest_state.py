@@ -21,9 +21,10 @@ from hvtx.drivers.vm_process import stop as stopping
 from hvtx.engine import vm_launch
 from hvtx.host import monitor_queries, monitor_socket, qmp
 from integration import lab
-from integration.kernel.test_vm_process import needs_qemu, until
+from integration.kernel.test_vm_process import needs_qemu
 from integration.lab import vmm_stand_in, witness
 from integration.lab.program import Forked, preload
+from integration.lab.waiting import until
 
 NAMES = {
     "qemu": f"qemu-system-{os.uname().machine}",
@@ -299,7 +300,7 @@ def test_who_does_not_answer_is_unknown_and_keeps_nobody_waiting(stage: Stage) -
     stage.orders()
     directory = Path(os.environ["HVTX_RUN_DIR"]).glob("*/vms/*")
     (room,) = [str(path) for path in directory]
-    until(lambda: stage.hvtx.vm("web")["guest"] == "running", "running", 20)
+    until("running", lambda: stage.hvtx.vm("web")["guest"] == "running")
     with monitor_socket.connect(room, "qmp.sock", 10):  # a person's client: ours is another socket
         assert stage.hvtx.vm("web")["guest"] == "running"
     with monitor_socket.connect(room, "monitor.sock", 10) as holder:
@@ -505,7 +506,7 @@ def test_a_link_to_the_socket_of_another_vm_is_not_followed(stage: Stage, hyperv
 def test_a_program_that_takes_its_time_is_waited_for_aloud(stage: Stage) -> None:
     slow = "trap 'sleep 1.5; exit' TERM; echo up; while :; do sleep 0.1; done"
     stage.hvtx("vm", "run", "slow", "--network", "net", "--", "sh", "-c", slow)
-    until(lambda: "up" in stage.hvtx("vm", "logs", "slow").out, "up", 200)
+    until("up", lambda: "up" in stage.hvtx("vm", "logs", "slow").out)
     ran = stage.hvtx("vm", "stop", "slow", "--timeout", "77")
     assert ran.err == "waiting up to 77 s for the process of VM slow to end\n"
 
@@ -531,7 +532,7 @@ def real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Fork
 
 def becomes(hvtx: Forked, guest: str) -> None:
     """Wait for it: a busy machine may take longer than one look does."""
-    until(lambda: hvtx.vm("web")["guest"] == guest, guest, 50)
+    until(guest, lambda: hvtx.vm("web")["guest"] == guest)
 
 
 @needs_qemu

@@ -19,6 +19,7 @@ import pytest
 from hvtx import Busy, Conflict, Host, HvtxError, NotFound, PartialFailure, StalePlan, UsageError
 from hvtx.host import children
 from integration import lab
+from integration.lab.processes import letter
 from integration.lab.program import Program
 
 SUBNET = "10.91.0.0/22"
@@ -60,12 +61,10 @@ def descriptors() -> dict[str, str]:
 
 def zombies() -> list[str]:
     """Children of this process that have ended and that nobody has waited for."""
-    found = []
+    found: list[str] = []
     for task in Path("/proc/self/task").iterdir():
-        for pid in (task / "children").read_text().split():
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-            if state == "Z":
-                found.append(pid)
+        children = (task / "children").read_text().split()
+        found += [pid for pid in children if letter(int(pid)) == "Z"]
     return found
 
 

@@ -12,7 +12,6 @@ import sqlite3
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -20,7 +19,9 @@ from pathlib import Path
 import pytest
 
 from integration import lab
+from integration.lab.processes import is_alive, letter
 from integration.lab.program import Forked, Program, preload
+from integration.lab.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 TUNSETIFF, TAP_NO_PI = 0x400454CA, 0x1002
@@ -53,20 +54,6 @@ def outer(hvtx: Program) -> Program:
     hvtx("vm", "create", "web", "--network", "net", "--hypervisor", "external")
     hvtx("vm", "start", "web")
     return hvtx
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    """Wait for at most 20 s."""
-    for _ in range(4000):
-        if condition():
-            return
-        time.sleep(0.005)
-    raise AssertionError(f"never {what}")
-
-
-def letter(pid: int) -> str:
-    """The state of a process as the kernel writes it."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 @contextmanager
@@ -176,7 +163,7 @@ def test_a_zombie_is_dead(outer: Program) -> None:
     with child("sleep", "600") as process:
         outer("vm", "attach", "web", "--pid", str(process.pid))
         process.kill()
-        until(lambda: letter(process.pid) == "Z", "a zombie")
+        until("a zombie", lambda: letter(process.pid) == "Z")
         os.kill(process.pid, 0)
         assert outer.vm("web")["state"] == "crashed"
         outer("gc", "--apply")
@@ -185,7 +172,7 @@ def test_a_zombie_is_dead(outer: Program) -> None:
 
 
 def leaderless(pid: int) -> None:
-    until(lambda: letter(pid) == "Z", "without its leader")
+    until("without its leader", lambda: letter(pid) == "Z")
 
 
 def traced(pid: int) -> None:
@@ -197,7 +184,7 @@ def traced(pid: int) -> None:
 
 
 def uninterruptible(pid: int) -> None:
-    until(lambda: letter(pid) == "D", "waiting inside the kernel")
+    until("waiting inside the kernel", lambda: letter(pid) == "D")
 
 
 LIVING = {
@@ -266,7 +253,7 @@ def test_a_frozen_process_lives(outer: Program) -> None:
             finally:
                 (group / switch).write_text(off)
     finally:
-        until(lambda: not (group / "cgroup.procs").read_text(), "empty")
+        until("empty", lambda: not (group / "cgroup.procs").read_text())
         group.rmdir()
 
 
@@ -280,7 +267,7 @@ def test_a_process_that_became_another_program(outer: Program) -> None:
         process.stdin.write(b"\n")
         process.stdin.close()
         comm = Path(f"/proc/{process.pid}/comm")
-        until(lambda: comm.read_text() == "sleep\n", "another program")
+        until("another program", lambda: comm.read_text() == "sleep\n")
         assert outer.vm("web")["state"] == "running"
         assert kept(outer)
     finally:
@@ -300,9 +287,9 @@ def test_a_process_whose_name_is_a_trap(hvtx: Program, name: str) -> None:
     )
     hvtx("vm", "run", "web", "--network", "net", "--", sys.executable, "-c", script, "{tap}")
     pid = hvtx.vm("web")["pid"]
-    until(lambda: name in Path(f"/proc/{pid}/comm").read_text(), "renamed")
+    until("renamed", lambda: name in Path(f"/proc/{pid}/comm").read_text())
     children = Path(f"/proc/{pid}/task/{pid}/children")
-    until(children.read_text, "forked")
+    until("forked", children.read_text)
     heir = int(children.read_text())
     assert hvtx.vm("web")["state"] == "running"
     lab.end(pid)
@@ -311,19 +298,11 @@ def test_a_process_whose_name_is_a_trap(hvtx: Program, name: str) -> None:
         assert "held open" in plan.out
         stopped = hvtx("vm", "stop", "web")  # which ends what its VM started beside itself
         assert "\x1b" not in plan.out + stopped.err
-        assert has_ended(heir)
+        assert not is_alive(heir)
     finally:
         with suppress(ProcessLookupError):
             lab.end(heir)
     assert hvtx.is_clean()
-
-
-def has_ended(pid: int) -> bool:
-    """Whether nothing of a process runs; nobody may have reaped it yet."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 def deletions_pending(hvtx: Program) -> bool:
@@ -333,12 +312,12 @@ def deletions_pending(hvtx: Program) -> bool:
 
 def printed(hvtx: Program) -> int:
     """The number that the VM `web` prints first."""
-    for _ in range(400):
+
+    def line() -> str | None:
         text = hvtx("vm", "logs", "web").out
-        if text.endswith("\n"):
-            return int(text)
-        time.sleep(0.01)
-    raise AssertionError("nothing was printed")
+        return text if text.endswith("\n") else None
+
+    return int(until("its number", line) or "")
 
 
 # -- devices that others hold --------------------------------------------------------------------
@@ -358,13 +337,13 @@ def test_a_launcher_that_makes_itself_a_daemon(hvtx: Program) -> None:
     hvtx("vm", "run", "web", "--network", "net", "--", sys.executable, "-c", script, "{tap}")
     daemon = printed(hvtx)
     try:
-        until(lambda: hvtx.vm("web")["state"] == "crashed", "without its launcher")
+        until("without its launcher", lambda: hvtx.vm("web")["state"] == "crashed")
         assert hvtx.reasons("tap") == {("skip", "in-use")}
         assert kept(hvtx)
         assert str(daemon) in hvtx("vm", "start", "web", code=4).err
     finally:
         lab.end(daemon)
-    until(lambda: not deletions_pending(hvtx), "let go")
+    until("let go", lambda: not deletions_pending(hvtx))
 
 
 def test_a_device_that_a_helper_inherited(hvtx: Program) -> None:
@@ -382,7 +361,7 @@ def test_a_device_that_a_helper_inherited(hvtx: Program) -> None:
         assert [f"sleep (pid {helper})" in item["message"] for item in held] == [True]
         assert kept(hvtx)
         hvtx("vm", "stop", "web")  # which ends what its VM started beside itself
-        assert has_ended(helper)
+        assert not is_alive(helper)
     finally:
         with suppress(ProcessLookupError):
             lab.end(helper)
@@ -459,7 +438,7 @@ def test_a_process_in_a_pid_namespace_of_its_own(outer: Program) -> None:
         assert outer.vm("web")["state"] == "running"
         assert kept(outer)
         lab.end(inner)
-        until(lambda: outer.vm("web")["state"] == "crashed", "dead")
+        until("dead", lambda: outer.vm("web")["state"] == "crashed")
         outer("gc", "--apply")
         assert outer.is_clean()
 
@@ -491,7 +470,7 @@ def test_in_a_time_namespace_a_process_is_the_same(hvtx: Program, shift: int) ->
         assert {i["reason"] for i in plan["items"] if i["vm"] == "web"} == {"vm-alive"}
         assert there("vm", "stop", "web").returncode == 0
         assert hvtx.vm("web")["state"] == "defined"
-        assert not os.path.exists(f"/proc/{pid}") or letter(pid) == "Z"
+        assert not is_alive(pid)
     finally:
         if os.path.exists(f"/proc/{pid}"):
             lab.end(pid)
@@ -503,7 +482,7 @@ def test_a_process_that_proc_hides(hvtx: Program, pidfs: bool) -> None:
     words = ("vm", "run", "web", "--network", "net", "--", "sleep", "600")
     hvtx(*words, HVTX_VM_USER="65534")
     pid = hvtx.vm("web")["pid"]
-    until(lambda: os.stat(f"/proc/{pid}").st_uid == 65534, "another user's")
+    until("another user's", lambda: os.stat(f"/proc/{pid}").st_uid == 65534)
     if not pidfs:  # as recorded by a kernel before 6.9
         path = Path(os.environ["HVTX_STATE_DIR"], "hvtx.db")
         with closing(sqlite3.connect(path)) as connection, connection:

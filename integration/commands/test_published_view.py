@@ -8,7 +8,6 @@ import re
 import shutil
 import stat
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from integration.commands.test_guest_options import KEY
 from integration.lab import unprivileged, vmm_stand_in, witness
 from integration.lab.program import Forked, Program, Ran, preload
 from integration.lab.unprivileged import USER, Unprivileged
+from integration.lab.waiting import until
 from integration.security.test_privileges import death_of, sleeper
 
 GROUP = 65531
@@ -248,9 +248,9 @@ def test_a_container_whose_namespace_has_gone(
         made = host.attachments.add(asked)
         assert member.vm(made.vm)["state"] == "running"
         box.close()
-        deadline = time.monotonic() + 60
-        while made.host_device in lab.run("ip", "link") and time.monotonic() < deadline:
-            time.sleep(0.005)
+        until(
+            "the host's end of the pair gone", lambda: made.host_device not in lab.run("ip", "link")
+        )
         assert root.vm(made.vm)["state"] == member.vm(made.vm)["state"] == "crashed"
         host.attachments.delete(key)
 

@@ -15,10 +15,10 @@ import pytest
 
 from integration import lab
 from integration.commands.test_gc_saved_plans import crashed
-from integration.commands.test_vm_states import _until
 from integration.lab import witness
 from integration.lab.program import Program
 from integration.lab.verbs import SLEEP, conflict, create, hvtx, network, state, stopped
+from integration.lab.waiting import until
 
 __all__ = ["hvtx"]  # the fixture
 
@@ -78,7 +78,7 @@ def test_logs(hvtx: Program) -> None:
     )
     hvtx("vm", "logs", "web", code=3)
     hvtx("vm", "start", "web")
-    _until(lambda: {"out", "err"} <= set(hvtx("vm", "logs", "web").out.split()))
+    until("both streams", lambda: {"out", "err"} <= set(hvtx("vm", "logs", "web").out.split()))
     told = hvtx("vm", "logs", "web", "--json").json()
     assert (told["schema"], told["vm"], set(told["lines"])) == (
         "hvtx/logs/1",

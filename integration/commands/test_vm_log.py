@@ -13,8 +13,9 @@ import pytest
 from hvtx.drivers.vm_process import gate as gates
 from hvtx.drivers.vm_process import stop as stopping
 from hvtx.host import logger, procfs
-from integration.kernel.test_vm_process import Room, shell, until
+from integration.kernel.test_vm_process import Room, shell
 from integration.lab.loggers import is_logger
+from integration.lab.waiting import until
 from integration.ui.test_input import small_disk
 
 
@@ -27,14 +28,14 @@ def room(tmp_path: Path) -> Iterator[Room]:
 
 def logger_of(gate: gates.Gate) -> int:
     pid = gate.pids[1]
-    until(lambda: is_logger(pid), "a logger")
+    until("a logger", lambda: is_logger(pid))
     return pid
 
 
 def copier_of(pid: int) -> int:
     """The dd that a logger waits for."""
     children = Path(f"/proc/{pid}/task/{pid}/children")
-    until(children.read_text, "copying")
+    until("copying", children.read_text)
     return int(children.read_text())
 
 
@@ -58,15 +59,15 @@ def newer_half(room: Room) -> str:
 
 def test_a_line_is_in_the_log_at_once(room: Room) -> None:
     room.start(shell(room.path, "printf half; sleep 0.2; echo ' a line' >&2; exec sleep 60"))
-    until(lambda: room.said() == "half", "half")
-    until(lambda: room.said() == "half a line\n", "whole")
+    until("half", lambda: room.said() == "half")
+    until("whole", lambda: room.said() == "half a line\n")
 
 
 def test_the_log_is_bounded_while_the_vm_runs(room: Room) -> None:
     """40 MB are written: two halves are kept, the last line among them."""
     text = "head -c 40M /dev/zero | tr '\\0' x; echo; echo the end; exec sleep 60"
     room.start(shell(room.path, text))
-    until(lambda: newer_half(room).endswith("\nthe end\n"), "written")
+    until("written", lambda: newer_half(room).endswith("\nthe end\n"))
     older, newer = sizes(room)
     assert logger.HALF * 7 // 8 <= older <= logger.HALF
     assert 0 < newer <= logger.HALF
@@ -78,7 +79,7 @@ def test_the_bound_counts_what_was_there_before(room: Room) -> None:
     room.start(
         shell(room.path, "head -c 6000 /dev/zero | tr '\\0' y; echo; echo end; exec sleep 60")
     )
-    until(lambda: sizes(room)[1] == 6005, "written")  # the newer is missing for a moment
+    until("written", lambda: sizes(room)[1] == 6005)  # the newer is missing for a moment
     assert sizes(room)[0] == logger.HALF - 5000
     assert room.said().endswith("end\n")
 
@@ -101,19 +102,19 @@ def test_the_logger_ends_with_its_vm_and_holds_nothing_of_ours(room: Room) -> No
     assert os.getsid(pid) == pid
     assert os.readlink(f"/proc/{pid}/cwd") == "/"
     gate.open()
-    until(lambda: room.said() == "up\n", "up")
+    until("up", lambda: room.said() == "up\n")
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         os.kill(pid, number)
     assert not gone(pid)
     stopping.stop(gate.identity, directory="", power_down="none", force=True)
-    until(lambda: gone(pid), "the logger ended")
+    until("the logger ended", lambda: gone(pid))
 
 
 def test_a_logger_of_a_gate_that_never_opened_ends(room: Room) -> None:
     gate = room.spawn(shell(room.path, "echo ran"))
     pid = logger_of(gate)
     gate.cancel()
-    until(lambda: gone(pid), "the logger ended")
+    until("the logger ended", lambda: gone(pid))
 
 
 TALKER = "trap 'echo heard' USR1; echo up; while :; do sleep 0.02; done"
@@ -121,13 +122,13 @@ TALKER = "trap 'echo heard' USR1; echo up; while :; do sleep 0.02; done"
 
 def test_a_copier_that_is_killed_is_replaced(room: Room) -> None:
     gate = room.start(shell(room.path, TALKER))
-    until(lambda: room.said() == "up\n", "up")
+    until("up", lambda: room.said() == "up\n")
     pid = logger_of(gate)
     before = copier_of(pid)
     os.kill(before, signal.SIGKILL)
-    until(lambda: copier_of(pid) != before, "another copier")
+    until("another copier", lambda: copier_of(pid) != before)
     procfs.signal(gate.identity, signal.SIGUSR1)
-    until(lambda: room.said() == "up\nheard\n", "heard")
+    until("heard", lambda: room.said() == "up\nheard\n")
 
 
 def test_a_vm_whose_logger_is_killed_goes_on(room: Room) -> None:
@@ -136,13 +137,13 @@ def test_a_vm_whose_logger_is_killed_goes_on(room: Room) -> None:
     gate = room.start(shell(room.path, flood))
     pid = logger_of(gate)
     alive = room.path / "alive"
-    until(lambda: alive.exists() and alive.stat().st_size > 4, "alive")
+    until("alive", lambda: alive.exists() and alive.stat().st_size > 4)
     copier = copier_of(pid)
     os.kill(pid, signal.SIGKILL)
     os.kill(copier, signal.SIGKILL)
-    until(lambda: gone(pid) and gone(copier), "killed")
+    until("killed", lambda: gone(pid) and gone(copier))
     size = alive.stat().st_size
-    until(lambda: alive.stat().st_size > size + 20, "going on")
+    until("going on", lambda: alive.stat().st_size > size + 20)
     assert not procfs.look(gate.identity.pid).ended
 
 

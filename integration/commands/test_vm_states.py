@@ -7,16 +7,16 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from integration import lab
 from integration.lab import witness
+from integration.lab.processes import is_alive
 from integration.lab.program import Program
-from integration.lab.verbs import SLEEP, conflict, create, hvtx, is_alive, network, state
+from integration.lab.verbs import SLEEP, conflict, create, hvtx, network, state
+from integration.lab.waiting import until
 
 __all__ = ["hvtx"]  # the fixture
 
@@ -178,22 +178,14 @@ def test_a_stop_that_waits(hvtx: Program) -> None:
     polite = "trap 'echo polite; exit 0' TERM; echo up; while :; do sleep 0.05; done"
     hvtx("vm", "create", "web", "--network", "net", "--", "sh", "-c", polite)
     hvtx("vm", "start", "web")
-    _until(lambda: "up" in hvtx("vm", "logs", "web").out)
+    until("its first line", lambda: "up" in hvtx("vm", "logs", "web").out)
     hvtx("vm", "stop", "web")
     assert "polite" in hvtx("vm", "logs", "web").out
     stubborn = "trap '' TERM; echo stubborn; while :; do sleep 0.05; done"
     hvtx("vm", "run", "two", "--network", "net", "--", "sh", "-c", stubborn)
-    _until(lambda: "stubborn" in hvtx("vm", "logs", "two").out)
+    until("its first line", lambda: "stubborn" in hvtx("vm", "logs", "two").out)
     hvtx("vm", "stop", "two", "--timeout", "0.5")
     assert state(hvtx, "two") == "defined"
-
-
-def _until(condition: Any) -> None:
-    for _ in range(1200):
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it did not come")
 
 
 def test_a_run_that_fails_leaves_nothing(hvtx: Program, tmp_path: Path) -> None:
@@ -277,7 +269,7 @@ def test_what_a_command_is_told(hvtx: Program) -> None:
     hvtx("vm", "run", "web", "--network", "one", "--network", "two", "--", "sh", "-c", script, "sh",
          "{vm} {tap} {mac} {ip} {gateway} {netmask}", "{tap_2} {mac_2} {ip_2} {gateway_2} {netmask_2}",
          "{ip6_2}", "{nothing} {} {{vm}} ${HOME} %s", HVTX_TAP_3="stale")  # fmt: skip
-    _until(lambda: "<{nothing}" in hvtx("vm", "logs", "web").out)
+    until("its arguments", lambda: "<{nothing}" in hvtx("vm", "logs", "web").out)
     log = hvtx("vm", "logs", "web").out
     first, second = hvtx.vm("web")["interfaces"]
     told = dict(line.split("=", 1) for line in log.splitlines() if line.startswith("HVTX_"))

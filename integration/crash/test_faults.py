@@ -39,6 +39,7 @@ from integration.crash.test_model_replay import stopped
 from integration.lab import witness
 from integration.lab.injector import SUPPORTED, Fault, Site, run_injected
 from integration.lab.program import Forked, Ran, preload
+from integration.lab.waiting import until
 from integration.ui.test_input import HVTX, NETWORK, SLEEP, small_disk
 
 __all__ = ["guests"]  # the fixture that ends what `import` finds
@@ -55,14 +56,6 @@ def made(firewall: str = "nftables", command: tuple[str, ...] = SLEEP) -> Forked
     hvtx("network", "create", "net", "--subnet", "10.77.0.0/24")
     hvtx("vm", "create", "web", "--network", "net", "-p", "8080:80", *command)
     return hvtx
-
-
-def until(condition: object, what: str) -> None:
-    for _ in range(6000):
-        if condition():  # type: ignore[operator]
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"never {what}")
 
 
 def state_of(pid: int) -> str:
@@ -542,7 +535,7 @@ def test_a_zombie_is_dead_and_collected() -> None:
     with subprocess.Popen(["sleep", "600"]) as process:
         hvtx("vm", "attach", "web", "--pid", str(process.pid))
         process.kill()
-        until(lambda: state_of(process.pid) == "Z", "a zombie")
+        until("a zombie", lambda: state_of(process.pid) == "Z")
         assert hvtx.vm("web")["state"] == "crashed"
         assert hvtx.plan()["delete", "vm-dead"]
         hvtx("gc", "--apply")
@@ -633,7 +626,7 @@ def test_a_vm_whose_leader_thread_has_exited_lives() -> None:
     before = lab.dump()
     hvtx(*START)
     pid = hvtx.vm("web")["pid"]
-    until(lambda: state_of(pid) == "Z", "a leader that has exited")
+    until("a leader that has exited", lambda: state_of(pid) == "Z")
     assert hvtx.vm("web")["state"] == "running"
     hvtx("gc", "--apply")
     hvtx("recover")

@@ -12,6 +12,7 @@ import pytest
 from integration import lab
 from integration.crash.test_failpoints import SLEEP
 from integration.lab.program import Ran
+from integration.lab.waiting import until
 from integration.ui.test_input import HVTX, NETWORK, said, small_disk
 
 Hvtx = Callable[..., Ran]
@@ -106,12 +107,8 @@ def test_a_vm_that_writes_without_end_leaves_room(tmp_path: Path) -> None:
         disk.hvtx(*NETWORK)
         disk.hvtx("vm", "run", "n", "--network", "net", *TALKATIVE)
         pid = json.loads(disk.hvtx("vm", "show", "n", "--json").out)["pid"]
-        for _ in range(600):
-            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sleep"):
-                break
-            lab.run("sleep", "0.05")
-        else:
-            raise AssertionError("400 MB were not taken")
+        words = Path(f"/proc/{pid}/cmdline")
+        until("400 MB taken", lambda: words.read_bytes().startswith(b"sleep"))
         assert disk.room() > 512  # pages
         assert disk.files() >= {"logs", "reserve"}
         disk.hvtx("vm", "ls")

@@ -10,8 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from integration import lab
 from integration.crash.test_failpoints import COMMANDS, end_everything, given, host
 from integration.lab.program import Forked, Program, preload
 from integration.lab.stepper import run_stepped
+from integration.lab.waiting import until
 
 INTERRUPTED = 130
 PARTS = (0.2, 0.5, 0.7, 0.82, 0.87, 0.91, 0.95)
@@ -126,7 +126,7 @@ def test_ctrl_c_while_a_stop_waits_leaves_the_vm_running() -> None:
     )
     before = host()
     with commanded("vm", "stop", "web", "--timeout", "60") as stop:
-        wait_for(lambda: hvtx.vm("web")["state"] == "stopping")
+        until("a stop that waits", lambda: hvtx.vm("web")["state"] == "stopping")
         os.kill(stop.pid, signal.SIGINT)
         assert stop.wait(60) == INTERRUPTED
     hvtx("recover")
@@ -205,16 +205,6 @@ def commanded(*argv: str, **environment: str) -> Iterator[subprocess.Popen[bytes
         if command.poll() is None:
             command.kill()
         command.wait()
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Wait until ``condition()`` holds."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return
-        time.sleep(0.02)
-    raise AssertionError("it does not come true")
 
 
 # -- standard output --------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from integration import lab
 from integration.lab import witness
 from integration.lab.program import Forked, Program, preload
 from integration.lab.verbs import ended, stopped
+from integration.lab.waiting import until
 
 TUNSETIFF, TUNSETPERSIST, TUNSETQUEUE = 0x400454CA, 0x400454CB, 0x400454D9
 IFF_TUN, IFF_TAP, IFF_NO_PI, IFF_VNET_HDR, IFF_MULTI_QUEUE = 1, 2, 0x1000, 0x4000, 0x100
@@ -425,15 +426,6 @@ def driver() -> Iterator[TapDriver]:
     own.links.close()
 
 
-def until(condition: Callable[[], object], what: str) -> None:
-    """Wait for at most 20 s: whoever reads our /proc/<pid>/fdinfo holds a device for a moment."""
-    for _ in range(4000):
-        if condition():
-            return
-        time.sleep(0.005)
-    raise AssertionError(f"never {what}")
-
-
 def persistent(name: str, flags: int, mark: str = MARK) -> Resource:
     """A persistent device with a mark, and the row that speaks of it."""
     descriptor = attach(name, flags)
@@ -458,13 +450,13 @@ def test_attaching_changes_nothing_of_a_device(driver: TapDriver, flags: int) ->
     """Held and let go, a device has the flags that it had: fewer would stay with it for good."""
     row = persistent("hvtest", flags)
     before = link("hvtest")
-    until(lambda: not driver.attach([row]), "free")
+    until("free", lambda: not driver.attach([row]))
     if not flags & IFF_MULTI_QUEUE:
         with pytest.raises(OSError, match="busy"):
             attach("hvtest", flags)
     driver.detach()
     assert link("hvtest") == before
-    until(lambda: driver.release([row])[7].gone, "released")
+    until("released", lambda: driver.release([row])[7].gone)
     assert "hvtest" not in lab.run("ip", "-o", "link")
 
 
@@ -483,7 +475,7 @@ def test_a_second_queue_is_somebodys_use(driver: TapDriver) -> None:
         os.write(descriptor, b"\xff" * 60)  # EBADFD if it had been cut
     finally:
         os.close(descriptor)
-    until(lambda: driver.release([row])[7].gone, "released")
+    until("released", lambda: driver.release([row])[7].gone)
     assert "hvtest" not in lab.run("ip", "-o", "link")
 
 
@@ -491,7 +483,7 @@ def test_a_start_waits_for_a_reader_of_its_devices_fdinfo() -> None:
     """A reader has the device a moment longer than the start, which closed it and opens it anew."""
     persistent("hvtest", tun.tap_flags(1))
     ours, others = socket.socketpair()
-    until(lambda: _opened_and_sent(ours), "free")  # in no process, and yet not closed
+    until("free", lambda: _opened_and_sent(ours))  # in no process, and yet not closed
 
     def let_go() -> None:
         time.sleep(0.3)
@@ -519,7 +511,7 @@ def test_a_start_waits_for_who_asks_its_device_something(monkeypatch: pytest.Mon
             copies.append(attach("hvtest", tun.tap_flags(1)))
         return bool(copies)
 
-    until(opened, "free")
+    until("free", opened)
 
     def looks(names: set[str]) -> openfiles.Holders:
         found = real(names)

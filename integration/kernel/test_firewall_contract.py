@@ -45,11 +45,6 @@ def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=[True, False], ids=["call-iptables", "no-call-iptables"])
-def bridged(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
-
-
 @contextlib.contextmanager
 def scene(
     backend: str, world: lab.Namespace, *, bridged: bool, nat: bool = True, isolate: bool = False

@@ -32,11 +32,6 @@ GUEST4, GUEST6 = "10.77.0.2", "fd77::2"
 STRANGER4, STRANGER6 = "10.77.0.20", "fd77::20"
 
 
-@pytest.fixture(params=["nftables", "iptables"])
-def firewall(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture
 def hvtx(firewall: str, world: lab.Namespace) -> Iterator[Program]:
     preload()

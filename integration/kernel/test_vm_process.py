@@ -35,20 +35,13 @@ from hvtx.model import gate as words
 from hvtx.model.passed_fds import FIRST_HANDED
 from hvtx.model.vm import Identity, Vm
 from integration import lab
+from integration.lab.waiting import until
 
 QEMU = shutil.which("qemu-system-x86_64")
 needs_qemu = pytest.mark.skipif(
     QEMU is None or os.uname().machine != "x86_64", reason="needs qemu-system-x86_64"
 )
 VM = Vm("v1", "web", "qemu", 64, 1, None, None, None, (), (), "", False, ())
-
-
-def until(condition: Callable[[], object], what: str, steps: int = 2000) -> None:
-    for _ in range(steps):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"never {what}")
 
 
 def command(directory: Path, *argv: str) -> Launch:
@@ -110,7 +103,7 @@ def test_nothing_runs_before_the_gate_opens(room):
     gate.wait_exec(10)
     assert not gates.is_gate(gate.identity.pid)
     assert procfs.same(gate.identity, procfs.look(gate.identity.pid))
-    until(lambda: room.said() == "ran\n", "ran")
+    until("ran", lambda: room.said() == "ran\n")
 
 
 def open_files(pid: int) -> dict[int, str]:
@@ -143,9 +136,9 @@ def test_the_gate_holds_the_pipe_and_the_log_and_nothing_else(room):
     assert links[1].startswith("pipe:") and links[1] == links[2] != links[3]
     gate.open()
     gate.wait_exec(10)
-    until(lambda: procfs.command_line(gate.identity.pid) == ("sleep", "60"), "asleep")
+    until("asleep", lambda: procfs.command_line(gate.identity.pid) == ("sleep", "60"))
     left = {0: "/dev/null", 1: links[1], 2: links[1]}
-    until(lambda: open_files(gate.identity.pid) == left, f"holding only {left}", 500)
+    until(f"holding only {left}", lambda: open_files(gate.identity.pid) == left, 20)
     assert os.getsid(gate.identity.pid) == gate.identity.pid
 
 
@@ -232,15 +225,15 @@ def killed_parent(room: Room, when: str) -> int:
 
 def test_a_killed_parent_takes_an_unopened_gate_along(room):
     pid = killed_parent(room, "before")
-    until(lambda: procfs.look(pid).ended or not procfs.look(pid).exists, "gone")
+    until("gone", lambda: procfs.look(pid).ended or not procfs.look(pid).exists)
     assert room.said() == ""
 
 
 def test_a_killed_parent_leaves_an_opened_gate_running(room):
     pid = killed_parent(room, "open")
     room.spawned.append(procfs.identify(pid))
-    until(lambda: room.said() == "ran\n", "ran")
-    until(lambda: procfs.command_line(pid) == ("sleep", "60"), "asleep")
+    until("ran", lambda: room.said() == "ran\n")
+    until("asleep", lambda: procfs.command_line(pid) == ("sleep", "60"))
 
 
 @pytest.mark.parametrize(
@@ -268,7 +261,7 @@ def test_a_program_that_ends_at_once_says_why_and_only_this_time(room):
     launch = shell(room.path, "printf '\\033[31mno such thing\\033[0m\\r\\n' >&2; exit 3")
     gate = room.spawn(launch)
     gate.open()
-    until(lambda: procfs.wait_gone(gate.identity, 0), "ended")
+    until("ended", lambda: procfs.wait_gone(gate.identity, 0))
     with pytest.raises(HostRefused, match="status 3") as caught:
         gate.wait_ready(launch)
     assert caught.value.hint == "the last lines of its log:\nno such thing"
@@ -293,7 +286,7 @@ def test_arguments_and_environment_arrive_as_they_are(room, monkeypatch):
     launch = command(room.path, *odd)._replace(environment={"HVTX_TAP": "hvx"})
     room.start(launch)
     expected = ["a b", "$(id)", "'", "-n", "", "hvx", "", "", "yes", str(room.path), ""]
-    until(lambda: room.said() == "\n".join(expected), f"the same: {room.said()!r}", 500)
+    until(f"the same: {room.said()!r}", lambda: room.said() == "\n".join(expected), 20)
 
 
 def test_signals_that_were_ignored_or_blocked_are_not_for_the_vm(room):
@@ -314,8 +307,8 @@ def test_a_caller_without_standard_streams(room):
     script = PARENT.replace("print(gate.identity.pid, flush=True)", "pass")
     closed = f"exec {sys.executable} -c '{script}' {room.path} {room.log} open <&- >&- 2>&-"
     subprocess.run(["sh", "-c", closed], check=False, timeout=60)
-    until(lambda: room.said() == "ran\n", "ran")
-    until(lambda: sleeping_in(room.path), "sleeps")  # the shell that said so becomes it then
+    until("ran", lambda: room.said() == "ran\n")
+    until("sleeps", lambda: sleeping_in(room.path))  # the shell that said so becomes it then
     mine = sleeping_in(room.path)
     assert len(mine) == 1
     room.spawned.append(procfs.identify(mine[0]))
@@ -351,7 +344,7 @@ def test_stop_terminates_and_reaps(room):
 def test_stop_kills_what_ignores_the_request(room, monkeypatch):
     monkeypatch.setattr(stopping, "TERM_SECONDS", 0.2)
     gate = room.start(shell(room.path, "trap '' TERM; echo deaf; while :; do sleep 1; done"))
-    until(lambda: "deaf" in room.said(), "deaf")
+    until("deaf", lambda: "deaf" in room.said())
     stopping.stop(gate.identity, directory=str(room.path), power_down="none", force=True)
     assert procfs.look(gate.identity.pid).exists is False
 
@@ -360,9 +353,9 @@ def test_stop_gives_a_program_the_time_it_was_promised(room, monkeypatch):
     monkeypatch.setattr(stopping, "TERM_SECONDS", 0.05)
     waiting = "trap 'sleep 0.3; echo bye; exit' TERM; echo up; while :; do sleep 0.05; done"
     gate = room.start(shell(room.path, waiting))
-    until(lambda: "up" in room.said(), "up")
+    until("up", lambda: "up" in room.said())
     stopping.stop(gate.identity, directory=str(room.path), power_down="none", timeout=30)
-    until(lambda: room.said().endswith("bye\n"), "said it to the end")
+    until("said it to the end", lambda: room.said().endswith("bye\n"))
 
 
 def test_stop_ends_a_stopped_process(room, monkeypatch):
@@ -424,7 +417,7 @@ class Server:
 def test_stop_asks_over_http_and_waits_for_the_guest(room):
     words = "trap 'echo termed; exit' TERM; trap 'echo asked; exit' USR1; echo up"
     gate = room.start(shell(room.path, f"{words}; while :; do sleep 0.05; done"))
-    until(lambda: "up" in room.said(), "up")
+    until("up", lambda: "up" in room.said())
     server = Server(
         room.path / base.API_SOCKET,
         b"HTTP/1.1 204 \r\nServer: x\r\n\r\n",
@@ -434,7 +427,7 @@ def test_stop_asks_over_http_and_waits_for_the_guest(room):
         gate.identity, directory=str(room.path), power_down="ctrl-alt-del api", timeout=30
     )
     server.close()
-    until(lambda: room.said() == "up\nasked\n", "asked")
+    until("asked", lambda: room.said() == "up\nasked\n")
     head, _, body = server.heard.partition(b"\r\n\r\n")
     lines = head.split(b"\r\n")
     assert lines[0] == b"PUT /actions HTTP/1.1"
@@ -593,7 +586,7 @@ def test_the_console_on_a_terminal_is_left_by_a_key(room, tmp_path):
     with monitor_socket.connect(str(room.path), "console.sock", 10) as link:
         thread = threading.Thread(target=console.bridge, args=(link, terminal, sink))
         thread.start()
-        until(lambda: not termios.tcgetattr(terminal)[3] & termios.ECHO, "raw")
+        until("raw", lambda: not termios.tcgetattr(terminal)[3] & termios.ECHO)
         os.write(leader, b"x\x1dy")
         thread.join(30)
         assert not thread.is_alive()
@@ -798,7 +791,7 @@ def test_a_descriptor_that_was_brought_from_another_namespace_does_not_count(how
         tasks = Path(f"/proc/{keeper.pid}/task")
         if "leaderless" in how:
             stat = Path(f"/proc/{keeper.pid}/stat")
-            until(lambda: ") Z " in stat.read_text(), "without its leader")
+            until("without its leader", lambda: ") Z " in stat.read_text())
             living = next(task for task in tasks.iterdir() if task.name != str(keeper.pid))
         else:
             living = tasks / str(keeper.pid)
@@ -809,7 +802,7 @@ def test_a_descriptor_that_was_brought_from_another_namespace_does_not_count(how
 def test_a_holder_whose_leader_thread_has_exited_counts():
     with Keeper("hvheld", "leaderless") as keeper:
         stat = Path(f"/proc/{keeper.pid}/stat")
-        until(lambda: ") Z " in stat.read_text(), "without its leader")
+        until("without its leader", lambda: ") Z " in stat.read_text())
         found = openfiles.tap_holders({"hvheld"}).found
         assert [holder.pid for holder in found["hvheld"]] == [keeper.pid]
 

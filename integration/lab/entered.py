@@ -4,23 +4,11 @@ from __future__ import annotations
 
 import shlex
 import subprocess
-import time
-from typing import Any, ClassVar
+from typing import ClassVar
 
 COMMAND_SECONDS = 120
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CLEAN = {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8", "TERM": "dumb", "HVTX_VERIFY": "1"}
-
-
-def poll(what: str, seconds: float, look: Any, pause: float = 0.05) -> Any:
-    """Call ``look`` until it gives something; AssertionError after ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = look()
-        if found:
-            return found
-        time.sleep(pause)
-    raise AssertionError(f"{what}: not within {seconds} s")
 
 
 class Entered:

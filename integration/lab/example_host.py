@@ -10,12 +10,12 @@ import fcntl
 import os
 import signal
 import struct
-import time
-from pathlib import Path
 
 from integration import lab
+from integration.lab.processes import is_alive
 from integration.lab.program import Program
 from integration.lab.vms import end_vms
+from integration.lab.waiting import until
 
 SUBNET = "10.77.0.0/24"
 TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
@@ -53,16 +53,7 @@ def crash(hvtx: Program, name: str) -> None:
     """Kill a VM's process as a crash would, and wait until it is gone."""
     pid = hvtx.vm(name)["pid"]
     os.kill(pid, signal.SIGKILL)
-    end = time.monotonic() + _PATIENCE
-    while time.monotonic() < end:
-        try:
-            stat = Path(f"/proc/{pid}/stat").read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            return
-        if stat.rpartition(")")[2].split()[0] == "Z":
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"process {pid} of {name} did not end")
+    until(f"the end of process {pid} of {name}", lambda: not is_alive(pid), _PATIENCE)
 
 
 def end_all(*programs: Program) -> None:

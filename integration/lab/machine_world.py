@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from hvtx.host.links import Links
 from hvtx.host.nfnetlink import Nftables
 from integration import lab
 from integration.lab.program import child, preload, text_of
+from integration.lab.waiting import until
 from tests.machine.acts import ACTS
 from tests.machine.fake_world import environment
 from tests.machine.world import Ran, World
@@ -95,11 +95,7 @@ class RealWorld(World):
 
     def _gone(self) -> None:
         """Wait, for at most a minute, until no VM of ours runs any more."""
-        for _ in range(12000):
-            if not self.processes():
-                return
-            time.sleep(0.005)
-        raise AssertionError("a killed process stays")
+        until("the end of all VMs", lambda: not self.processes())
 
     def container(self) -> str:
         """The path of another network namespace, which ends with this world."""
@@ -157,11 +153,7 @@ class RealWorld(World):
         One that finds its device held ends by itself; on a busy machine it would do so in the middle
         of the next command, and look as if that had ended it.
         """
-        for _ in range(12000):
-            if not any(_opens(pid) for pid in self.processes()):
-                return
-            time.sleep(0.005)
-        raise AssertionError("a VM neither opens its device nor ends")
+        until("no VM that still opens its device", lambda: not any(map(_opens, self.processes())))
 
     # -- hvtx ------------------------------------------------------------------------------------------
 
@@ -212,11 +204,7 @@ class RealWorld(World):
         for guest in self._guests:
             if guest.pid == int(pid):
                 guest.wait()
-        for _ in range(12000):
-            if int(pid) not in self.processes():
-                return
-            time.sleep(0.005)
-        raise AssertionError("a killed process stays")
+        until(f"the end of {pid}", lambda: int(pid) not in self.processes())
 
     def _hold(self, device: str) -> None:
         if device in self._holders:
@@ -253,11 +241,8 @@ class RealWorld(World):
     def _guest(self) -> int:
         self._guests.append(subprocess.Popen(["sleep", "86400"]))
         pid = self._guests[-1].pid
-        for _ in range(12000):
-            if pid in self.processes():
-                return pid
-            time.sleep(0.005)
-        raise AssertionError("a guest does not begin")
+        until("the guest's beginning", lambda: pid in self.processes())
+        return pid
 
     def _contain(self, name: str, nsid: str) -> str:
         self._boxes[name] = box = lab.Namespace()
@@ -273,11 +258,10 @@ class RealWorld(World):
         links = json.loads(box.run("ip", "-j", "link"))
         ends = {link["link_index"] for link in links if "link_netnsid" in link}
         box.close()
-        for _ in range(12000):
-            if not _is_there(number) and not ends & {i for i, _ in socket.if_nameindex()}:
-                return
-            time.sleep(0.005)
-        raise AssertionError("a container that has ended stays")
+        until(
+            "the container's end",
+            lambda: not _is_there(number) and not ends & {i for i, _ in socket.if_nameindex()},
+        )
 
     # -- lives -----------------------------------------------------------------------------------------
 

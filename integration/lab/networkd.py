@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+
+from integration.lab.waiting import until
 
 PROGRAM = "/lib/systemd/systemd-networkd"
 SECONDS = 20
@@ -75,12 +76,4 @@ class Networkd:
 
     def awaits(self, ifindex: int, *states: str) -> None:
         """Wait until it has a link in one of these states."""
-        until(f"networkd's {states} of {ifindex}", lambda: self.state(ifindex) in states)
-
-
-def until(what: str, look: Callable[[], object]) -> None:
-    """Look until there is something; AssertionError after some seconds."""
-    deadline = time.monotonic() + SECONDS
-    while not look():
-        assert time.monotonic() < deadline, f"{what}: not within {SECONDS} s"
-        time.sleep(0.02)
+        until(f"networkd's {states} of {ifindex}", lambda: self.state(ifindex) in states, SECONDS)

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -55,14 +54,6 @@ def create(hvtx: Program, name: str = "web", *more: str) -> None:
 def state(hvtx: Program, name: str = "web") -> str:
     word: str = hvtx.vm(name)["state"]
     return word
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process runs (one that nobody has waited for yet does not)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def conflict(hvtx: Program, *argv: str, code: int = 4) -> Ran:

@@ -6,12 +6,12 @@ import contextlib
 import json
 import os
 import sqlite3
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from integration import lab
+from integration.lab.waiting import until
 
 TABLES = ("vm", "network", "subnet", "interface", "lease", "port", "resource", "operation", "attempt",
           "history")  # fmt: skip
@@ -54,11 +54,8 @@ def settle(*spaces: lab.Namespace) -> None:
     on a slow machine: only then are a device's state, and link-local addresses with their routes,
     what they will be.
     """
-    for _ in range(1200):
-        if all(_is_settled(run) for run in (lab.run, *(space.run for space in spaces))):
-            return
-        time.sleep(0.05)
-    raise AssertionError("addresses and carriers do not settle")
+    runs = (lab.run, *(space.run for space in spaces))
+    until("addresses and carriers at rest", lambda: all(map(_is_settled, runs)))
 
 
 def _is_settled(run: Callable[..., str]) -> bool:

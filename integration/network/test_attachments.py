@@ -25,6 +25,7 @@ from hvtx.model.vm import Publish
 from integration import lab
 from integration.lab import witness
 from integration.lab.program import Program
+from integration.lab.waiting import until
 
 SUBNETS = ("10.88.0.0/24", "fd88::/64")
 KEY = AttachmentKey("podnet", "c0ffee", "eth0")
@@ -81,10 +82,7 @@ def addresses(link: dict[str, Any]) -> set[str]:
 def gone(box: lab.Namespace, host_device: str) -> None:
     """End a namespace, and wait until the kernel has."""
     box.close()
-    deadline = time.monotonic() + 60
-    while host_device in links() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    assert host_device not in links()
+    until(f"the end of {host_device}", lambda: host_device not in links())
 
 
 SENT = 1 << 20
@@ -354,9 +352,7 @@ def test_whose_id_it_is_may_not_be_found(
     assert host.vm.show(made.vm).state == "running"
     assert host.gc.plan().plan.acting() == []
     os.close(held)
-    deadline = time.monotonic() + 10
-    while host.vm.show(made.vm).state == "running" and time.monotonic() < deadline:
-        time.sleep(0.005)
+    until("the namespace's end", lambda: host.vm.show(made.vm).state != "running")
     host.gc.apply()
     assert vms(host) == []
 
@@ -430,9 +426,7 @@ def test_an_interface_that_was_moved_is_cut_off_by_its_del_alone(
         box.run("ip", "link", "set", "eth0", "netns", target)
         before = lab.dump()
         box.close()
-        deadline = time.monotonic() + 60
-        while host.vm.show(made.vm).state == "running" and time.monotonic() < deadline:
-            time.sleep(0.02)
+        until("the namespace's end", lambda: host.vm.show(made.vm).state != "running")
         assert host.vm.show(made.vm).state == "unknown"
         host.gc.apply()
         [kept] = host.attachments.collect(KEY.network, []).kept

@@ -32,7 +32,7 @@ from integration.lab.clients.runtimes import (
     conflist,
     reference_plugins,
 )
-from integration.lab.entered import poll
+from integration.lab.waiting import until
 
 __all__ = ["here", "layers"]
 
@@ -336,7 +336,7 @@ def test_a_vm_in_the_namespace_is_reached_through_the_host_port(
     process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
     try:
         said = tmp_path / "console"
-        poll("the guest", 90, lambda: said.exists() and "guest: done" in said.read_text())
+        until("the guest", lambda: said.exists() and "guest: done" in said.read_text(), 90)
         assert page(lab.HOST4, 8080, *world.argv()) == "served by a guest"
         assert page(address["address"].partition("/")[0]) == "served by a guest"
     finally:
@@ -360,7 +360,7 @@ def test_the_subnet_of_a_node_is_that_of_the_cluster(fresh: Host) -> None:
     with containerd.cri() as runtime:
         assert not runtime.ready()
         runtime.give_subnet("10.99.3.0/24")
-        poll("the network", 30, runtime.ready)
+        until("the network", runtime.ready, 30)
         pod = runtime.run(sandbox("web"))
         assert runtime.address(pod) == "10.99.3.2"
         assert page("10.99.3.2") == images.PAGE

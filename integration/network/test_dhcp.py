@@ -29,7 +29,7 @@ from integration.lab import HOST4, HOST6, witness
 from integration.lab.program import Forked, Program, preload
 from integration.lab.services import services
 from integration.lab.vms import end_vms, findings
-from integration.network.test_guests_network import until
+from integration.lab.waiting import until
 
 LAB = Path(__file__).parents[1] / "lab"
 BOTH = ("--subnet", "10.77.0.0/24", "--subnet", "fd77::/64")
@@ -78,7 +78,9 @@ class Guest:
         self.pid = int(self.shown["pid"])
         first = self.shown["interfaces"][0]
         self.ipv4, self.ipv6 = first["ipv4"], first["ipv6"]
-        until(lambda: "the guest is ready" in program("vm", "logs", name).out, "it is not ready")
+        until(
+            "a guest that is ready", lambda: "the guest is ready" in program("vm", "logs", name).out
+        )
 
     def run(self, *argv: str, check: bool = True) -> str:
         return lab.run("nsenter", "-t", str(self.pid), "-n", "--", *argv, check=check)
@@ -93,7 +95,10 @@ class Guest:
         self.run("ip", "addr", "add", f"{given['address']}/{given['mask']}", "dev", "eth0")
 
     def link(self) -> None:
-        until(lambda: not self.run("ip", "-6", "addr", "show", "tentative"), "it looks on")
+        until(
+            "the end of duplicate detection",
+            lambda: not self.run("ip", "-6", "addr", "show", "tentative"),
+        )
 
 
 # -- what a guest gets -----------------------------------------------------------------------------
@@ -121,7 +126,7 @@ def test_a_guest_gets_the_same_over_ipv6(hvtx: Program) -> None:
     told = web.does("six", "eth0")
     assert told.pop("server")
     assert told == {"addresses": [web.ipv6], "dns": ["fd77::1"], "search": "036c616e00"}
-    until(lambda: "mtu 1400" in web.run("ip", "-6", "route", "show", "default"), "no route")
+    until("a route", lambda: "mtu 1400" in web.run("ip", "-6", "route", "show", "default"))
     route = web.run("ip", "-6", "route", "show", "default")
     assert "via fe80:" in route
     assert "proto ra" in route
@@ -139,7 +144,7 @@ def test_networks_of_one_family(one: Program, subnet: str) -> None:
     else:
         web.link()
         assert web.does("six", "eth0")["addresses"] == [web.ipv6]
-        until(lambda: web.run("ip", "-6", "route", "show", "default"), "no route")
+        until("a route", lambda: web.run("ip", "-6", "route", "show", "default"))
 
 
 def test_the_gateway_tells_the_host_and_other_guests_of_a_vm(one: Program) -> None:
@@ -182,7 +187,7 @@ def test_the_name_of_a_vm_goes_with_it_whatever_its_guest_was_given(hvtx: Progra
     assert web.does("six", "eth0")["addresses"] == [web.ipv6]
     hvtx("vm", "stop", "web", "--force")
     ask = ("ask", "10.77.0.1", "web.lan")
-    until(lambda: two.does(*ask, "A")["code"] == 3, "the name is there")
+    until("no such name", lambda: two.does(*ask, "A")["code"] == 3)
     assert two.does(*ask, "AAAA")["code"] == 3
     behind = ".".join(reversed(web.ipv4.split("."))) + ".in-addr.arpa"
     assert two.does("ask", "10.77.0.1", behind, "PTR")["code"] == 3
@@ -774,7 +779,7 @@ def test_a_killed_create_leaves_all_or_nothing(one: Program, point: str) -> None
     one("recover")
     assert one.is_clean()
     there = [n["name"] for n in one("network", "ls", "--json").json()["networks"]]
-    until(lambda: len(services()) == len(there), "a process too many, or too few")
+    until("as many processes as before", lambda: len(services()) == len(there))
     if not there:
         network(one)
     web = start(one, "web")

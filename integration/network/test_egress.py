@@ -41,11 +41,6 @@ WORLDLY = (*INTERNET.values(), *METADATA4, *METADATA6, *PRIVATE4, *PRIVATE6)
 PATIENCE, LONG = 0.3, 20.0  # for what is to be dropped, for what is to pass
 
 
-@pytest.fixture(params=["nftables", "iptables"])
-def firewall(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture
 def hvtx(firewall: str, world: lab.Namespace) -> Iterator[Program]:
     preload()

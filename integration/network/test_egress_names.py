@@ -23,8 +23,9 @@ from integration.lab import HOST4, HOST6, WORLD4
 from integration.lab.program import Forked, Program, preload
 from integration.lab.services import services
 from integration.lab.vms import end_vms
+from integration.lab.waiting import until
 from integration.network.test_egress import GATEWAY4, GUEST, answers, run, silent
-from integration.network.test_guests_network import GuestVm, until
+from integration.network.test_guests_network import GuestVm
 from integration.network.test_living_changes import Flow
 
 LAB = Path(__file__).parents[1] / "lab"
@@ -427,7 +428,7 @@ def test_it_is_collected_and_put_back(
     ask(web, "example.org")
     assert_reached(web, world, {FIRST})
     os.kill(hvtx.vm("web")["pid"], signal.SIGKILL)
-    until(lambda: hvtx.vm("web")["state"] == "crashed", "it lives")
+    until("its end", lambda: hvtx.vm("web")["state"] == "crashed")
     hvtx("gc", "--apply")
     listed = lab.run("nft", "list", *table.split())
     assert "jump vm_" not in listed

@@ -29,7 +29,7 @@ from integration.lab.firewalld import Firewalld
 from integration.lab.neighbourhood import flows
 from integration.lab.neighbourhood.flows import Ask
 from integration.lab.program import Forked, preload
-from integration.network.test_guests_network import until
+from integration.lab.waiting import until
 from integration.network.test_others_drops import Inside
 
 GUEST = Path(__file__).parents[1] / "lab/guest.py"
@@ -63,7 +63,7 @@ class Site:
         own = told["interfaces"][0]
         self.guests[name] = {"4": own["ipv4"], "6": own["ipv6"], "pid": told["pid"]}
         inside, wanted = Inside(told["pid"]), (own["ipv4"], own["ipv6"])
-        until(lambda: all(a in inside.run("ip", "addr", check=False) for a in wanted), "addresses")
+        until("addresses", lambda: all(a in inside.run("ip", "addr", check=False) for a in wanted))
 
     def asks(self) -> list[Ask]:
         """The fifteen flows."""
@@ -288,7 +288,7 @@ def test_install_and_uninstall_beside_networks(site: Site) -> None:
     daemon.run("firewall-cmd --reload")
     assert install_zone("/") == (str(zone), "written")
     until(
-        lambda: "systemd install" in daemon.says("--permanent", "--info-zone=hvtx", "-v"), "inotify"
+        "inotify", lambda: "systemd install" in daemon.says("--permanent", "--info-zone=hvtx", "-v")
     )
     site.hvtx("network", "create", "more", "--subnet", "10.78.0.0/24", "--bridge", "hvmore")
     assert daemon.says("--zone=hvtx", "--list-interfaces") == "hvlan hvmore"

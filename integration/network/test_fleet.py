@@ -9,8 +9,7 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from integration.lab import packages
 from integration.lab.firewall_contract import reach
 from integration.lab.program import Program
 from integration.lab.traffic import Place
+from integration.lab.waiting import until
 from tests.fleet_page import text
 
 TOP = Path(__file__).resolve().parents[2]
@@ -91,12 +91,12 @@ def bird_at(bird: Path, tmp_path: Path) -> Iterator[object]:
         process.wait(20)
 
 
-def until(look: str, shown: str, *, there: bool = True, run: object = lab.run) -> None:
+def until_shown(
+    look: str, shown: str, *, there: bool = True, run: Callable[..., str] = lab.run
+) -> None:
     """Wait until a command shows something, or does no more."""
-    end = time.monotonic() + 30
-    while (shown in run(*look.split(), check=False)) is not there:  # type: ignore[operator]
-        assert time.monotonic() < end, (look, shown)
-        time.sleep(0.1)
+    what = f"{look}: {'' if there else 'no '}{shown}"
+    until(what, lambda: (shown in run(*look.split(), check=False)) is there, 30)
 
 
 def test_guests_of_two_hosts_reach_each_other(
@@ -119,8 +119,8 @@ def test_guests_of_two_hosts_reach_each_other(
     guest = ("--", sys.executable, GUEST)
     web = here("vm", "run", "web", "--network", "lab", "--json", *guest).json()["pid"]
     db = json.loads(other("vm", "run", "db", "--network", "lab", "--json", *guest))["pid"]
-    until("ip route", f"10.81.2.0/24 via {lab.WORLD4} dev uplink proto bird")
-    until("ip route", f"10.81.1.0/24 via {lab.HOST4} dev eth0 proto bird", run=world.run)
+    until_shown("ip route", f"10.81.2.0/24 via {lab.WORLD4} dev uplink proto bird")
+    until_shown("ip route", f"10.81.1.0/24 via {lab.HOST4} dev eth0 proto bird", run=world.run)
     for near, far, to, seen in (
         (web, db, "10.81.2.2", "10.81.1.2"),
         (db, web, "10.81.1.2", "10.81.2.2"),
@@ -129,10 +129,10 @@ def test_guests_of_two_hosts_reach_each_other(
         assert reach(Place(near), Place(far), "udp", to, 7, 7) == seen
     other("vm", "rm", "db", "--force")
     other("network", "rm", "lab")
-    until("ip route", "10.81.2.0/24", there=False)
+    until_shown("ip route", "10.81.2.0/24", there=False)
     here("vm", "rm", "web", "--force")
     here("network", "rm", "lab")
-    until("ip route", "10.81.1.0/24", there=False, run=world.run)
+    until_shown("ip route", "10.81.1.0/24", there=False, run=world.run)
     assert (lab.run("ip", "route"), world.run("ip", "route")) == (before, there_before)
 
 

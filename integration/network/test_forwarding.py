@@ -21,7 +21,8 @@ from integration.lab import HOST4, HOST6, WORLD4, WORLD6
 from integration.lab.firewall_contract import ALL_NODES_MAC, ether, icmp6, inside, ipv6, reach
 from integration.lab.program import Forked, Program, preload
 from integration.lab.vms import end_vms
-from integration.network.test_guests_network import GuestVm, make_network, run, until
+from integration.lab.waiting import until
+from integration.network.test_guests_network import GuestVm, make_network, run
 
 # Seconds for a flow that is to be stopped, and for one that is to pass: some milliseconds, but for
 # a guest's process that a busy machine lets wait.
@@ -245,7 +246,7 @@ def learns(place: lab.Namespace, name: str) -> None:
         time.sleep(0.05)
         return learnt(name)
 
-    until(look, f"no default route comes by {name}")
+    until(f"a default route by {name}", look)
 
 
 def test_a_default_route_from_advertisements_comes_and_stays(hvtx: Program, forced: bool) -> None:
@@ -274,7 +275,10 @@ def test_a_network_before_the_first_advertisement(hvtx: Program, forced: bool) -
         hvtx("recover", "--new-namespace")
         assert hvtx("network", "show", "net", "--json").json()["resources"]
         learns(place, "nic0")
-        until(lambda: not lab.run("ip", "-6", "addr", "show", "tentative"), "not settled")
+        until(
+            "the end of duplicate detection",
+            lambda: not lab.run("ip", "-6", "addr", "show", "tentative"),
+        )
         assert levels(hvtx) == {"ok"}
         bridge = hvtx("network", "show", "net", "--json").json()["bridge"]
         for device in (bridge, "nic0"):

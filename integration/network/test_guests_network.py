@@ -12,8 +12,7 @@ import select
 import signal
 import socket
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,6 +32,7 @@ from integration.lab.firewall_contract import (
 )
 from integration.lab.program import Forked, Program, preload
 from integration.lab.vms import end_vms
+from integration.lab.waiting import until
 
 GUEST = Path(__file__).parents[1] / "lab/guest.py"
 GATEWAY4, GATEWAY6 = "10.77.0.1", "fd77::1"
@@ -51,10 +51,10 @@ class GuestVm:
         self.device, self.mac = first["device"], first["mac"]
         self.ipv4, self.ipv6 = first["ipv4"], first["ipv6"]
         self.namespace = self
-        until(lambda: "the guest is ready" in hvtx("vm", "logs", name).out, f"{name} is not ready")
+        until(f"{name} is ready", lambda: "the guest is ready" in hvtx("vm", "logs", name).out)
         until(
+            "the end of duplicate detection",
             lambda: not self.run("ip", "-6", "addr", "show", "tentative"),
-            "duplicate detection goes on",
         )
         addresses = json.loads(self.run("ip", "-j", "addr", "show", "eth0"))[0]["addr_info"]
         self.link_local = next(
@@ -64,25 +64,6 @@ class GuestVm:
     def run(self, *argv: str, check: bool = True) -> str:
         """Run a program inside."""
         return lab.run("nsenter", "-t", str(self.pid), "-n", "--", *argv, check=check)
-
-
-def until(condition: Callable[[], object], words: str) -> None:
-    """Wait for something that comes by itself, at most ten seconds."""
-    for _ in range(1200):
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError(words)
-
-
-@pytest.fixture(params=["nftables", "iptables"])
-def firewall(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(params=[True, False], ids=["call-iptables", "no-call-iptables"])
-def bridged(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +26,7 @@ from integration import lab
 from integration.lab import guest, vms, witness
 from integration.lab.program import Program
 from integration.lab.vms import SLEEP, findings
+from integration.lab.waiting import until
 
 REUSE = (socket.SO_REUSEADDR, socket.SO_REUSEPORT)
 KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
@@ -104,14 +104,6 @@ def holders() -> list[int]:
     return found
 
 
-def until(seen: object, what: str) -> None:
-    """Wait until ``seen()``, at most a minute."""
-    deadline = time.monotonic() + 60
-    while not seen():  # type: ignore[operator]
-        assert time.monotonic() < deadline, what
-        time.sleep(0.005)
-
-
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_who_comes_later_is_refused_by_the_kernel(hvtx: Program, protocol: str) -> None:
     """However a daemon binds, and for as long as the VM runs."""
@@ -178,7 +170,7 @@ def test_it_ends_with_its_vm_and_by_itself(hvtx: Program) -> None:
     run(hvtx, "8080:80")
     (holder,) = holders()
     lab.end(hvtx.vm("web")["pid"])
-    until(lambda: procfs.look(holder).ended or not procfs.look(holder).exists, "it goes on")
+    until("its end", lambda: procfs.look(holder).ended or not procfs.look(holder).exists)
     assert not refused("tcp", Where("0.0.0.0"))
     hvtx("gc", "--apply")
     hvtx("vm", "start", "web")
@@ -201,7 +193,7 @@ def test_a_holder_that_was_killed_is_told_of_and_comes_back(hvtx: Program) -> No
     assert hvtx("repair", "--json").json() == {**done, "repaired": []}
     (again,) = holders()
     lab.end(hvtx.vm("web")["pid"])
-    until(lambda: procfs.look(again).ended or not procfs.look(again).exists, "it goes on")
+    until("its end", lambda: procfs.look(again).ended or not procfs.look(again).exists)
 
 
 def test_who_took_a_port_meanwhile_is_named_and_the_others_are_held(hvtx: Program) -> None:
@@ -439,7 +431,7 @@ def test_the_guest_is_reached_all_the_same(hvtx: Program, world: lab.Namespace) 
          "--", sys.executable, program)  # fmt: skip
     pid = hvtx.vm("web")["pid"]
     inside = ("nsenter", "-t", str(pid), "-U", "-n", "--preserve-credentials", "--")
-    until(lambda: "10.77.0.2" in lab.run(*inside, "ip", "addr", check=False), "the guest is up")
+    until("the guest is up", lambda: "10.77.0.2" in lab.run(*inside, "ip", "addr", check=False))
     served = [
         subprocess.Popen([*inside, sys.executable, "-c", _SERVE, protocol], stdout=-1)
         for protocol in KINDS
@@ -501,7 +493,7 @@ def test_ports_beside_those_are_answered(hvtx: Program, world: lab.Namespace) ->
     hvtx("vm", "run", "web", "--network", "net", *published, "--", sys.executable, program)
     pid = hvtx.vm("web")["pid"]
     inside = ("nsenter", "-t", str(pid), "-n", "--")  # as root: ports below 1024
-    until(lambda: "fd77::2" in lab.run(*inside, "ip", "-6", "addr", check=False), "the guest is up")
+    until("the guest is up", lambda: "fd77::2" in lab.run(*inside, "ip", "-6", "addr", check=False))
     serve = _SERVE.replace('s.bind(("::", 8000))', 's.bind(("::", int(sys.argv[2])))')
     served = [
         subprocess.Popen([*inside, sys.executable, "-c", serve, "udp", port], stdout=-1)
@@ -570,7 +562,7 @@ def test_killed_in_the_middle_of_a_start(hvtx: Program, point: str) -> None:
         assert refused("tcp", Where("0.0.0.0"), options=REUSE)
         assert len(holders()) == 1
         hvtx("vm", "stop", "web", "--timeout", "1")
-    until(lambda: holders() == [], "a holder stays")
+    until("no holder", lambda: holders() == [])
     hvtx("vm", "start", "web")  # also right after the kill, while a holder still goes away
     assert refused("tcp", Where("0.0.0.0"), options=REUSE)
     assert hvtx.is_clean()
@@ -587,14 +579,14 @@ def test_a_holder_that_is_on_record_with_the_rows(hvtx: Program, point: str, how
     hvtx("vm", "create", "web", "--network", "net", "-p", "8080:80", *external)
     code = -signal.SIGKILL if how == "kill" else None
     hvtx("vm", "start", "web", code=code, HVTX_FAILPOINT=f"{point}:{how}")
-    until(lambda: holders() == [], "a holder stays")
+    until("no holder", lambda: holders() == [])
     hvtx("recover")
     assert hvtx.vm("web")["state"] == "defined"
     hvtx("vm", "start", "web")
     assert refused("tcp", Where("0.0.0.0"), options=REUSE)
     assert len(holders()) == 1
     hvtx("vm", "stop", "web", "--force")
-    until(lambda: holders() == [], "a holder stays")
+    until("no holder", lambda: holders() == [])
     assert hvtx.is_clean()
 
 
@@ -611,8 +603,8 @@ def test_a_holder_gives_up_its_starters_things(hvtx: Program) -> None:
     """It keeps no file of hvtx's open, no directory busy, and is no part of its session."""
     run(hvtx, "8080:80")
     (holder,) = holders()
-    until(lambda: os.readlink(f"/proc/{holder}/cwd") == "/", "its directory")
-    until(lambda: Path(f"/proc/{holder}/comm").read_text() == "hvtx-port\n", "its name")
+    until("its directory", lambda: os.readlink(f"/proc/{holder}/cwd") == "/")
+    until("its name", lambda: Path(f"/proc/{holder}/comm").read_text() == "hvtx-port\n")
     opened = {os.readlink(f"/proc/{holder}/fd/{n}") for n in os.listdir(f"/proc/{holder}/fd")}
     state = os.environ["HVTX_STATE_DIR"]
     assert not [path for path in opened if state in path], opened
@@ -692,7 +684,7 @@ def test_a_former_holders_sockets_are_taken_over(former: Program) -> None:
     assert refused("tcp", Where("0.0.0.0"), options=REUSE)
     assert not refused("udp", Where("0.0.0.0"), 8081)
     lab.end(former.vm("web")["pid"])
-    until(lambda: holders() == [], "it goes on")
+    until("its end", lambda: holders() == [])
 
 
 def test_without_perl_python_holds(hvtx: Program) -> None:
@@ -704,10 +696,10 @@ def test_without_perl_python_holds(hvtx: Program) -> None:
     subprocess.run([*enter, "vm", "start", "web"], check=True)
     (holder,) = holders()
     assert os.readlink(f"/proc/{holder}/exe") == os.path.realpath(sys.executable)
-    until(lambda: Path(f"/proc/{holder}/comm").read_text() == "hvtx-port\n", "its name")
+    until("its name", lambda: Path(f"/proc/{holder}/comm").read_text() == "hvtx-port\n")
     assert refused("tcp", Where("0.0.0.0"), options=REUSE)
     lab.end(hvtx.vm("web")["pid"])
-    until(lambda: holders() == [], "it goes on")
+    until("its end", lambda: holders() == [])
 
 
 @pytest.mark.parametrize("script", ["exit 127", "read word; exit 127"])

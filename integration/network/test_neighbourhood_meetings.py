@@ -10,12 +10,12 @@ from collections.abc import Iterator
 import pytest
 
 from integration import lab
-from integration.lab.entered import poll
 from integration.lab.neighbourhood import fixtures
 from integration.lab.neighbourhood.flows import Ask, inside
 from integration.lab.neighbourhood.host import HOST4, UPLINK, Host
 from integration.lab.neighbourhood.rows import KEEPALIVED, chosen, matching
 from integration.lab.neighbourhood.scene import NETWORK, PORT, PROGRAM, Scene, commands
+from integration.lab.waiting import until
 
 pytestmark = fixtures.only_in_the_long_job
 layers, here = fixtures.layers, fixtures.here
@@ -140,7 +140,7 @@ def test_an_address_of_the_host_is_not_leased(scene: Scene) -> None:
     free = "10.77.0.4"
     host.sh(KEEPALIVED.replace(UPLINK, scene.bridge).replace("198.51.100.50", free))
     host.run("systemctl", "start", "keepalived")
-    poll("the address", 20, lambda: free in host.run("ip", "-4", "addr", "show", scene.bridge))
+    until("the address", lambda: free in host.run("ip", "-4", "addr", "show", scene.bridge), 20)
     host.hvtx("vm", "create", "x", "--network", "lan", *PROGRAM)
     assert host.json("vm", "show", "x")["interfaces"][0]["ipv4"] != free
     refused(host, "vm", "create", "y", "--network", "lan", "--ip", free, *PROGRAM)
@@ -176,7 +176,7 @@ def test_the_host_learns_its_default_route(scene: Scene, when: str) -> None:
     """F7: forwarding does not cost the host what routers tell it."""
     host = scene.host
     host.sh("ip -6 route del default")
-    poll("the world's link-local address", 10, lambda: _has_link_local(host))
+    until("the world's link-local address", lambda: _has_link_local(host), 10)
     if when == "before the network":
         advertise(host)
     if when == "a later NIC":
@@ -190,13 +190,13 @@ def test_the_host_learns_its_default_route(scene: Scene, when: str) -> None:
         lab.run(*net, "ip", "link", "set", UPLINK, "up")
         host.world.run("ip", "link", "set", "eth0", "up")
         host.hvtx("repair")
-        poll("the new link-local address", 10, lambda: _has_link_local(host))
+        until("the new link-local address", lambda: _has_link_local(host), 10)
 
     def learned() -> bool:
         advertise(host)
         return "proto ra" in host.run("ip", "-6", "route", "show", "default")
 
-    poll("the default route", 10, learned)
+    until("the default route", learned, 10)
 
 
 def _has_link_local(host: Host) -> bool:

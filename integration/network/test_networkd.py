@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from integration import lab
-from integration.lab.networkd import Networkd, until
+from integration.lab.networkd import SECONDS, Networkd
 from integration.lab.program import Forked, Program, preload
 from integration.lab.vms import end_vms
+from integration.lab.waiting import until
 
 CATCH_ALL = "[Match]\nName=*\n[Network]\nDHCP=yes\n"
 GUEST = ("--", sys.executable, str(Path(__file__).parents[1] / "lab/guest.py"))
@@ -58,7 +59,7 @@ def bridge(hvtx: Program) -> str:
 def taken(networkd: Networkd, device: str) -> None:
     """Wait until the daemon has given a device an address of its own."""
     networkd.awaits(link(device)["ifindex"], *MANAGED)
-    until(f"an address on {device}", lambda: link_local(device))
+    until(f"an address on {device}", lambda: link_local(device), SECONDS)
 
 
 def test_what_networkd_puts_on_devices_keeps_no_vm(hvtx: Program, networkd: Networkd) -> None:

@@ -16,7 +16,7 @@ from integration import lab
 from integration.commands.test_printed_commands import follow
 from integration.kernel.test_iptables import Answering, ask
 from integration.lab.program import Forked, preload
-from integration.network.test_guests_network import until
+from integration.lab.waiting import until
 
 GUEST = Path(__file__).parents[1] / "lab/guest.py"
 CONTAINER, INTERNAL, OUTSIDE = "172.17.0.2", "172.18.0.2", "203.0.113.7"
@@ -96,7 +96,7 @@ class Host:
             inside = Inside(self.hvtx.vm(name)["pid"])
             self.places[name] = inside
             until(
-                lambda there=inside: "10.77.0." in there.run("ip", "addr", check=False), "address"
+                "address", lambda there=inside: "10.77.0." in there.run("ip", "addr", check=False)
             )
             self.servers.append(Answering(name, inside, 80))
 

@@ -11,7 +11,7 @@ import pytest
 from integration import lab
 from integration.kernel.test_iptables import Answering, ask
 from integration.lab.program import Forked, preload
-from integration.network.test_guests_network import until
+from integration.lab.waiting import until
 from integration.network.test_others_drops import Inside
 
 GUEST = Path(__file__).parents[1] / "lab/guest.py"
@@ -60,8 +60,8 @@ class Host:
         """Wait for the guest."""
         self.web = Inside(self.hvtx.vm("web")["pid"])
         ready = ("10.77.0.", "fd77::")
-        until(lambda: all(a in self.web.run("ip", "addr", check=False) for a in ready), "addresses")
-        until(lambda: "tentative" not in self.web.run("ip", "addr", check=False), "checked ones")
+        until("addresses", lambda: all(a in self.web.run("ip", "addr", check=False) for a in ready))
+        until("checked ones", lambda: "tentative" not in self.web.run("ip", "addr", check=False))
         self.servers.append(Answering("web", self.web, 80))
 
     def passing(self) -> set[str]:
@@ -117,7 +117,7 @@ def test_a_policy_that_drops_is_answered(host: Host, variant: str, first: str) -
         before = saved(variant)
         host.start()
     # who asked while all was shut may keep the guest's server for another moment
-    until(lambda: host.passing() == ALL, "some of it does not pass")
+    until("all that passes", lambda: host.passing() == ALL)
     assert host.hvtx("gc", "--plan", "--json").json()["summary"].get("delete", 0) == 0
     assert host.hvtx("repair", "--json").json()["repaired"] == []
     host.leave()
@@ -245,14 +245,14 @@ def test_accepts_come_and_go_with_what_is_set(host: Host, variant: str) -> None:
     assert "out" not in host.passing()
     assert not accepted()
     host.hvtx("network", "set", "net", "--passage")
-    until(lambda: host.passing() == ALL, "some of it does not pass")
+    until("all that passes", lambda: host.passing() == ALL)
     before = accepted()
     assert not [line for line in before if "--dport 67" in line]
     host.hvtx("network", "set", "net", "--dhcp")
     assert [line for line in accepted() if "--dport 67" in line]
     host.hvtx("network", "set", "net", "--no-dhcp", "--uplink", "uplink")
     assert len(accepted()) == len(before)
-    until(lambda: host.passing() == ALL, "some of it does not pass")
+    until("all that passes", lambda: host.passing() == ALL)
     assert host.hvtx("repair", "--json").json()["repaired"] == []
     assert host.hvtx.is_clean()
     host.hvtx("network", "set", "net", "--no-passage")

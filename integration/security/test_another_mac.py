@@ -17,10 +17,10 @@ from collections.abc import Iterator
 import pytest
 
 from integration import lab
-from integration.kernel.test_vm_process import until
 from integration.lab.frames import bare, packed_mac, packet4
 from integration.lab.program import Program
 from integration.lab.vms import alone, findings
+from integration.lab.waiting import until
 from integration.security.test_frames import NO_GSO, Air, laboratory, tap
 
 SIOCSIFHWADDR = 0x8924
@@ -48,7 +48,7 @@ def test_a_vm_process_gives_its_device_no_other_address(hvtx: Program) -> None:
     hvtx("network", "create", "net", "--subnet", "10.77.0.0/24")
     words = ("--network", "net", "--", sys.executable, "-c", TAKES, "{tap}")
     hvtx("vm", "run", "web", *words)
-    until(lambda: hvtx("vm", "logs", "web").out, "it has tried")
+    until("it has tried", lambda: hvtx("vm", "logs", "web").out)
     assert hvtx("vm", "logs", "web").out == "EPERM\n"
     assert "02:00:00:00:00:99" not in lab.run("ip", "link")
     assert [f["level"] for f in findings(hvtx, "damage")] == ["ok"]
@@ -108,7 +108,7 @@ def test_what_the_bridge_sends_to_all_ports_comes_to_its_guest(
         third = hvtx.vm("three")["interfaces"][0]
         descriptor = tap(third["device"])
         try:
-            until(lambda: "LOWER_UP" in lab.run("ip", "link", "show", third["device"]), "it is up")
+            until("it is up", lambda: "LOWER_UP" in lab.run("ip", "link", "show", third["device"]))
             packet = packet4(third["ipv4"], air.two.ipv4, 253, b"from a guest")
             air.wait()
             for fence in (b"from the host", b"from a guest"):

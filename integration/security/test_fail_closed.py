@@ -39,17 +39,6 @@ from integration.lab.program import Forked, Program, preload
 from integration.network.test_guests_network import GuestVm, drain, make_network, packets, run
 
 GATEWAY4, GATEWAY6 = "10.77.0.1", "fd77::1"
-FIREWALLS = ["nftables", "iptables"]
-
-
-@pytest.fixture(params=FIREWALLS)
-def firewall(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(params=[True, False], ids=["call-iptables", "no-call-iptables"])
-def bridged(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
 
 
 @contextlib.contextmanager

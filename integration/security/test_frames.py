@@ -179,16 +179,6 @@ def link_local(mac: str) -> str:
     return socket.inet_ntop(socket.AF_INET6, packed)
 
 
-@pytest.fixture(params=["nftables", "iptables"])
-def firewall(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(params=[True, False], ids=["call-iptables", "no-call-iptables"])
-def bridged(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
-
-
 @pytest.fixture
 def hvtx(firewall: str, bridged: bool, world: lab.Namespace) -> Program:
     preload()

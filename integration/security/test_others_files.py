@@ -21,6 +21,7 @@ from hvtx.host.output import write_out
 from integration import lab
 from integration.lab import witness
 from integration.lab.program import Forked, Program, Ran, child, preload, text_of
+from integration.lab.waiting import until
 
 STRANGER = 54321
 ACCESS = "system.posix_acl_access"
@@ -680,12 +681,8 @@ def test_a_program_of_roots_is_run_by_name(hvtx: Program, tmp_path: Path) -> Non
     hvtx(*NETWORK)
     as_root = {"PATH": path, "HVTX_VM_USER": "root"}
     hvtx("vm", "run", "sleep", "--network", "net", *SLEEP, **as_root)
-    for _ in range(600):
-        if sprung.exists():
-            break
-        time.sleep(0.05)
+    until("the trap sprung", sprung.exists)
     hvtx("vm", "rm", "sleep", "--force")
-    assert sprung.exists()
 
 
 # -- directories that are made ---------------------------------------------------------------------

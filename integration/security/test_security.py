@@ -10,7 +10,6 @@ import re
 import select
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import pytest
 from integration import lab
 from integration.lab import unprivileged, witness
 from integration.lab.program import Forked, Program, Ran, child, preload
+from integration.lab.waiting import until
 
 STRANGER = 54321
 NETWORK = ("network", "create", "net", "--subnet", "10.77.0.0/24")
@@ -446,10 +446,7 @@ def test_a_guests_words_are_shown_not_obeyed(hvtx: Program) -> None:
     hvtx(*NETWORK)
     hvtx("vm", "run", "web", "--network", "net", "--", "sh", "-c", words)
     log = Path(os.environ["HVTX_STATE_DIR"], "logs/web.log")
-    for _ in range(600):
-        if b"end" in log.read_bytes():
-            break
-        time.sleep(0.05)
+    until("the end of its words", lambda: b"end" in log.read_bytes())
     raw = subprocess.run(
         [sys.executable, "-m", "hvtx", "vm", "logs", "web"], capture_output=True, check=True
     ).stdout

@@ -25,10 +25,12 @@ from hvtx.host import ioctl_filter, survivors
 from hvtx.model.user import is_own
 from integration import lab
 from integration.commands.test_accelerator import network
-from integration.kernel.test_vm_process import needs_qemu, until
+from integration.kernel.test_vm_process import needs_qemu
 from integration.lab import unprivileged
+from integration.lab.processes import is_alive
 from integration.lab.program import Forked, preload
 from integration.lab.unprivileged import Unprivileged
+from integration.lab.waiting import until
 from integration.security.test_privileges import attach
 
 SLEEP = ("--", "sleep", "600")
@@ -105,7 +107,7 @@ def test_the_way_to_a_program_in_a_shut_directory_is_shown(hvtx: Forked, place: 
     words = ("--", str(place / "link/program"), str(home / "told"))
     vm = hvtx("vm", "run", "web", "--json", *words).json()
     assert is_own(vm["user"])
-    until(lambda: "hidden" in hvtx("vm", "logs", "web").out, "the program's words")
+    until("the program's words", lambda: "hidden" in hvtx("vm", "logs", "web").out)
     said = hvtx("vm", "logs", "web").out.split("\n")
     assert said[-5:-1] == ["a library", str(vm["user"]), "as it was", "hidden"]
     assert is_powerless(vm["pid"])
@@ -115,7 +117,7 @@ def test_the_way_to_a_program_in_a_shut_directory_is_shown(hvtx: Forked, place: 
     assert Path("/proc/self/mountinfo").read_text() == mounts
     with contextlib.chdir(inner):
         made = hvtx("vm", "run", "here", "--json", "--", "./program", "../told").json()
-    until(lambda: "hidden" in hvtx("vm", "logs", "here").out, "its words, by relative paths")
+    until("its words, by relative paths", lambda: "hidden" in hvtx("vm", "logs", "here").out)
     assert is_own(made["user"])
 
 
@@ -287,7 +289,7 @@ def test_a_program_in_a_closed_directory(hvtx: Forked, tmp_path: Path) -> None:
         hvtx("vm", "run", "web", "--", "./guest", "it is")
     finally:
         os.chdir(before)
-    until(lambda: "sleep" in Path(f"/proc/{hvtx.vm('web')['pid']}/comm").read_text(), "ran")
+    until("ran", lambda: "sleep" in Path(f"/proc/{hvtx.vm('web')['pid']}/comm").read_text())
     assert hvtx("vm", "logs", "web").out == f"here: it is\n{tmp_path}\n"
     program.chmod(0o700)
     ran = hvtx("vm", "restart", "web", code=6)
@@ -297,7 +299,7 @@ def test_a_program_in_a_closed_directory(hvtx: Forked, tmp_path: Path) -> None:
 
 def test_its_standard_output_can_be_opened(hvtx: Forked) -> None:
     hvtx("vm", "run", "web", "--", "sh", "-c", "echo by name >/dev/stdout; exec sleep 600")
-    until(lambda: hvtx("vm", "logs", "web").out == "by name\n", "said so")
+    until("said so", lambda: hvtx("vm", "logs", "web").out == "by name\n")
 
 
 # -- what it cannot reach --------------------------------------------------------------------------
@@ -372,7 +374,7 @@ def test_what_a_hypervisor_leaves_goes_with_its_vm(hvtx: Forked, place: Path, ve
     hvtx("vm", "create", "web", "--network", "net", "--", sys.executable, "-c", LEAVINGS, str(kept))
     with in_its_directory():
         hvtx("vm", "start", "web")
-    until(lambda: hvtx("vm", "logs", "web").out == "left\n", "left it")
+    until("left it", lambda: hvtx("vm", "logs", "web").out == "left\n")
     vm = hvtx.vm("web")
     (path,) = [Path(r["key"]) for r in vm["resources"] if r["kind"] == "file"]
     assert run_directory(vm["pid"]) == path
@@ -434,8 +436,7 @@ def of_user(uid: int) -> list[int]:
     for entry in os.scandir("/proc"):
         with contextlib.suppress(OSError):
             if entry.name.isdigit() and entry.stat().st_uid == uid:
-                state = Path(entry.path, "stat").read_text().rpartition(")")[2].split()[0]
-                found += [int(entry.name)] * (state not in "ZX")
+                found += [int(entry.name)] * is_alive(int(entry.name))
     return found
 
 
@@ -447,12 +448,12 @@ def test_what_it_started_beside_itself_ends_with_its_vm(hvtx: Forked, what: str)
     hvtx("vm", "create", "web", "--network", "net", "--", *argv)
     with in_its_directory():
         hvtx("vm", "start", "web")
-    until(lambda: hvtx("vm", "logs", "web").out == "left\n", "forked")
+    until("forked", lambda: hvtx("vm", "logs", "web").out == "left\n")
     vm = hvtx.vm("web")
     assert len(of_user(vm["user"])) > 1 or what == "flees"
     hvtx("vm", "stop", "web", *(("--force",) if what != "flees" else ()))
     assert of_user(vm["user"]) == []
-    until(lambda: not survivors._has_any(vm["user"]), "what flees from who looks is gone, too")
+    until("what flees from who looks is gone, too", lambda: not survivors._has_any(vm["user"]))
     assert hvtx.is_clean()
     told = [e["message"] for e in hvtx("log", "--json").json()["entries"]]
     assert any("ended further processes of VM" in w for w in told) or what == "flees"
@@ -504,7 +505,7 @@ def test_without_the_right_to_be_its_user_they_end_one_by_one(
     beside = "trap '' TERM; sleep 599 & sleep 598 & echo up; exec sleep 600"
     hvtx("vm", "create", "web", "--", "sh", "-c", beside)
     hvtx("vm", "start", "web")
-    until(lambda: hvtx("vm", "logs", "web").out == "up\n", "it runs")
+    until("its process", lambda: hvtx("vm", "logs", "web").out == "up\n")
     user = hvtx.vm("web")["user"]
     assert len(of_user(user)) == 3
     refused = "os.setresuid(nobody, user, nobody)"
@@ -541,7 +542,7 @@ def test_what_is_older_than_a_vm_process_is_not_its_own(hvtx: Forked) -> None:
     hvtx("vm", "stop", "web")
     ids = (f"--reuid={user}", f"--regid={user}", "--clear-groups")
     with subprocess.Popen(["setpriv", *ids, "--", "sleep", "60"]) as other:
-        until(lambda: of_user(user) == [other.pid], "it runs")
+        until("its process", lambda: of_user(user) == [other.pid])
         time.sleep(0.02)  # two ticks of the clock of processes
         hvtx("vm", "start", "web")
         stopped = hvtx("vm", "stop", "web")
@@ -574,7 +575,7 @@ def test_the_proof_of_a_directory_is_out_of_its_owners_reach(hvtx: Forked) -> No
     hvtx("vm", "create", "web", "--", "sh", "-c", forge)
     with in_its_directory():
         hvtx("vm", "start", "web")
-    until(lambda: "done" in hvtx("vm", "logs", "web").out, "forged it")
+    until("forged it", lambda: "done" in hvtx("vm", "logs", "web").out)
     vm = hvtx.vm("web")
     (row,) = [r for r in vm["resources"] if r["kind"] == "file"]
     assert mark_of(row["key"]) == row["mark"]
@@ -645,7 +646,7 @@ def test_a_real_guest_of_files_that_only_root_may_open(
     )
     assert [name for name in opened if not name.startswith(known)] == []
     assert "/dev/net/tun" in opened
-    until(lambda: "web: serving on 10.77.0.2" in hvtx("vm", "logs", "web").out, "served", 6000)
+    until("served", lambda: "web: serving on 10.77.0.2" in hvtx("vm", "logs", "web").out, 300)
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with direct.open("http://10.77.0.2/", timeout=30) as page:
         assert b"this is web" in page.read()
@@ -754,7 +755,7 @@ def test_a_dedicated_user_removes_what_its_vms_shut(user: Unprivileged) -> None:
     user("vm", "create", "web", "--", "sh", "-c", forge)
     with in_its_directory():
         user("vm", "start", "web")
-    until(lambda: "done" in user("vm", "logs", "web").out, "shut it")
+    until("shut it", lambda: "done" in user("vm", "logs", "web").out)
     user("vm", "stop", "web")
     assert user.is_clean()
 

@@ -19,7 +19,7 @@ import pytest
 from integration import lab
 from integration.lab import example_host, witness
 from integration.lab.program import Forked, Program, Ran, preload
-from integration.network.test_guests_network import until
+from integration.lab.waiting import until
 from integration.ui.test_screens import on_terminal
 
 NETWORK = ("network", "create", "net", "--subnet", "10.77.0.0/24", "--subnet", "fd77::/64")
@@ -161,7 +161,7 @@ def test_a_command_that_is_set_is_run(lan: Program) -> None:
     lan("vm", "create", "web", "--network", "net", *SLEEP)
     lan("vm", "set", "web", "--", "sh", "-c", "echo I am {ip}; sleep 600")
     lan("vm", "start", "web")
-    until(lambda: "I am 10.77.0.2" in lan("vm", "logs", "web").out, "what the command says")
+    until("what the command says", lambda: "I am 10.77.0.2" in lan("vm", "logs", "web").out)
 
 
 def test_nothing_of_a_vm_that_runs_is_set(lan: Program) -> None:

@@ -21,6 +21,7 @@ from hvtx.model.vm import Liveness
 from hvtx.planner.gc import plan_gc
 from hvtx.planner.settled import carried
 from hvtx.rulesets.nftables_elements import unplaced
+from tests.fake.calls import counted
 from tests.host.test_nfbulk import elements_in
 from tests.planner.scene import Scene, link
 
@@ -169,3 +170,25 @@ def test_an_element_that_is_listed_twice_is_told() -> None:
         bytes(4) + attribute(LIST_ELEMENTS, body),
     ]
     assert not OwnElements("hvtx-x").add("inet", "dnat4_any", read_bulk(raw_twice))
+
+
+def test_the_catch_all_element_of_a_stranger_keeps_its_value() -> None:
+    """`*` in a map of ours: what is without an element of its own goes where it says."""
+    found = OwnElements("hvtx-x")
+    assert found.add(
+        "inet", "snat4", Bulk([b"\n\0\0\2", b""], [b"\n\0\0\1", b"\n\0\0\3"], [b"", b""])
+    )
+    assert [entry.text for entry in found.entries()] == ["10.0.0.2 -> 10.0.0.1", "* -> 0a000003"]
+
+
+def test_an_element_more_is_the_same_few_calls_more() -> None:
+    def calls(number: int) -> int:
+        keys = [bytes((10, 77, n >> 8, n & 0xFF)) for n in range(number)]
+        found = OwnElements("hvtx-x")
+        assert found.add("inet", "masq4", Bulk(keys, [b""] * number, [b""] * number))
+        found.entries()
+        entries, made = counted(found.entries)
+        assert len(entries) == number
+        return made
+
+    assert calls(1000) - calls(1) == 2 * 999  # the text, and the Entry

@@ -6,7 +6,16 @@ import ipaddress
 
 import pytest
 
-from hvtx.model.address import family_of, guest_addresses, is_ipv6, is_of, room_in, with_port
+from hvtx.model.address import (
+    ZoneError,
+    family_of,
+    guest_addresses,
+    is_ipv6,
+    is_of,
+    room_in,
+    with_port,
+    without_zone,
+)
 
 FOURS = ("10.77.0.1", "0.0.0.0", "10.77.0.0/24", "127.0.0.1/8")
 SIXES = ("::", "::1", "fd77::/64", "fe80::1", "::ffff:10.77.0.1", "fd77::1/64")
@@ -30,6 +39,21 @@ def test_addresses_and_prefixes_of_ipv6(text: str) -> None:
         False,
         True,
     )
+
+
+@pytest.mark.parametrize("text", [*FOURS, *SIXES, "", "host"])
+def test_what_has_no_zone_is_itself(text: str) -> None:
+    assert without_zone(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "zone"),
+    [("fe80::1%eth0", "eth0"), ("fe80::%0/64", "0/64"), ("::1%", ""), ("fd00::1%a%b\n", "a%b\\n")],
+)
+def test_a_zone_is_refused_and_named(text: str, zone: str) -> None:
+    with pytest.raises(ZoneError) as refused:
+        without_zone(text)
+    assert str(refused.value) == f"'{zone}' behind '%' is a device of one host"
 
 
 def test_with_port_brackets_ipv6() -> None:

@@ -275,6 +275,16 @@ def test_bad_addresses_are_refused(text: str) -> None:
     refuses(parse_address, text)
 
 
+def test_a_zone_is_named_as_what_is_wrong() -> None:
+    with pytest.raises(UsageError) as refused:
+        parse_address("fd00::5%eth0")
+    assert refused.value.message == (
+        "'fd00::5%eth0' is not an IP address alone: 'eth0' behind '%' is a device of one host"
+    )
+    with pytest.raises(UsageError, match=r"^'fd00::/64%lan' is not a subnet: 'lan' behind '%' is"):
+        parse_subnet("fd00::/64%lan")
+
+
 def test_addresses_are_canonical() -> None:
     """One spelling per address."""
     assert parse_address("FD00:0:0::0005") == "fd00::5"

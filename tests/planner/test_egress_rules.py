@@ -42,6 +42,16 @@ def test_what_is_none_is_refused_with_a_hint(text: str) -> None:
     assert refused.value.hint
 
 
+@pytest.mark.parametrize("text", ["fe80::1%eth0", "[fd77::/64%eth0]:443"])
+def test_a_zone_is_named_with_the_option_as_it_was_written(text: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        egress_rules.parse_rule("allow", text)
+    assert refused.value.message.startswith(f"--allow {text!r}: ")
+    assert refused.value.message.endswith(
+        "no address or subnet: 'eth0' behind '%' is a device of one host"
+    )
+
+
 @pytest.mark.parametrize("text", [
     "localhost", "localhost:80", "web.lan", "example.org.", "a..b", "-a.example", "b\u00fccher.example",
     ".".join(["a" * 60] * 5), "1.2.3", "example.org:0", "example.org/tcp", "*.example.org",

@@ -12,7 +12,7 @@ from functools import cached_property
 from operator import add
 
 from hvtx.host.nfbulk import Bulk, comment_in
-from hvtx.host.nfttext import CATCH_ALL, renderer
+from hvtx.host.nfttext import rendered
 from hvtx.model.firewall import FirewallSpec, firewall_spec
 from hvtx.model.mark import FAMILY as MARKED
 from hvtx.model.place import nft_place
@@ -110,11 +110,15 @@ class OwnElements:
         wanted = None if only is None else {tails[mark] for mark in only if mark in tails}
         found, marked = [], self._marked.get
         for (family, name), columns in self._sets.items():
-            where, write = nft_place(family, self._table, name), renderer(family, name)
+            elements = [
+                element
+                for element in zip(*columns, strict=True)
+                if (element[2] not in left_out if wanted is None else element[2] in wanted)
+            ]
+            where, texts = nft_place(family, self._table, name), rendered(family, name, elements)
             found += [
-                Entry(BACKEND, where, write(key, data) if key else CATCH_ALL, marked(tail))
-                for key, data, tail in zip(*columns, strict=True)
-                if (tail not in left_out if wanted is None else tail in wanted)
+                Entry(BACKEND, where, text, marked(tail))
+                for text, (_, _, tail) in zip(texts, elements, strict=True)
             ]
         return found
 

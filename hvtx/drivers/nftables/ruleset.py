@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from hvtx.drivers.nftables.judging import (
     without_comment,
@@ -136,7 +136,7 @@ def listing(family: str, table: str) -> dict[tuple[str, int], str]:
 
 def _read_set(session: Session, named: Named, found: list[Entry], own: OwnElements | None) -> None:
     """Append the entries of one set: all of ours, only marked ones of others."""
-    from hvtx.host.nfttext import CATCH_ALL, renderer
+    from hvtx.host.nfttext import rendered
     from hvtx.model.place import nft_place
 
     family, table, name, *_ = named
@@ -153,26 +153,20 @@ def _read_set(session: Session, named: Named, found: list[Entry], own: OwnElemen
         if not own.add(family, name, read_bulk(bodies)):
             raise Stale
         return
-    elements = all_elements(bodies)
-    where = nft_place(family, table, name)
-    write = renderer(family, name) if ours else _rendered(family, name)
-    keys = set()
-    for key, data, comment, *_ in elements:
-        mark = comment if comment and comment.startswith(MARKED) else None
-        if ours:
-            keys.add(key)
-        elif mark is None:
-            continue
-        found.append(Entry(BACKEND, where, write(key, data) if key else CATCH_ALL, mark))
-    if ours and len(keys) != len(elements):
+    elements = [
+        (key, data, comment if comment and comment.startswith(MARKED) else None)
+        for key, data, comment, *_ in all_elements(bodies)
+    ]
+    if not ours:
+        elements = [element for element in elements if element[2] is not None]
+    where, texts = nft_place(family, table, name), rendered(family, name, elements)
+    found += [
+        Entry(BACKEND, where, text, mark)
+        for text, (_, _, mark) in zip(texts, elements, strict=True)
+    ]
+    if ours and len({key for key, *_ in elements}) != len(elements):
         # a hash table that grew during the walk repeats some elements, and so may lack others
         raise Stale
-
-
-def _rendered(family: str, name: str) -> Callable[[bytes, bytes], str]:
-    from hvtx.host.nfttext import render
-
-    return lambda key, data: render(family, name, key, data)
 
 
 def _plain(name: str) -> bool:

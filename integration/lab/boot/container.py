@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from integration.lab.boot import image
-from integration.lab.entered import poll
+from integration.lab.waiting import until
 
 CAPABILITIES = ["NET_ADMIN", "SYS_ADMIN", "NET_RAW", "SYS_PTRACE"]
 DAEMON_SECONDS, BOOT_SECONDS = 60, 90
@@ -58,7 +58,7 @@ def daemon() -> Iterator[tuple[Any, str]]:
     ]  # fmt: skip
     process = subprocess.Popen(argv, env={**os.environ, "PATH": path}, stdout=log, stderr=log)
     try:
-        poll("dockerd's socket", DAEMON_SECONDS, lambda: _is_up(process, place))
+        until("dockerd's socket", lambda: _is_up(process, place), DAEMON_SECONDS)
         client = docker.DockerClient(base_url=f"unix://{place}/s", timeout=120)
         try:
             yield client, f"unix://{place}/s"
@@ -145,7 +145,7 @@ class Host:
     def boot(self) -> None:
         """Start it and wait until systemd has nothing left to do."""
         self.container.start()
-        poll("the boot", BOOT_SECONDS, self._is_booted)
+        until("the boot", self._is_booted, BOOT_SECONDS)
 
     def _is_booted(self) -> bool:
         self.container.reload()
@@ -160,7 +160,7 @@ class Host:
     def cut(self) -> None:
         """Kill it, as a power cut would."""
         self.container.kill("SIGKILL")
-        poll("the end", 30, lambda: self.container.reload() or self.container.status == "exited")
+        until("the end", lambda: self.container.reload() or self.container.status == "exited", 30)
 
     def install(self) -> None:
         """Install the tree under test as a wheel, and what makes the container a host."""
@@ -196,7 +196,7 @@ def booted() -> Iterator[Host]:
         made.start()
         try:
             host = Host(made.get_wrapped_container())
-            poll("the boot", BOOT_SECONDS, host._is_booted)
+            until("the boot", host._is_booted, BOOT_SECONDS)
             host.install()
             yield host
         finally:

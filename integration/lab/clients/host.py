@@ -16,8 +16,9 @@ from pathlib import Path
 
 from integration import lab
 from integration.lab.clients import image
-from integration.lab.entered import CLEAN, Entered, poll
+from integration.lab.entered import CLEAN, Entered
 from integration.lab.neighbourhood.host import layers  # installs the tree under test; also for us
+from integration.lab.waiting import until
 
 # Process 1: runtimes leave their children to it.
 _FIRST = """
@@ -193,7 +194,7 @@ def _first(process: subprocess.Popen[bytes], said: Path) -> int:
                 return pid
         return None
 
-    pid = poll("the host's root", 30, look)
+    pid = until("the host's root", look, 30)
     assert isinstance(pid, int)
     return pid
 

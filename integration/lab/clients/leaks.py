@@ -13,7 +13,7 @@ from integration.lab.clients import images
 from integration.lab.clients.host import Host
 from integration.lab.clients.libcni import CACHE, PLUGINS, Libcni
 from integration.lab.clients.runtimes import CONFIGURATIONS, Containerd, Podman
-from integration.lab.entered import poll
+from integration.lab.waiting import until
 
 # A plugin that passes on what stands before it in the chain, and whose DEL does not succeed.
 _STUBBORN = """#!/usr/bin/python3 -IS
@@ -64,7 +64,7 @@ def bereaved(host: Host, podman: Podman, name: str) -> None:
     state = podman.inspect(name)["State"]
     for pid in (state["ConmonPid"], state["Pid"]):
         host.run("kill", "-KILL", str(pid))
-        poll("its end", 30, lambda pid=pid: not host.path(f"/proc/{pid}").exists())
+        until("its end", lambda pid=pid: not host.path(f"/proc/{pid}").exists(), 30)
 
 
 def netns_files(host: Host) -> list[str]:

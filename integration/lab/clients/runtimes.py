@@ -10,7 +10,7 @@ from typing import Any
 from integration.lab.clients import image, images
 from integration.lab.clients.cri import Runtime
 from integration.lab.clients.host import Host
-from integration.lab.entered import poll
+from integration.lab.waiting import until
 
 PLUGINS, CONFIGURATIONS = "/opt/cni/bin", "/etc/cni/net.d"
 _CONTAINERD = f"""version = 2
@@ -88,7 +88,7 @@ class Containerd:
         more = f'    conf_template = "{template}"\n' if template else ""
         host.write("/etc/containerd/config.toml", _CONTAINERD + more)
         self.process = host.start("/tmp/containerd.log", "containerd", "--log-level", "warn")
-        poll("containerd's socket", 30, lambda: host.ran("ctr", "version").returncode == 0)
+        until("containerd's socket", lambda: host.ran("ctr", "version").returncode == 0, 30)
         for namespace in ("default", "k8s.io"):
             self.ctr("-n", namespace, "images", "import", "--snapshotter", "native",
                      _saved_image(host))  # fmt: skip
@@ -105,7 +105,7 @@ class Containerd:
         """End a task and remove its container, as people do it by `ctr`."""
         with contextlib.suppress(AssertionError):  # it may have ended by itself
             self.ctr("task", "kill", "-s", "SIGKILL", name)
-        poll("the end of the task", 30, lambda: self._stopped(name))
+        until("the end of the task", lambda: self._stopped(name), 30)
         self.ctr("task", "rm", name)
         self.ctr("container", "rm", name)
 

@@ -125,8 +125,11 @@ class etcd:
         return self.spaces["h1"].run(sys.executable, "-c", text, *arguments)
 
     def status(self, host: str) -> dict[str, Any]:
-        """`cluster status`."""
-        return self.hvtx(host, "cluster", "status", "--json").json()
+        """`cluster status`, which ends with 0 where the cluster has told what it knows."""
+        ran = self.hvtx(host, "cluster", "status", "--json", code=None)
+        found = ran.json()
+        assert (ran.code == 0) is (found["problem"] is None), (ran.code, found["problem"])
+        return found
 
     # -- partitions --------------------------------------------------------------------------------
 

@@ -21,7 +21,8 @@ from typing import Any
 
 from integration import lab
 from integration.lab.boot import image as boot
-from integration.lab.entered import CLEAN, PATH, Entered, poll
+from integration.lab.entered import CLEAN, PATH, Entered
+from integration.lab.waiting import until
 
 BOOT_SECONDS = 90
 GUEST = Path(lab.__file__).with_name("guest.py")
@@ -162,10 +163,10 @@ def booted(below: str) -> Iterator[Host]:
     process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, env=CLEAN)
     world = lab.Namespace()
     try:
-        pid = poll("process 1", 20, lambda: process.poll() or _child_of(process.pid))
+        pid = until("process 1", lambda: process.poll() or _child_of(process.pid), 20)
         host = Host(pid, world)
-        poll("systemd", BOOT_SECONDS, lambda: _is_systemd(process, pid))
-        poll("the boot", BOOT_SECONDS, host.is_booted)
+        until("systemd", lambda: _is_systemd(process, pid), BOOT_SECONDS)
+        until("the boot", host.is_booted, BOOT_SECONDS)
         _connect(host)
         yield host
     finally:

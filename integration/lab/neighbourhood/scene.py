@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from integration import lab
-from integration.lab.entered import poll
 from integration.lab.neighbourhood import flows
 from integration.lab.neighbourhood.flows import Ask, inside
 from integration.lab.neighbourhood.host import FAR4, FAR6, HOST4, HOST6, WORLD4, Host
+from integration.lab.waiting import until
 
 NETWORK = ("network", "create", "lan", "--subnet", "10.77.0.0/24", "--subnet", "fd77::/64")
 GATEWAY4, GATEWAY6 = "10.77.0.1", "fd77::1"
@@ -105,7 +105,7 @@ class Scene:
         """Look the guests up, and wait until their stacks have their addresses."""
         for name in GUESTS:
             self.guests[name] = self.host.json("vm", "show", name)
-            poll(f"the guest {name}", READY_SECONDS, lambda name=name: self._is_ready(name))
+            until(f"the guest {name}", lambda name=name: self._is_ready(name), READY_SECONDS)
 
     def _is_ready(self, name: str) -> bool:
         guest = self.guests[name]
