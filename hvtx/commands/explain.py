@@ -15,7 +15,7 @@ from hvtx.engine.explained import Explanation, OnRecord, Other
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import look as look_at
 from hvtx.errors import Conflict, HvtxError, NotFound
-from hvtx.host.socket_table import listening
+from hvtx.host.listeners import listening
 from hvtx.model.foreign_rule import ForeignRule
 from hvtx.model.history import Line
 from hvtx.model.place import Place

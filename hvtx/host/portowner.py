@@ -1,4 +1,4 @@
-"""Programs that have a port of this host, from /proc: for messages.
+"""Programs that have a port of this host: for messages.
 
 Nothing is decided by it, but that a port whose program names a container is that container's own.
 """
@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from hvtx.host import procfs
-from hvtx.host.socket_table import LISTENING, spelt
+from hvtx.host.listeners import listeners
 from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Publish
 
@@ -49,7 +49,7 @@ def owners(port: Publish) -> list[Owner]:
 def owners_of(ports: Iterable[Publish]) -> dict[Publish, list[Owner]]:
     """The same of several: the kernel's tables and all processes are looked through once."""
     wanted = list(ports)
-    tables = {protocol: _sockets(protocol) for protocol in {port.protocol for port in wanted}}
+    tables = {protocol: listeners(protocol) for protocol in {port.protocol for port in wanted}}
     seen = {
         port: {
             inode: (address, uid)
@@ -92,35 +92,8 @@ def listed(found: Sequence[Owner]) -> str:
     return ", ".join(map(str, found[:_MOST])) + more
 
 
-def _sockets(protocol: str) -> list[tuple[str, int, int, int]]:
-    """Address, port, user id and inode of the sockets of a protocol that keep others away."""
-    found = []
-    for suffix in ("", "6"):
-        with suppress(OSError, ValueError):
-            with open(f"/proc/thread-self/net/{protocol}{suffix}", encoding="ascii") as table:
-                text = table.read()
-            found += owned_in(text, LISTENING[protocol])
-    return found
-
-
 def _meets(address: str, host_ip: str | None) -> bool:
     return host_ip is None or address in _ANY or address.removeprefix(_MAPPED) == host_ip
-
-
-def owned_in(table: str, state: str) -> list[tuple[str, int, int, int]]:
-    """Address, port, user id and inode of those in ``state`` in a text of /proc/net (pure).
-
-    ValueError for what is none.
-    """
-    found = []
-    for line in table.splitlines()[1:]:
-        fields = line.split()
-        if len(fields) < 10:
-            raise ValueError(f"not a line of a socket: {line[:80]!r}")
-        if fields[3] == state:
-            address, _, number = fields[1].partition(":")
-            found.append((spelt(address), int(number, 16), int(fields[7]), int(fields[9])))
-    return found
 
 
 def _holding(wanted: Collection[int]) -> list[tuple[int, int]]:

@@ -1,33 +1,32 @@
-"""The sockets of this network namespace, as the tables in /proc/net have them (proc_pid_net(5))."""
+"""The tables of sockets in /proc/net, of this network namespace (proc_pid_net(5))."""
 
 from __future__ import annotations
 
 import _socket as socket
 import contextlib
-import errno
+from collections.abc import Iterator
 
-LISTENING = {"tcp": "0A", "udp": "07"}  # states in /proc/net: TCP_LISTEN; UDP has no other
+from hvtx.model.typed import NamedTuple
+
+LISTENING = {"tcp": "0A", "udp": "07"}  # states in a table: TCP_LISTEN; UDP has no other
 
 
-def listening() -> tuple[frozenset[tuple[str, str, int]], str]:
-    """``(protocol, address, port)`` that programs in this network namespace listen on.
+class Listener(NamedTuple):
+    """A socket that keeps others from its port, with whose it is."""
 
-    And why that may not be all; empty if it is. This is told to people, nothing is decided by it.
+    address: str
+    port: int
+    uid: int
+    inode: int
+
+
+def listeners(protocol: str, suffix: str) -> list[Listener]:
+    """Those of a table, whose name ends with "6" for IPv6: a kernel without IPv6 has none.
+
+    Raises OSError, and ValueError for a table that is none.
     """
-    found: set[tuple[str, str, int]] = set()
-    unread = ""
-    for protocol, state in LISTENING.items():
-        for suffix in ("", "6"):
-            try:
-                with open(f"/proc/thread-self/net/{protocol}{suffix}", encoding="ascii") as table:
-                    sockets = sockets_in(table.read(), state)
-            except (OSError, ValueError) as problem:
-                if suffix and getattr(problem, "errno", 0) == errno.ENOENT:
-                    continue  # a kernel without IPv6 has no such table
-                unread = f"/proc/net/{protocol}{suffix} could not be read: {problem}"
-                continue
-            found.update((protocol, address, port) for address, port in sockets)
-    return frozenset(found), unread
+    with open(f"/proc/thread-self/net/{protocol}{suffix}", encoding="ascii") as table:
+        return listeners_in(table.read(), LISTENING[protocol])
 
 
 def has_connections(port: int) -> bool:
@@ -47,15 +46,29 @@ def sockets_in(table: str, state: str) -> list[tuple[str, int]]:
 
     ValueError for what is none.
     """
-    found = []
+    return [_local(fields) for fields in _lines(table, 4) if fields[3] == state]
+
+
+def listeners_in(table: str, state: str) -> list[Listener]:
+    """The same with whose they are."""
+    return [
+        Listener(*_local(fields), int(fields[7]), int(fields[9]))
+        for fields in _lines(table, 10)
+        if fields[3] == state
+    ]
+
+
+def _lines(table: str, least: int) -> Iterator[list[str]]:
     for line in table.splitlines()[1:]:
         fields = line.split()
-        if len(fields) < 4:
+        if len(fields) < least:
             raise ValueError(f"not a line of a socket: {line[:80]!r}")
-        if fields[3] == state:
-            address, _, port = fields[1].partition(":")
-            found.append((spelt(address), int(port, 16)))
-    return found
+        yield fields
+
+
+def _local(fields: list[str]) -> tuple[str, int]:
+    address, _, port = fields[1].partition(":")
+    return spelt(address), int(port, 16)
 
 
 def spelt(words: str) -> str:

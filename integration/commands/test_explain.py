@@ -15,7 +15,7 @@ from hvtx import documents
 from hvtx.commands import explain
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.errors import NotFound
-from hvtx.host.socket_table import listening
+from hvtx.host.listeners import listening
 from integration import lab
 from integration.lab import example_host
 from integration.lab.program import Forked, Program, preload

@@ -20,6 +20,7 @@ reads them: `engine.snapshot` asks the lock), the sequence as such, and how SQLi
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import ipaddress
 import json
@@ -382,7 +383,9 @@ def _is_on_its_way(pid: int) -> bool:
         if words and words[0].endswith("-save"):  # it reads the rules, and ends by itself
             return not procfs.look(pid).ended
         return words in ((), procfs.command_line(os.getpid())) and not procfs.look(pid).ended
-    except (FileNotFoundError, ProcessLookupError):
+    except OSError as problem:
+        if problem.errno not in (errno.ENOENT, errno.ESRCH):  # it has ended
+            raise
         return False
 
 

@@ -11,6 +11,7 @@ import ipaddress
 import json
 import os
 import re
+import socket
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
@@ -70,6 +71,7 @@ from hvtx.host import (
     qmp,
     rate_filter,
     routes,
+    sock_diag,
     socket_table,
     store_location,
     tap_filter_check,
@@ -1099,6 +1101,11 @@ PARSERS: dict[str, Parser] = {
         mutated([struct.pack("=BxxxHHi", 0, 8, 1, 7), struct.pack("=BxxxHHiHHi", 0, 8, 1, -1, 8, 3, 9)]),
         GARBLED, ("host.nsid._nsid",), lambda n: bytes(4) + netlink.u32(7, 7) * n + netlink.u32(1, 7),
     ),
+    "sockets that listen": Parser(
+        lambda body: [sock_diag._listener(body, family) for family in (socket.AF_INET, socket.AF_INET6)],
+        mutated([struct.pack(">xxxxH2x16s32x", 8080, bytes(16)) + struct.pack("=12xII", 1000, 4242)]),
+        GARBLED, ("host.sock_diag._listener",),
+    ),
     "netlink dumps": Parser(
         dumped, conversations(), (*GARBLED, netlink.DumpInterrupted),
         ("host.netlink.Channel.dump", "host.netlink.Channel._messages", "host.netlink.Channel.get"),
@@ -1389,11 +1396,11 @@ PARSERS: dict[str, Parser] = {
     ),
     "sockets": Parser(
         lambda text: [
-            (socket_table.sockets_in(text, state), portowner.owned_in(text, state))
+            (socket_table.sockets_in(text, state), socket_table.listeners_in(text, state))
             for state in ("0A", "01", "06", "07")
         ],
         texts([sample(f"/proc/self/net/{name}")[0].decode() for name in ("tcp", "tcp6", "udp")]), (ValueError,),
-        ("host.socket_table.sockets_in", "host.socket_table.spelt", "host.portowner.owned_in"),
+        ("host.socket_table.sockets_in", "host.socket_table.spelt", "host.socket_table.listeners_in"),
     ),
     "control groups": Parser(
         portowner.unit_in, texts(["0::/system.slice/nginx.service\n1:name=systemd:/user.slice/u.service\n"], "/"), (),

@@ -96,7 +96,7 @@ def look(ports: Collection[str] = ()) -> Picture:
 
     Raises OSError, HvtxError, DumpInterrupted.
     """
-    from hvtx.host.socket_table import listening
+    from hvtx.host.listeners import listening
 
     texts, lacks = legacy.read()
     return Picture(topology.read(ports), ruleset.read(), texts, lacks, listening()[0], xfrm.read())
