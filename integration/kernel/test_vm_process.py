@@ -131,7 +131,7 @@ def test_the_gate_holds_the_pipe_and_the_log_and_nothing_else(room):
     # while the shell reads it has the pipe at 0 too, and what was there at a number of its own;
     # before that, libc, until its loader is through
     own = {"/dev/null", first[3], first[1]}
-    until(lambda: set(open_files(gate.identity.pid).values()) == own, f"holding only {own}", 500)
+    until(f"holding only {own}", lambda: set(open_files(gate.identity.pid).values()) == own)
     links = open_files(gate.identity.pid)
     assert links[1].startswith("pipe:") and links[1] == links[2] != links[3]
     gate.open()
