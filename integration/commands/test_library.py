@@ -143,6 +143,8 @@ def test_threads_start_and_stop_different_vms_and_leave_nothing_open(host: Host)
             f"vm{number}", networks=["lab"], publish=[f"{9000 + number}:80"], command=SLEEPER
         )
     at_once(*(host.vm.ls for _ in range(THREADS)))  # what is loaded once is loaded
+    host.vm.start("vm0")  # and what a process keeps for TAPs to come: a program of theirs
+    host.vm.stop("vm0", force=True)
     before = descriptors()
 
     def cycles(name: str) -> list[str]:
