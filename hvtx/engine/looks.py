@@ -9,7 +9,7 @@ from hvtx.drivers import reservation
 from hvtx.drivers.file import mark_of, not_among
 from hvtx.drivers.vm_process.gate import is_gate
 from hvtx.engine.processes import namespace_facts
-from hvtx.host import installation_processes, openfiles, procfs
+from hvtx.host import openfiles, procfs
 from hvtx.host.files import is_there
 from hvtx.host.many_processes import look_at_all
 from hvtx.model.mark import installation_of
@@ -103,9 +103,13 @@ def unrecorded_files(
     except OSError:
         return {}  # what cannot be looked at is not told: nothing follows from it
     found: dict[str, UnrecordedFile] = {}
-    running = installation_processes.with_other_taps(taps()) if still else None
+    if not still:
+        return found
+    from hvtx.host import installation_processes  # hardly ever needed
+
+    running = installation_processes.with_other_taps(taps())
     for path, mark in lost.items():
-        if running is not None and still.get(path) == mark:
+        if still.get(path) == mark:
             users = installation_processes.at(directory_of(path))
             told = tuple(dict.fromkeys((*users.found, *running.found)))
             found[path] = UnrecordedFile(mark, told, not (users.complete and running.complete))
