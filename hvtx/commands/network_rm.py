@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from hvtx.engine import privileges
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
-from hvtx.engine.transaction import begin
+from hvtx.engine.transaction import Operation, begin
 from hvtx.engine.undo import take_down
 from hvtx.engine.unsettled import resolved_networks
 from hvtx.errors import (
@@ -26,11 +26,14 @@ from hvtx.model.resource import (
     Kind,
     Link,
     Resource,
+    State,
     filters_on,
     put_by_others,
 )
+from hvtx.model.typed import Any
 from hvtx.model.vm import Network
 from hvtx.planner import provision
+from hvtx.planner.leftovers import AGAIN, taken_away
 from hvtx.planner.scope import NetworkScope
 from hvtx.store import records
 
@@ -45,8 +48,13 @@ def remove_network(runtime: Runtime, name: str) -> None:
     runtime.lock("all", "networks")
     network = runtime.read(records.get_network, name)
     scope = resolved_networks(runtime, all_networks(runtime))
-    if network.id not in scope.networks:
-        return  # it was what an interrupted operation had left
+    if network.id not in scope.networks:  # it was what an interrupted operation had left
+        rest = [r for r in scope.rows if r.network is None and r.state == State.RELEASING]
+        if rest and not scope.networks:  # what the last one left is tried once more
+            with begin(runtime, "network-rm", network=name) as (_, operation):
+                pass
+            _take_down(operation, name, rest, again=AGAIN)
+        return
     rows = [row for row in scope.rows if row.network == network.id]
     # One whose removal something stood in the way of is only on record for what it left.
     others = scope.networks.keys() - scope.provisional.keys() - {network.id}
@@ -66,21 +74,34 @@ def remove_network(runtime: Runtime, name: str) -> None:
     _refuse_dependents(runtime, network, rows)
     with begin(runtime, "network-rm", network=name) as (sql, operation):
         records.set_network_leaving(sql, network.id, operation.id)
-    kept = take_down(
+    _take_down(
         operation,
+        name,
         rows,
-        reason="network-rm",
+        again=f"hvtx network rm {name}",
         gone=lambda sql: records.remove_network(sql, network.id),
     )
-    if network.block_size is not None and not kept:
+    if network.block_size is not None:
         _give_back(runtime, name)
+
+
+def _take_down(
+    operation: Operation,
+    name: str,
+    rows: Sequence[Resource],
+    *,
+    again: str,
+    gone: Callable[[Any], None] = lambda sql: None,
+) -> None:
+    """Release the rows; ``again``: the command that goes on. Raises PartialFailure if one stays."""
+    kept = take_down(operation, rows, reason="network-rm", gone=gone)
     if kept:
         from hvtx.engine import leftovers
 
         left = [outcome.message for _, outcome in kept]
         raise PartialFailure(
             f"network {name!r} was removed only in part: {'; '.join(left)}",
-            hint=leftovers.hint(runtime, kept, again=f"hvtx network rm {name}"),
+            hint=leftovers.hint(operation.runtime, kept, again=again),
         )
 
 
@@ -144,8 +165,6 @@ def _off_bridge(
     row: Resource, every: Sequence[Link], addresses: Sequence[Address], filtered: Collection[int]
 ) -> list[str]:
     """The commands that take off a bridge what others put on it."""
-    from hvtx.planner.leftovers import taken_away
-
     own = next(link for link in every if link.ifindex == row.ifindex)
     return taken_away(own, every, addresses, filtered, row.addresses)
 

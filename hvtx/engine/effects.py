@@ -199,6 +199,25 @@ def remove_seen(driver: Driver, item: Item, addresses: Sequence[str] = ()) -> Ou
     return released_by(driver, [thing])[item.row]
 
 
+def remove_seen_file(driver: Driver, item: Item) -> Outcome:
+    """Remove a run-time directory or a seed that no row accounts for, by the mark seen on it."""
+    assert item.mark is not None
+    thing = Resource(
+        id=item.row,
+        kind=item.kind,
+        key=item.key,
+        state=State.COMMITTED,
+        mark=item.mark,
+        spec={"path": item.key},
+        observed={},
+        operation=0,
+        life=0,
+        vm=None,
+        network=None,
+    )
+    return released_by(driver, [thing])[item.row]
+
+
 def end_absent(operation: RunningOperation, rows: Sequence[Resource]) -> None:
     """End what stands beside objects that are proven absent, before their rows are closed.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hvtx.engine import ownrules
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import HvtxError
 from hvtx.host.netlink import DumpInterrupted
@@ -21,7 +22,9 @@ def hint(runtime: Runtime, kept: Sequence[tuple[Resource, Outcome]], *, again: s
     from hvtx.engine.snapshot import take_snapshot
 
     try:
-        return leftovers.hint(take_snapshot(runtime), kept, again=again)
+        shared = [row for row, outcome in kept if outcome.reason == Reason.FOREIGN_DEPENDENTS]
+        first = ownrules.removals(runtime, shared)
+        return "; ".join([*first, leftovers.hint(take_snapshot(runtime), kept, again=again)])
     except (HvtxError, OSError, DumpInterrupted):
         return f"end or move the named resources, then: {again}"
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from hvtx.drivers import reservation
-from hvtx.drivers.file import mark_of
+from hvtx.drivers.file import mark_of, not_among
 from hvtx.drivers.vm_process.gate import is_gate
 from hvtx.engine.processes import namespace_facts
 from hvtx.host import openfiles, procfs
 from hvtx.host.files import is_there
 from hvtx.host.many_processes import look_at_all
-from hvtx.model.resource import Kind, Link, Resource, State, file_spec
+from hvtx.model.mark import installation_of
+from hvtx.model.plan import UnrecordedFile
+from hvtx.model.resource import PORTS, Kind, Link, Resource, State, file_spec
+from hvtx.model.seed import directory_of
 from hvtx.model.vm import Identity, ProcessFacts
 from hvtx.planner.states import identity_of
 
@@ -79,6 +82,54 @@ def files(rows: Iterable[Resource], failures: dict[str, str]) -> dict[str, str]:
             if mark is not None:
                 found[file_spec(row)["path"]] = mark
     return found
+
+
+def unrecorded_files(
+    run_directory: str,
+    known: Collection[str],
+    on_record: Callable[[Collection[str]], set[str]],
+    taps: Callable[[], set[str]],
+) -> dict[str, UnrecordedFile]:
+    """What has a mark in the run directory and is not on record, by path; ``known`` paths are.
+
+    A mark is there no longer than its row: one that was read, then not found ``on_record``, and
+    then is there still, has none. ``taps``: as :func:`known_taps` says.
+    """
+    try:
+        carried = not_among(run_directory, known)
+        recorded = on_record(carried.values()) if carried else set()
+        lost = {path: mark for path, mark in carried.items() if mark not in recorded}
+        still = not_among(run_directory, known) if lost else {}
+    except OSError:
+        return {}  # what cannot be looked at is not told: nothing follows from it
+    found: dict[str, UnrecordedFile] = {}
+    if not still:
+        return found
+    from hvtx.host import installation_processes  # hardly ever needed
+
+    running = installation_processes.with_other_taps(taps())
+    for path, mark in lost.items():
+        if still.get(path) == mark:
+            users = installation_processes.at(directory_of(path))
+            told = tuple(dict.fromkeys((*users.found, *running.found)))
+            found[path] = UnrecordedFile(mark, told, not (users.complete and running.complete))
+    return found
+
+
+def known_taps(
+    installation: str, links: Iterable[Link], rows: Iterable[Resource], settled: Collection[str]
+) -> set[str]:
+    """Names of devices that no VM off the record has (pure): on record, or not this installation's.
+
+    ``settled`` are marks of further rows.
+    """
+    own = {row.key: row.mark for row in rows if row.kind in PORTS}
+    marks = {*settled, *own.values()}
+    return own.keys() | {
+        link.name
+        for link in links
+        if link.alias in marks or installation_of(link.alias) != installation
+    }
 
 
 def _mark_of(row: Resource) -> str | None:

@@ -64,6 +64,26 @@ def of_others(differences: Sequence[Difference]) -> list[Failed]:
     ]
 
 
+def removals(runtime: Runtime, rows: Sequence[Resource]) -> list[str]:
+    """The commands that take away what others have put into the tables and chains of these rows.
+
+    The rows are of tables and chains that are to go, and could not since they are not hvtx's alone.
+    """
+    own = [row for row in rows if row.role == "base"]
+    if not own:
+        return []
+    going = {row.mark for row in own}
+    known = (
+        frozenset(row.mark for row in runtime.read(records.resources_of_kind, *FIREWALL_KINDS))
+        - going
+    )
+    found = [
+        *_of_tables(own, runtime.nftables().own_tables(), known, frozenset()),
+        *_of_lines(runtime.installation, own, _lines(runtime), known, frozenset()),
+    ]
+    return list(dict.fromkeys(one.fix for one in found if one.row is None))
+
+
 def _whose(one: Difference) -> str:
     return "not on record" if one.unrecorded else "somebody else's"
 
@@ -82,7 +102,7 @@ def _once(runtime: Runtime) -> list[Difference]:
     known = frozenset(marks - {row.mark for row in own}) | frozenset(released)
     ours = runtime.installation
     lost = frozenset(mark for mark in unknown if mark and _is_ours(ours, mark)) - known
-    return [*_of_tables(own, tables, known, lost), *_of_lines(runtime, own, lines, known, lost)]
+    return [*_of_tables(own, tables, known, lost), *_of_lines(ours, own, lines, known, lost)]
 
 
 def _is_ours(installation: str, text: str) -> bool:
@@ -148,7 +168,7 @@ def _legacy_rules() -> list[SeenLine]:
 
 
 def _of_lines(
-    runtime: Runtime,
+    installation: str,
     rows: Sequence[Resource],
     seen: Sequence[SeenLine],
     known: frozenset[str],
@@ -166,10 +186,9 @@ def _of_lines(
             (rule.table, rule.chain) == iptables.GUARDS,
         )
         for row in own
-        for rule in iptables.rules_of(runtime.installation, row)
+        for rule in iptables.rules_of(installation, row)
     ]  # fmt: skip
     chains = {
-        table: frozenset(iptables.own_chains(runtime.installation, table))
-        for table in iptables.TABLES
+        table: frozenset(iptables.own_chains(installation, table)) for table in iptables.TABLES
     }
     return ownrules.of_lines(wanted, seen, chains, known, lost)

@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
 
+from hvtx.drivers.base import Host
 from hvtx.drivers.nftables.ruleset import TABLE_TEXT
 from hvtx.engine import looks
 from hvtx.engine.processes import rows_by_vm
@@ -34,10 +35,11 @@ from hvtx.engine.settling import Settling
 from hvtx.errors import Refused
 from hvtx.host import failpoint
 from hvtx.model.place import nft_place
-from hvtx.model.plan import NetworkFacts, OperationFacts, Snapshot, VmFacts
+from hvtx.model.plan import NetworkFacts, OperationFacts, Snapshot, UnrecordedFile, VmFacts
 from hvtx.model.resource import (
     FIREWALL_KINDS,
     Entry,
+    Kind,
     Resource,
     file_spec,
 )
@@ -122,6 +124,7 @@ def _judged(
         processes=facts,
         moving=moving,
         settled=settling.result(),
+        unrecorded=_unrecorded(runtime.host, runtime.read, host, files, record.rows, settling),
     )
 
 
@@ -171,6 +174,24 @@ def _unsettle(
     changed = [r.vm for r in theirs if files.get(file_spec(r)["path"]) != r.mark]
     _take_back(host, record, settling, [vm for vm in changed if vm])
     return files
+
+
+def _unrecorded(
+    place: Host,
+    read: Callable[..., Any],
+    host: SeenHost,
+    files: Mapping[str, str],
+    rows: Sequence[Resource],
+    settling: Settling,
+) -> dict[str, UnrecordedFile]:
+    """Files with marks that are not on record, in ``rows`` or by what is settled."""
+    known = {*files, *(file_spec(row)["path"] for row in rows if row.kind == Kind.FILE)}
+    return looks.unrecorded_files(
+        place.run_directory,
+        known,
+        lambda marks: read(records.marks_on_record, marks),
+        lambda: looks.known_taps(place.installation, host.links, rows, settling.marks),
+    )
 
 
 # -- the record ------------------------------------------------------------------------------------

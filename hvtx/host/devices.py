@@ -16,6 +16,15 @@ def names() -> list[str]:
         return []
 
 
+def every() -> list[Link]:
+    """All devices of the caller's network namespace; raises OSError, DumpInterrupted."""
+    source = Links()
+    try:
+        return source.all()
+    finally:
+        source.close()
+
+
 def now(index: int) -> Link | None:
     """The device of this index, asked for by itself; raises OSError, DumpInterrupted."""
     source = Links()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from hvtx.model.typed import NamedTuple
+
+_ENDED = (errno.ENOENT, errno.ESRCH)
 
 
 class Users(NamedTuple):
@@ -20,21 +23,82 @@ def of(installation: str, devices: Collection[str]) -> Users:
 
     An environment is what a process began with, so that of a hypervisor which hvtx started tells.
     """
-    found, complete = [], True
     place = f"/{installation}/vms/"
     values = {device.encode() for device in devices}
+    # hvtx starts nobody as the first process, which may be greater than we are
+    return _those(lambda pid: place in _link(f"/proc/{pid}/cwd") + "/" or _mentions(pid, values))
+
+
+def at(directory: str) -> Users:
+    """Processes that are at a VM's or a network's run-time directory.
+
+    They work in it, have something below it open, or name it in their command line or in the
+    environment that they began with.
+    """
+    whole = os.path.realpath(directory)
+    here = _Place(directory, whole, _inode(directory))
+    return _those(lambda pid: _is_at(pid, here))
+
+
+def with_other_taps(known: Collection[str]) -> Users:
+    """Processes of this network namespace with a TAP in their ``HVTX_TAP…`` that is not ``known``.
+
+    Who runs as a VM that is on no record may have none of its files, and not even its device, open.
+    """
+    values, here = {name.encode() for name in known}, _inode("/proc/thread-self/ns/net")
+    return _those(
+        lambda pid: not values.issuperset(_taps(pid)) and _inode(f"/proc/{pid}/ns/net") == here
+    )
+
+
+def _those(asked: Callable[[str], bool]) -> Users:
+    """The processes of which it is so, but for this one and the first."""
+    found, complete = [], True
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) in (1, os.getpid()):
-            continue  # hvtx starts nobody as the first process, which may be greater than we are
-        try:
-            here = place in _link(f"/proc/{name}/cwd") + "/"
-            if here or _mentions(name, values):
-                found.append(f"{_command(name)} (pid {name})")
-        except (FileNotFoundError, ProcessLookupError):
             continue
-        except OSError:
-            complete = False
+        try:
+            if asked(name):
+                found.append(f"{_command(name)} (pid {name})")
+        except OSError as problem:
+            complete = complete and problem.errno in _ENDED
     return Users(tuple(found), complete)
+
+
+class _Place(NamedTuple):
+    """A directory, by its names and its number."""
+
+    named: str
+    whole: str  # without links
+    inode: tuple[int, int] | None  # None: it is not there
+
+
+def _is_at(pid: str, place: _Place) -> bool:
+    links = [_link(f"/proc/{pid}/cwd"), _link(f"/proc/{pid}/root")]
+    links += [_link(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")]
+    # one that is being removed has .new behind its name
+    if any(_is_below(link, place.whole) for link in links):
+        return True
+    if place.inode is not None and place.inode == _inode(f"/proc/{pid}/cwd"):
+        return True  # by another mount
+    for what in ("cmdline", "environ"):
+        with open(f"/proc/{pid}/{what}", "rb", buffering=0) as file:
+            words = file.readall()
+        if any(os.fsencode(name) in words for name in (place.named, place.whole)):
+            return True
+    return False
+
+
+def _is_below(path: str, directory: str) -> bool:
+    return any(path == top or path.startswith(f"{top}/") for top in (directory, f"{directory}.new"))
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _link(path: str) -> str:
@@ -45,10 +109,14 @@ def _link(path: str) -> str:
 
 
 def _mentions(pid: str, devices: Collection[bytes]) -> bool:
+    return any(value in devices for value in _taps(pid))
+
+
+def _taps(pid: str) -> list[bytes]:
+    """The devices that a process was given as a VM's, by the environment that it began with."""
     with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
         words = file.readall().split(b"\0")
-    values = (w.partition(b"=")[2] for w in words if w.startswith(b"HVTX_TAP"))
-    return any(value in devices for value in values)
+    return [w.partition(b"=")[2] for w in words if w.startswith(b"HVTX_TAP")]
 
 
 def _command(pid: str) -> str:

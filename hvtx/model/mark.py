@@ -86,6 +86,12 @@ def _by_pattern(text: str) -> Mark | None:
     return Mark(found[1], found[2]) if found else None
 
 
+def installation_of(text: str | None) -> str | None:
+    """Whose mark it is, if it can be read; None of all else."""
+    found = parse_mark(text)
+    return found.installation if found is not None else None
+
+
 def parse_mark(text: str | None) -> Mark | UnreadableMark | None:
     """Read a mark from an alias or comment; None if the text is not of this family at all."""
     if not text or not text.startswith(FAMILY):

@@ -97,6 +97,14 @@ SettledRow = tuple[int, str, str, str]  # id, kind, key, mark
 NOTHING_SETTLED = Settled({}, frozenset(), {}, frozenset(), frozenset())
 
 
+class UnrecordedFile(NamedTuple):
+    """A run-time directory or a seed with a mark that is not on record."""
+
+    mark: str
+    users: tuple[str, ...]  # processes that are at it, in words
+    hidden: bool  # some process could not be looked into
+
+
 class Snapshot(NamedTuple):
     """Everything that a plan is made from; nothing else is looked at."""
 
@@ -119,6 +127,7 @@ class Snapshot(NamedTuple):
     processes: Mapping[int, ProcessFacts] = {}  # by row: what was seen of each that is on record
     moving: frozenset[int] = frozenset()  # rows that somebody moved while the host was looked at
     settled: Settled = NOTHING_SETTLED  # rows that are not among ``rows``
+    unrecorded: Mapping[str, UnrecordedFile] = {}  # by path
 
 
 class Result(StrEnum):

@@ -26,6 +26,12 @@ def mark_path(path: str) -> str:
     return f"{above.rpartition('/')[0]}/marks/{name}"
 
 
+def directory_of(path: str) -> str:
+    """The run-time directory that a path of a seed or of a directory is about."""
+    above, _, name = path.rpartition("/")
+    return above if name == SEED else path
+
+
 class SeedSpec(TypedDict):
     """The seed of one VM; what its user-data says is read when it is made, and is on no record."""
 

@@ -12,6 +12,7 @@ from hvtx.model.mark import Mark, UnreadableMark, parse_mark
 from hvtx.model.plan import Item
 from hvtx.model.reason import Reason
 from hvtx.model.resource import DEVICES, Kind, identity_in, process_observed
+from hvtx.model.seed import SEED
 from hvtx.model.vm import Liveness, Vm
 from hvtx.planner.identify_addresses import by_address, by_mac, by_subnet
 from hvtx.planner.identify_devices import by_device
@@ -102,6 +103,11 @@ def _keys(sight: ExplainFacts, text: str) -> Iterator[Subject]:
         other = row.kind not in _ASKED_OTHERWISE
         if other and (row.key == text or (row.kind == Kind.SYSCTL and row.key == dotted)):
             yield of_row(sight, row)
+    for item in sight.plan.judged():  # of which no row tells: a directory by its last name, too
+        if item.kind == Kind.FILE and not item.row:
+            last = item.key.rpartition("/")[2]
+            if item.key == text or (last == text != SEED):
+                yield of_item(sight, item)
 
 
 def _stands_for(vm: Vm | None) -> str:

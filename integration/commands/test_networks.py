@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,41 @@ def test_a_network_removed_under_strangers(hvtx: Program) -> None:
     assert "192.0.2.1" in conflict(hvtx, "network", "rm", "net").err
     lab.run("ip", "addr", "del", "192.0.2.1/24", "dev", "br-mine")
     hvtx("network", "rm", "net")
+
+
+OTHERS = {
+    "nftables": (
+        "nft add element inet {table} masq4 {{ * }}",
+        "nft add element bridge {table} links6 {{ * }}",
+        "nft insert rule inet {table} forward accept",
+    ),
+    "iptables": ("iptables-legacy -t mangle -A HVTX-{installation}-FWD -j ACCEPT",),
+}
+
+
+@pytest.mark.parametrize("firewall", BACKENDS)
+def test_what_keeps_the_tables_of_the_last_network_is_named(hvtx: Program, firewall: str) -> None:
+    """Rules and elements of others in what is hvtx's: the hint, done, removes all of it."""
+    if firewall == "iptables":  # the kernel keeps a legacy table that was once looked at
+        for tool in ("iptables-legacy", "ip6tables-legacy"):
+            for table in ("nat", "filter", "mangle"):
+                lab.run(tool, "-t", table, "-S")
+    witness.settle()
+    before = lab.dump()
+    hvtx(
+        "--firewall", firewall, "network", "create", "net", "--subnet", "10.77.0.0/24", "--no-dhcp"
+    )
+    mark = hvtx("network", "show", "net", "--json").json()["resources"][0]["mark"]
+    installation = mark.split(":")[2]
+    for act in OTHERS[firewall]:
+        words = act.format(table=f"hvtx-{installation}", installation=installation)
+        lab.run("sh", "-c", words.replace("{ * }", "'{ * }'"))
+    refused = hvtx("network", "rm", "net", code=9)
+    found = re.search(r"^hint: (.*); hvtx network rm net$", refused.err, re.MULTILINE)
+    assert found is not None, refused.err
+    again = hvtx("network", "rm", "net", code=9)  # as it says, as long as it stands there
+    assert again.err == refused.err.replace("hvtx network rm net\n", "hvtx gc --apply\n")
+    lab.run("sh", "-ec", found[1])
+    hvtx("gc", "--apply")
+    assert hvtx.is_clean()
+    assert lab.difference(before, lab.dump()) == ""

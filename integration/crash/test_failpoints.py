@@ -344,6 +344,12 @@ def _contained(hvtx: Program) -> None:
     attachments.box()
 
 
+def _contained_in_policy(hvtx: Program) -> None:
+    """The same in a network with an egress policy."""
+    _contained(hvtx)
+    hvtx("network", "set", "net", "--egress", "none", "--allow", "192.0.2.1:443")
+
+
 def _attached(hvtx: Program) -> None:
     _contained(hvtx)
     hvtx(attachments.WORD, "add", attachments.path())
@@ -463,6 +469,7 @@ COMMANDS = {
     "adopt": Command(("adopt", THEIR_TAP, "--vm", "old"), _theirs, "again"),
     # verbs of the library alone: what container runtimes ask for
     "cni add": Command((attachments.WORD, "add", "{netns}"), _contained),
+    "cni add, a policy": Command((attachments.WORD, "add", "{netns}"), _contained_in_policy),
     # undone, its TAP device is in the namespace still, with which it goes; the next ADD makes it anew
     "cni add, a VM inside": Command(
         (attachments.WORD, "add", "{netns}", "c0ffee", "tap0"), _contained, "collects"

@@ -14,7 +14,7 @@ from hvtx.model.resource import State
 from hvtx.model.typed import TYPE_CHECKING, Any
 from hvtx.planner.gc.facts import Facts
 from hvtx.planner.gc.foreign import foreign_devices, foreign_nat, foreign_rest
-from hvtx.planner.gc.marked import marked_entries, marked_links
+from hvtx.planner.gc.marked import marked_entries, marked_files, marked_links
 from hvtx.planner.gc.rows import items_of, left_alone, row_items
 from hvtx.planner.order import RELEASED
 
@@ -36,6 +36,7 @@ def plan_gc(
     items = row_items(facts)
     items += marked_links(facts)
     items += marked_entries(facts)
+    items += marked_files(facts)
     items += foreign_devices(facts, everything=everything)
     items += foreign_nat(facts, everything=everything)
     if rules is not None:

@@ -95,6 +95,31 @@ def marked_entries(facts: Facts) -> list[Item]:
     return _merged(items)
 
 
+def marked_files(facts: Facts) -> list[Item]:
+    """Run-time directories and seeds with a mark that no row accounts for."""
+    items = []
+    for path, seen in facts.snapshot.unrecorded.items():
+        parsed = parse_mark(seen.mark)
+        if parsed is None:
+            continue
+        whose = _whose(facts, parsed)
+        decided = decide_entry(
+            EntryCase(
+                whose, Record.NOTHING, Likeness.NONE, RowEpoch.NOW, working=False, serves=None
+            )
+        )
+        users = [f"{who} is at it" for who in seen.users]
+        users += ["some processes could not be looked into"] if seen.hidden else []
+        items.append(
+            Item.for_object(
+                Kind.FILE, path, decided.action, decided.reason,
+                evidence=(f"mark {seen.mark}", *(users or ["no process is at it"])),
+                message=_words(decided, parsed), mark=seen.mark,
+            )
+        )  # fmt: skip
+    return items
+
+
 def _just_as_recorded(facts: Facts, row: Resource, entries: Sequence[Entry]) -> bool:
     """Whether these are a live row's own objects, each once: nearly all are."""
     if row.state == State.RELEASED:

@@ -185,6 +185,17 @@ def resources_by_id(sql: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Re
     return found | tombstone.by_id(sql, missing) if missing else found
 
 
+def marks_on_record(sql: sqlite3.Connection, marks: Iterable[str]) -> set[str]:
+    """Those of these marks that a live row has."""
+    wanted, found = list(marks), set[str]()
+    for start in range(0, len(wanted), _CHUNK):
+        part = wanted[start : start + _CHUNK]
+        found.update(
+            row.mark for row in _found(sql, f"mark IN ({','.join('?' * len(part))})", part)
+        )
+    return found
+
+
 def tombstones(sql: sqlite3.Connection, marks: Iterable[str]) -> dict[str, Resource]:
     """Released rows that had one of these marks."""
     wanted = list(marks)
