@@ -248,6 +248,11 @@ def test_a_name_that_was_meant_is_named(lan: Program) -> None:
         refused(lan, "vm", verb, "wbe", code=3, hint="did you mean 'web'?")
     refused(lan, "network", "show", "nte", code=3, hint="did you mean 'net'?")
     refused(lan, "vm", "start", "quite-another", code=3, hint="`hvtx vm ls` lists them")
+    refused(lan, "repair", "wbe", code=3, hint="did you mean 'web'? `hvtx network ls`")
+    refused(lan, "explain", "net9", code=3, hint="did you mean 'net'? give an interface")
+    refused(lan, "vm", "create", "wbe", "--from-log", code=3, hint="hvtx log --event removed")
+    lan("vm", "rm", "web")
+    refused(lan, "vm", "create", "wbe", "--from-log", code=3, hint="did you mean 'web'? hvtx log")
 
 
 def test_the_history_says_when_nothing_fits(hvtx: Program) -> None:
