@@ -6,7 +6,7 @@ import click
 
 from hvtx import documents
 from hvtx.cli import render
-from hvtx.cli.common import Number, as_json, complete_network, host_of
+from hvtx.cli.common import Number, as_json, complete_device, complete_network, host_of
 from hvtx.cli.egress_options import (
     egress_change,
     egress_changes,
@@ -48,7 +48,10 @@ def network() -> None:
 )
 @click.option("--isolate", is_flag=True, help="Drop traffic between guests.")
 @click.option(
-    "--uplink", metavar="IFNAME", help="Guests leave the host by this device only [default: any]."
+    "--uplink",
+    metavar="IFNAME",
+    shell_complete=complete_device,
+    help="Guests leave the host by this device only [default: any].",
 )
 @click.option(
     "--source",
@@ -193,7 +196,12 @@ def routes(ctx: click.Context, name: str | None, form: str, json_: bool) -> None
 @click.option(
     "--dhcp/--no-dhcp", default=None, help="Addresses, routes and names for guests, by dnsmasq."
 )
-@click.option("--uplink", metavar="IFNAME", help="Guests leave the host by this device only.")
+@click.option(
+    "--uplink",
+    metavar="IFNAME",
+    shell_complete=complete_device,
+    help="Guests leave the host by this device only.",
+)
 @click.option("--no-uplink", is_flag=True, help="Guests leave the host by any device.")
 @click.option(
     "--source",

@@ -87,6 +87,18 @@ def look(runtime: Runtime, of: str | None = None) -> ExplainFacts:
     )
 
 
+def _hint(sight: ExplainFacts, text: str) -> str:
+    """What can be asked for; before it the VM, network or device that was probably meant."""
+    known = [vm.name for vm in sight.vms]
+    known += [network.name for network in sight.networks]
+    known += [link.name for link in sight.snapshot.links]
+    kinds = (
+        "give an interface, an address or subnet, a MAC address, a host port (8080, 53/udp),"
+        " a mark, a table, a chain, a part of a rule, a VM, a network, a container or a pod"
+    )
+    return records.likely(text, known, kinds)
+
+
 def answer(runtime: Runtime, sight: ExplainFacts, text: str) -> Explanation:
     """What is to be said of ``text``; raises NotFound, Conflict for a beginning of several ids."""
     if several := ambiguous(sight, text):
@@ -100,9 +112,7 @@ def answer(runtime: Runtime, sight: ExplainFacts, text: str) -> Explanation:
         raise NotFound(
             f"neither on this host nor on record: {text!r}"
             + (f" ({sight.unread})" if sight.unread else ""),
-            hint="give an interface, an address or subnet, a MAC address, a host port (8080,"
-            " 53/udp), a mark, a table, a chain, a part of a rule, a VM, a network, a container"
-            " or a pod",
+            hint=_hint(sight, text),
         )
     attached = {vm.name for vm in sight.vms if vm.attachment is not None}
     told = tell(runtime, text, found, _of_port(sight, found[0]), attached)

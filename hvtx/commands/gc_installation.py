@@ -50,6 +50,7 @@ _ID = re.compile(r"[a-z2-7]{10}")
 _FRESH = 0.5  # seconds: how old an answer may be when something is removed on it
 _MARKER_MOST = 1 << 16  # bytes
 _WELL_KNOWN = ("/var/lib/hvtx", "/run/hvtx")
+_PROCESS = "a process of it lives: "
 _AFTERWARDS = ItemResult(Result.SKIPPED, "it goes after everything else")
 
 
@@ -149,7 +150,7 @@ def ask(runtime: Runtime, installation: str, taps: list[str]) -> Word:
         )
     objections += _locked(runtime, installation)
     seen = installation_processes.of(installation, taps)
-    objections += [f"a process of it lives: {who}" for who in seen.found]
+    objections += [f"{_PROCESS}{who}" for who in seen.found]
     if not seen.complete:
         objections.append("cannot inspect every process: run hvtx as root")
     return Word(tuple(dict.fromkeys(objections)), tuple(dict.fromkeys(evidence)))
@@ -246,8 +247,18 @@ def refuse_living(runtime: Runtime, installation: str, plan: Plan) -> None:
         raise Conflict(
             f"installation {installation} may still be in use: "
             f"{'; '.join([*objections, *held][:3])}",
-            hint="use its own hvtx (--state-dir, --run-dir); nothing was changed",
+            hint=_way_out(installation, objections),
         )
+
+
+def _way_out(installation: str, objections: Sequence[str]) -> str:
+    """What to do about a refusal: where only processes stand in the way, a person can end them."""
+    if not all(words.startswith(_PROCESS) for words in objections):
+        return "use its own hvtx (--state-dir, --run-dir); nothing was changed"
+    return (
+        "no store of it was found: end these yourself, then run"
+        f" hvtx gc --apply --installation {installation} --yes; nothing was changed"
+    )
 
 
 class LostRemover:

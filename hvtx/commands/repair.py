@@ -167,7 +167,9 @@ def _scope(runtime: Runtime, name: str | None) -> tuple[list[Network], list[Vm]]
         if vm.name == name or members & {interface.network for interface in vm.interfaces}
     ]
     if not chosen and not found:
-        raise NotFound(f"there is no network or VM {name!r}", hint="hvtx network ls; hvtx vm ls")
+        known = [*(network.name for network in networks), *(vm.name for vm in vms)]
+        hint = records.likely(name, known, "`hvtx network ls` and `hvtx vm ls` list them")
+        raise NotFound(f"there is no network or VM {name!r}", hint=hint)
     used = {interface.network for vm in found if vm.name == name for interface in vm.interfaces}
     chosen += [network for network in networks if network.id in used and network not in chosen]
     return chosen, found

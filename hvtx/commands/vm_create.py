@@ -35,7 +35,10 @@ def request_from_log(runtime: Runtime, name: str, operation: int | None = None) 
     an attachment, which its runtime alone makes.
     """
     kept = runtime.read(history.forgotten_vm, name, operation)
-    record = _checked(kept, name, operation)
+    if kept is None:
+        known = [] if operation else runtime.read(history.forgotten_names)
+        raise _never_removed(name, operation, known)
+    record = _checked(kept, name)
     interfaces = record["interfaces"]
     return VmRequest(
         name=name,
@@ -66,14 +69,17 @@ def request_from_log(runtime: Runtime, name: str, operation: int | None = None) 
     )
 
 
-def _checked(record: dict[str, Any] | None, name: str, operation: int | None) -> dict[str, Any]:
+def _never_removed(name: str, operation: int | None, known: Sequence[str]) -> NotFound:
+    """The error of a VM that was not removed (by ``operation``), with the ``known`` one meant."""
+    return NotFound(
+        f"the history has no VM {name!r} that was removed"
+        + (f" by operation {operation}" if operation else ""),
+        hint=records.likely(name, known, "hvtx log --event removed shows what was removed"),
+    )
+
+
+def _checked(record: dict[str, Any], name: str) -> dict[str, Any]:
     """A record that the history keeps, of a VM that `create` makes. Raises NotFound, Conflict."""
-    if record is None:
-        raise NotFound(
-            f"the history has no VM {name!r} that was removed"
-            + (f" by operation {operation}" if operation else ""),
-            hint="hvtx log --event removed shows what was removed",
-        )
     if record.get("attachment"):
         raise Conflict(
             f"VM {name!r} stood for an interface of a container, which only its runtime makes",

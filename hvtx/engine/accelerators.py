@@ -10,7 +10,7 @@ from hvtx.model.typed import NamedTuple
 from hvtx.model.user import User
 
 _SLOW = "qemu guests run emulated, ten times slower"
-_TRY = f"{kvm.VARIABLE}=kvm uses it anyway"
+_TRY = f"they run, only slower; {kvm.VARIABLE}=kvm uses KVM all the same, and they may hang"
 _SHOWN = 5  # of the answers that are kept
 
 

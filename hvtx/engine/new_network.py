@@ -166,7 +166,7 @@ def _make_missing(runtime: Runtime, request: NetworkRequest) -> Network:
                 request = request._replace(subnets=(_free_subnet(scope.networks.values()),))
             network = make_network(runtime, request, scope)
             words = f"{', '.join(network.subnets)} on bridge {network.bridge}"
-            notice.note(f"no network yet: creating network {name}: {words}")
+            notice.note(f"there is no network {name} yet: creating it: {words}")
     finally:
         runtime.unlock("all", "networks")
     runtime.lock("network", name, shared=True)

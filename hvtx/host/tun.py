@@ -77,6 +77,15 @@ def _in_its_place(problem: OSError) -> tuple[str, str]:
     return f"{DEVICE} is {kind}, not the tun device", f"{remove} {DEVICE}; {make}"
 
 
+def mode() -> int | None:
+    """The permission bits of the tun device; None where it is not, or something else is there."""
+    with suppress(OSError):
+        found = os.stat(DEVICE)
+        if _is_tun(found):
+            return stat.S_IMODE(found.st_mode)
+    return None
+
+
 def _is_tun(found: os.stat_result) -> bool:
     number = (os.major(found.st_rdev), os.minor(found.st_rdev))
     return stat.S_ISCHR(found.st_mode) and number == _NUMBER

@@ -46,8 +46,8 @@ def address(text: str) -> str | None:
 
 
 def subnet(text: str) -> str | None:
-    """``10.1.0.0/16`` of ``10.1/16``, ``10.1.0.0/24`` of ``010.1.0.5/24``."""
-    start, slash, length = text.strip().partition("/")
+    """``10.1.0.0/16`` of ``10.1/16`` and of ``10.1 / 16``, ``10.1.0.0/24`` of ``010.1.0.5/24``."""
+    start, slash, length = (part.strip() for part in text.partition("/"))
     parts = start.split(".")
     if slash and len(parts) < 4 and all(part.isascii() and part.isdigit() for part in parts):
         start = ".".join([*parts, *["0"] * (4 - len(parts))])

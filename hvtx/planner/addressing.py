@@ -121,7 +121,7 @@ def parse_subnet(text: str) -> str:
             hint=_subnet_hint(text),
         ) from problem
     if "/" not in text:
-        raise UsageError(f"{text!r} has no prefix length", hint="write it as 10.77.0.0/24")
+        raise UsageError(f"{text!r} has no prefix length", hint=_length_hint(text, subnet))
     limit = 30 if subnet.version == 4 else 126
     if subnet.prefixlen > limit:
         raise UsageError(
@@ -146,6 +146,14 @@ def _subnet_hint(text: str) -> str:
         return "a prefix length is at most 32, or 128 for IPv6: for instance 10.77.0.0/24"
     right = meant_values.subnet(text)
     return f"write it as {right if is_right(right, text, parse_subnet) else '10.77.0.0/24'}"
+
+
+def _length_hint(text: str, alone: ipaddress.IPv4Network | ipaddress.IPv6Network) -> str:
+    """A subnet of the usual size around the address that was given, where guests can have one."""
+    length = 24 if alone.version == 4 else 64
+    usual = str(ipaddress.ip_network((alone.network_address, length), strict=False))
+    right = usual if is_right(usual, text, parse_subnet) else "10.77.0.0/24"
+    return f"say how large it is: for instance {right}"
 
 
 def is_public(subnet: str) -> bool:
@@ -212,28 +220,32 @@ def check_guest_address(address: str, network: Network) -> None:
     raise UsageError(f"network {network.name!r} has no IPv{wanted.version} subnet for {address}")
 
 
-def parse_publish(text: str) -> Publish:
-    """``[HOSTIP:]HOSTPORT:GUESTPORT[/udp]``; an IPv6 HOSTIP stands in brackets."""
+def parse_publish(text: str, given: str | None = None) -> Publish:
+    """``[HOSTIP:]HOSTPORT:GUESTPORT[/udp]``; an IPv6 HOSTIP stands in brackets.
+
+    ``given`` is what a person wrote, where that is more than ``text``: a refusal quotes it.
+    """
     rest, _, protocol = text.partition("/")
     protocol = protocol or "tcp"
+    given = text if given is None else given
     if protocol not in ("tcp", "udp") or text.endswith("/"):
-        raise UsageError(f"--publish {text!r}: the protocol is tcp or udp")
+        raise UsageError(f"--publish {given!r}: the protocol is tcp or udp")
     head, _, guest = rest.rpartition(":")
     host_ip, _, host = head.rpartition(":")
     if not head or not host or not guest:
         raise UsageError(
-            f"--publish {text!r} is not understood",
+            f"--publish {given!r} is not understood",
             hint="write it as 8080:80, or 203.0.113.1:53:53/udp",
         )
+    if text.startswith(":"):
+        raise UsageError(f"--publish {given!r}: the host address is empty")
     return Publish(
-        protocol, _host_ip(text, host_ip), parse_port(text, host), parse_port(text, guest)
+        protocol, _host_ip(given, host_ip), parse_port(given, host), parse_port(given, guest)
     )
 
 
 def _host_ip(text: str, host_ip: str) -> str | None:
     if not host_ip:
-        if text.startswith(":"):
-            raise UsageError(f"--publish {text!r}: the host address is empty")
         return None
     bracketed = host_ip.startswith("[") and host_ip.endswith("]")
     address = parse_address(host_ip[1:-1] if bracketed else host_ip)

@@ -99,7 +99,7 @@ def _published(text: str) -> list[Asked]:
     before, _, host = where.rpartition(":")
     hosts, guests = _span(text, host), _span(text, guest)
     if (hosts is None and guests is None) or not colon:
-        return [Asked(network, addressing.parse_publish(spelt))]
+        return [Asked(network, addressing.parse_publish(spelt, text))]
     hosts, guests = hosts or _one(text, host), guests or _one(text, guest)
     if len(hosts) != len(guests):
         raise UsageError(
@@ -110,7 +110,7 @@ def _published(text: str) -> list[Asked]:
     protocol = spelt.partition("/")[2]
     tail = f"/{protocol}" if "/" in spelt else ""
     front = f"{before}:" if before else ""
-    first = addressing.parse_publish(f"{front}{hosts[0]}:{guests[0]}{tail}")
+    first = addressing.parse_publish(f"{front}{hosts[0]}:{guests[0]}{tail}", text)
     return [
         Asked(network, first._replace(host_port=host, guest_port=guest))
         for host, guest in zip(hosts, guests, strict=True)

@@ -155,6 +155,15 @@ def forgotten_vm(
     return None if row is None else dict(json_text.loads(row[0]))
 
 
+def forgotten_names(sql: sqlite3.Connection) -> list[str]:
+    """Names of VMs that the history says were forgotten."""
+    rows = sql.execute(
+        "SELECT DISTINCT vm FROM history WHERE event = 'removed' AND kind IS NULL"
+        " AND vm IS NOT NULL ORDER BY vm"
+    )
+    return [name for (name,) in rows]
+
+
 def _detail(sql: sqlite3.Connection) -> str:
     return _column(sql, "detail")
 

@@ -419,6 +419,8 @@ def test_doctor_says_what_it_saw_or_what_is_kept(
     assert fake.probes() == 1
     hvtx("vm", "run", "web", "--network", "net", "--disk", str(disk))
     assert fake.probes() == 2
+    told = hvtx("doctor").out.partition(SAYS_NO)[2].partition("fix: ")[2].splitlines()[0]
+    assert (told.startswith("they run, only slower"), "may hang" in told) == (True, True)
     assert finding(hvtx)[0] == "warning"
     assert fake.probes() == 2  # what the start found out is kept
     level, message, _ = finding(hvtx, code=1, HVTX_QEMU_ACCEL="kvm")

@@ -97,6 +97,8 @@ def test_something_else_in_the_place_of_tun(hvtx: Program, case: str) -> None:
     assert level == "error"
     assert words in message
     assert fix in hint
+    told = [f for f in doctor.json()["findings"] if f["hint"] and "chmod 666" in f["hint"]]
+    assert told == [], "there is no tun device whose mode could be wrong"
     assert hvtx.is_clean()
 
 

@@ -342,7 +342,7 @@ def refused(*argv: str) -> str:
 
 @pytest.mark.parametrize("what", ["xdp", "vlan", "macvtap"])
 def test_what_stands_on_a_device_keeps_it(hvtx: Program, what: str) -> None:
-    """What would go with it: foreign-dependents. (Addresses and tc: test_strangers.py.)"""
+    """What would go with it: foreign-dependents. (Addresses, tc: test_gc_foreign.py.)"""
     device = hvtx.device("web")
     put(what, device)
     kill(hvtx)

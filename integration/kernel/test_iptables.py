@@ -535,7 +535,7 @@ def test_another_installations_rules_are_not_ours(tmp_path: Path, driver: Iptabl
     assert lab.difference(before, lab.dump()) == ""
 
 
-# The lock (others beside it: test_company.py) ------------------------------------------------------------------------
+# The lock (others beside it: integration/concurrency/test_concurrency.py) -------------------------
 
 
 def test_a_held_lock_is_busy_and_nothing_changes(tmp_path: Path, driver: IptablesDriver) -> None:

@@ -67,6 +67,51 @@ def test_the_demo_says_how_it_is_used_before_it_does_anything(
     assert code == 0 or f"error: unknown word: {words[0]}\n" in done.stderr
 
 
+PLAYED = """#!/bin/sh
+# in the place of the checkout's Python: the first time as where KVM lets a guest down
+echo "played with ${HVTX_QEMU_ACCEL:-what is there}"
+[ "${HVTX_QEMU_ACCEL:-}" = tcg ] && exit "$(cat "${0%/*}/second")"
+exit "$(cat "${0%/*}/first")"
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "code", "plays"),
+    [(0, 1, 0, 1), (1, 0, 1, 1), (3, 0, 0, 2), (3, 1, 1, 2), (3, 3, 3, 2)],
+)
+def test_a_guest_that_kvm_lets_down_is_tried_once_more_without_kvm(
+    tmp_path: Path, first: int, second: int, code: int, plays: int
+) -> None:
+    """Once, and it says so; the exit code is that of the last one. Nothing is installed here."""
+    checkout = tmp_path / "checkout"
+    (checkout / "scripts/lib").mkdir(parents=True)
+    (checkout / "scripts/guest").mkdir()
+    (checkout / ".venv/bin").mkdir(parents=True)
+    shutil.copy(TOP / "scripts/demo", checkout / "scripts/demo")
+    prepare = (TOP / "scripts/lib/prepare.sh").read_text()
+    nothing = "install_packages() { :; }\ninstall_python_packages() { :; }\n"
+    (checkout / "scripts/lib/prepare.sh").write_text(prepare + nothing)
+    for program, text in (
+        (checkout / "scripts/guest/prepare", "#!/bin/sh\n"),
+        (checkout / ".venv/bin/python", PLAYED),
+    ):
+        program.write_text(text)
+        program.chmod(0o755)
+    (checkout / ".venv/bin/first").write_text(str(first))
+    (checkout / ".venv/bin/second").write_text(str(second))
+    environment = {name: text for name, text in os.environ.items() if name != "HVTX_QEMU_ACCEL"}
+    done = subprocess.run(
+        [SHELL, str(checkout / "scripts/demo")],
+        env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout + done.stderr
+    played = [line for line in done.stdout.splitlines() if line.startswith("played with ")]
+    assert played == ["played with what is there", "played with tcg"][:plays]
+    told = "== The same again without KVM: HVTX_QEMU_ACCEL=tcg"
+    assert done.stdout.count(told) == plays - 1
+
+
 def demo(guest: Path) -> subprocess.CompletedProcess[str]:
     """The demo in namespaces as its script makes them, with this Python's hvtx."""
     environment = {

@@ -120,6 +120,20 @@ def test_words_of_options(words: str, offered: tuple[str, ...], tmp_path: Path) 
     assert completed(words, tmp_path) == list(offered)
 
 
+@pytest.mark.parametrize(
+    ("words", "word"),
+    [("hvtx vm create web --hypervisor fi", "firecracker"), ("hvtx log --kind mas", "masquerade"),
+     ("hvtx log --reason vm-d", "vm-dead"), ("hvtx explain l", "lo"), ("hvtx vm resta", "restart")],
+)  # fmt: skip
+def test_words_in_every_shell(words: str, word: str, tmp_path: Path) -> None:
+    """zsh has three lines a word: what it is, itself, its help; fish the help behind a tab."""
+    zsh = answer(words, tmp_path, "zsh").splitlines()
+    assert (zsh[0], word in zsh[1::3]) == ("plain", True)
+    fish = answer(words, tmp_path, "fish").splitlines()
+    assert f"plain,{word}" in [line.partition("\t")[0] for line in fish]
+    assert word in completed(words, tmp_path)
+
+
 def test_objects_and_vms(tmp_path: Path) -> None:
     """`explain` is offered devices and what is on record, `adopt` devices; --vm is a VM's name."""
     store = open_store(str(tmp_path / "state"), str(tmp_path / "run"), writable=True)
@@ -130,6 +144,8 @@ def test_objects_and_vms(tmp_path: Path) -> None:
     assert "lo" in completed("hvtx adopt ", tmp_path)
     assert "lan" not in completed("hvtx adopt ", tmp_path)
     assert completed("hvtx adopt lo --vm ", tmp_path) == []
+    for verb in ("create", "set"):
+        assert completed(f"hvtx network {verb} lan --uplink l", tmp_path) == ["lo"]
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,8 @@ def test_addresses(text: str, right: str | None) -> None:
         ("10/8", "10.0.0.0/8"),
         ("010.1.0.5/24", "10.1.0.0/24"),
         (" 10.1.0.0/24", "10.1.0.0/24"),
+        ("10.1.0.0 /24", "10.1.0.0/24"),
+        ("10.1.0.0/ 24", "10.1.0.0/24"),
         ("fd77::1/64", "fd77::/64"),
         ("10.1.0.0/33", None),
         ("10.1.0.0", None),
@@ -154,6 +156,12 @@ def test_refusals_say_it() -> None:
     assert hint(addressing.parse_subnet, "10.1.0.0/33") == (
         "a prefix length is at most 32, or 128 for IPv6: for instance 10.77.0.0/24"
     )
+    assert hint(addressing.parse_subnet, "10.1.0.0 /24") == "write it as 10.1.0.0/24"
+    for alone, usual in (("10.1.2.3", "10.1.2.0/24"), ("fd00::5", "fd00::/64"),
+                         ("127.0.0.1", "10.77.0.0/24")):  # fmt: skip
+        assert hint(addressing.parse_subnet, alone) == (
+            f"say how large it is: for instance {usual}"
+        )
     assert hint(ports.parse_published, ["8080"]) == "write it as 8080:8080"
     assert hint(ports.parse_published, ["8080:80,8081:81"]) == (
         "one at a time: --publish 8080:80 --publish 8081:81"

@@ -52,6 +52,17 @@ def test_what_publish_cannot_say(text: str) -> None:
     assert told.value.hint
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["80/80", "dmz/8080", "dmz/:80:80", "dmz/8080:80/sctp", "dmz/0:80", "8000-8001:80-81/sctp"],
+)
+def test_a_refusal_quotes_what_was_written(text: str) -> None:
+    """Whole, also where a network stands before it or it is a range."""
+    with pytest.raises(UsageError) as told:
+        ports.parse_published([text])
+    assert told.value.message.startswith(f"--publish {text!r}"), told.value.message
+
+
 def test_one_port_is_published_once() -> None:
     for texts in (["8000-8010:1-11", "8005:80"], ["8080:80", "127.0.0.1:8080:81"]):
         with pytest.raises(UsageError, match="published twice"):

@@ -12,6 +12,7 @@ _ROOMS = "cli|commands|documents|drivers|engine|host|hypervisors|model|planner|r
 _PATH = re.compile(
     rf"(?<![\w/.@~:}}>$*-])(?:(?:{_FOLDERS})(?:/[\w.*-]+)+|(?:{_ROOMS})(?:/\w+)+\.py)(?![\w/<{{*$-])"
 )
+_TEST = re.compile(r"(?<![\w/.*<-])test_\w+\.py\b")
 _KNOWN = re.compile(r"\.(?:py|md|toml|txt|json|sql|yml|sh|css|S)$")
 
 
@@ -21,6 +22,11 @@ def named(text: str) -> Iterator[str]:
         path = match[0].rstrip(".")
         if _KNOWN.search(path) or path.startswith(("scripts/", "bench/")):
             yield path
+
+
+def named_tests(text: str) -> Iterator[str]:
+    """Modules of tests that a text names without their directory."""
+    return (match[0] for match in _TEST.finditer(text))
 
 
 def is_there(path: str, top: Path, beside: Path) -> bool:

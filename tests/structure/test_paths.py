@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-from tests.structure.paths import is_there, named
+from tests.structure.paths import is_there, named, named_tests
 from tests.structure.source import TOP
 
 _COMMENT = re.compile(r'"""(?:.*?)"""|(?:^|\s)#[^\n]*', re.DOTALL | re.MULTILINE)
@@ -23,12 +24,16 @@ def files(*patterns: str) -> list[Path]:
     return [path for path in found if path.is_file() and "__pycache__" not in path.parts]
 
 
+@cache
+def names_of_tests() -> frozenset[str]:
+    """Names of all modules of tests."""
+    return frozenset(path.name for path in files("tests/**/*.py", "integration/**/*.py"))
+
+
 def missing(path: Path, text: str) -> list[str]:
-    return [
-        f"{path.relative_to(TOP)}: {name}"
-        for name in named(text)
-        if not is_there(name, TOP, path.parent)
-    ]
+    wrong = [name for name in named(text) if not is_there(name, TOP, path.parent)]
+    wrong += [name for name in named_tests(text) if name not in names_of_tests()]
+    return [f"{path.relative_to(TOP)}: {name}" for name in wrong]
 
 
 def test_files_that_the_program_and_its_pages_name_are_there() -> None:
@@ -64,6 +69,7 @@ def test_names_are_found_in_sentences(text: str, expected: list[str]) -> None:
 
 
 def test_a_name_that_is_no_file_is_seen() -> None:
-    assert missing(TOP / "docs/x.md", "integration/test_nothing.py, docs/README.md") == [
-        "docs/x.md: integration/test_nothing.py"
-    ]
+    text = "integration/test_nothing.py, docs/README.md, `test_nothing.py`, test_paths.py"
+    assert missing(TOP / "docs/x.md", text) == [
+        "docs/x.md: integration/test_nothing.py", "docs/x.md: test_nothing.py",
+    ]  # fmt: skip

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator
-from contextlib import suppress
 
 from hvtx.engine.finding import Finding
 from hvtx.engine.runtime import Runtime
@@ -65,15 +63,14 @@ def check_users(runtime: Runtime) -> Iterator[Finding]:
         lacks.append(
             f"no filter of system calls: {binary} is not known to be built with libseccomp"
         )
-    with suppress(OSError):
-        mode = stat.S_IMODE(os.stat(tun.DEVICE).st_mode)
-        if mode & 0o006 != 0o006:
-            yield Finding(
-                "users", "warning",
-                f"only QEMU gets a network: other hypervisors cannot open {tun.DEVICE} as "
-                "their VM's user",
-                (f"mode {mode:04o}",), f"chmod 666 {tun.DEVICE}; QEMU is handed its devices open",
-            )  # fmt: skip
+    mode = tun.mode()
+    if mode is not None and mode & 0o006 != 0o006:
+        yield Finding(
+            "users", "warning",
+            f"only QEMU gets a network: other hypervisors cannot open {tun.DEVICE} as "
+            "their VM's user",
+            (f"mode {mode:04o}",), f"chmod 666 {tun.DEVICE}; QEMU is handed its devices open",
+        )  # fmt: skip
     if lacks:
         words = "QEMU is sandboxed less than possible"
         yield Finding("users", "warning", words, tuple(lacks), "see docs/privileges.md")

@@ -12,6 +12,7 @@ from hvtx.model.typed import Any
 from hvtx.model.vm import Network
 from hvtx.store import settings
 from hvtx.store.codec import decode
+from hvtx.store.records.vm import likely
 
 
 def networks(sql: sqlite3.Connection) -> list[Network]:
@@ -83,10 +84,8 @@ def get_network(sql: sqlite3.Connection, name: str) -> Network:
 
 def no_network(name: str, known: Iterable[str]) -> NotFound:
     """The same of a network."""
-    from hvtx.model.nearest import meant
-
     return NotFound(
-        f"there is no network {name!r}", hint=meant(name, known, "`hvtx network ls` lists them")
+        f"there is no network {name!r}", hint=likely(name, known, "`hvtx network ls` lists them")
     )
 
 

@@ -171,9 +171,14 @@ def get_vm(sql: sqlite3.Connection, name: str) -> Vm:
 
 def no_vm(name: str, known: Iterable[str]) -> NotFound:
     """The error of a VM that is not on record, with the one that was probably meant."""
-    from hvtx.model.nearest import meant
+    return NotFound(f"there is no VM {name!r}", hint=likely(name, known, "`hvtx vm ls` lists them"))
 
-    return NotFound(f"there is no VM {name!r}", hint=meant(name, known, "`hvtx vm ls` lists them"))
+
+def likely(name: str, known: Iterable[str], otherwise: str) -> str:
+    """A hint: the known name that was probably meant, if there is one, then ``otherwise``."""
+    from hvtx.model.nearest import meant  # for a refusal only
+
+    return meant(name, known, otherwise)
 
 
 def vm_record(sql: sqlite3.Connection, vm: str) -> dict[str, Any]:
