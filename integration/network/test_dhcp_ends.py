@@ -9,8 +9,8 @@ import time
 
 from integration import lab
 from integration.lab.program import Program
+from integration.lab.waiting import until
 from integration.network.test_dhcp import Guest, network, one, services, start
-from integration.network.test_guests_network import until
 
 __all__ = ["one"]  # the fixture
 
@@ -45,7 +45,7 @@ def test_a_guest_keeps_its_route_where_the_service_ends(one: Program) -> None:
     bridge = network(one)["bridge"]
     lab.run("ip", "addr", "add", f"{OUTSIDE}/128", "dev", "lo")
     web = start(one, "web")
-    until(lambda: routed(web), "no route")
+    until("a route", lambda: routed(web))
     web.run("ip", "addr", "add", f"{web.ipv6}/64", "dev", "eth0", "nodad")
     connects(web)
     (serving,) = services()
@@ -59,7 +59,7 @@ def test_a_guest_keeps_its_route_where_the_service_ends(one: Program) -> None:
         assert routed(web)
     connects(web)
     withdraw(bridge)  # what this guest makes of one: it has no way to know of the router again
-    until(lambda: not routed(web), "the guest does not heed it")
+    until("the guest heeds it", lambda: not routed(web))
     one("network", "set", "net", "--dhcp")
-    until(lambda: routed(web), "it is not told of the router again")
+    until("it is told of the router again", lambda: routed(web))
     connects(web)

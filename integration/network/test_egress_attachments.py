@@ -14,8 +14,8 @@ from integration.lab.crash_matrix import evenly
 from integration.lab.program import Program
 from integration.lab.stepper import run_stepped
 from integration.lab.syscalls import Call
+from integration.lab.waiting import until
 from integration.network.test_egress import INTERNET, firewall, hvtx, network, reached
-from integration.network.test_guests_network import until
 
 __all__ = ["firewall", "hvtx"]  # fixtures
 
@@ -36,7 +36,7 @@ def end_boxes() -> None:
     """End the containers; the kernel needs a moment for the host's ends of their pairs."""
     while attachments.BOXES:
         attachments.BOXES.pop().close()
-    until(lambda: " hv" not in lab.run("ip", "-o", "link", "show", "type", "veth"), "it stays")
+    until("it is gone", lambda: " hv" not in lab.run("ip", "-o", "link", "show", "type", "veth"))
 
 
 def add() -> tuple[str, ...]:
