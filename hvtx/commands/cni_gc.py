@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from hvtx.engine.apply import apply_plan
 from hvtx.engine.attachments import key_of
+from hvtx.engine.gc_apply import apply_plan
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.model.attachment import AttachmentKey, Collected, Kept

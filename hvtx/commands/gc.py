@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hvtx.engine.apply import apply_plan
 from hvtx.engine.collect_outside import collect_outside
 from hvtx.engine.executor import Progress
+from hvtx.engine.gc_apply import apply_plan
 from hvtx.engine.gc_plan import Report, make_plan
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.saved_plan import Identity, as_saved, of_blocks, of_items

@@ -11,8 +11,8 @@ from functools import partial
 
 from hvtx.commands.vm_start_many import is_heavy, start_slice
 from hvtx.engine import autostart, service_upkeep
-from hvtx.engine.apply import apply_plan
 from hvtx.engine.executor import Progress
+from hvtx.engine.gc_apply import apply_plan
 from hvtx.engine.gc_plan import failed_items
 from hvtx.engine.network_build import ensure_networks, settle_accepts
 from hvtx.engine.runtime import Runtime

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hvtx.engine.apply import apply_plan
+from hvtx.engine.gc_apply import apply_plan
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.model.plan import Item, Plan

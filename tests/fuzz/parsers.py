@@ -1317,8 +1317,8 @@ PARSERS: dict[str, Parser] = {
     # files
     "state.json": Parser(
         state_file, json_bytes(STATES), (ValueError,),
-        ("engine.state_files.read_states", "planner.adoption.state_json.parse_state", "planner.adoption.judging.judge",
-         "planner.adoption.state_json._rules", "planner.adoption.judging._by_words"),
+        ("engine.state_files.read_states", "planner.adoption.state_json.parse_state", "planner.adoption.verdicts.judge",
+         "planner.adoption.state_json._rules", "planner.adoption.verdicts._by_words"),
     ),
     "rules in delete form": Parser(
         adoption.parse_deletion, texts((

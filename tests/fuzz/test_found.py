@@ -35,7 +35,7 @@ from hvtx.model.place import legacy_place
 from hvtx.model.routing import Packet
 from hvtx.model.vm import ProcessFacts
 from hvtx.planner import adoption
-from hvtx.planner.adoption import judging
+from hvtx.planner.adoption import verdicts
 from tests.fuzz.mutating import sample
 from tests.fuzz.parsers import VIEWS, Told, ToldTables, blob, links
 
@@ -190,8 +190,8 @@ def test_rules_are_taken_apart_once_however_many_are_claimed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls: list[str] = []
-    split = judging.shlex.split
-    monkeypatch.setattr(judging.shlex, "split", lambda text: calls.append(text) or split(text))  # type: ignore[func-returns-value]
+    split = verdicts.shlex.split
+    monkeypatch.setattr(verdicts.shlex, "split", lambda text: calls.append(text) or split(text))  # type: ignore[func-returns-value]
     rules = [
         ForeignRule(
             "iptables",

@@ -131,7 +131,7 @@ ASIDE = {
     "host.xtsaved.save_text": "takes any bytes",
     "host.xtblob.info_of": "an answer of getsockopt, as long as was asked for",
     "model.mark.base32": "random bytes of our own",
-    "planner.adoption.judging._words_of": "has no words of what cannot be split",
+    "planner.adoption.verdicts._words_of": "has no words of what cannot be split",
     "planner.provision": "random bytes of our own",
     "store.high_water_mark.HighWaterMark": "numbers of our own, in a file that only the store's owner may write",
     "store.codec": "rows of our own, in a store that only its owner may write",

@@ -9,7 +9,7 @@ from functools import cache
 from hvtx.model.history_terms import WORDS
 from tests.structure.source import program
 
-_EVENT_OF_GC = {"removed", "kept"}  # of engine/apply.py, chosen by the outcome
+_EVENT_OF_GC = {"removed", "kept"}  # of engine/gc_apply.py, chosen by the outcome
 _VERB_OF_PLANS = {"gc", "recover", "resolve"}  # of apply_plan
 
 

@@ -25,8 +25,8 @@ from hvtx.planner.adoption.claims import (
     by_own_names,
 )
 from hvtx.planner.adoption.deletion import Deletion, parse_deletion
-from hvtx.planner.adoption.judging import bare_text, judge, kind_of, operator_claim, vm_id, vm_name
 from hvtx.planner.adoption.state_json import NotAState, parse_state
+from hvtx.planner.adoption.verdicts import bare_text, judge, kind_of, operator_claim, vm_id, vm_name
 
 __all__ = [
     "OPERATOR",
