@@ -19,7 +19,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from hvtx.drivers.base import Host
 from hvtx.errors import HostRefused
@@ -138,7 +138,7 @@ def mark_of(path: str) -> str | None:
     return None
 
 
-def not_among(run_directory: str, known: Collection[str]) -> dict[str, str]:
+def marks_beside(run_directory: str, known: set[str]) -> dict[str, str]:
     """The marks of directories and seeds that are none of the ``known``, by path. Raises OSError.
 
     By the marks outside of them alone: what stands in a directory is its VM process's. A directory
@@ -150,24 +150,17 @@ def not_among(run_directory: str, known: Collection[str]) -> dict[str, str]:
         return {}
     found = {}
     for name in names:
-        path = _marked_by(run_directory, name)
-        if name.endswith(".new") or path in known:
+        whole, dot, seed = name.partition(".")
+        tops = [os.path.join(run_directory, above, whole) for above in ("vms", "networks")]
+        paths = [os.path.join(top, seed) if dot else top for top in tops]
+        if name.endswith(".new") or not known.isdisjoint(paths):
             continue
+        path = next(
+            (path for path, top in zip(paths, tops, strict=True) if is_there(top)), paths[0]
+        )
         with contextlib.suppress(FileNotFoundError), open(mark_path(path)) as file:
             found[path] = file.read()
     return found
-
-
-def _marked_by(run_directory: str, name: str) -> str:
-    """What carries the mark of this name."""
-    whole, _, seed = name.partition(".")
-    for above in ("vms", "networks"):
-        path = os.path.join(run_directory, above, whole)
-        if is_there(path):
-            break
-    else:
-        path = os.path.join(run_directory, "vms", whole)
-    return os.path.join(path, seed) if seed else path
 
 
 def _release(row: Resource) -> Outcome:

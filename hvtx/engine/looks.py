@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from hvtx.drivers import reservation
-from hvtx.drivers.file import mark_of, not_among
+from hvtx.drivers.file import mark_of, marks_beside
 from hvtx.drivers.vm_process.gate import is_gate
 from hvtx.engine.processes import namespace_facts
 from hvtx.host import openfiles, procfs
@@ -86,7 +86,7 @@ def files(rows: Iterable[Resource], failures: dict[str, str]) -> dict[str, str]:
 
 def unrecorded_files(
     run_directory: str,
-    known: Collection[str],
+    known: set[str],
     on_record: Callable[[Collection[str]], set[str]],
     taps: Callable[[], set[str]],
 ) -> dict[str, UnrecordedFile]:
@@ -96,10 +96,10 @@ def unrecorded_files(
     then is there still, has none. ``taps``: as :func:`known_taps` says.
     """
     try:
-        carried = not_among(run_directory, known)
+        carried = marks_beside(run_directory, known)
         recorded = on_record(carried.values()) if carried else set()
         lost = {path: mark for path, mark in carried.items() if mark not in recorded}
-        still = not_among(run_directory, known) if lost else {}
+        still = marks_beside(run_directory, known) if lost else {}
     except OSError:
         return {}  # what cannot be looked at is not told: nothing follows from it
     found: dict[str, UnrecordedFile] = {}
