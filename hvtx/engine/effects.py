@@ -180,36 +180,29 @@ def remove_seen(driver: Driver, item: Item, addresses: Sequence[str] = ()) -> Ou
     """
     link = item.link
     assert link is not None
-    assert item.mark is not None
     spec: dict[str, Any] = {"ifindex": link.ifindex, "device": link.name, "mac": link.mac}
-    thing = Resource(
-        id=item.row,
-        kind=item.kind,
-        key=link.name,
-        # with no other state the alias alone is the proof: it may have been taken off meanwhile
-        state=State.COMMITTED,
-        mark=item.mark,
-        spec={**spec, "addresses": list(addresses)},
-        observed={"ifindex": link.ifindex},
-        operation=0,
-        life=0,
-        vm=None,
-        network=None,
-    )
-    return released_by(driver, [thing])[item.row]
+    spec["addresses"] = list(addresses)
+    return _remove_marked(driver, item, link.name, spec, {"ifindex": link.ifindex})
 
 
 def remove_seen_file(driver: Driver, item: Item) -> Outcome:
     """Remove a run-time directory or a seed that no row accounts for, by the mark seen on it."""
+    return _remove_marked(driver, item, item.key, {"path": item.key}, {})
+
+
+def _remove_marked(
+    driver: Driver, item: Item, key: str, spec: dict[str, Any], observed: dict[str, Any]
+) -> Outcome:
     assert item.mark is not None
     thing = Resource(
         id=item.row,
         kind=item.kind,
-        key=item.key,
+        key=key,
+        # with no other state the mark alone is the proof: it may have been taken off meanwhile
         state=State.COMMITTED,
         mark=item.mark,
-        spec={"path": item.key},
-        observed={},
+        spec=spec,
+        observed=observed,
         operation=0,
         life=0,
         vm=None,

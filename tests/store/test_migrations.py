@@ -201,16 +201,21 @@ def test_rows_and_their_numbers_outlive_a_new_table() -> None:
             store.execute("UPDATE resource SET state = 'intended' WHERE id = 4")
 
 
-@pytest.mark.parametrize("number", range(1, len(migrations.MIGRATIONS)))
-def test_a_reader_of_each_older_store_finds_what_it_asks_for(
-    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    """What came later is empty to it, and nothing of the file is changed."""
+def make_older(shelf: Shelf, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """The store, as the program of this schema made it."""
     with monkeypatch.context() as then:
         for module in (migrations, creating):
             then.setattr(module, "MIGRATIONS", migrations.MIGRATIONS[:number])
         then.setattr(files, "SCHEMA", number)
         shelf.open().close()
+
+
+@pytest.mark.parametrize("number", range(1, len(migrations.MIGRATIONS)))
+def test_a_reader_of_each_older_store_finds_what_it_asks_for(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """What came later is empty to it, and nothing of the file is changed."""
+    make_older(shelf, monkeypatch, number)
     before = shelf.file.read_bytes()
     with shelf.opened(writable=False) as store, store.reading() as sql:
         assert records.vms(sql) == records.networks(sql) == records.resources(sql) == []
@@ -272,11 +277,7 @@ def test_a_reader_of_an_older_store_sees_what_its_migration_keeps(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """With rows of each kind: what is read of it before a writer comes is what is read after."""
-    with monkeypatch.context() as then:
-        for module in (migrations, creating):
-            then.setattr(module, "MIGRATIONS", migrations.MIGRATIONS[:number])
-        then.setattr(files, "SCHEMA", number)
-        shelf.open().close()
+    make_older(shelf, monkeypatch, number)
     with closing(sqlite3.connect(shelf.file)) as old, old:
         for table, row in ROWS:
             places = ", ".join("?" * len(row))
