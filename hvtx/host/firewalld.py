@@ -39,21 +39,21 @@ class Firewalld(NamedTuple):
 
     def zones(self) -> dict[str, tuple[str, ...]]:
         """The interfaces of each zone that is in force. Raises NotAnswered."""
-        active = self._ask("zone", "getActiveZones")
-        known = self._ask("zone", "getZones")
-        return {zone: tuple(active.get(zone, {}).get("interfaces", ())) for zone in known}
+        active = _table(self._ask("zone", "getActiveZones"))
+        known = _words(self._ask("zone", "getZones"))
+        return {zone: _words(_table(active.get(zone, {})).get("interfaces", [])) for zone in known}
 
     def permanent_zone_of(self, interface: str) -> str:
         """The zone that an interface has in what lasts; empty for none. Raises NotAnswered."""
-        return str(self._ask("config", "getZoneOfInterface", "s", interface))
+        return _word(self._ask("config", "getZoneOfInterface", "s", interface))
 
     def lasting(self) -> Zone | None:
         """The zone `hvtx` as it lasts; None where there is none. Raises NotAnswered."""
         place = self._object()
         if place is None:
             return None
-        described_as = self._call(place, "config.zone", "getDescription")
-        return Zone(tuple(self._call(place, "config.zone", "getInterfaces")), str(described_as))
+        described_as = _word(self._call(place, "config.zone", "getDescription"))
+        return Zone(_words(self._call(place, "config.zone", "getInterfaces")), described_as)
 
     def keep(self, zone: Zone) -> None:
         """Let the zone `hvtx` last so, made where it is not there. Raises NotAnswered."""
@@ -72,7 +72,7 @@ class Firewalld(NamedTuple):
         place = self._object()
         if place is None or not described(zone):
             return False
-        seen = self._call(place, "config.zone", "getSettings2")
+        seen = _table(self._call(place, "config.zone", "getSettings2"))
         if _given(seen) != _given(zone_settings(zone)):
             return False
         try:
@@ -95,7 +95,7 @@ class Firewalld(NamedTuple):
     def _object(self) -> str | None:
         """The zone's object among what lasts."""
         try:
-            return str(self._ask("config", "getZoneByName", "s", ZONE))
+            return _word(self._ask("config", "getZoneByName", "s", ZONE))
         except NotAnswered as problem:
             if _INVALID in problem.message:
                 return None
@@ -118,10 +118,10 @@ def running() -> Firewalld | None:
     if busctl is None:
         return None
     try:
-        pid = int(_call(busctl, (*_BUS, "GetConnectionUnixProcessID", "s", _NAME)))
+        pid = _call(busctl, (*_BUS, "GetConnectionUnixProcessID", "s", _NAME))
     except NotAnswered:
         return None
-    return Firewalld(busctl) if _is_here(pid) else None
+    return Firewalld(busctl) if type(pid) is int and _is_here(pid) else None
 
 
 def _is_here(pid: int) -> bool:
@@ -153,10 +153,31 @@ def _call(busctl: str, asked: tuple[str, ...]) -> Any:
         return None
     try:
         return loads(told)["data"][0]
-    except (ValueError, LookupError, TypeError) as problem:
+    except (ValueError, LookupError, TypeError, RecursionError) as problem:
         raise NotAnswered(
             f"firewalld: {asked[3]}: an answer that is none: {told[:80]}"
         ) from problem
+
+
+def _word(answer: object) -> str:
+    """A text of an answer (pure). Raises NotAnswered for another thing."""
+    if not isinstance(answer, str):
+        raise NotAnswered(f"firewalld: a text was asked for: {str(answer)[:80]}")
+    return answer
+
+
+def _words(answer: object) -> tuple[str, ...]:
+    """Texts of an answer (pure). Raises NotAnswered for another thing."""
+    if not isinstance(answer, list):
+        raise NotAnswered(f"firewalld: a list was asked for: {str(answer)[:80]}")
+    return tuple(map(_word, answer))
+
+
+def _table(answer: object) -> dict[str, Any]:
+    """A dictionary of an answer (pure). Raises NotAnswered for another thing."""
+    if not isinstance(answer, dict):
+        raise NotAnswered(f"firewalld: a dictionary was asked for: {str(answer)[:80]}")
+    return answer
 
 
 def _dictionary(settings: dict[str, Any]) -> list[str]:
@@ -176,7 +197,7 @@ def _dictionary(settings: dict[str, Any]) -> list[str]:
 def _given(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings that say something; in variants of their own where busctl shows them so."""
     plain = {
-        name: value["data"] if isinstance(value, dict) else value
+        name: value.get("data") if isinstance(value, dict) else value
         for name, value in settings.items()
     }
     return {name: value for name, value in plain.items() if value}

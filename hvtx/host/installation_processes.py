@@ -6,8 +6,12 @@ import errno
 import os
 from collections.abc import Callable, Collection
 
+from hvtx.host.procfs import read_whole
 from hvtx.model.typed import NamedTuple
 
+# Bytes of arguments or environment: execve(2) takes no more of both together (_STK_LIM / 4 * 3 in
+# the kernel's fs/exec.c). Any process can show terabytes later: PR_SET_MM_MAP of prctl(2).
+_MOST = 6 << 20
 _ENDED = (errno.ENOENT, errno.ESRCH)
 
 
@@ -82,8 +86,7 @@ def _is_at(pid: str, place: _Place) -> bool:
     if place.inode is not None and place.inode == _inode(f"/proc/{pid}/cwd"):
         return True  # by another mount
     for what in ("cmdline", "environ"):
-        with open(f"/proc/{pid}/{what}", "rb", buffering=0) as file:
-            words = file.readall()
+        words = read_whole(f"/proc/{pid}/{what}", _MOST)
         if any(os.fsencode(name) in words for name in (place.named, place.whole)):
             return True
     return False
@@ -114,9 +117,9 @@ def _mentions(pid: str, devices: Collection[bytes]) -> bool:
 
 def _taps(pid: str) -> list[bytes]:
     """The devices that a process was given as a VM's, by the environment that it began with."""
-    with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
-        words = file.readall().split(b"\0")
-    return [w.partition(b"=")[2] for w in words if w.startswith(b"HVTX_TAP")]
+    # not taken apart at each end of a word: there may be nothing else in it
+    words = (b"\0" + read_whole(f"/proc/{pid}/environ", _MOST)).split(b"\0HVTX_TAP")[1:]
+    return [word.partition(b"\0")[0].partition(b"=")[2] for word in words]
 
 
 def _command(pid: str) -> str:

@@ -24,6 +24,7 @@ from hvtx.model.vm import Identity, ProcessFacts
 _SO_NETNS_COOKIE = 71  # include/uapi/asm-generic/socket.h, Linux 5.14 on
 _START_FIELD = 22
 _PID_MOST = (1 << 31) - 1  # of a pid_t
+_WORDS_MOST = 1 << 17  # bytes; any process can show terabytes as its words: PR_SET_MM_MAP, prctl(2)
 _NS_GET_USERNS = 0xB701  # _IO(0xb7, 0x1), include/uapi/linux/nsfs.h
 
 _FOREIGN = "/proc does not show this pid namespace"
@@ -231,8 +232,8 @@ def open_checked(identity: Identity) -> int | None:
 
 
 def command_line(pid: int) -> tuple[str, ...]:
-    """The arguments of ``pid``; empty for zombies and kernel threads. OSError if unreadable."""
-    data = read_whole(f"/proc/{pid}/cmdline")
+    """The arguments of ``pid``, of many the first; none of a zombie. OSError if unreadable."""
+    data = read_whole(f"/proc/{pid}/cmdline", _WORDS_MOST)
     return tuple(os.fsdecode(part) for part in data.split(b"\0")[:-1])
 
 
@@ -250,10 +251,7 @@ def start_time(stat: bytes) -> int:
 
 
 def is_waiting(pid: int) -> bool:
-    """Whether the main thread of ``pid`` sleeps until something happens (state S of proc(5)).
-
-    False too where it cannot be told.
-    """
+    """Whether the main thread of ``pid`` waits (state S of proc(5)); no, where nothing tells."""
     return _state(pid) == b"S"
 
 
@@ -382,13 +380,14 @@ def field_of(text: bytes, key: bytes) -> bytes:
     return b""
 
 
-def read_whole(path: str) -> bytes:
-    """All of a file of ``/proc``, which does not tell its size."""
+def read_whole(path: str, most: int = 1 << 30) -> bytes:
+    """All of a file of ``/proc``, which does not tell its size; of a longer one ``most`` bytes."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         pieces = []
-        while piece := os.read(descriptor, 1 << 16):
+        while most > 0 and (piece := os.read(descriptor, min(most, 1 << 16))):
             pieces.append(piece)
+            most -= len(piece)
         return b"".join(pieces)
     finally:
         os.close(descriptor)

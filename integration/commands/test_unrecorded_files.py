@@ -140,6 +140,34 @@ def test_what_a_vm_that_runs_has_stays(hvtx: Program, tmp_path: Path, held: bool
     assert planned(hvtx) == {}
 
 
+def test_a_strangers_word_keeps_what_is_not_on_record_alone(hvtx: Program, tmp_path: Path) -> None:
+    """Anybody may say that a VM runs; who it is is told, and with its end all goes."""
+    before = whole()
+    hvtx("store", "backup", str(tmp_path / "backup"))
+    gone = later(hvtx, "later")
+    put_back(hvtx, tmp_path / "backup")
+    lab.end(gone.pid)
+    words = {"HVTX_TAP0": "tap-of-nobody", "PATH": os.environ["PATH"]}
+    stranger = subprocess.Popen(["sleep", "600"], env=words, cwd="/", user=65534, group=65534)
+    try:
+        assert (
+            f"sleep (pid {stranger.pid}) is at it" in planned(hvtx)[str(gone.directory)]["evidence"]
+        )
+        left = whole()
+        hvtx("gc", "--apply", "--unrecorded")
+        assert lab.difference(left, whole()) == ""
+        new = later(hvtx, "new", "--ip", "10.77.0.9")  # the first free one is kept, too
+        lab.end(new.pid)
+        hvtx("gc", "--apply")  # of what is on record nothing is
+        assert lab.difference(left, whole()) == ""
+    finally:
+        stranger.kill()
+        stranger.wait()
+    hvtx("gc", "--apply", "--unrecorded")
+    assert lab.difference(before, whole()) == ""
+    assert planned(hvtx) == {}
+
+
 def test_a_process_at_a_directory_keeps_it_alone(hvtx: Program, tmp_path: Path) -> None:
     """Whoever it is: one that works there, or has a file of it open."""
     hvtx("store", "backup", str(tmp_path / "backup"))
