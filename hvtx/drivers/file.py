@@ -23,13 +23,14 @@ from collections.abc import Mapping, Sequence
 
 from hvtx.drivers.base import Host
 from hvtx.errors import HostRefused
-from hvtx.host import capabilities
+from hvtx.host import capabilities, paths
 from hvtx.host.files import is_there, path_of
 from hvtx.model.resource import GONE, Kind, Outcome, Resource, file_spec
 from hvtx.model.seed import LABEL, SeedSpec, is_seed, mark_path, seed_spec
 from hvtx.model.typed import Any
 
 _MARK = "mark"
+_LONGEST = 4096  # bytes of a mark, and more than any has
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 _SECONDS = 10.0  # enough for some 100,000 levels; the next try goes on
 
@@ -131,11 +132,15 @@ def mark_of(path: str) -> str | None:
     """The mark that a directory or a seed carries, None without one. OSError if unreadable."""
     for place in (mark_path(path), os.path.join(path, _MARK)):
         try:
-            with open(place) as file:
-                return file.read()
+            return _read(place)
         except (FileNotFoundError, NotADirectoryError):
             continue
     return None
+
+
+def _read(place: str) -> str:
+    """A mark of a file that is one: never a pipe's or a device's. Raises OSError."""
+    return paths.read_regular(place, _LONGEST).decode("ascii", "replace")
 
 
 def marks_beside(run_directory: str, known: set[str]) -> dict[str, str]:
@@ -152,14 +157,14 @@ def marks_beside(run_directory: str, known: set[str]) -> dict[str, str]:
     for name in names:
         whole, dot, seed = name.partition(".")
         tops = [os.path.join(run_directory, above, whole) for above in ("vms", "networks")]
-        paths = [os.path.join(top, seed) if dot else top for top in tops]
-        if name.endswith(".new") or not known.isdisjoint(paths):
+        places = [os.path.join(top, seed) if dot else top for top in tops]
+        if name.endswith(".new") or not known.isdisjoint(places):
             continue
         path = next(
-            (path for path, top in zip(paths, tops, strict=True) if is_there(top)), paths[0]
+            (one for one, top in zip(places, tops, strict=True) if is_there(top)), places[0]
         )
-        with contextlib.suppress(FileNotFoundError), open(mark_path(path)) as file:
-            found[path] = file.read()
+        with contextlib.suppress(FileNotFoundError):
+            found[path] = _read(mark_path(path))
     return found
 
 

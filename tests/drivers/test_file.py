@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from hvtx.drivers.base import Host
-from hvtx.drivers.file import FileDriver
+from hvtx.drivers.file import FileDriver, mark_of, marks_beside
+from hvtx.host.paths import NotRegularError
 from hvtx.model.resource import GONE, Kind, Resource, State
 
 MARK = "hvtx:1:aaaaaaaaaa:7.bbbbbbbbbbbbbbbb"
@@ -92,7 +93,8 @@ def test_another_file_system_in_it_is_not_entered(tmp_path: Path) -> None:
     script = f"""
 import subprocess, sys
 from hvtx.drivers.base import Host
-from hvtx.drivers.file import FileDriver
+from hvtx.drivers.file import FileDriver, mark_of, marks_beside
+from hvtx.host.paths import NotRegularError
 from hvtx.model.resource import Resource
 driver = FileDriver(Host("aaaaaaaaaa", "/", "/", 1.0))
 row = Resource(7, "file", "{path}", "releasing", "{MARK}", {{"path": "{path}"}}, {{}}, 1, 1, "id", None)
@@ -146,3 +148,34 @@ def test_a_removal_ends_though_somebody_writes_without_an_end(
     assert (kept.gone, kept.reason) == (False, "host-refused")
     assert "another program keeps creating files in it" in kept.message
     assert driver.release([row]) == {7: GONE}
+
+
+def test_what_is_no_file_in_a_marks_place_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """A pipe is not waited for, and no more is read than a mark may have."""
+    path = tmp_path / "vms" / "id"
+    path.mkdir(parents=True)
+    assert mark_of(str(path)) is None
+    (path / "mark").write_text(MARK)
+    assert mark_of(str(path)) == MARK
+    (path / "mark").write_text("x" * 5000)
+    with pytest.raises(OSError, match="larger than"):
+        mark_of(str(path))
+    (path / "mark").unlink()
+    os.mkfifo(path / "mark")
+    with pytest.raises(NotRegularError):
+        mark_of(str(path))
+
+
+def test_marks_beside_the_known_ones_are_read(tmp_path: Path) -> None:
+    """Of a seed and of a network's directory too; what is being written is none yet."""
+    for name in ("vms/one", "networks/two"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "marks").mkdir()
+    for name in ("one", "one.seed.iso", "two", "gone", "four.new"):
+        (tmp_path / "marks" / name).write_text(name)
+    vms, networks = f"{tmp_path}/vms", f"{tmp_path}/networks"
+    found = {f"{vms}/one": "one", f"{vms}/one/seed.iso": "one.seed.iso", f"{vms}/gone": "gone",
+             f"{networks}/two": "two"}  # fmt: skip
+    assert marks_beside(str(tmp_path), set()) == found
+    known = {f"{vms}/one", f"{networks}/two"}
+    assert marks_beside(str(tmp_path), known) == {k: v for k, v in found.items() if k not in known}
