@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 TOP = Path(__file__).parent.parent
-SIZES = {"A": 17, "B": 11, "C": 26, "D": 14, "E": 27, "F": 25, "G": 12, "H": 8, "I": 10, "J": 10}
+SIZES = {"A": 17, "B": 11, "C": 27, "D": 14, "E": 27, "F": 25, "G": 12, "H": 8, "I": 10, "J": 10}
 AUTOMATED = 150
 
 
@@ -34,9 +34,9 @@ def named(column: str) -> list[tuple[str, str]]:
 
 
 def test_every_fault_is_there_once() -> None:
-    """All numbers of a letter, in order, and every letter: 160."""
+    """All numbers of a letter, in order, and every letter: 161."""
     wanted = [f"{letter}{n}" for letter, size in SIZES.items() for n in range(1, size + 1)]
-    assert len(wanted) == 160
+    assert len(wanted) == 161
     assert [number for number, _ in lines()] == wanted
     rows = re.findall(r"^\| [A-Z][0-9]+ \|", page(), re.MULTILINE)
     assert len(rows) == len(wanted), "every row has the form that is checked here"
@@ -54,7 +54,7 @@ def test_the_tests_exist() -> None:
 
 
 def test_most_are_automated() -> None:
-    """150 of the 160 at least."""
+    """150 of the 161 at least."""
     assert sum(bool(named(column)) for _, column in lines()) >= AUTOMATED
 
 

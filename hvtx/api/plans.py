@@ -101,6 +101,11 @@ class Plans:
         with self._calls.opened(writable=True, spends=True) as runtime:
             return commands.gc_installation.apply(runtime, installation)
 
+    def installations(self) -> list[str]:
+        """What ``plan_installation`` can be asked about: others with devices here, lost or not."""
+        with self._calls.opened(writable=False) as runtime:
+            return commands.gc_installation.seen(runtime.installation)
+
     def _of_lost(self, installation: str, *, to_remove: bool) -> Report:
         """The plan, made for reading: what is refused must not even make a store."""
         named(installation, "installation")
@@ -114,7 +119,10 @@ class Plans:
 
     @staticmethod
     def save(report: Report, path: str, *, mode: int = PRIVATE) -> None:
-        """Write a plan to a file, which ``apply`` and ``gc --apply FILE`` take. UsageError."""
+        """Write a plan to a file, which ``apply`` and ``gc --apply FILE`` take.
+
+        Raises NotFound (its directory), NotPermitted, UsageError (it is no file).
+        """
         from hvtx.engine.saved_plan import save_plan
 
         save_plan(documents.plan.document(report), path, mode)

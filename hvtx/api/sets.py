@@ -13,7 +13,7 @@ from hvtx.api.vms import requested
 from hvtx.commands.vm_apply import Done, Report, refused
 from hvtx.engine import described
 from hvtx.engine.described import Asked, Request
-from hvtx.engine.files import SET_MOST, is_no_file, read_set, unwritten, write_out
+from hvtx.engine.files import SET_MOST, is_no_file, read_set, unwritten_option, write_out
 from hvtx.engine.new_network import check_anew
 from hvtx.engine.saved_set import load
 from hvtx.engine.scope import all_networks
@@ -147,12 +147,11 @@ def raise_problem(report: Report) -> None:
 
 
 def save(text: str, path: str) -> None:
-    """Write a plan where a person said. Raises UsageError if that cannot be."""
+    """Write a plan where a person said. Raises as ``files.unwritten`` says."""
     try:
         write_out(path, text)
     except OSError as problem:
-        words, hint = unwritten("plan", path, problem, option="--out")
-        raise UsageError(words, hint=hint) from problem
+        raise unwritten_option("plan", path, problem, "--out") from problem
 
 
 def _plan(

@@ -6,7 +6,6 @@ Not part of the library that :mod:`hvtx` exports (docs/library.md).
 from __future__ import annotations
 
 from hvtx import commands
-from hvtx.errors import UsageError
 from hvtx.model.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -59,14 +58,13 @@ def diagram(report: Report) -> Diagram:
 
 
 def write_page(path: str, text: str, mode: int) -> None:
-    """Write the page of a plan where a person said. Raises UsageError if that cannot be."""
-    from hvtx.engine.files import unwritten, write_out
+    """Write the page of a plan where a person said. Raises as ``files.unwritten`` says."""
+    from hvtx.engine.files import unwritten_option, write_out
 
     try:
         write_out(path, text, mode=mode)
     except OSError as problem:
-        words, hint = unwritten("page", path, problem, option="--html")
-        raise UsageError(words, hint=hint) from problem
+        raise unwritten_option("page", path, problem, "--html") from problem
 
 
 def write_for_all(path: str, text: str) -> None:

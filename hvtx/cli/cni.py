@@ -9,6 +9,7 @@ import click
 from hvtx import documents
 from hvtx.cli import render
 from hvtx.cli.common import Given, as_json, complete_file, complete_network, host_of
+from hvtx.cli.opening import say_beside
 from hvtx.cli.root import Group
 from hvtx.model.typed import TYPE_CHECKING, Any
 
@@ -135,4 +136,4 @@ def _show(outcome: PluginOutcome, *, json_: bool) -> None:
     for entry in outcome.files:
         render.say(f"{entry.state:<9} {render.plain(entry.path)}")
     if outcome.note:
-        click.echo(f"note: {render.plain(outcome.note)}", err=True)
+        say_beside(f"note: {render.plain(outcome.note)}")

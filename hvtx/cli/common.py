@@ -72,6 +72,15 @@ def complete_object(ctx: click.Context, param: click.Parameter, incomplete: str)
     return _objects(ctx, incomplete)
 
 
+def complete_installation(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Other installations with devices on this host, for whoever may read the store."""
+    root = ctx.find_root()
+    root.obj = root.obj or dict(root.params)
+    with suppress(HvtxError):
+        return [name for name in host_of(ctx).gc.installations() if name.startswith(incomplete)]
+    return []
+
+
 def complete_device(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Devices of this host for a shell's completion."""
     from hvtx.api import terminal

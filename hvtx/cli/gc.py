@@ -15,6 +15,7 @@ from hvtx.cli.common import (
     as_json,
     complete_either,
     complete_file,
+    complete_installation,
     host_of,
     telling_refusal,
 )
@@ -81,6 +82,7 @@ def _both_actions(file: str | None, given: dict[str, Any]) -> str:
     "--installation",
     type=Given(),
     metavar="ID",
+    shell_complete=complete_installation,
     help="Collect the remains of an installation whose store is gone; --apply needs --yes.",
 )
 @click.option(

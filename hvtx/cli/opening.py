@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from hvtx.api import Host
+from hvtx.cli.render import emit_json, folded
 from hvtx.errors import NotPermitted, Refused
 from hvtx.model.typed import TYPE_CHECKING, Any
 
@@ -31,14 +32,12 @@ def say_beside(line: str) -> None:
     """A line on standard error, as click writes it: that of whoever asks has its own encoding."""
     import click
 
-    click.echo(line, err=True)
+    click.echo(folded(line), err=True)
 
 
 @contextmanager
 def telling_refusal(json_: bool, document: Callable[[Refused], dict[str, Any]]) -> Iterator[None]:
     """With ``--json`` a refusal is told on standard output too, wherever it came up."""
-    from hvtx.cli.render import emit_json
-
     try:
         yield
     except Refused as refusal:

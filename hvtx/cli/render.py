@@ -50,6 +50,9 @@ def plain_line(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\t" else "?" for c in words.replace("\r", ""))
 
 
+_NARROWEST = 40  # columns: of less, words are as broken as they would be anyway
+
+
 def fancy() -> bool:
     """Whether standard output is a terminal."""
     return sys.stdout.isatty()
@@ -160,13 +163,24 @@ def coloured(text: str, style: str) -> str:
     return text
 
 
+def folded(line: str) -> str:
+    """A line for standard error, broken to the width of a terminal there; else as it is."""
+    if not sys.stderr.isatty():
+        return line
+    try:
+        columns = os.get_terminal_size(2).columns
+    except OSError:
+        return line
+    return _filled(line, max(_NARROWEST, columns - 1), "", "  ")
+
+
 def width() -> int:
     """Columns of the terminal; a pipe has as many as it takes."""
     if not fancy():
         return 1 << 16
     import shutil
 
-    return max(40, shutil.get_terminal_size((80, 24)).columns - 1)
+    return max(_NARROWEST, shutil.get_terminal_size((80, 24)).columns - 1)
 
 
 def wrapped(text: str, indent: str, *, hang: int | None = None) -> str:
@@ -176,13 +190,17 @@ def wrapped(text: str, indent: str, *, hang: int | None = None) -> str:
     """
     if not fancy():
         return indent + text
+    return _filled(text, width(), indent, indent + "  " if hang is None else " " * hang)
+
+
+def _filled(text: str, columns: int, first: str, further: str) -> str:
     import textwrap
 
     return textwrap.fill(
         text,
-        width(),
-        initial_indent=indent,
-        subsequent_indent=indent + "  " if hang is None else " " * hang,
+        columns,
+        initial_indent=first,
+        subsequent_indent=further,
         break_on_hyphens=False,
         break_long_words=False,  # a path or a mark can be copied as it is
     )

@@ -7,6 +7,7 @@ import click
 from hvtx import documents
 from hvtx.cli import render
 from hvtx.cli.common import Given, as_json, complete_file, host_of
+from hvtx.cli.opening import say_beside
 from hvtx.cli.root import Group
 from hvtx.model.typed import TYPE_CHECKING
 
@@ -95,4 +96,4 @@ def _show(outcome: UnitsOutcome, *, json_: bool) -> None:
     for entry in outcome.units:
         render.say(f"{entry.state:<9} {render.plain(entry.path)}")
     if outcome.note:
-        click.echo(f"note: {render.plain(outcome.note)}", err=True)
+        say_beside(f"note: {render.plain(outcome.note)}")

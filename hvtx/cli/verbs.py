@@ -56,7 +56,7 @@ def show(options: Options, name: str, *, json_: bool) -> None:
         render.fields(interface_fields(interface))
     render.resources(shown.resources)
     for note in shown.notes:
-        render.say(f"note: {note}")
+        render.say(render.wrapped(f"note: {render.plain(note)}", ""))
 
 
 def explain(options: Options, name: str, *, json_: bool) -> None:

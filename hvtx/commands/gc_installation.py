@@ -78,6 +78,11 @@ def make_plan(runtime: Runtime, installation: str) -> Report:
     return Report(plan, False, None, runtime.boot_id, runtime.netns, made)
 
 
+def seen(own: str) -> list[str]:
+    """The installations, but for ``own``, whose marks stand on devices here. Raises HvtxError."""
+    return sorted(installations(_links()[0], ()) - {own})
+
+
 def _look(runtime: Runtime, installation: str) -> Remains:
     links, addresses, filtered = _links()
     entries: list[Entry] = []
@@ -253,11 +258,18 @@ def refuse_living(runtime: Runtime, installation: str, plan: Plan) -> None:
 
 def _way_out(installation: str, objections: Sequence[str]) -> str:
     """What to do about a refusal: where only processes stand in the way, a person can end them."""
+    way = _by_hand(installation, objections, "these")
+    way = way or "use its own hvtx (--state-dir, --run-dir)"
+    return f"{way}; nothing was changed"
+
+
+def _by_hand(installation: str, objections: Sequence[str], who: str) -> str | None:
+    """The way without its own hvtx, in words; None where more than processes speaks for a store."""
     if not all(words.startswith(_PROCESS) for words in objections):
-        return "use its own hvtx (--state-dir, --run-dir); nothing was changed"
+        return None
     return (
-        "no store of it was found: end these yourself, then run"
-        f" hvtx gc --apply --installation {installation} --yes; nothing was changed"
+        f"no store of it was found: end {who} yourself, then run"
+        f" hvtx gc --apply --installation {installation} --yes"
     )
 
 
@@ -350,7 +362,8 @@ def about(runtime: Runtime, installation: str) -> Mapping[str, Any]:
         return {"evidence": [f"cannot tell whether its store exists: {problem}"]}
     evidence = list(dict.fromkeys((*word.evidence, *word.objections)))
     if word.objections:
-        return {"evidence": evidence}
+        way = _by_hand(installation, word.objections, "its processes")
+        return {"evidence": evidence} if way is None else {"evidence": evidence, "why": way}
     why = (
         "its store is gone, and no process of it lives: on your word `hvtx gc --apply "
         f"--installation {installation} --yes` removes all of it; first `hvtx gc --plan "

@@ -6,6 +6,7 @@ import os
 import stat
 from contextlib import closing, suppress
 
+from hvtx.engine.files import unwritten
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.engine.vm_state import state_of
 from hvtx.errors import (
@@ -15,7 +16,6 @@ from hvtx.errors import (
     NotPermitted,
     Refused,
     UsageError,
-    room_hint,
 )
 from hvtx.host import failpoint, output
 from hvtx.model.resource import Kind
@@ -89,13 +89,12 @@ def _taken(path: str) -> Conflict:
 
 
 def _unwritable(path: str, problem: OSError) -> HvtxError:
-    words = f"{path} cannot be written: {problem.strerror}"
+    hint = "free some space there, or name a file on another disk"
     if isinstance(problem, FileNotFoundError | NotADirectoryError):
-        return NotFound(words, hint="make its directory first")
-    if isinstance(problem, PermissionError):
-        return NotPermitted(words, hint="run hvtx as root, or name a file in a directory of yours")
-    hint = room_hint(problem, "free some space there, or name a file on another disk")
-    return HvtxError(words, hint=hint)
+        hint = "name a file in another one"
+    elif isinstance(problem, PermissionError):
+        hint = "run hvtx as root, or name a file in a directory of yours"
+    return unwritten(f"{path} cannot be written", problem, hint)
 
 
 def _copied(file: str, found: copies.Facts) -> Copied:

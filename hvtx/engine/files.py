@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from hvtx.errors import HvtxError, NotPermitted
+from hvtx.errors import HvtxError, NotFound, NotPermitted, UsageError, room_hint
 from hvtx.host import paths
 
 CONFIGURATION_MOST = 1 << 20  # bytes
@@ -78,20 +78,33 @@ def write_out(path: str, text: str, *, mode: int = PRIVATE) -> None:
 
 
 def write_for_all(path: str, text: str) -> None:
-    """The same for what everybody may read; raises NotPermitted, HvtxError."""
+    """The same for what everybody may read; raises as :func:`unwritten` says."""
     try:
         write_out(path, text, mode=FOR_ALL)
     except OSError as problem:
-        kind = NotPermitted if isinstance(problem, paths.UnsafeError) else HvtxError
-        raise kind(
-            f"{path} cannot be written: {problem.strerror}",
-            hint="give a file in the directory that node_exporter's textfile collector reads",
-        ) from problem
+        hint = "give a file in the directory that node_exporter's textfile collector reads"
+        raise unwritten(f"{path} cannot be written", problem, hint) from problem
 
 
-def unwritten(what: str, path: str, problem: OSError, *, option: str) -> tuple[str, str]:
-    """The message and the hint for a file that could not be written."""
-    words = f"the {what} cannot be written to {path}: {problem.strerror}"
-    if isinstance(problem, paths.UnsafeError):
-        return words, f"name a file in a directory of your own: {option} FILE"
-    return words, f"give a file in a directory that is there and may be written: {option} FILE"
+def unwritten_option(what: str, path: str, problem: OSError, option: str) -> HvtxError:
+    """The error of a file that ``option`` named."""
+    unsafe = isinstance(problem, paths.UnsafeError)
+    where = "of your own" if unsafe else "that is there and may be written"
+    hint = f"give a file in a directory {where}: {option} FILE"
+    return unwritten(f"the {what} cannot be written to {path}", problem, hint)
+
+
+def unwritten(words: str, problem: OSError, hint: str) -> HvtxError:
+    """The error of a file that a person named and that could not be written.
+
+    NotFound where there is no such directory, NotPermitted, UsageError for what is no file. Never
+    the last for the others: with --detailed-exitcode a plan's exit 2 says that it is not empty.
+    """
+    told = f"{words}: {problem.strerror}"
+    if isinstance(problem, FileNotFoundError | NotADirectoryError):
+        return NotFound(told, hint=f"make its directory first, or {hint}")
+    if isinstance(problem, PermissionError):
+        return NotPermitted(told, hint=hint)
+    if is_no_file(problem) and problem.errno != errno.EFBIG:
+        return UsageError(told, hint=hint)
+    return HvtxError(told, hint=room_hint(problem, hint))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from hvtx.engine.files import PRIVATE, is_no_file, read_plan, unwritten, write_out
+from hvtx.engine.files import PRIVATE, is_no_file, read_plan, unwritten_option, write_out
 from hvtx.errors import NotFound, StalePlan, UsageError
 from hvtx.model.plan import Action, Plan
 from hvtx.model.typed import TYPE_CHECKING, Any
@@ -88,12 +88,11 @@ def plan_id(plan: Plan, blocks: Sequence[BlockStep] = ()) -> str:
 
 
 def save_plan(document: Mapping[str, Any], path: str, mode: int = PRIVATE) -> None:
-    """Write a plan's JSON where a person said; raises UsageError if that cannot be."""
+    """Write a plan's JSON where a person said; raises as ``files.unwritten`` says."""
     try:
         write_out(path, json.dumps(document, indent=2) + "\n", mode=mode)
     except OSError as problem:
-        words, hint = unwritten("plan", path, problem, option="--out")
-        raise UsageError(words, hint=hint) from problem
+        raise unwritten_option("plan", path, problem, "--out") from problem
 
 
 def load_plan(path: str, *, heuristic: bool = False) -> list[Identity]:

@@ -211,6 +211,7 @@ def probe(question: Question, machine: str, accelerator: str, user: User | None 
     other's. Raises OSError if it cannot even be tried, HostRefused if no QEMU runs at all.
     """
     binary = str(question.binary[0])
+    began = time.monotonic()
     with contextlib.ExitStack() as opened:
         trial = _Trial(binary, machine, accelerator, user, opened)
         if question.kernel is None:
@@ -218,17 +219,20 @@ def probe(question: Question, machine: str, accelerator: str, user: User | None 
         else:
             answer = _try_kernel(trial, str(question.kernel[0]))
     if answer.accelerator != "kvm":
-        need_qemu(binary)  # else nothing was learnt of KVM
+        # else nothing was learnt of KVM; what does not run says so long before
+        need_qemu(binary, SECONDS - (time.monotonic() - began))
     return answer
 
 
-def need_qemu(binary: str) -> None:
+def need_qemu(binary: str, seconds: float = SECONDS) -> None:
     """Raise HostRefused, in its own words, where a QEMU cannot even tell its version; OSError.
 
     A library that is missing, a wrapper that ends, a binary of another machine. One that only takes
-    its time (more than 3 s) is not judged.
+    its time (more than ``seconds``) is not judged.
     """
-    ended = program.run(_bounded([binary, "--version"]), SECONDS)
+    if seconds <= 0:
+        return
+    ended = program.run(_bounded([binary, "--version"]), seconds)
     if ended.status in (0, None):
         return
     said = [line.strip() for line in ended.output.splitlines() if line.strip()]

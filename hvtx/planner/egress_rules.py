@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from hvtx.errors import Conflict, UsageError
 from hvtx.model.address import ZoneError, family_of, is_ipv6, without_zone
+from hvtx.model.nearest import meant
 from hvtx.model.policy import (
     EGRESS,
     NO_POLICY,
@@ -68,7 +69,7 @@ _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 def _destination(action: str, text: str, to: str) -> str:
     words = f"--{action} {text!r}"
     try:
-        meant = ipaddress.ip_network(without_zone(to), strict=False)
+        subnet = ipaddress.ip_network(without_zone(to), strict=False)
     except ZoneError as problem:
         raise UsageError(f"{words}: {to!r} is no address or subnet: {problem}", hint=HINT) from None
     except ValueError:
@@ -78,14 +79,14 @@ def _destination(action: str, text: str, to: str) -> str:
         raise UsageError(
             f"{words}: {to!r} is no address, subnet or name", hint=_ports_hint(to)
         ) from None
-    if isinstance(meant, ipaddress.IPv6Network) and meant.subnet_of(_MAPPED):
-        four = meant.network_address.ipv4_mapped  # no packet has such an address
-        hint = f"write it as {ipaddress.ip_network(f'{four}/{meant.prefixlen - 96}')}"
+    if isinstance(subnet, ipaddress.IPv6Network) and subnet.subnet_of(_MAPPED):
+        four = subnet.network_address.ipv4_mapped  # no packet has such an address
+        hint = f"write it as {ipaddress.ip_network(f'{four}/{subnet.prefixlen - 96}')}"
         raise UsageError(f"{words}: {to} is IPv4 in IPv6 notation", hint=hint)
     try:
         return str(ipaddress.ip_network(to))
     except ValueError:
-        hint = f"did you mean {meant}?"
+        hint = f"did you mean {subnet}?"
         raise UsageError(f"{words}: {to} has host bits set", hint=hint) from None
 
 
@@ -140,7 +141,8 @@ def parse_change(
 ) -> PolicyChange:
     """A change of a policy, checked by itself. Raises UsageError."""
     if egress and egress not in EGRESS:
-        raise UsageError(f"--egress cannot be {egress!r}", hint=f"it is one of {', '.join(EGRESS)}")
+        hint = meant(egress, EGRESS, f"it is one of {', '.join(EGRESS)}")
+        raise UsageError(f"--egress cannot be {egress!r}", hint=hint)
     rules = [parse_rule("deny", text) for text in deny]
     rules += [parse_rule("allow", text) for text in allow]
     return PolicyChange(egress, tuple(rules), clear)

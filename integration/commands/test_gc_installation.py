@@ -80,7 +80,15 @@ def test_remains_of_a_lost_store_go(both: Two) -> None:
     pid, device = shown["pid"], shown["interfaces"][0]["device"]
     both.lose()
     refused(both, lost, "a process of it lives: sleep")
-    assert "lives" in str(both.two("explain", device, "--json").json()["evidence"])
+    told = both.two("explain", device, "--json").json()
+    assert "lives" in str(told["evidence"])
+    assert "its own hvtx" not in told["why"], "which is gone"
+    assert "end its processes yourself" in told["why"]
+    assert f"gc --apply --installation {lost} --yes" in told["why"]
+    words = {"COMP_WORDS": "hvtx gc --installation "}
+    for shell, word in (("bash", "3"), ("zsh", "3"), ("fish", "")):
+        asked = {**words, "COMP_CWORD": word, "_HVTX_COMPLETE": f"{shell}_complete"}
+        assert lost in both.two(**asked).out, shell
     lab.end(pid)
     told = both.two("explain", device, "--json").json()
     assert told["owner"] == "other-installation"

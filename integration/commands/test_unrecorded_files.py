@@ -82,6 +82,14 @@ def planned(hvtx: Program) -> dict[str, dict[str, Any]]:
     return {item["key"]: item for item in items if item["kind"] == "file"}
 
 
+def unrecorded_of_doctor(hvtx: Program) -> list[list[str]]:
+    """The evidence of each warning of `doctor` about files that are not on record."""
+    told = hvtx("doctor", "--json", code=None).json()["findings"]
+    about = [f for f in told if f["check"] == "store" and "not on record" in f["message"]]
+    assert {(f["level"], f["hint"]) for f in about} <= {("warning", "hvtx gc --plan")}
+    return [sorted(f["evidence"]) for f in about]
+
+
 def test_of_a_dead_vm_they_are_told_and_go_by_a_persons_word(hvtx: Program, tmp_path: Path) -> None:
     """The directory, its mark and its seed; nothing of the VM on record."""
     before = whole()
@@ -102,6 +110,7 @@ def test_of_a_dead_vm_they_are_told_and_go_by_a_persons_word(hvtx: Program, tmp_
         )  # fmt: skip
         assert hvtx("explain", item["mark"], "--json").json()["object"] == item["mark"]
     assert hvtx("explain", gone.identity, "--json").json()["gc"]["reason"] == "unrecorded"
+    assert unrecorded_of_doctor(hvtx) == [sorted(found)]
     hvtx("gc", "--apply")
     hvtx("recover")
     assert lab.difference(left, whole()) == ""
@@ -109,6 +118,7 @@ def test_of_a_dead_vm_they_are_told_and_go_by_a_persons_word(hvtx: Program, tmp_
     assert lab.difference(before, whole()) == ""
     assert hvtx.is_clean()
     assert planned(hvtx) == {}
+    assert unrecorded_of_doctor(hvtx) == []
 
 
 @pytest.mark.parametrize("held", [False, True], ids=["by its environment", "by its device"])

@@ -94,8 +94,8 @@ def test_a_textfile_is_whole_and_others_may_read_it(hvtx: Program, tmp_path: Pat
     assert path.stat().st_mode & 0o777 == 0o644
     assert samples(path.read_text())["hvtx_vms", "running"] == 2
     assert [entry.name for entry in tmp_path.iterdir() if "prom" in entry.name] == ["hvtx.prom"]
-    ran = hvtx("metrics", "--textfile", str(tmp_path / "none" / "x.prom"), code=1)
-    assert "hint:" in ran.err
+    ran = hvtx("metrics", "--textfile", str(tmp_path / "none" / "x.prom"), code=3)
+    assert "hint: make its directory first" in ran.err
 
 
 _JOURNAL = """

@@ -178,7 +178,7 @@ def test_where_a_page_goes(tmp_path: Path) -> None:
     path = tmp_path / "plan.html"
     hvtx("gc", "--apply", "--html", str(path), code=2)
     hvtx("gc", "--heuristic", "--plan", "--html", str(path), code=2)
-    told = hvtx("gc", "--plan", "--html", str(tmp_path / "no/such/place"), code=2).err
+    told = hvtx("gc", "--plan", "--html", str(tmp_path / "no/such/place"), code=3).err
     assert "cannot be written" in told
     assert not path.exists()
     hvtx("network", "create", "net", "--subnet", example_host.SUBNET)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import os
+
 import pytest
 
 from hvtx.cli import render
@@ -48,3 +51,25 @@ def test_a_time_for_people_has_seconds() -> None:
     """JSON keeps the fraction."""
     assert render.moment("2026-11-28T08:04:38.712116Z") == "2026-11-28T08:04:38Z"
     assert render.moment("2026-11-28T08:04:38Z") == "2026-11-28T08:04:38Z"
+
+
+@pytest.mark.parametrize("columns", [20, 40, 80])
+def test_what_is_said_beside_is_folded_on_a_terminal_only(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the width of the terminal that standard error is, whatever standard output is."""
+    line = f"note: the rules of others cannot be read, so nothing of {PATH} is in the plan"
+    assert render.folded(line) == line
+    monkeypatch.setattr(render.sys, "stderr", Terminal())
+    monkeypatch.setattr(render.os, "get_terminal_size", lambda _: os.terminal_size((columns, 24)))
+    lines = render.folded(line).split("\n")
+    assert " ".join(lines).split() == line.split()
+    assert all(len(each) < max(columns, 40) for each in lines if PATH not in each)
+    assert {each[:2] for each in lines[1:]} == {"  "}
+
+
+class Terminal(io.StringIO):
+    """Standard error where somebody sits."""
+
+    def isatty(self) -> bool:
+        return True

@@ -198,3 +198,43 @@ def test_the_first_lines_of_an_error_are_shown_and_the_last_of_the_log() -> None
     assert demo.telling("\n".join(log)) == ["…", log[1], "…", *last]
     assert demo.telling("one\ntwo") == ["one", "two"]
     assert demo.telling("") == []
+
+
+# --- a QEMU that hangs
+
+
+def _fake(path: Path, behaviour: str) -> Path:
+    """A QEMU that writes down its arguments and behaves so; its calls."""
+    calls = path.with_name("calls")
+    path.write_text(f'#!/bin/sh\necho "$*" >>{calls}\n{behaviour}\n')
+    path.chmod(0o755)
+    return calls
+
+
+def test_one_that_took_all_the_time_is_not_asked_its_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ran, else it would have said so long before: nothing is waited for twice."""
+    monkeypatch.setattr(kvm, "SECONDS", 0.4)
+    calls = _fake(tmp_path / "qemu", "exec sleep 20")
+    answer = kvm.probe(kvm.ask(str(tmp_path / "qemu"), None), "x86_64", "tcg")
+    assert (answer.accelerator, answer.reason) == ("tcg", kvm.NO_LINUX)
+    assert [line for line in calls.read_text().splitlines() if "--version" in line] == []
+
+
+def test_the_version_of_one_that_failed_is_waited_for_no_longer_than_the_guest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both together are bounded by the probe's own time."""
+    given: list[float] = []
+
+    def run(argv: list[str], seconds: float, **more: object) -> Ended:
+        given.append(seconds)
+        return Ended(None if "--version" in argv else 1, "")
+
+    monkeypatch.setattr(kvm.program, "run", run)
+    _fake(tmp_path / "qemu", "exit 1")
+    kvm.probe(kvm.ask(str(tmp_path / "qemu"), None), "x86_64", "tcg")
+    assert len(given) == 2
+    assert given[0] == kvm.SECONDS
+    assert 0 < given[1] < kvm.SECONDS

@@ -150,3 +150,16 @@ def test_a_rule_of_a_family_that_no_network_has_is_told() -> None:
     assert (
         egress_rules.useless(Policy(None, (EgressRule("deny", "10.0.0.0/8"),)), [network()]) == []
     )
+
+
+@pytest.mark.parametrize(
+    ("mode", "hint"),
+    [
+        ("interne", "did you mean 'internet'? it is one of open, internet, none"),
+        ("xyz", "it is one of open, internet, none"),
+    ],
+)
+def test_a_mode_that_was_probably_meant(mode: str, hint: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        egress_rules.parse_change(mode, [], [])
+    assert refused.value.hint == hint

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
-from hvtx.engine import privileges
+from hvtx.drivers.base import Host
+from hvtx.engine import looks, privileges
 from hvtx.engine.finding import Finding
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import HvtxError
 from hvtx.host import capabilities, procfs
 from hvtx.host.mounts import filesystem_of
+from hvtx.model.resource import Kind, file_spec
+from hvtx.model.typed import Any
 from hvtx.store import records, reserve, trust
 
 
@@ -69,11 +72,36 @@ def check_store(runtime: Runtime) -> Iterator[Finding]:
         yield Finding("store", "error", problem.message, (), problem.hint)
     else:
         yield Finding("store", "ok", f"{runtime.store.path} is intact")
+    if runtime.refused is None:  # else gc would do nothing either
+        yield from judge_unrecorded(_unrecorded(runtime.host, runtime.read))
+
+
+def _unrecorded(place: Host, read: Callable[..., Any]) -> list[str]:
+    """Directories and seeds of VMs that have a mark in the run directory and no row."""
+    own = read(records.resources_of_kind, Kind.FILE)
+    return [*looks.unrecorded_files(
+        place.run_directory,
+        {file_spec(row)["path"] for row in own},
+        lambda marks: read(records.marks_on_record, marks),
+        set,  # who uses them is told by gc
+    )]  # fmt: skip
+
+
+def judge_unrecorded(paths: Sequence[str]) -> Iterator[Finding]:
+    """One warning for all of them: each by itself is told by a plan."""
+    if paths:
+        some = f"{len(paths)} files of VMs that are" if len(paths) > 1 else "a file of a VM that is"
+        yield Finding(
+            "store", "warning",
+            f"{some} not on record: an older copy of the store may be in use",
+            tuple(paths[:_SHOWN]), "hvtx gc --plan",
+        )  # fmt: skip
 
 
 # SQLite's log needs memory that all writers share, and locks that hold (sqlite.org/wal.html).
 _REMOTE = {"9p", "afs", "ceph", "cifs", "fuse.sshfs", "gfs2", "glusterfs", "nfs", "nfs4", "ocfs2",
            "smb3"}  # fmt: skip
+_SHOWN = 5  # paths of a finding
 _SPACIOUS = 16 << 20  # bytes left on a disk that is not nearly full
 _FLEETING = {"tmpfs", "ramfs", "overlay"}
 
