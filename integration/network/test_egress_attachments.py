@@ -15,9 +15,9 @@ from integration.lab.program import Program
 from integration.lab.stepper import run_stepped
 from integration.lab.syscalls import Call
 from integration.lab.waiting import until
-from integration.network.test_egress import INTERNET, firewall, hvtx, network, reached
+from integration.network.test_egress import INTERNET, hvtx, network, reached
 
-__all__ = ["firewall", "hvtx"]  # fixtures
+__all__ = ["hvtx"]  # a fixture
 
 ALLOWED, SHUT = "192.168.5.5", ("10.1.2.3", *INTERNET.values())
 ASKED = (ALLOWED, *SHUT)

@@ -63,6 +63,7 @@ ASIDE = {
     "documents.encoding._well_formed": "text of our own making",
     "cli.vm._print_log": "replaces what is no text",
     "drivers.dnsmasq.driver._words": "errors are replaced",
+    "drivers.file._read": "what is no text is replaced",
     "drivers.dnsmasq.names_table._text": "errors are replaced",
     "loader._Loader.compiled": "what Python compiled, whose head says so: its own loader reads the same",
     "cni.main.run": "an answer of our own",
