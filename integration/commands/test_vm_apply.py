@@ -22,6 +22,7 @@ from integration import lab
 from integration.lab import witness
 from integration.lab.program import Program, Ran
 from integration.lab.verbs import BACKENDS, conflict, hvtx, state
+from integration.lab.waiting import until
 
 __all__ = ["hvtx"]  # the fixture
 
@@ -513,6 +514,8 @@ def answered(path: Path, answer: bytes | None) -> tuple[int, bytes]:
     while True:
         if answer is None and b"[y/N]" in told:
             answer = b""
+            # a signal between the question and the read of the answer is seen with the answer only
+            until("the read of the answer", lambda: reads(run.pid))
             run.send_signal(signal.SIGINT)
         try:
             some = os.read(leader, 1 << 16)
@@ -521,6 +524,11 @@ def answered(path: Path, answer: bytes | None) -> tuple[int, bytes]:
         told += some
     os.close(leader)
     return run.wait(timeout=60), told
+
+
+def reads(pid: int) -> bool:
+    """Whether a process waits in a call about its standard input (proc_pid_syscall(5))."""
+    return Path(f"/proc/{pid}/syscall").read_text().split()[1:2] == ["0x0"]
 
 
 # -- nothing is changed where anything is wrong ----------------------------------------------------

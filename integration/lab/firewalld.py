@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from integration import lab
 from integration.lab import packages
+from integration.lab.waiting import until
 
 PYTHON = "/usr/bin/python3"  # the distribution's, whose packages it needs
 _OWN = "mount --make-rprivate / && mount -t tmpfs none /run && mount -t tmpfs none /var/log"
@@ -78,7 +78,7 @@ class Firewalld:
             stderr=subprocess.DEVNULL,
         )
         self._daemon: subprocess.Popen[bytes] | None = None
-        _until(bus.exists)
+        until("the bus", bus.exists)
 
     def start(self) -> None:
         """Begin, and wait until its rules are in the kernel."""
@@ -89,7 +89,7 @@ class Firewalld:
             ["unshare", "-m", "sh", "-c", f'{_OWN} && exec "$@"', "sh", *map(str, words)],
             env=self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        _until(lambda: self.says("--state") == "running")
+        until("firewalld", lambda: self.says("--state") == "running")
 
     def stop(self) -> None:
         """End it as its unit does."""
@@ -121,10 +121,3 @@ class Firewalld:
             if process is not None:
                 process.kill()
                 process.wait()
-
-
-def _until(condition: object, seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < end, "firewalld does not come up"
-        time.sleep(0.1)
