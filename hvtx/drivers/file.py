@@ -26,7 +26,7 @@ from hvtx.errors import HostRefused
 from hvtx.host import capabilities, paths
 from hvtx.host.files import is_there, path_of
 from hvtx.model.resource import GONE, Kind, Outcome, Resource, file_spec
-from hvtx.model.seed import LABEL, SeedSpec, is_seed, mark_path, seed_spec
+from hvtx.model.seed import LABEL, SEED, SeedSpec, is_seed, mark_path, seed_spec
 from hvtx.model.typed import Any
 
 _MARK = "mark"
@@ -154,15 +154,14 @@ def marks_beside(run_directory: str, known: set[str]) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     found = {}
+    tops = [os.path.join(run_directory, above, "") for above in ("vms", "networks")]
     for name in names:
-        whole, dot, seed = name.partition(".")
-        tops = [os.path.join(run_directory, above, whole) for above in ("vms", "networks")]
-        places = [os.path.join(top, seed) if dot else top for top in tops]
+        own = name.replace(".", "/", 1)  # of a seed, below its directory
+        places = [top + own for top in tops]
         if name.endswith(".new") or not known.isdisjoint(places):
             continue
-        path = next(
-            (one for one, top in zip(places, tops, strict=True) if is_there(top)), places[0]
-        )
+        there = [place for place in places if is_there(place.removesuffix(f"/{SEED}"))]
+        path = (there or places)[0]
         with contextlib.suppress(FileNotFoundError):
             found[path] = _read(mark_path(path))
     return found
