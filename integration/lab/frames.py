@@ -309,6 +309,7 @@ def udp_over_6(
     *,
     mac: str = "own",
     to_link: bool = False,
+    body: bytes = b"",
 ) -> Make:
     """A datagram over IPv6; with ``to_link`` to the link-local address of a guest or the host."""
 
@@ -316,7 +317,7 @@ def udp_over_6(
         sender, aim = _address(scene, source), to.ipv6
         if to_link:
             aim = scene.other_link if to.mac == scene.other_mac else scene.gateway_link
-        packet = packet6(sender, aim, UDP, udp(sender, aim, ports, cookie), headers)
+        packet = packet6(sender, aim, UDP, udp(sender, aim, ports, body + cookie), headers)
         return bare(_mac(scene, mac), to.mac6, IP6, packet)
 
     return make
@@ -758,6 +759,9 @@ _ND = (
     }
 )
 
+# The type comes first (RFC 8415, sections 7.3, 8 and 9): what is random there is a relay's at times.
+_SOLICIT, _RELAY_FORW = b"\x01", b"\x0c"
+
 _DHCP_6 = {
     f"DHCPv6 server{_behind(h)}": Try(
         udp_over_6("own link", (547, 546), h), held=h == ("first fragment",)
@@ -767,6 +771,7 @@ _DHCP_6 = {
     "DHCPv6 server's port": Try(udp_over_6("any link", (547, 1546))),
     "DHCPv6 client's port": Try(udp_over_6("any link", (1547, 546))),
     "DHCPv6 relay": Try(udp_over_6("own link", (547, 547))),
+    "DHCPv6 relay, from a client's port": Try(udp_over_6("any link", (546, 547), body=_RELAY_FORW)),
     "DHCPv6 server as the gateway": Try(udp_over_6("gateway link", (547, 546))),
 }
 
@@ -897,7 +902,7 @@ HONEST: dict[str, Try] = {
     "IPv6 of a random link": _good(udp_over_6("any link")),
     "IPv6 behind options": _good(udp_over_6(headers=["options"])),
     "IPv4 in IPv6": _good(over_6("own6", 4, bytes(20))),
-    "DHCPv6 client": _good(udp_over_6("any link", (546, 547))),
+    "DHCPv6 client": _good(udp_over_6("any link", (546, 547), body=_SOLICIT)),
     "solicitation": _good(neighbour(135, "other6", source="own6", link="own")),
     "solicitation of its link": _good(neighbour(135, "gateway6", link="own")),
     "advertisement": _good(neighbour(136, "own6", source="own6", link="own")),
