@@ -95,13 +95,14 @@ class TrafficControl:
         return frozenset(found)
 
     @legible
-    def controlled(self, ifindex: int) -> bool:
+    def controlled(self, ifindex: int, *, queues: bool = True) -> bool:
         """The same of one link alone, which is looked at closely. Raises OSError.
 
         A queue below another has a number of its own only where the one above it has: it is enough
-        to ask for the outermost, and for what filters are attached to.
+        to ask for the outermost, and for what filters are attached to. Without ``queues`` only what
+        filters are attached to counts.
         """
-        if self._handle(ifindex, _ROOT):
+        if queues and self._handle(ifindex, _ROOT):
             return True
         handle = self._handle(ifindex, _CLSACT)
         return bool(handle) and not (handle == _CLSACT_HANDLE and self._only_ours(ifindex))

@@ -5,7 +5,8 @@ rules would call it, since not every renderer of cloud-init can do without a nam
 a service of its own (``dhcp``) the guest asks that, for each family that it has an address of, and
 what it has beside one of each stands here; else its addresses, its way out and its MTU do.
 ``0.0.0.0/0`` is written instead of ``default``, which cloud-init takes for an error where there is
-no netplan (docs/libraries.md).
+no netplan, and ``gateway6`` for the first way out over IPv6, since ``::/0`` is a route to ::/64
+there (docs/libraries.md).
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 USUAL_MTU = 1500
 _EVERYWHERE = {4: "0.0.0.0/0", 6: "::/0"}
-_METRIC = 100  # of the first interface's way out; those of the others come after it
+# Of the first interface's way out; those of the others come after it. gateway6 has none of its own.
+_METRICS = {4: 100, 6: 1024}
 
 
 def seed_of(
@@ -48,14 +50,17 @@ def meta_data(vm: Vm) -> dict[str, Any]:
 
 def network_config(vm: Vm, networks: Mapping[str, Network]) -> dict[str, Any]:
     """The guest's interfaces, in version 2 of the format."""
+    told = [i for i in vm.interfaces if not networks[i.network].dhcp and i.ipv6 is not None]
     cards = {
-        f"eth{interface.position}": _card(interface, networks[interface.network])
+        f"eth{interface.position}": _card(
+            interface, networks[interface.network], first6=interface in told[:1]
+        )
         for interface in vm.interfaces
     }
     return {"version": 2, "ethernets": cards}
 
 
-def _card(interface: Interface, network: Network) -> dict[str, Any]:
+def _card(interface: Interface, network: Network, *, first6: bool) -> dict[str, Any]:
     found: dict[str, Any] = {
         "match": {"macaddress": interface.mac},
         "set-name": f"eth{interface.position}",
@@ -71,14 +76,20 @@ def _card(interface: Interface, network: Network) -> dict[str, Any]:
         found |= {"dhcp4": interface.ipv4 is not None, "dhcp6": interface.ipv6 is not None}
         return {**found, "addresses": listed(interface.more)} if interface.more else found
     addresses = interface.addresses
-    return {
+    told = {
         **found,
         "dhcp4": False,
         "dhcp6": False,
         "addresses": listed(addresses),
         "routes": [
-            {"to": _EVERYWHERE[family], "via": way[1], "metric": _METRIC + interface.position}
+            {
+                "to": _EVERYWHERE[family],
+                "via": way[1],
+                "metric": _METRICS[family] + interface.position,
+            }
             for family, way in ways.items()
             if any(family_of(address) == family for address in addresses)
+            and not (first6 and family == 6)
         ],
     }
+    return {**told, "gateway6": ways[6][1]} if first6 else told

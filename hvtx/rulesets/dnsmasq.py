@@ -113,7 +113,8 @@ def _four(spec: ServiceSpec, subnet: str, gateway: str) -> list[str]:
         f"dhcp-option=option:router,{gateway}",
         f"dhcp-option=option:dns-server,{gateway}",
         f"dhcp-option=option:domain-search,{DOMAIN}",
-        f"dhcp-option=option:mtu,{spec['mtu']}",
+        # busybox' udhcpc does not ask for it, and takes it (findings/udhcpc-asks-for-no-mtu.sh)
+        f"dhcp-option-force=option:mtu,{spec['mtu']}",
     ]
 
 

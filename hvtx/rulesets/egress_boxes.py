@@ -1,9 +1,10 @@
 """Rules of an egress policy as boxes that do not overlap: ranges of addresses and of ports. Pure.
 
-The kernel's sets of ranges refuse an element that lies within another, and rules that people write
-may overlap (10.0.0.0/8:443 beside 10.1.0.0/16:400-500). What is allowed or denied by all of them
-together is cut at every address where a rule begins or ends; between two cuts the ports are one
-list of ranges, and neighbours with equal lists are one again.
+The kernel's sets of ranges refuse an element that lies within another, unless it was there first
+(findings/nft-wider-range-behind-a-narrow-one.sh), and rules that people write may overlap
+(10.0.0.0/8:443 beside 10.1.0.0/16:400-500). What is allowed or denied by all of them together is
+cut at every address where a rule begins or ends; between two cuts the ports are one list of ranges,
+and neighbours with equal lists are one again.
 """
 
 from __future__ import annotations

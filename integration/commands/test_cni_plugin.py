@@ -370,7 +370,7 @@ def reference() -> Path:
 
 
 def test_a_chain_with_plugins_of_others(reference: Path, plugin: Plugin) -> None:
-    """`loopback` before and `portmap` behind, of Debian's package, each as libcni calls it."""
+    """`loopback` before, `portmap` and `bandwidth` behind, of Debian's package, as libcni calls."""
 
     def call(name: str, one: Recorded) -> Any:
         ran = subprocess.run(
@@ -401,8 +401,15 @@ def test_a_chain_with_plugins_of_others(reference: Path, plugin: Plugin) -> None
         assert words.endswith("; hvtx repair")
         Forked()("repair")
         assert plugin(check) == Answer(0, None, "")
+        limit = {"ingressRate": 10_000_000, "ingressBurst": 1_000_000}
+        slow = call("bandwidth", chained("ADD", "bandwidth", prevResult=last, **limit))
+        assert plugin(chained("CHECK", "hvtx", prevResult=slow, **own)) == Answer(0, None, "")
+        call("bandwidth", chained("DEL", "bandwidth", prevResult=slow, **limit))
+        host = told["interfaces"][len(first["interfaces"]) + 1]["name"]
+        assert "qdisc tbf" in lab.run("tc", "qdisc", "show", "dev", host)  # its DEL leaves that
         call("portmap", chained("DEL", "portmap", prevResult=last))
         assert plugin(chained("DEL", "hvtx", prevResult=last, **own)) == Answer(0, None, "")
+        assert host not in lab.run("ip", "-o", "link", "show")
         call("loopback", chained("DEL", "loopback", prevResult=last))
 
 

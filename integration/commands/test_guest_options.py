@@ -33,7 +33,8 @@ from integration.lab.waiting import until
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f me@here"
 SECRET = "swordfish-of-the-guest"
 SLEEP = ("--", "sleep", "600")
-TUNSETIFF, TUNSETQUEUE = 0x400454CA, 0x400454D9
+TUNSETIFF, TUNSETQUEUE, TUNSETOFFLOAD = 0x400454CA, 0x400454D9, 0x400454D0
+TUNGETVNETHDRSZ, TUNSETVNETHDRSZ = 0x800454D7, 0x400454D8
 FLAGS = 0x2 | 0x1000 | 0x4000 | 0x100  # TAP, NO_PI, VNET_HDR, MULTI_QUEUE
 DETACH = 0x400
 
@@ -373,6 +374,34 @@ def test_the_device_of_an_external_vm_is_its_users(hvtx: Forked) -> None:
         )  # fmt: skip
         assert ran.returncode == code, ran.stderr
     hvtx("vm", "create", "two", "--network", "net", "--hypervisor", "external", "--user", "nobody-here", code=3)  # fmt: skip
+
+
+def test_a_restart_makes_a_device_without_anybodys_settings(hvtx: Forked) -> None:
+    """A TAP keeps its header's size (and offloads) for who comes next (findings/tap-keeps-offloads.sh)."""
+
+    def attached() -> int:
+        device = hvtx.vm("web")["interfaces"][0]["device"]
+        tap = os.open("/dev/net/tun", os.O_RDWR)
+        fcntl.ioctl(tap, TUNSETIFF, struct.pack("16sH22x", device.encode(), FLAGS & ~0x100))
+        return tap
+
+    def header(tap: int) -> int:
+        return int.from_bytes(fcntl.ioctl(tap, TUNGETVNETHDRSZ, bytes(4)), sys.byteorder)
+
+    hvtx("vm", "create", "web", "--network", "net", "--hypervisor", "external")
+    hvtx("vm", "start", "web")
+    tap = attached()
+    assert header(tap) == 10
+    fcntl.ioctl(tap, TUNSETVNETHDRSZ, struct.pack("i", 12))
+    fcntl.ioctl(tap, TUNSETOFFLOAD, 0x1 | 0x2 | 0x4)
+    os.close(tap)
+    tap = attached()
+    assert header(tap) == 12
+    os.close(tap)
+    hvtx("vm", "restart", "web")
+    tap = attached()
+    assert header(tap) == 10
+    os.close(tap)
 
 
 def test_who_could_write_the_store_runs_no_vm(tmp_path: Path) -> None:

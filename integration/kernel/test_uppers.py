@@ -122,6 +122,7 @@ def test_queues_of_one_device(links: Links, what: tuple[str, ...]) -> None:
     assert not links.controlled(here)
     lab.run("tc", "qdisc", "add", "dev", "tap", *what)
     assert links.controlled(here)
+    assert links.controlled(here, queues=False) is (what[0] != "root")
     assert not links.controlled(beside)
     assert links.filtered() == {here}
     lab.run("tc", "qdisc", "del", "dev", "tap", what[0])

@@ -100,6 +100,13 @@ def reboot(device: str, address: str) -> dict[str, Any] | None:
     return told and told4(told)
 
 
+def frugal(device: str) -> dict[str, Any] | None:
+    """A new guest that asks for what busybox' udhcpc does: not for the MTU."""
+    wanted = (55, bytes([1, 3, 6, 12, 15, 28, 42]))
+    found = Four(device, os.getpid()).ask((53, b"\x01"), wanted)
+    return found and told4(found)
+
+
 def client(device: str, number: str, address: str = "") -> dict[str, Any] | None:
     """A guest that says who it is by a client id, in hexadecimal; ``address`` is one that it had."""
     chosen = (61, bytes.fromhex(number))
@@ -240,7 +247,7 @@ def main() -> None:
         found = four(rest[0], (12, rest[1].encode()))
     else:
         does: dict[str, Any] = {"four": four, "reboot": reboot, "six": six, "ask": ask}
-        does |= {"decline": decline, "client": client, "release": release}
+        does |= {"decline": decline, "client": client, "release": release, "frugal": frugal}
         found = does[what](*rest)
     sys.stdout.write(json.dumps(found))
 

@@ -119,6 +119,13 @@ def test_a_guest_gets_address_route_mtu_and_names_over_ipv4(hvtx: Program) -> No
     assert web.does("ask", "10.77.0.1", "evil.lan", "A") == {"code": 3, "addresses": []}
 
 
+def test_a_guest_that_does_not_ask_for_the_mtu_is_told_it(one: Program) -> None:
+    """As busybox' udhcpc, which takes it all the same; the other options are for who asks."""
+    network(one)
+    told = start(one, "web").does("frugal", "eth0")
+    assert (told["type"], told["mtu"], told["search"]) == ("offer", 1400, "")
+
+
 def test_a_guest_gets_the_same_over_ipv6(hvtx: Program) -> None:
     network(hvtx)
     web = start(hvtx, "web")

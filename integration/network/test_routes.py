@@ -42,6 +42,7 @@ ELSEWHERE = {
     "wider": ("route", "add", "unreachable", "10.0.0.0/8", "table", "100"),
     "no route": ("addr", "add", "10.77.0.200/24", "dev", "uplink", "noprefixroute"),
     "ipv6": ("-6", "route", "add", "fd77::/96", "dev", "uplink", "table", "77"),
+    "a prefix on lo": ("addr", "add", "10.77.0.200/24", "dev", "lo"),
 }
 
 
@@ -59,6 +60,7 @@ DIVERTING = {
     "half of it": ("route", "add", "10.77.0.0/25", "dev", "uplink"),
     "one guest": ("route", "add", "blackhole", "10.77.0.2/32"),
     "another table": ("route", "add", "10.77.0.0/24", "dev", "uplink", "table", "99"),
+    "a prefix on lo": ("addr", "add", "10.77.0.200/24", "dev", "lo"),  # all of it is the host's own
 }
 
 

@@ -480,6 +480,42 @@ def test_link_local_sources_are_few(hvtx: Program) -> None:
         assert service.recv(64) == b"its own passes"
 
 
+def test_where_link_local_sources_have_no_room_left_no_other_gets_in(hvtx: Program) -> None:
+    """A rule ends where its set is full (findings/nft-full-set-ends-the-rule.sh): a drop follows."""
+    make_network(hvtx)
+    one = run(hvtx, "one")
+    bridge = bridge_of(hvtx)
+    mac = mac_of(bridge)
+    (shown,) = json.loads(lab.run("ip", "-j", "addr", "show", bridge))
+    gateway = next(a["local"] for a in shown["addr_info"] if a["local"].startswith("fe80:"))
+
+    def is_heard(source: str) -> bool:
+        """Whether the host learns of a neighbour with this address from guest one."""
+        with inside(one), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:  # type: ignore[arg-type]
+            wire.bind(("eth0", 0))
+            body = struct.pack(">BBHI", 135, 0, 0, 0) + socket.inet_pton(socket.AF_INET6, gateway)
+            body += bytes((1, 1)) + bytes.fromhex(one.mac.replace(":", ""))
+            packet = ipv6(source, gateway, 58, icmp6(source, gateway, body))
+            wire.send(ether(one.mac, mac, 0x86DD, packet))
+        time.sleep(0.2)
+        return source in lab.run("ip", "-6", "neigh", "show", "dev", bridge)
+
+    (inner,) = json.loads(one.run("ip", "-j", "addr", "show", "eth0"))
+    assert is_heard(next(a["local"] for a in inner["addr_info"] if a["local"].startswith("fe80:")))
+    assert is_heard("fe80::aaaa:1")
+    table = next(t for t in lab.run("nft", "list", "tables").split() if t.startswith("hvtx-"))
+    there = lab.run("nft", "list", "set", "bridge", table, "seen6").count("expires")
+    fillers = (f'"filler" . {0xFE80 << 112 | number:#x}' for number in range(65535 - there))
+    words = f"add element bridge {table} seen6 {{ {', '.join(fillers)} }}\n"
+    lab.run("nft", "-f", "-", stdin=words)
+    assert not is_heard("fe80::aaaa:2")
+    lab.run("ip", "-6", "neigh", "flush", "dev", bridge)
+    assert is_heard("fe80::aaaa:1")
+    assert reach(one, None, "udp", GATEWAY6, 7000, 7000)
+    lab.run("nft", "flush", "set", "bridge", table, "seen6")
+    assert is_heard("fe80::aaaa:2")
+
+
 def test_all_link_local_sources_have_one_limit_of_connections(
     firewall: str, world: lab.Namespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

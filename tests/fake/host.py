@@ -97,7 +97,8 @@ class FakeLinks:
         self._kernel.alive()
         return frozenset(self._kernel.filtered)
 
-    def controlled(self, ifindex: int) -> bool:
+    def controlled(self, ifindex: int, *, queues: bool = True) -> bool:
+        del queues
         self._kernel.alive()
         return ifindex in self._kernel.filtered
 

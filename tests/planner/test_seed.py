@@ -34,10 +34,8 @@ def test_addresses_ways_out_and_mtu_where_nobody_else_tells() -> None:
                 "dhcp4": False,
                 "dhcp6": False,
                 "addresses": ["10.77.0.2/24", "fd77::2/64"],
-                "routes": [
-                    {"to": "0.0.0.0/0", "via": "10.77.0.1", "metric": 100},
-                    {"to": "::/0", "via": "fd77::1", "metric": 100},
-                ],
+                "routes": [{"to": "0.0.0.0/0", "via": "10.77.0.1", "metric": 100}],
+                "gateway6": "fd77::1",
             },
             "eth1": {
                 "match": {"macaddress": "02:00:00:00:00:0b"},
@@ -50,6 +48,24 @@ def test_addresses_ways_out_and_mtu_where_nobody_else_tells() -> None:
             },
         },
     }
+
+
+def test_only_one_way_out_over_ipv6_is_a_gateway() -> None:
+    """The first that nobody else tells of: gateway6 has no metric, and stands once."""
+    both = LAN._replace(
+        id="n2", subnets=("10.78.0.0/16", "fd78::/64"), gateways=("10.78.0.1", "fd78::1")
+    )
+    vm = WEB._replace(interfaces=(ETH0, ETH1._replace(ipv6="fd78::4")))
+    told = network_config(vm, {"n1": LAN, "n2": both})["ethernets"]
+    assert told["eth0"]["gateway6"] == "fd77::1"
+    assert "gateway6" not in told["eth1"]
+    assert told["eth1"]["routes"] == [
+        {"to": "0.0.0.0/0", "via": "10.78.0.1", "metric": 101},
+        {"to": "::/0", "via": "fd78::1", "metric": 1025},
+    ]
+    asked = network_config(vm, {"n1": LAN._replace(dhcp=True), "n2": both})["ethernets"]
+    assert "gateway6" not in asked["eth0"]
+    assert asked["eth1"]["gateway6"] == "fd78::1"
 
 
 def test_a_network_with_a_service_is_asked() -> None:

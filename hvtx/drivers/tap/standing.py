@@ -46,20 +46,21 @@ def _listed(everything: Sequence[Link]) -> Above:
     return lambda seen: above.get(seen.ifindex, [])
 
 
-def standing_on(seen: Link, links: Links, above: Above) -> Standing:
+def standing_on(seen: Link, links: Links, above: Above, *, queues: bool = True) -> Standing:
     """What stands on a device now. Raises OSError, DumpInterrupted."""
     index = seen.ifindex
-    return Standing(above(seen), links.addresses(index), links.controlled(index))
+    return Standing(above(seen), links.addresses(index), links.controlled(index, queues=queues))
 
 
 def kept_by_others(
-    seen: Link, links: Links, above: Above, known: Sequence[str] = ()
+    seen: Link, links: Links, above: Above, known: Sequence[str] = (), *, queues: bool = True
 ) -> Outcome | None:
     """What of others keeps a device of ours, which gets no more addresses of its own.
 
-    Raises OSError, DumpInterrupted.
+    Without ``queues`` a queue of others at tc's root does not count. Raises OSError,
+    DumpInterrupted.
     """
-    found = standing_on(seen, links, above)
+    found = standing_on(seen, links, above, queues=queues)
     silence(links, seen.ifindex, found.addresses, known)
     return dependents(seen, found, known)
 
