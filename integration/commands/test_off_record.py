@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from hvtx import Conflict, Host
+from hvtx.model.attachment import AttachmentKey, AttachmentRequest
 from integration import lab
 from integration.lab import witness
 from integration.lab.program import Forked, Program, preload
@@ -32,6 +34,11 @@ def addresses(hvtx: Program, name: str) -> tuple[str, str]:
     """A VM's, of both families."""
     (interface,) = hvtx.vm(name)["interfaces"]
     return interface["ipv4"], interface["ipv6"]
+
+
+def netns_of(box: lab.Namespace) -> str:
+    """The path by which a runtime names a container's network namespace."""
+    return f"/proc/{box.pid}/ns/net"
 
 
 def put_back(hvtx: Program, backup: Path) -> None:
@@ -120,3 +127,19 @@ def test_an_older_copy_without_later_guests_is_believed(hvtx: Program, tmp_path:
     assert doubted()
     hvtx("gc", "--apply")
     assert not doubted()
+
+
+def test_a_container_gets_other_addresses(hvtx: Program, tmp_path: Path) -> None:
+    """ADD of the CNI plugin passes over them, too, and refuses one that is asked for."""
+    run_later(hvtx, tmp_path / "backup")
+    box = lab.Namespace()
+    asked = AttachmentRequest(AttachmentKey("net", "c0ffee", "eth0"), "net", netns_of(box))
+    try:
+        with Host(firewall=hvtx.environment["HVTX_FIREWALL"]) as host:
+            with pytest.raises(Conflict, match="a VM that is not on record has the address"):
+                host.attachments.add(asked._replace(addresses=("10.77.0.3",)))
+            made = host.attachments.add(asked)
+            assert [one.address for one in made.addresses] == ["10.77.0.4/24", "fd77::4/64"]
+            host.attachments.delete(asked.key)
+    finally:
+        box.close()
