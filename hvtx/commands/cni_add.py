@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 
 from hvtx.commands.cni_del import remove
-from hvtx.commands.vm_create import check_request, record_vm, with_room
+from hvtx.commands.vm_create import check_request, record_vm, taken_addresses, with_room
 from hvtx.commands.vm_start import intend
 from hvtx.drivers import netns
-from hvtx.engine import attachments, egress_base, own_addresses, privileges
+from hvtx.engine import attachments, egress_base, privileges
 from hvtx.engine.attachment_network import refuse_first as refuse_first_network
 from hvtx.engine.attachment_network import take
 from hvtx.engine.network_build import ensure_networks
@@ -55,7 +55,7 @@ def add(runtime: Runtime, request: AttachmentRequest) -> Attached:
     privileges.need_to_start([network])
     networks = ensure_networks(runtime, networks_now(runtime, [network]))
     networks = egress_base.ensure(runtime, wanted.policy, networks)
-    own = own_addresses.in_subnets([network])
+    own = taken_addresses([network], runtime.off_record)
     with (
         with_room(runtime, [network], own),
         begin(runtime, "cni-add", vm=name) as (sql, operation),

@@ -10,7 +10,7 @@ from hvtx.engine.gc_apply import apply_plan
 from hvtx.engine.gc_plan import Report, make_plan
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.saved_plan import Identity, as_saved, of_blocks, of_items
-from hvtx.model.plan import Action, Item, Plan
+from hvtx.model.plan import Action, Item, Plan, Result
 from hvtx.model.reason import Reason
 from hvtx.model.typed import TYPE_CHECKING, Any
 from hvtx.store import history, records, trust
@@ -52,12 +52,22 @@ def collect(
         report, plan = report._replace(blocks=blocks), reviewed
     done = apply_plan(runtime, plan, verb="gc", progress=progress)
     _tell_skipped(runtime, done)
+    if saved is None and runtime.off_record is not None and _is_on_record(done.judged()):
+        runtime.off_record.believe()
     report = _blocks(runtime, report, saved=saved is not None)
     runtime.unlock("all", "gc")
     done = collect_outside(
         done, runtime.settings, lambda ids: runtime.read(records.resources_by_id, ids)
     )
     return report._replace(plan=done, applied=True, newer=newer)
+
+
+_OFF_RECORD = (Reason.UNRECORDED, Reason.OBSERVE_FAILED)  # the latter: perhaps
+
+
+def _is_on_record(items: Sequence[Item]) -> bool:
+    """Whether nothing is off the record, now that a plan of all there is was carried out (pure)."""
+    return all(item.reason not in _OFF_RECORD or item.outcome is Result.DONE for item in items)
 
 
 def _reviewed(planned: Sequence[BlockStep], saved: Sequence[Identity]) -> tuple[BlockStep, ...]:

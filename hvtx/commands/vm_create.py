@@ -19,13 +19,16 @@ from hvtx.errors import Conflict, NotFound, UsageError, advised
 from hvtx.host import paths
 from hvtx.model.policy import EgressRule, Limits, Policy, names_in
 from hvtx.model.resource import Kind
-from hvtx.model.typed import Any
+from hvtx.model.typed import TYPE_CHECKING, Any
 from hvtx.model.vm import Interface, Network, Publish, Vm
 from hvtx.planner import addressing, provision
 from hvtx.planner.assigning import Asked, assigned
 from hvtx.planner.provision import ResourceSpec
 from hvtx.store import history, leases, records
 from hvtx.store.history import Event
+
+if TYPE_CHECKING:
+    from hvtx.engine.off_record import OffRecord
 
 
 def request_from_log(runtime: Runtime, name: str, operation: int | None = None) -> VmRequest:
@@ -114,7 +117,7 @@ def create_vm(runtime: Runtime, request: VmRequest) -> Vm:
     warn_of_disks(request.kernel, request.disks)
     networks = take_networks(runtime, request)
     _refuse_lost(runtime, networks, request.ips)
-    own = own_addresses.in_subnets(networks)
+    own = taken_addresses(networks, runtime.off_record)
     with (
         with_room(runtime, networks, own),
         begin(runtime, "create", vm=request.name) as (sql, operation),
@@ -127,6 +130,12 @@ def create_vm(runtime: Runtime, request: VmRequest) -> Vm:
     )
     del rows
     return vm
+
+
+def taken_addresses(networks: Sequence[Network], off_record: OffRecord | None) -> Collection[str]:
+    """Addresses that no guest can be leased: the host's own, and those of guests off the record."""
+    own = own_addresses.in_subnets(networks)
+    return own if off_record is None else {*own, *off_record.guests(networks)}
 
 
 def with_room(
@@ -271,6 +280,8 @@ def _check_addresses(runtime: Runtime, request: VmRequest, networks: Sequence[Ne
     wanted = [address for each in asked for address in each.addresses]
     if wanted:
         own_addresses.refuse(wanted, own_addresses.in_subnets(networks))
+    if wanted and runtime.off_record is not None:
+        runtime.off_record.refuse(wanted, networks)
 
 
 def _asked(request: VmRequest, networks: Sequence[Network]) -> list[Asked]:

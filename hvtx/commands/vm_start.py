@@ -64,6 +64,8 @@ def start_held(runtime: Runtime, name: str) -> VmScope:
         networks = egress_base.ensure(runtime, vm.policy, standing(runtime, networks))
         look = look_by(runtime.devices().links)  # one for both, of now
         own_addresses.refuse_start(vm, networks.networks.values(), look.local)
+        if runtime.off_record is not None:
+            runtime.off_record.refuse_vm(vm, networks.networks.values())
         refuse_diverted_vm(vm, networks, look)
         with port_holders.ahead(held, vm) as holder:
             with begin(runtime, "start", vm=name) as (sql, operation):
@@ -101,7 +103,7 @@ def run_vm(runtime: Runtime, request: VmRequest) -> VmScope:
         privileges.need_to_start(taken)
         networks = ensure_networks(runtime, networks_now(runtime, taken))
         networks = egress_base.ensure(runtime, request.policy, networks)
-        own = own_addresses.in_subnets(taken)
+        own = vm_create.taken_addresses(taken, runtime.off_record)
         with (
             vm_create.with_room(runtime, taken, own),
             begin(runtime, "run", vm=request.name) as (sql, operation),

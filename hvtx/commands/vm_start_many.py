@@ -138,6 +138,8 @@ def _start(runtime: Runtime, ready: Sequence[_Ready], tally: Tally, stack: ExitS
         ports, families = decide.ports_of(vm), decide.families_of(vm)
         try:
             own_addresses.refuse_vm(vm, own)
+            if runtime.off_record is not None:
+                runtime.off_record.refuse_vm(vm, one.scope.networks.values())
             begun.append((one, stack.enter_context(holding_ports(runtime, ports, families))))
         except Conflict as problem:
             tally.fail(vm.name, problem)

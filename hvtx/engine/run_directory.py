@@ -12,6 +12,9 @@ from hvtx.host.locks import LockFile
 from hvtx.model.resource import Kind, Resource
 from hvtx.store.high_water_mark import HighWaterMark
 
+_MARKER_MOST = 1 << 13  # bytes: two lines, of which a path is the longest part
+_OLDER = b"an older copy of the store was accepted\n"  # the marker's last line, if there at all
+
 
 class RunDirectory:
     """``<run-dir>/<installation>``; nothing in it is made or opened before it is needed."""
@@ -103,23 +106,51 @@ class RunDirectory:
         """Whether a marker is there."""
         return is_there(self.path("marker"))
 
-    def mark(self, text: bytes) -> None:
-        """Write the marker, if it does not say that already. Raises StoreError."""
+    def mark(self, text: bytes, *, older: bool = False) -> bool:
+        """Write the marker, if it does not say that already. Raises StoreError.
+
+        Whether a person accepted an ``older`` copy of the store in this life of the host stands in
+        it, too, and is returned.
+        """
         path = self.path("marker")
         with suppress(OSError), open(path, "rb", buffering=0) as marker:
-            if marker.read(len(text) + 1) == text:
-                return
+            seen = marker.read(_MARKER_MOST)
+            older = older or seen.endswith(_OLDER)
+            if seen == (text + _OLDER if older else text):
+                return older
         self._make()
         try:
             with open(path, "wb", opener=_private) as marker:
-                marker.write(text)
+                marker.write(text + _OLDER if older else text)
         except OSError as problem:
-            raise StoreError(
-                f"{path} cannot be written: {problem.strerror}",
-                hint=room_hint(
-                    problem, "free some space there, or choose another place with --run-dir"
-                ),
-            ) from problem
+            raise _unwritable(path, problem) from problem
+        return older
+
+    def doubt(self) -> None:
+        """Say in a marker that is there that an older copy is accepted. Raises StoreError."""
+        path = self.path("marker")
+        try:
+            with open(path, "rb+", buffering=0) as marker:
+                if not marker.read(_MARKER_MOST).endswith(_OLDER):
+                    marker.write(_OLDER)
+        except FileNotFoundError:
+            pass  # it is written with the next change
+        except OSError as problem:
+            raise _unwritable(path, problem) from problem
+
+    def believe(self) -> None:
+        """Take that back: nothing of the host is off the record."""
+        with suppress(OSError), open(self.path("marker"), "rb+", buffering=0) as marker:
+            seen = marker.read(_MARKER_MOST)
+            if seen.endswith(_OLDER):
+                marker.truncate(len(seen) - len(_OLDER))
+
+
+def _unwritable(path: str, problem: OSError) -> StoreError:
+    hint = "free some space there, or choose another place with --run-dir"
+    return StoreError(
+        f"{path} cannot be written: {problem.strerror}", hint=room_hint(problem, hint)
+    )
 
 
 def _private(path: str, flags: int) -> int:

@@ -7,7 +7,7 @@ it touches. Opening for reading leaves store and host alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 
 from hvtx.drivers.base import (
@@ -34,6 +34,7 @@ from hvtx.store.database import Store
 from hvtx.store.opening import open_store
 
 if TYPE_CHECKING:
+    from hvtx.engine.off_record import OffRecord
     from hvtx.model.block import Cluster
 
 P = ParamSpec("P")
@@ -96,6 +97,7 @@ class Runtime:
         self.mine: set[int] = set()  # operations of this run: a lock's owner cannot probe it
         self.life: Epoch = Epoch(0, self.boot_id, self.netns, recovered=False)
         self.epoch = EpochRelation.FIRST
+        self.off_record: OffRecord | None = None  # where an older copy of the store was accepted
         self._moves = False  # to this namespace from another, with nothing on record
         try:
             self._judge()
@@ -199,7 +201,9 @@ class Runtime:
         Raises Refused for what only a person may decide.
         """
         assert self.writable
-        if accept_rollback and self.refused and self.refused.code in _ACCEPTABLE:
+        older = accept_rollback and self.refused is not None and self.refused.code in _ACCEPTABLE
+        if older:
+            self._directory.doubt()  # first: then nothing else tells of it any more
             trust.accept_rollback(self.store)
             self.refused = None
             self._judge()
@@ -216,7 +220,9 @@ class Runtime:
             self.epoch = EpochRelation.SAME
         place = trust.note_place(self.store, lambda: self.nftables().leave_trace())
         trace = store_location.trace_at(place)
-        self._directory.mark(f"{self.boot_id} {self.netns}\n{trace}\n".encode())
+        text = f"{self.boot_id} {self.netns}\n{trace}\n".encode()
+        if self._directory.mark(text, older=older):
+            self.off_record = _off_record(self.store, self.firewall, self._directory)
 
     def _enter_life(self, sql: Any) -> None:
         """Put this life on record, inside a transaction; raises Refused."""
@@ -261,7 +267,12 @@ class Runtime:
         """Whether some process holds an operation's lock."""
         if operation in self.mine:
             return True
-        return self._directory.holds(operation) or self._lost_its_lock(operation)
+        if self._directory.holds(operation):
+            return True
+        writer = self.read(records.writer_of, operation)
+        if writer is None or writer.boot_id != self.boot_id:
+            return False
+        return _has_lock(writer, self.installation, self._directory.path("operations.lock"))
 
     def running(self, operations: Sequence[Operation]) -> dict[int, bool]:
         """Whether each of these, which were open a moment ago, runs; if not, it was interrupted.
@@ -272,17 +283,6 @@ class Runtime:
         free = [known.id for known in operations if not self.is_running(known.id)]
         interrupted = self.read(records.still_open, free) if free else set()
         return {known.id: known.id not in interrupted for known in operations}
-
-    def _lost_its_lock(self, operation: int) -> bool:
-        """Whether the operation's writer lives, with its lock in a file that is not here any more.
-
-        Somebody emptied the run directory under it, or mounted something over it.
-        """
-        writer = self.read(records.writer_of, operation)
-        if writer is None or writer.boot_id != self.boot_id:
-            return False
-        path = self._directory.path("operations.lock")
-        return _has_open(writer, f"/{self.installation}/operations.lock", path)
 
     # -- drivers ---------------------------------------------------------------------------------
 
@@ -309,6 +309,18 @@ class Runtime:
     def writer(self) -> Identity:
         """Who runs this, as operations record it."""
         return procfs.identify(os.getpid())
+
+
+def _off_record(
+    store: Store, firewall: Callable[[str], FirewallDriver], directory: RunDirectory
+) -> OffRecord:
+    from hvtx.engine.off_record import OffRecord  # hardly ever needed
+
+    def known(marks: Collection[str]) -> set[str]:
+        with store.reading() as sql:
+            return records.marks_on_record(sql, marks) | records.tombstones(sql, marks).keys()
+
+    return OffRecord(store.installation, firewall, known, directory.believe)
 
 
 def _tap_user(settings: Settings) -> int:
@@ -340,13 +352,16 @@ def _may_live(
     return verdict is not Liveness.DEAD
 
 
-def _has_open(writer: Identity, was: str, path: str) -> bool:
-    """Whether a process lives and has a file open that was there, and is another than ``path``."""
+def _has_lock(writer: Identity, installation: str, path: str) -> bool:
+    """Whether an operation's writer lives, with its lock in another file than ``path``.
+
+    Somebody emptied the run directory under it, or mounted something over it.
+    """
     from hvtx.host import openfiles
 
     facts = procfs.look_again(writer)
     alive = procfs.same(writer, facts) and not facts.ended
-    return alive and openfiles.has_open(writer.pid, was, path)
+    return alive and openfiles.has_open(writer.pid, f"/{installation}/operations.lock", path)
 
 
 def _need_privileges() -> None:

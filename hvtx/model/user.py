@@ -42,6 +42,13 @@ class User(NamedTuple):
         """What records and people are told."""
         return self.uid if self.name is None else self.name
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that say who it is; one without an entry in passwd has no name."""
+        name = self.name or ""
+        who = {} if not name or name.isdigit() else {"USER": name, "LOGNAME": name}
+        return {"HOME": self.home, **who}
+
     def may(self, mode: int, owner: int, group: int, bits: int) -> bool:
         """Whether the permission bits of a file grant ``bits`` (4, 2, 1) to this user (pure)."""
         if owner == self.uid:

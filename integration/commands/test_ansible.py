@@ -284,13 +284,17 @@ def test_each_state_and_each_change(fleet: Fleet) -> None:
         [stop, back, start],
         "running",
     )
-    users = each(
-        fleet.play(task("network", name="lab", state="absent"), words=("--check",), fails=True)
+    away = task("network", name="lab", state="absent")
+    foreseen, really = (
+        each(fleet.play(away, words=("--check",))),
+        each(fleet.play(away, fails=True)),
     )
-    really = each(fleet.play(task("network", name="lab", state="absent"), fails=True))
-    assert [(r["exit_code"], r["code"]) for r in users] == [(4, "conflict")] * 2
+    assert [r["changed"] for r in foreseen] == [True] * 2  # an earlier task may remove it
+    assert all(
+        "is used by web, which an earlier task may remove" in r["warnings"][0] for r in foreseen
+    )
     assert [(r["exit_code"], r["code"]) for r in really] == [(4, "conflict")] * 2
-    assert all("web" in r["msg"] for r in (*users, *really))
+    assert all("web" in r["msg"] for r in really)
 
 
 def test_a_network_is_changed_or_refused(fleet: Fleet) -> None:
@@ -396,6 +400,120 @@ def test_a_play_for_a_fresh_host_is_foreseen_whole(fleet: Fleet) -> None:
         )  # fmt: skip
 
 
+def hvtx(fleet: Fleet, name: str, *words: str) -> str:
+    """Its command line on a host; what it prints."""
+    places = (
+        "--state-dir",
+        str(fleet.place / name / "state"),
+        "--run-dir",
+        str(fleet.place / name / "run"),
+    )
+    argv = [str(fleet.place / f"python-{name}"), "-m", "hvtx", *places, *words]
+    return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def foreseen(fleet: Fleet, *tasks: dict[str, Any], fails: bool = False) -> Results:
+    """What check mode says of tasks; hosts and records stay as they are."""
+    before = fleet.dumps()
+    told = fleet.play(*tasks, words=("--check",), fails=fails)
+    after = fleet.dumps()
+    for name in HOSTS:  # whoever reads a store that was closed makes SQLite's two files anew
+        for dump in (before, after):
+            dump[name]["files"] = [
+                f for f in dump[name]["files"] if not f.endswith(("-wal", "-shm"))
+            ]
+    assert lab.difference(before, after) == ""
+    return told
+
+
+def test_a_vm_moves_into_a_network_of_an_earlier_task(fleet: Fleet) -> None:
+    """To the sentence, also where that is not allowed; of addresses nothing is said before."""
+    fleet.play(task("network", **NETWORK), task("vm", **SLEEPER, name="web"))
+    two = task("network", name="two", subnets=["10.83.0.0/24"])
+    moved = {**WEB, "networks": ["two"]}
+    here = {"ips": ["10.83.0.9"], "allow_replace": True, "allow_restart": True}
+    kept = foreseen(fleet, two, task("vm", **moved), fails=True)
+    told = foreseen(fleet, two, task("vm", **moved, **here))
+    refused = fleet.play(two, task("vm", **moved), fails=True)
+    done = fleet.play(task("vm", **moved, **here))
+    for name in HOSTS:
+        assert kept[name][1]["msg"] == refused[name][1]["msg"]
+        assert (
+            "there is no network two, which an earlier task may make"
+            in told[name][1]["warnings"][0]
+        )
+        assert [w.partition(",")[0] for w in told[name][1]["actions"]] == [
+            w.partition(",")[0] for w in done[name][0]["actions"]
+        ]
+        assert told[name][1]["diff"]["after"]["networks"] == ["two"]
+        assert done[name][0]["vm"]["interfaces"][0]["ipv4"] == "10.83.0.9"
+
+
+def test_a_play_that_takes_all_away_is_foreseen(fleet: Fleet) -> None:
+    """The network goes after its VMs; a process of somebody else's keeps its VM, as it does really."""
+    fleet.play(task("network", **NETWORK), task("vm", **WEB))
+    fleet.play(task("vm", name="own", networks=["lab"], hypervisor="external"))
+    with subprocess.Popen(["sleep", "600"]) as process:
+        for name in HOSTS:
+            hvtx(fleet, name, "vm", "attach", "own", "--pid", str(process.pid))
+        for state in ("stopped", "restarted", "absent"):
+            ask = task("vm", name="own", state=state)
+            told, really = foreseen(fleet, ask, fails=True), fleet.play(ask, fails=True)
+            for result in (*each(told), *each(really)):
+                assert (result["exit_code"], result["code"]) == (4, "conflict")
+                assert result["msg"].startswith(
+                    "the process of VM 'own' runs, and hvtx did not start it"
+                )
+        process.kill()
+    away = [task("vm", name=name, state="absent") for name in ("web", "own")]
+    told = foreseen(fleet, *away, task("network", name="lab", state="absent"))
+    done = fleet.play(*away, task("network", name="lab", state="absent"))
+    for name in HOSTS:
+        assert [r["actions"] for r in told[name]] == [r["actions"] for r in done[name]]
+        assert (
+            [r["changed"] for r in told[name]] == [r["changed"] for r in done[name]] == [True] * 3
+        )
+
+
+def test_what_is_off_the_record_is_foreseen(fleet: Fleet, tmp_path: Path) -> None:
+    """With ``unrecorded``: what would be deleted, as a diff, and what is left besides."""
+    fleet.play(task("network", **NETWORK))
+    for name in HOSTS:
+        hvtx(fleet, name, "store", "backup", str(tmp_path / f"{name}.db"))
+    pids = [r["vm"]["pid"] for r in each(fleet.play(task("vm", **WEB)))]
+    for name, pid in zip(HOSTS, pids, strict=True):
+        hvtx(fleet, name, "store", "restore", str(tmp_path / f"{name}.db"), "--force")
+        hvtx(fleet, name, "recover", "--accept-rollback")
+        lab.end(pid)
+    ask = task("gc", apply=True, unrecorded=True)
+    told = foreseen(fleet, ask)
+    done = fleet.play(ask)
+    for one, other in zip(each(told), each(done), strict=True):
+        assert one["changed"] is other["changed"] is True
+        assert "delete tap hv" in one["diff"]["before"]
+        assert one["diff"] == other["diff"]
+        assert one["left"] == other["left"]
+
+
+def test_a_host_without_hvtx_is_foreseen(fleet: Fleet, tmp_path: Path) -> None:
+    """An earlier task may install it: what would be made is said, with a warning."""
+    bare = tmp_path / "bare"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
+    bare.chmod(0o755)
+    tasks = [
+        task("network", **NETWORK),
+        task("vm", **WEB),
+        task("gc", apply=True),
+        task("vm", name="web", state="absent"),
+    ]
+    book = [{"hosts": "all", "gather_facts": False, "vars": {"ansible_python_interpreter": str(bare)}, "tasks": tasks}]  # fmt: skip
+    for results in fleet.run(json.dumps(book), "--check").values():
+        assert [r["changed"] for r in results] == [True, True, False, False]
+        assert results[1]["actions"] == ["create VM web", "start VM web"]
+        assert results[0]["diff"]["after"] == {"subnets": ["10.81.0.0/24"]}
+        assert all("which an earlier task may install" in r["warnings"][0] for r in results)
+
+
 def argument_spec(name: str) -> dict[str, dict[str, Any]]:
     """What a module takes, as it tells Ansible."""
     kept: dict[str, Any] = {}
@@ -497,7 +615,24 @@ def test_the_role_installs_by_pip(wheels: Path, fleet: Fleet, tmp_path: Path) ->
     again = fleet.run(json.dumps(play), only="north")["north"]
     assert [result["changed"] for result in again] == [False] * len(first)
     checked = fleet.run(json.dumps(play), "--check", only="north")["north"]
-    assert [result["changed"] for result in checked] == [False] * (len(first) - 1)  # one is skipped
+    assert not any(result["changed"] for result in checked)
+    unit, timer = (
+        root / "etc/systemd/system" / f"hvtx-{name}" for name in ("gc.service", "gc.timer")
+    )
+    kept = unit.read_text(), timer.read_text()
+    unit.unlink()
+    timer.unlink()
+    checked = fleet.run(json.dumps(play), "--check", only="north")["north"]
+    assert [result["changed"] for result in checked] == [False] * (len(checked) - 1) + [True]
+    differing = [one for one in checked[-1]["results"] if one["changed"]]
+    assert sorted(one["item"]["path"] for one in differing) == sorted(
+        f"/etc/systemd/system/{one.name}" for one in (unit, timer)
+    )
+    assert "OnUnitInactiveSec=" in json.dumps([one["diff"] for one in differing])
+    assert (unit.exists(), timer.exists()) == (False, False)
+    mended = fleet.run(json.dumps(play), only="north")["north"]
+    assert any(result["changed"] for result in mended)
+    assert (unit.read_text(), timer.read_text()) == kept
     made = [
         path
         for path in map(str, tmp_path.rglob("*"))
@@ -510,3 +645,20 @@ def test_the_role_installs_by_pip(wheels: Path, fleet: Fleet, tmp_path: Path) ->
     }]  # fmt: skip
     [result] = fleet.run(json.dumps(use), only="south")["south"]
     assert result["items"] == []
+
+
+@pytest.mark.parametrize("way", ["deb", "pip"])
+def test_the_role_is_foreseen_on_a_fresh_host(fleet: Fleet, tmp_path: Path, way: str) -> None:
+    """What a first task would bring the second does not find: that is no failure."""
+    package = tmp_path / "hvtx.deb"
+    package.write_text("a package\n")
+    variables = {
+        "hvtx_install_from": way, "hvtx_install_deb": str(package),
+        "hvtx_install_venv": str(tmp_path / "venv"), "hvtx_install_python": sys.executable,
+    }  # fmt: skip
+    play = [{"hosts": "north", "gather_facts": False, "roles": [{"role": "hvtx.host.install", "vars": variables}]}]  # fmt: skip
+    told = fleet.run(json.dumps(play), "--check", only="north")["north"]
+    assert [result["outcome"] for result in told] == ["ok"] * len(told)
+    assert any(result["changed"] for result in told)
+    assert not Path("/var/cache/hvtx.deb").exists()
+    assert not (tmp_path / "venv").exists()

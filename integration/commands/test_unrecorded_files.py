@@ -15,6 +15,7 @@ from integration import lab
 from integration.lab.example_host import hold
 from integration.lab.program import Forked, Program, preload
 from integration.lab.vms import end_vms
+from integration.lab.waiting import until
 
 SLEEP = ("--", "sleep", "600")
 
@@ -224,3 +225,22 @@ def test_what_lies_there_without_a_mark_of_ours_is_nobodys_to_remove(hvtx: Progr
     assert reasons == {"0a": "other-installation", "0b": "mark-unreadable"}
     hvtx("gc", "--apply", "--unrecorded")
     assert lab.difference(left, whole()) == ""
+
+
+def test_logs_stay_for_a_later_vm_of_the_name(hvtx: Program, tmp_path: Path) -> None:
+    """They have no mark: gc leaves them alone; who has the name writes on, and `vm rm` ends it."""
+    logs = Path(os.environ["HVTX_STATE_DIR"]) / "logs"
+    hvtx("store", "backup", str(tmp_path / "backup"))
+    hvtx("vm", "run", "later", "--network", "net", "--", "sh", "-c", "echo first; sleep 600")
+    until("the first word", lambda: "first" in (logs / "later.log").read_text())
+    gone = hvtx.vm("later")["pid"]
+    put_back(hvtx, tmp_path / "backup")
+    lab.end(gone)
+    said = (logs / "later.log").read_text()
+    hvtx("gc", "--apply", "--unrecorded")
+    assert (logs / "later.log").read_text() == said
+    hvtx("vm", "run", "later", "--network", "net", "--", "sh", "-c", "echo second; sleep 600")
+    until("the second word", lambda: "second" in (logs / "later.log").read_text())
+    assert (logs / "later.log").read_text().startswith(said)
+    hvtx("vm", "rm", "later", "--force")
+    assert not (logs / "later.log").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import subprocess
@@ -24,6 +25,7 @@ from hvtx.model.mark import make_mark
 from hvtx.model.resource import Resource
 from integration import lab
 from integration.boot.test_reboots import forget_everything
+from integration.commands.test_cni_plugin import Answer, Plugin
 from integration.lab import firewalld
 from integration.lab.firewalld import Firewalld
 from integration.lab.neighbourhood import flows
@@ -145,6 +147,12 @@ def site(world: lab.Namespace, daemon: Firewalld) -> Iterator[Site]:
     for vm in made.hvtx("vm", "ls", "--json", code=None).json().get("vms", []):
         if vm["pid"]:
             lab.end(vm["pid"])
+
+
+@pytest.fixture
+def own_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever owns the checkout could change it, which `cni install` refuses."""
+    monkeypatch.setattr("hvtx.commands.cni_install.changeable", lambda: None)
 
 
 def never() -> None:
@@ -460,6 +468,66 @@ def test_without_passage_nothing_is_placed(site: Site) -> None:
     assert zone.read_text() != saved
     assert site.passing() == ALL
     site.leave()
+
+
+class Containers:
+    """The plugin as a runtime calls it, and containers of a network that its configuration declares."""
+
+    def __init__(self, place: Path) -> None:
+        subnets = ("--subnet", "10.77.0.0/24", "--subnet", "fd77::/64")
+        self.plugin = Plugin(place, "--network", "lan", *subnets)
+        (self.declared,) = json.loads(self.plugin.conf.read_text())["plugins"]
+
+    def call(self, verb: str, name: str, netns: str, **asked: object) -> Answer:
+        """One call for one container; ``asked`` is its runtimeConfig."""
+        variables = {"COMMAND": verb, "CONTAINERID": name, "IFNAME": "eth0", "NETNS": netns}
+        environment = {f"CNI_{key}": value for key, value in variables.items()}
+        said = {"cniVersion": "1.0.0", "name": "lan", **self.declared, "runtimeConfig": asked}
+        place = {"CNI_PATH": str(self.plugin.program.parent)}
+        return self.plugin.run({**os.environ, **environment, **place}, json.dumps(said).encode())
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["it knows the zone", "it does not"])
+@pytest.mark.usefixtures("own_program")
+def test_the_network_of_containers_is_put_into_it(site: Site, tmp_path: Path, known: bool) -> None:
+    """By the first ADD as by `network create`: the same fifteen flows, and the same command."""
+    daemon, containers = site.daemon, Containers(tmp_path)
+    if known:
+        (daemon.vendors / "hvtx.xml").write_text(packaged_zone().text)
+    daemon.start()
+    before = site.theirs()
+    ports = [{"hostPort": PORT, "containerPort": 80, "protocol": "tcp"}]
+    boxes = {"web": lab.Namespace(), "two": lab.Namespace()}
+    try:
+        for name, box in boxes.items():
+            asked = {"portMappings": ports} if name == "web" else {}
+            made = containers.call("ADD", name, f"/proc/{box.pid}/ns/net", **asked)
+            assert made.code == 0, made.document
+            four, six = (one["address"].partition("/")[0] for one in made.document["ips"])
+            site.guests[name] = {"4": four, "6": six, "pid": box.pid}
+            assert ("firewall-cmd --reload" in made.err) == (name == "web" and not known)
+        bridge = site.hvtx("network", "show", "lan", "--json").json()["bridge"]
+        assert rows(site) == [f"zone hvtx of {bridge}"]
+        assert daemon.says("--permanent", "--zone=hvtx", "--list-interfaces") == bridge
+        if not known:
+            assert site.passing() == STOPPED
+            assert set(site.errors().values()) == {"firewall-cmd --reload"}
+            daemon.run("firewall-cmd --reload")
+        assert site.passing() == ALL
+        assert site.errors() == {}
+        daemon.run("firewall-cmd --reload")
+        assert site.passing() == ALL
+        for name in boxes:
+            assert containers.call("DEL", name, "").code == 0
+        assert rows(site) == [f"zone hvtx of {bridge}"]
+        site.hvtx("network", "rm", "lan")
+        daemon.run("firewall-cmd --reload")
+        assert lab.difference(before, site.theirs()) == ""
+        assert site.hvtx.is_clean()
+    finally:
+        site.guests.clear()
+        for box in boxes.values():
+            box.close()
 
 
 class Booted(Forked):

@@ -62,3 +62,20 @@ def test_permission_bits_are_read_as_the_kernel_reads_them(
 )
 def test_who_can_replace_what_is_in_a_directory(mode: int, owner: int, may: bool) -> None:
     assert User(10, 20).may_replace(Seen(0o40000 | mode, owner, 0)) is may
+
+
+@pytest.mark.parametrize(
+    ("user", "said"),
+    [
+        (
+            User(10, 20, name="guests", home="/srv"),
+            {"HOME": "/srv", "USER": "guests", "LOGNAME": "guests"},
+        ),
+        (User(10, 10, name="10"), {"HOME": "/"}),
+        (own_user(ONE, 7), {"HOME": "/"}),
+    ],
+    ids=["named", "number", "own"],
+)
+def test_variables_say_who_it_is(user: User, said: dict[str, str]) -> None:
+    """A number without an entry in passwd is no name."""
+    assert user.environment == said

@@ -33,14 +33,18 @@ _NOT_INHERITED = (
     "HVTX_QUEUES",
     "HVTX_SEED",
 )
+# Who its starter is, and places that only the starter may use: not another user's.
+_OF_STARTER = ("USER", "LOGNAME", "MAIL", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")
 
 
 def inherited(
     environment: Mapping[str, str], added: Mapping[str, str], user: User | None = None
 ) -> dict[str, str]:
-    """What a VM process finds in its environment (pure); another user's has a home of its own."""
+    """What a VM process finds in its environment (pure); another user's says who that is."""
     kept = {k: v for k, v in environment.items() if not k.startswith(_NOT_INHERITED)}
-    return kept | ({} if user is None else {"HOME": user.home}) | dict(added)
+    if user is not None:
+        kept = {k: v for k, v in kept.items() if k not in _OF_STARTER} | user.environment
+    return kept | dict(added)
 
 
 def spawn(launch: Launch, log_path: str, name: str = "", user: User | None = None) -> Gate:

@@ -32,7 +32,7 @@ notes:
   - A failure has RV(ignore:hint), RV(ignore:code) and RV(ignore:exit_code) beside its message, as the command line has them.
 attributes:
   check_mode:
-    description: Plans, and changes nothing.
+    description: Plans, and changes nothing. On a host without hvtx it says what would be made, with a warning.
     support: full
   diff_mode:
     description: Shows what differs.

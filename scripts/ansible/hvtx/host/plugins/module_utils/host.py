@@ -40,8 +40,11 @@ MEND = {  # what an option of `hvtx vm apply` is here, by the reason of the refu
 }
 
 
-def load(module):
-    """The package. Fails, naming the interpreter and how to set another."""
+def load(module, without):
+    """The package. Fails, naming the interpreter and how to set another.
+
+    In check mode an earlier task may be to install it: with a warning the task ends as ``without`` says.
+    """
     version = ".".join(map(str, sys.version_info[:3]))
     where = (
         "set ansible_python_interpreter to the Python that has it (/usr/bin/python3 with the Debian package, "
@@ -61,14 +64,20 @@ def load(module):
         hvtx.Host, hvtx.HvtxError  # noqa: B018 - they are loaded now, with what they need
     except ImportError as problem:
         told = f"hvtx cannot be imported by {sys.executable} ({version}): {problem}"
+        if module.check_mode and getattr(problem, "name", None) == "hvtx":
+            module.warn(f"{told}, which an earlier task may install; else {where}")
+            module.exit_json(**without())
         module.fail_json(msg=f"{told}; hint: {where}", hint=where, code="interpreter")
     return hvtx
 
 
 @contextmanager
-def opened(module):
-    """A host with the task's settings; what goes wrong in it fails the task."""
-    hvtx = load(module)
+def opened(module, without):
+    """A host with the task's settings; what goes wrong in it fails the task.
+
+    ``without`` gives what check mode returns of a host on which nothing of hvtx is yet.
+    """
+    hvtx = load(module, without)
     given = {name: module.params[name] for name in SETTINGS if module.params[name] is not None}
     try:
         with hvtx.Host(notices=lambda level, words: _hear(module, level, words), **given) as host:

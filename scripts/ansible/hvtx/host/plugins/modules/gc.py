@@ -13,7 +13,10 @@ description:
     again right before.
 options:
   apply:
-    description: Carry the plan out. Without it, and in check mode, it is returned and shown as a diff.
+    description:
+      - Carry the plan out. Without it, and in check mode, it is returned and shown as a diff.
+      - Each item is looked at again right before. So what check mode tells may be skipped, as may all that O(unrecorded) names while
+        a VM runs that is not on record.
     type: bool
     default: false
   unrecorded:
@@ -74,6 +77,22 @@ def line(item):
     return f"{item.action} {item.kind} {item.key} ({item.reason})\n"
 
 
+def of_block(step):
+    """What is done about a cluster's block, in a diff."""
+    return f"{step.action} block {step.cidr or step.network or 'of the cluster'} ({step.reason})\n"
+
+
+def foreseen(plan, unrecorded):
+    """The items that would be carried out, in the plan's order, with what would be done of each."""
+    found = []
+    for item in plan.judged():
+        if unrecorded and item.reason == "unrecorded":
+            found.append(item._replace(action="delete"))
+        elif item.action != "skip":
+            found.append(item)
+    return found
+
+
 def main():
     """Run the module."""
     module = AnsibleModule(
@@ -85,28 +104,33 @@ def main():
         supports_check_mode=True,
     )
     given = module.params
-    with common.opened(module) as host:
-        do = given["apply"] and not module.check_mode
+    nothing = {"changed": False, "items": [], "left": {}, "diff": {"before": "", "after": ""}}
+    do = given["apply"] and not module.check_mode
+    with common.opened(module, lambda: nothing) as host:
         report = host.gc.apply(unrecorded=given["unrecorded"]) if do else host.gc.plan()
         if report.refused is not None:
             raise report.refused
-    acting = report.plan.acting()
     steps = getattr(report, "blocks", ())  # of a cluster; an older hvtx on that host has none
-    if given["apply"] and given["unrecorded"] and not do:
-        acting += [item for item in report.plan.judged() if item.reason == "unrecorded"]
+    named = given["apply"] and given["unrecorded"]
+    acting = report.plan.acting() if do else foreseen(report.plan, named)
     counts = report.plan.counts()
     items = [told(item) for item in acting]
     result = {
         "changed": bool(acting or steps) if given["apply"] and module.check_mode else False,
         "items": items,
-        "left": {reason: n for (action, reason), n in counts.items() if action == "skip"},
-        "diff": {"before": "".join(map(line, acting)), "after": ""},
+        "left": {
+            reason: n
+            for (action, reason), n in counts.items()
+            if action == "skip" and not (named and reason == "unrecorded")
+        },
+        "diff": {"before": "".join([*map(line, acting), *map(of_block, steps)]), "after": ""},
     }
     if do:
         blocks = [step.outcome for step in steps]
         result["changed"] = any(item["outcome"] == "done" for item in items) or "done" in blocks
         kept = [item for item in acting if str(item.outcome) != "done"]
-        result["diff"]["after"] = "".join(map(line, kept))
+        late = [step for step in steps if step.outcome != "done"]
+        result["diff"]["after"] = "".join([*map(line, kept), *map(of_block, late)])
         failed = [item["message"] for item in items if item["outcome"] == "failed"]
         failed += [step.message for step in steps if step.outcome == "failed"]
         if failed:

@@ -12,7 +12,8 @@ description:
   - What is described is the whole network. An option that is not there has the default of C(hvtx network create),
     except O(bridge) and O(dhcp), which stay as they are.
   - In check mode an uplink and addresses that the host does not have yet are taken for what an earlier task may add, unless
-    a network would be removed for one with these.
+    a network would be removed for one with these; and VMs of a network that is to be removed for what an earlier task may
+    remove, with a warning.
 options:
   name:
     description: Name of the network.
@@ -137,12 +138,10 @@ def remove(module, host, found):
     if found is None:
         return {"changed": False, "actions": []}
     if module.check_mode and found.vms:
-        down = {vm.vm.name for vm in host.vm.ls() if str(vm.state) == "defined"}
-        away = [f"hvtx vm rm {vm}{'' if vm in down else ' --force'}" for vm in found.vms]
-        common.stop(
-            module, f"network {found.name!r} is used by {', '.join(found.vms)}",
-            "; ".join([*away, f"hvtx network rm {found.name}"]), code="conflict", exit_code=4,
-        )  # fmt: skip
+        users = ", ".join(found.vms)
+        module.warn(
+            f"network {found.name!r} is used by {users}, which an earlier task may remove; else it is not removed"
+        )
     if not module.check_mode:
         host.network.rm(found.name)
     return {
@@ -173,6 +172,17 @@ def ensure(module, host, found):
     }
 
 
+def without(module):
+    """What check mode foresees of a host without hvtx."""
+    if module.params["state"] == "absent":
+        return {"changed": False, "actions": [], "diff": {"before": {}, "after": {}}}
+    return {
+        "changed": True,
+        "actions": [f"create network {module.params['name']}"],
+        "diff": {"before": {}, "after": common.asked(module, OPTIONS)},
+    }
+
+
 def main():
     """Run the module."""
     module = AnsibleModule(
@@ -185,7 +195,7 @@ def main():
         required_if=[("state", "present", ["subnets"])],
         supports_check_mode=True,
     )
-    with common.opened(module) as host:
+    with common.opened(module, lambda: without(module)) as host:
         found = find(host, module.params["name"])
         act = remove if module.params["state"] == "absent" else ensure
         result = act(module, host, found)

@@ -13,8 +13,8 @@ description:
     O(deny) is given, those that are not there have the default of C(hvtx vm create). With none of them a VM that is on
     record stays as it is, and only its O(state) is seen to; one that is not on record cannot be V(started), V(stopped) or
     V(restarted).
-  - In check mode a VM of networks that are not there yet is taken for one that would be created, with a warning, since an
-    earlier task may make them.
+  - In check mode networks that are not there yet are taken for what an earlier task may make, with a warning; addresses
+    that are asked for are not judged then.
   - What a running VM can be given at once (ports, egress, limits) it is given. The rest it hears of at its start.
 options:
   name:
@@ -219,6 +219,8 @@ OPTIONS = {
 STATES = ["present", "started", "stopped", "restarted", "absent"]
 UP = ("running", "starting", "unknown")
 AFTER = {"create": "defined", "stop": "defined", "remove": "absent", "start": "running"}
+# In check mode, of networks that are not there: for benchmarks (RFC 2544), and a random prefix (RFC 4193).
+STAND_IN4, STAND_IN6 = "198.18", "fdd3:9e1b:77c4"
 INTERFACE = ("network", "device", "mac", "ipv4", "ipv6")
 
 
@@ -273,19 +275,61 @@ class Wish:
         stops = self.state in ("stopped", "restarted")
         return stops and self.was not in ("absent", "defined")
 
-    def awaits_networks(self):
-        """Whether it is to be in networks that are not there: in check mode nobody has made them."""
+    def refuse_stop(self):
+        """In check mode, end the task where `hvtx vm stop` would refuse: it knows whose the process is."""
+        vm = self.found.vm
+        if not self.module.check_mode or self.was == "defined":
+            return
+        if vm.hypervisor == "cni":
+            common.stop(
+                self.module, f"VM {self.name!r} stands for an interface of a container, which only its runtime changes",
+                f"let its runtime do it (CNI ADD, DEL); hvtx vm rm {self.name} --force releases it",
+                code="conflict", exit_code=4,
+            )  # fmt: skip
+        if (
+            vm.hypervisor == "external"
+            and self.found.pid is not None
+            and not self.patience["force"]
+        ):
+            common.stop(
+                self.module, f"the process of VM {self.name!r} runs, and hvtx did not start it",
+                "end it yourself first, or let it be ended (TERM, then KILL): force: true",
+                code="conflict", exit_code=4,
+            )  # fmt: skip
+
+    def awaited_networks(self):
+        """Networks that it is to be in and that are not there: in check mode nobody has made them."""
+        if not self.module.check_mode:
+            return []
         there = {"default", *self.host.network.names()}
         missing = [name for name in self.options.get("networks", ()) if name not in there]
         if missing:
             told_ = f"there is no network {', '.join(missing)}, which an earlier task may make"
             self.module.warn(f"VM {self.name}: {told_}")
-        return bool(missing)
+        return list(dict.fromkeys(missing))
+
+    def described_vm(self, start, missing):
+        """The described set and its plan; of networks that are missing as if they were there.
+
+        Nobody knows their subnets: others stand for them, and addresses are not asked for in these.
+        """
+        options = dict(self.options)
+        if missing:
+            options.pop("ips", None)
+        networks = {
+            name: {"subnets": [f"{STAND_IN4}.{number}.0/24", f"{STAND_IN6}:{number}::/64"]}
+            for number, name in enumerate(missing)
+        }
+        request = self.host.sets.described(
+            networks=networks, vms={self.name: {**options, "start": start}}
+        )
+        return request, self.host.sets.plan(request, **self.allowed)
 
     def bare(self):
         """Of a VM that is on record and not described: only its state is seen to."""
         actions, before, after = [], {"state": self.was}, {"state": self.was}
         if self.down_first:
+            self.refuse_stop()
             actions.append(f"stop VM {self.name}")
             after["state"] = "defined"
         if self.state == "restarted" or (self.state == "started" and self.was not in UP):
@@ -303,22 +347,23 @@ class Wish:
     def described(self):
         """Make it what is described."""
         start = self.state in ("started", "restarted")
-        if self.module.check_mode and self.found is None and self.awaits_networks():
-            actions = [f"create VM {self.name}", *([f"start VM {self.name}"] if start else [])]
-            then = {**self.options, "state": "running" if start else "defined"}
-            return actions, {"state": self.was}, then
-        request = self.host.sets.described(vms={self.name: {**self.options, "start": start}})
-        plan = self.host.sets.plan(request, **self.allowed)
+        missing = self.awaited_networks()
+        request, plan = self.described_vm(start, missing)
         common.refuse(self.module, plan)
+        planned = [
+            s for s in plan.steps if (s.kind, s.name) not in {("network", n) for n in missing}
+        ]
         before, after = {"state": self.was}, {"state": self.was}
         if self.found is None:
             after.update(self.options)
-        common.differing(plan.steps, before, after)
+        common.differing(planned, before, after)
         steps = [
             step
-            for step in plan.steps
+            for step in planned
             if not (self.state == "stopped" and step.action in ("stop", "start"))
         ]
+        if self.down_first or any(step.action == "stop" for step in steps):
+            self.refuse_stop()
         actions = [step.message for step in steps]
         states = [
             AFTER[step.action] for step in steps if step.kind == "vm" and step.action in AFTER
@@ -350,6 +395,7 @@ class Wish:
         if self.found is None:
             return [], {"state": "absent"}, {"state": "absent"}
         up = self.was != "defined"
+        self.refuse_stop()
         if not self.module.check_mode:
             if up:
                 self.host.vm.stop(self.name, **self.patience)
@@ -380,6 +426,18 @@ class Wish:
         }
 
 
+def without(module):
+    """What check mode foresees of a host without hvtx."""
+    name, state = module.params["name"], module.params["state"]
+    before, after = {"state": "absent"}, {"state": "absent"}
+    if state == "absent":
+        return {"changed": False, "actions": [], "diff": {"before": before, "after": after}}
+    start = state in ("started", "restarted")
+    after = {**common.asked(module, OPTIONS), "state": "running" if start else "defined"}
+    actions = [f"create VM {name}", *([f"start VM {name}"] if start else [])]
+    return {"changed": True, "actions": actions, "diff": {"before": before, "after": after}}
+
+
 def main():
     """Run the module."""
     module = AnsibleModule(
@@ -402,7 +460,7 @@ def main():
         common.stop(
             module, told_, "name a directory of the managed host", code="not-found", exit_code=3
         )
-    with common.opened(module) as host:
+    with common.opened(module, lambda: without(module)) as host:
         result = Wish(module, host).fulfil()
     module.exit_json(**result)
 
