@@ -237,7 +237,7 @@ def _holders() -> set[str]:
             for descriptor in (process / "fd").iterdir():
                 with contextlib.suppress(OSError):
                     if descriptor.readlink() == Path("/dev/net/tun"):
-                        told = (process / "fdinfo" / descriptor.name).read_text()
+                        told = os.fsdecode((process / "fdinfo" / descriptor.name).read_bytes())
                         held.update(line[5:] for line in told.splitlines() if line[:5] == "iff:\t")
     return held
 

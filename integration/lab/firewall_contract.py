@@ -452,19 +452,26 @@ class Wire:
 
     def silent(self, frame: bytes, cookie: bytes) -> bool:
         """Send a frame where no honest one can follow; whether it stayed away for a moment."""
+        return not self._seen(frame, cookie, QUICK)
+
+    def comes(self, frame: bytes, cookie: bytes) -> bool:
+        """Send a frame that must come; whether it did, however busy the machine is."""
+        return self._seen(frame, cookie, LONG)
+
+    def _seen(self, frame: bytes, cookie: bytes, seconds: float) -> bool:
         self._out.send(frame)
-        self._in.settimeout(QUICK)
-        limit = time.monotonic() + QUICK
+        self._in.settimeout(seconds)
+        limit = time.monotonic() + seconds
         try:
             while time.monotonic() < limit:
                 found, origin = self._in.recvfrom(4096)
                 if cookie in found and origin[2] != socket.PACKET_OUTGOING:
-                    return False
+                    return True
         except TimeoutError:
             pass
         finally:
             self._in.settimeout(3)
-        return True
+        return False
 
 
 def option(cookie: bytes) -> bytes:

@@ -104,6 +104,13 @@ def holders() -> list[int]:
     return found
 
 
+def the_holder() -> int:
+    """The one process that holds ports in this namespace."""
+    found = holders()
+    assert len(found) == 1, lab.run("ps", "-eo", "pid,ppid,netns,stat,etimes,comm,args")
+    return found[0]
+
+
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_who_comes_later_is_refused_by_the_kernel(hvtx: Program, protocol: str) -> None:
     """However a daemon binds, and for as long as the VM runs."""
@@ -162,13 +169,13 @@ def test_another_vms_port_is_named_as_that(hvtx: Program) -> None:
     assert [f["level"] for f in findings(hvtx, "damage")] == ["ok"]
     told = hvtx("explain", "53/udp", "--json").json()
     assert (told["owner"], told["vm"]) == ("hvtx", "web")
-    assert any(f"held by pid {holders()[0]}" in line for line in told["evidence"]), told
+    assert any(f"held by pid {the_holder()}" in line for line in told["evidence"]), told
 
 
 def test_it_ends_with_its_vm_and_by_itself(hvtx: Program) -> None:
     """Nobody runs hvtx: the port is free for all that when the VM has died."""
     run(hvtx, "8080:80")
-    (holder,) = holders()
+    holder = the_holder()
     lab.end(hvtx.vm("web")["pid"])
     until("its end", lambda: procfs.look(holder).ended or not procfs.look(holder).exists)
     assert not refused("tcp", Where("0.0.0.0"))
@@ -180,7 +187,7 @@ def test_it_ends_with_its_vm_and_by_itself(hvtx: Program) -> None:
 def test_a_holder_that_was_killed_is_told_of_and_comes_back(hvtx: Program) -> None:
     """By doctor (nothing is cut off: a warning), and with `repair`."""
     run(hvtx, "8080:80", "8081:80/udp")
-    lab.end(holders()[0])
+    lab.end(the_holder())
     told = findings(hvtx, "damage")
     assert {f["level"] for f in told} == {"warning"}
     assert "held" in str(told[0]["message"])
@@ -191,7 +198,7 @@ def test_a_holder_that_was_killed_is_told_of_and_comes_back(hvtx: Program) -> No
     assert refused("tcp", Where("0.0.0.0"), options=REUSE)
     assert refused("udp", Where("0.0.0.0"), 8081, options=REUSE)
     assert hvtx("repair", "--json").json() == {**done, "repaired": []}
-    (again,) = holders()
+    again = the_holder()
     lab.end(hvtx.vm("web")["pid"])
     until("its end", lambda: procfs.look(again).ended or not procfs.look(again).exists)
 
@@ -199,7 +206,7 @@ def test_a_holder_that_was_killed_is_told_of_and_comes_back(hvtx: Program) -> No
 def test_who_took_a_port_meanwhile_is_named_and_the_others_are_held(hvtx: Program) -> None:
     """`repair` holds what can be had, and exits with 9."""
     run(hvtx, "8080:80", "8081:80")
-    lab.end(holders()[0])
+    lab.end(the_holder())
     with contextlib.closing(daemon("tcp", Where("0.0.0.0"))):
         done = json.loads(hvtx("repair", "--json", code=9).out)
         assert [item["key"] for item in done["failed"]] == ["8080/tcp"]
@@ -246,7 +253,7 @@ def test_who_took_a_port_is_told_with_what_gives_it_back(hvtx: Program, bound: s
     """explain, doctor and repair name him; what doctor says is done, and it is content."""
     protocol = bound.partition(" ")[0]
     run(hvtx, f"8080:80/{protocol}")
-    (holder,) = holders()
+    holder = the_holder()
     lab.end(holder)
     told = hvtx("explain", f"8080/{protocol}", "--json").json()["evidence"]
     assert not [line for line in told if "held by pid" in line], told
@@ -271,7 +278,7 @@ def test_who_took_a_port_is_told_with_what_gives_it_back(hvtx: Program, bound: s
     assert [f["level"] for f in findings(hvtx, "damage")] == ["ok"]
     assert refused(protocol, Where("0.0.0.0"), options=REUSE)
     told = hvtx("explain", f"8080/{protocol}", "--json").json()["evidence"]
-    assert any(f"held by pid {holders()[0]}" in line for line in told), told
+    assert any(f"held by pid {the_holder()}" in line for line in told), told
 
 
 def test_a_host_daemons_port_is_told_with_its_program(hvtx: Program) -> None:
@@ -298,7 +305,7 @@ def test_a_host_daemons_port_is_told_with_its_program(hvtx: Program) -> None:
 def test_a_holder_that_is_stopped_holds_on(hvtx: Program) -> None:
     """SIGSTOP takes nothing from it; the VM's end still frees the port, by whoever cleans up."""
     run(hvtx, "8080:80")
-    (holder,) = holders()
+    holder = the_holder()
     os.kill(holder, signal.SIGSTOP)
     assert [f["level"] for f in findings(hvtx, "damage")] == ["ok"]
     assert refused("tcp", Where("0.0.0.0"), options=REUSE)
@@ -311,7 +318,7 @@ def test_a_holder_that_is_stopped_holds_on(hvtx: Program) -> None:
 def test_a_holders_number_that_is_anothers_now_is_no_holder(hvtx: Program) -> None:
     """Its pid was given to somebody else: he is left alone, and the port is not held."""
     run(hvtx, "8080:80")
-    (holder,) = holders()
+    holder = the_holder()
     lab.end(holder)
     other = subprocess.Popen(["sleep", "600"])
     try:
@@ -346,7 +353,7 @@ def test_many_ports_take_more_files_than_are_usual(hvtx: Program, limit: str) ->
     """Two sockets each: the soft limit is raised for the holder, and is the usual one for the VM."""
     ports = [word for n in range(510) for word in ("-p", f"{20000 + n}:80")]
     limited(limit, "vm", "run", "web", "--network", "net", *ports, *SLEEP)
-    (holder,) = holders()
+    holder = the_holder()
     assert len(os.listdir(f"/proc/{holder}/fd")) > 1020
     limits = Path(f"/proc/{hvtx.vm('web')['pid']}/limits").read_text()
     assert limits.partition("Max open files")[2].split()[0] == "1024"
@@ -372,7 +379,7 @@ def test_a_hard_limit_is_named_with_how_many_ports_it_lets(hvtx: Program) -> Non
 def test_a_vm_from_before_holders_gets_one(hvtx: Program) -> None:
     """Its rows say nothing of any."""
     run(hvtx, "8080:80")
-    lab.end(holders()[0])
+    lab.end(the_holder())
     with contextlib.closing(
         sqlite3.connect(Path(os.environ["HVTX_STATE_DIR"], "hvtx.db"))
     ) as store:
@@ -602,7 +609,7 @@ def test_a_start_that_fails_lets_go_of_the_port(hvtx: Program, point: str) -> No
 def test_a_holder_gives_up_its_starters_things(hvtx: Program) -> None:
     """It keeps no file of hvtx's open, no directory busy, and is no part of its session."""
     run(hvtx, "8080:80")
-    (holder,) = holders()
+    holder = the_holder()
     until("its directory", lambda: os.readlink(f"/proc/{holder}/cwd") == "/")
     until("its name", lambda: Path(f"/proc/{holder}/comm").read_text() == "hvtx-port\n")
     opened = {os.readlink(f"/proc/{holder}/fd/{n}") for n in os.listdir(f"/proc/{holder}/fd")}
@@ -646,21 +653,21 @@ def former(hvtx: Program) -> Program:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(port_programs, "PERL", "/usr/bin/no-perl")
         run(hvtx, "8080:80", "8081:80/udp")
-    (holder,) = holders()
+    holder = the_holder()
     assert is_former(holder)
     return hvtx
 
 
 def test_a_former_holder_is_known_and_ended(former: Program) -> None:
     """It holds; nothing is wrong with it; the VM's stop ends it, the next start has one of today."""
-    (holder,) = holders()
+    holder = the_holder()
     assert [f["level"] for f in findings(former, "damage")] == ["ok"]
     told = former("explain", "8080", "--json").json()["evidence"]
     assert any(f"held by pid {holder}" in line for line in told), told
     assert former("repair", "--json").json()["repaired"] == []
     assert holders() == [holder]
     former("vm", "restart", "web", "--timeout", "1")
-    (again,) = holders()
+    again = the_holder()
     assert not is_former(again)
     assert refused("tcp", Where("0.0.0.0"), options=REUSE)
     assert refused("udp", Where("0.0.0.0"), 8081, options=REUSE)
@@ -668,7 +675,7 @@ def test_a_former_holder_is_known_and_ended(former: Program) -> None:
 
 def test_a_former_holder_goes_with_its_vm_and_is_collected(former: Program) -> None:
     """By itself when the VM dies; by `gc` where it is stopped."""
-    (holder,) = holders()
+    holder = the_holder()
     os.kill(holder, signal.SIGSTOP)
     lab.end(former.vm("web")["pid"])
     former("gc", "--apply")
@@ -679,7 +686,7 @@ def test_a_former_holder_goes_with_its_vm_and_is_collected(former: Program) -> N
 def test_a_former_holders_sockets_are_taken_over(former: Program) -> None:
     """A port that goes takes nothing from the one that stays."""
     former("vm", "set", "web", "--unpublish", "8081/udp")
-    (holder,) = holders()
+    holder = the_holder()
     assert not is_former(holder)
     assert refused("tcp", Where("0.0.0.0"), options=REUSE)
     assert not refused("udp", Where("0.0.0.0"), 8081)
@@ -694,7 +701,7 @@ def test_without_perl_python_holds(hvtx: Program) -> None:
     enter = [*inside, port_programs.PERL, sys.executable, "-m", "hvtx"]
     hvtx("vm", "create", "web", "--network", "net", "-p", "8080:80", *SLEEP)
     subprocess.run([*enter, "vm", "start", "web"], check=True)
-    (holder,) = holders()
+    holder = the_holder()
     assert os.readlink(f"/proc/{holder}/exe") == os.path.realpath(sys.executable)
     until("its name", lambda: Path(f"/proc/{holder}/comm").read_text() == "hvtx-port\n")
     assert refused("tcp", Where("0.0.0.0"), options=REUSE)
