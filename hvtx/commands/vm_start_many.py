@@ -17,8 +17,8 @@ from hvtx.commands.vm_start import (
     intend,
     lock_for_start,
     means_of,
+    networks_for_start,
     probe_of,
-    standing,
     start_held,
     with_user,
 )
@@ -128,7 +128,7 @@ def _together(runtime: Runtime, names: Sequence[str], tally: Tally) -> bool:
 def _start(runtime: Runtime, ready: Sequence[_Ready], tally: Tally, stack: ExitStack) -> None:
     # of which a VM alone has enough, and is started alone then
     descriptors.need(descriptors.TO_MAKE + _DESCRIPTORS * len(ready))
-    networks = _standing(runtime, ready, stack)
+    networks = _networks_of_all(runtime, ready, stack)
     own = own_addresses.in_subnets(networks.networks.values())
     begun = []
     for one in ready:
@@ -150,8 +150,8 @@ def _start(runtime: Runtime, ready: Sequence[_Ready], tally: Tally, stack: ExitS
     with begin_each(runtime, "start", [one.scope.vm.name for one, _ in begun]) as (sql, operations):
         for operation, (one, ports_held) in zip(operations, begun, strict=True):
             vm, user = with_user(operation, sql, one.scope.vm, one.probes)
-            rows = intend(operation, sql, vm, one.scope.rows, networks, user)
-            means = means_of(runtime, vm, networks, one.probes, user, ports_held, None)
+            means = means_of(runtime, vm, networks, one.probes, user, ports_held)
+            rows = intend(operation, sql, vm, one.scope.rows, means)
             launches.append(Launch(operation, vm, rows, means))
     bring_up_each(runtime, launches)
     for (one, _), launch in zip(begun, launches, strict=True):
@@ -162,10 +162,10 @@ def _start(runtime: Runtime, ready: Sequence[_Ready], tally: Tally, stack: ExitS
             tally.fail(launch.vm.name, launch.problem)
 
 
-def _standing(runtime: Runtime, ready: Sequence[_Ready], stack: ExitStack) -> NetworkScope:
+def _networks_of_all(runtime: Runtime, ready: Sequence[_Ready], stack: ExitStack) -> NetworkScope:
     """The networks of all of them, rebuilt where this life of the host has not seen them."""
     every = {known.id: known for one in ready for known in one.scope.networks.values()}
-    networks = standing(runtime, networks_now(runtime, every.values()))
+    networks = networks_for_start(runtime, networks_now(runtime, every.values()))
     for network in networks.networks.values():
         stack.callback(runtime.unlock, "network", network.name)
     for one in ready:

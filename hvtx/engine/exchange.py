@@ -155,7 +155,7 @@ def _hold(operation: Operation, made: Sequence[Resource], held: Held | None) -> 
     fresh = [row for row in made if row.kind == Kind.PUBLISH]
     own = set(held.ports)
     fresh = [row for row in fresh if port_holders.port_of(row) in own]
-    holder = port_holders.begin(held, followed, fresh)
+    holder = port_holders.spawn_for_rows(held, followed, fresh)
     assert holder is not None, "something is held"
     try:
         port_holders.enter_own_scope(name, holder.identity.pid)

@@ -71,7 +71,7 @@ def bring_up(
                 launch = render(vm, rows, means.networks.networks, means.probes, means.directory)
                 gate = spawn_gate(vm, launch, means)
                 identity = gate.identity
-            holder = holder or port_holders.begin(means.held, identity, rows)
+            holder = holder or port_holders.spawn_for_rows(means.held, identity, rows)
             if gate is not None or holder is not None:
                 enter_scope(vm, gate, holder)
                 failpoint.reach("spawned")
