@@ -223,11 +223,11 @@ def again_when_full(verb: Callable[P, T]) -> Callable[P, T]:
 
 def _end_first(calls: Calls) -> None:
     """Close the operation that was cut off where nothing but its end was not on record yet."""
-    from hvtx.engine.resolve import tidy
+    from hvtx.engine.interrupted import close_interrupted
 
     with suppress(HvtxError), calls.opened(writable=True, create=False, spends=True) as runtime:
         runtime.enter()
-        tidy(runtime)  # if it cannot be done now, `recover` does it
+        close_interrupted(runtime)  # if it cannot be done now, `recover` does it
 
 
 # -- errors of the system --------------------------------------------------------------------------

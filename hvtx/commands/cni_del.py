@@ -52,9 +52,9 @@ def remove(runtime: Runtime, scope: VmScope) -> None:
 
     kept = take_down(operation, rows, reason="cni-del", gone=forget)
     if unsettled:
-        from hvtx.engine.resolve import tidy  # which closes the operation that was interrupted
+        from hvtx.engine.interrupted import close_interrupted
 
-        tidy(runtime)
+        close_interrupted(runtime)
     if kept:
         from hvtx.engine import leftovers
 

@@ -25,11 +25,12 @@ from hvtx.commands.vm_start import (
 from hvtx.engine import egress_base, own_addresses, port_holders
 from hvtx.engine.executor import Progress
 from hvtx.engine.guest_routes import refuse_diverted
+from hvtx.engine.interrupted import close_interrupted
 from hvtx.engine.launch_many import Launch, bring_up_each
 from hvtx.engine.peer_ports import holding_ports
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import after, networks_now
-from hvtx.engine.together import SLICE, Several, Tally, begin_each, close_idle, held, slices
+from hvtx.engine.together import SLICE, Several, Tally, begin_each, held, slices
 from hvtx.errors import CommitUnknown, Conflict, HvtxError
 from hvtx.host import descriptors
 from hvtx.hypervisors import base as hypervisors
@@ -88,7 +89,7 @@ def start_slice(runtime: Runtime, names: Sequence[str], tally: Tally) -> None:
     for name in tally.left(names):
         tally.attempt(name, partial(_alone, runtime, name))
     if failed:
-        close_idle(runtime)
+        close_interrupted(runtime)
 
 
 def _alone(runtime: Runtime, name: str) -> VmScope:

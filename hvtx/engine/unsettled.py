@@ -25,10 +25,10 @@ def resolved_networks(
         whole = is_restored(runtime)
     if not whole and not scope.unended:
         return scope
-    from hvtx.engine.resolve import resolve, tidy
+    from hvtx.engine import interrupted, resolve  # the planner of gc, which hardly any run needs
 
     if whole:
-        resolve(runtime, networks=True)
+        resolve.resolve(runtime, networks=True)
     else:
-        tidy(runtime)
+        interrupted.close_interrupted(runtime)
     return all_networks(runtime, only)  # read again: some of it is released
