@@ -324,8 +324,8 @@ def carry_on(operation: Operation, rows: Sequence[Resource]) -> Outcome:
     """
     runtime = operation.runtime
     first = rows[0]
-    unsettled = runtime.read(records.unsettled_resources)
-    own = [r for r in unsettled if r.operation == first.operation and EXCHANGE in r.observed]
+    half_done = runtime.read(records.half_done_resources)
+    own = [r for r in half_done if r.operation == first.operation and EXCHANGE in r.observed]
     gone = [row for row in own if row.state == State.RELEASING]
     made = [row for row in own if row.state == State.INTENDED]
     try:

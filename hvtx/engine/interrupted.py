@@ -30,17 +30,19 @@ def close_interrupted(runtime: Runtime) -> None:
     if not interrupted and not provisional and not bare:
         return
 
-    def settle(name: str) -> bool:
+    def hold_vm(name: str) -> bool:
         if not runtime.try_lock("vm", name):
             return False
         try:
-            devices = runtime.read(living_limits.standing, name, runtime.life.id)
-            return not devices or living_limits.settled(runtime.devices(), devices)
+            devices = runtime.read(living_limits.devices_by_name, name, runtime.life.id)
+            if devices:
+                living_limits.hold(runtime.devices(), devices)
+            return True
         finally:
             runtime.unlock("vm", name)
 
-    unsettled = living_limits.unsettled(interrupted, settle)
-    idle = [operation.id for operation in interrupted if operation.id not in unsettled]
+    left = living_limits.carry_through(interrupted, hold_vm)
+    idle = [operation.id for operation in interrupted if operation.id not in left]
     with runtime.store.transaction() as sql:
         for vm, operation in records.provisional_vms(sql).items():
             if runtime.is_running(operation):
@@ -54,8 +56,8 @@ def close_interrupted(runtime: Runtime) -> None:
         for vm in records.bare_attachments(sql):
             history.add(sql, [forget_vm(sql, vm)], operation=None, verb="gc")
         for network, operation in records.provisional_networks(sql).items():
-            left = records.resources_of_network(sql, network)
-            if not runtime.is_running(operation) and not left:
+            rows = records.resources_of_network(sql, network)
+            if not runtime.is_running(operation) and not rows:
                 records.remove_network(sql, network)
         intents.close_idle(sql, idle, history.now())  # last: with a VM its leases go
 

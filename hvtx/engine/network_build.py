@@ -236,7 +236,7 @@ def _rebuild_missing(
     runtime.lock("all", "networks")
     try:
         scope = all_networks(runtime, only)  # under the lock: another command may have been quicker
-        if not resolved and (not runtime.life.recovered or scope.unsettled()):
+        if not resolved and (not runtime.life.recovered or scope.half_done()):
             # what a saved ruleset or an interrupted rebuild has left
             scope = resolved_networks(runtime, scope, only)
         # what an interrupted operation had only begun may be forgotten by now

@@ -18,7 +18,7 @@ def resolved_networks(
     ``only`` these. The whole host is looked at only where the record has rows that are half done,
     or where a ruleset of an earlier life was restored, of which no row tells.
     """
-    whole = bool(scope.unsettled())
+    whole = bool(scope.half_done())
     if scope.earlier and not whole:
         from hvtx.engine.restored import is_restored
 
