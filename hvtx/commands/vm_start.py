@@ -17,7 +17,7 @@ from hvtx.engine.peer_ports import holding_ports
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import after, networks_now, start_scope, vm_scope
 from hvtx.engine.transaction import Operation, begin
-from hvtx.engine.vm_launch import Means, bring_up, refuse_diverted_vm
+from hvtx.engine.vm_launch import Means, bring_up, refuse_diverted_vms
 from hvtx.engine.vm_paths import log_path, run_directory
 from hvtx.engine.vm_state import is_starting
 from hvtx.engine.vm_user import need_user_of, user_of
@@ -64,7 +64,7 @@ def start_held(runtime: Runtime, name: str) -> VmScope:
         networks = egress_base.ensure(runtime, vm.policy, networks_for_start(runtime, networks))
         look = look_by(runtime.devices().links)  # one for both, of now
         own_addresses.refuse_start(vm, networks.networks.values(), look.local)
-        refuse_diverted_vm(vm, networks, look)
+        refuse_diverted_vms([vm], networks, look)
         with port_holders.spawned_before_rows(held, vm) as holder:
             with begin(runtime, "start", vm=name) as (sql, operation):
                 vm, user = with_user(operation, sql, vm, probes)

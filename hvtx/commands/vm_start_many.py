@@ -24,13 +24,13 @@ from hvtx.commands.vm_start import (
 )
 from hvtx.engine import egress_base, own_addresses, port_holders
 from hvtx.engine.executor import Progress
-from hvtx.engine.guest_routes import refuse_diverted
 from hvtx.engine.interrupted import close_interrupted
 from hvtx.engine.launch_many import Launch, bring_up_each
 from hvtx.engine.peer_ports import holding_ports
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import after, networks_now
 from hvtx.engine.together import SLICE, Several, Tally, begin_each, held, slices
+from hvtx.engine.vm_launch import refuse_diverted_vms
 from hvtx.errors import CommitUnknown, Conflict, HvtxError
 from hvtx.host import descriptors
 from hvtx.hypervisors import base as hypervisors
@@ -146,7 +146,8 @@ def _start(runtime: Runtime, ready: Sequence[_Ready], tally: Tally, stack: ExitS
             continue  # perhaps for the sockets that the others hold by now: alone, it shows
     if not begun:
         return
-    _refuse_diverted([one for one, _ in begun], networks)
+    # all of them, if one: started alone, it is that one
+    refuse_diverted_vms([one.scope.vm for one, _ in begun], networks)
     launches = []
     with begin_each(runtime, "start", [one.scope.vm.name for one, _ in begun]) as (sql, operations):
         for operation, (one, ports_held) in zip(operations, begun, strict=True):
@@ -175,15 +176,3 @@ def _networks_of_all(runtime: Runtime, ready: Sequence[_Ready], stack: ExitStack
         if egress_base.ensure(runtime, policy, asked) is not asked:
             networks = networks_now(runtime, every.values())
     return networks
-
-
-def _refuse_diverted(ready: Sequence[_Ready], networks: NetworkScope) -> None:
-    """Refuse all of them if no packet of the host would reach one: alone, it is that one."""
-    bridges = networks.bridges()
-    guests: dict[str, list[str]] = {}
-    for one in ready:
-        for interface in one.scope.vm.interfaces:
-            guests.setdefault(interface.network, []).extend(interface.addresses)
-    for network, own in guests.items():
-        if own and network in bridges:
-            refuse_diverted(networks.networks[network], bridges[network], own)
