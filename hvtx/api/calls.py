@@ -105,10 +105,19 @@ class Calls:
             if not runtime.store.missing:
                 yield runtime
                 return
-            with notice.told_to(_to_nobody):
-                check(runtime)
+            try:
+                with notice.told_to(_to_nobody):
+                    check(runtime)
+            except HvtxError:
+                if self._has_no_store():
+                    raise
+                # another command has made one meanwhile: what is in the way may be its own
         with self.opened(writable=True, spends=spends) as runtime:
             yield runtime
+
+    def _has_no_store(self) -> bool:
+        with self.opened(writable=True, create=False) as runtime:
+            return runtime.store.missing
 
     def without_store(self, look: Callable[[Runtime], T], *, spends: bool = False) -> T | None:
         """What ``look`` says where there is no store, and none is made; None where there is one."""
