@@ -105,10 +105,19 @@ class Calls:
             if not runtime.store.missing:
                 yield runtime
                 return
-            with notice.told_to(_to_nobody):
-                check(runtime)
+            try:
+                with notice.told_to(_to_nobody):
+                    check(runtime)
+            except HvtxError:
+                if self._has_no_store():
+                    raise
+                # another command has made one meanwhile: what is in the way may be its own
         with self.opened(writable=True, spends=spends) as runtime:
             yield runtime
+
+    def _has_no_store(self) -> bool:
+        with self.opened(writable=True, create=False) as runtime:
+            return runtime.store.missing
 
     def without_store(self, look: Callable[[Runtime], T], *, spends: bool = False) -> T | None:
         """What ``look`` says where there is no store, and none is made; None where there is one."""
@@ -223,11 +232,11 @@ def again_when_full(verb: Callable[P, T]) -> Callable[P, T]:
 
 def _end_first(calls: Calls) -> None:
     """Close the operation that was cut off where nothing but its end was not on record yet."""
-    from hvtx.engine.resolve import tidy
+    from hvtx.engine.interrupted import close_interrupted
 
     with suppress(HvtxError), calls.opened(writable=True, create=False, spends=True) as runtime:
         runtime.enter()
-        tidy(runtime)  # if it cannot be done now, `recover` does it
+        close_interrupted(runtime)  # if it cannot be done now, `recover` does it
 
 
 # -- errors of the system --------------------------------------------------------------------------

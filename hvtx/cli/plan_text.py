@@ -1,4 +1,4 @@
-"""The plan as text: deletions first, then what stays, then the counts.
+"""Print a plan: deletions first, then what stays, then the counts.
 
 Within a VM, items that share action, reason and sentence stand under one line; evidence that all of
 them share (which process is dead) is told there. What each single item has as evidence is shown on

@@ -10,7 +10,7 @@ import os
 
 from hvtx.commands.cni_del import remove
 from hvtx.commands.vm_create import check_request, record_vm, taken_addresses, with_room
-from hvtx.commands.vm_start import intend
+from hvtx.commands.vm_start import intend, means_of
 from hvtx.drivers import netns
 from hvtx.engine import attachments, egress_base, privileges
 from hvtx.engine.attachment_network import refuse_first as refuse_first_network
@@ -20,9 +20,8 @@ from hvtx.engine.peer_ports import refuse_ports
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import networks_now, vm_scope
 from hvtx.engine.transaction import begin
-from hvtx.engine.vm_launch import Means, bring_up
+from hvtx.engine.vm_launch import bring_up
 from hvtx.engine.vm_options import VmRequest
-from hvtx.engine.vm_paths import log_path, run_directory
 from hvtx.errors import Conflict
 from hvtx.model.attachment import Attached, AttachmentRequest
 from hvtx.planner.addressing import parse_address, parse_mac
@@ -63,10 +62,8 @@ def add(runtime: Runtime, request: AttachmentRequest) -> Attached:
         words = f"VM {name} for {recorded(request).words}"
         operation.history(sql, [Event("began", words)])
         vm, rows = record_vm(operation, sql, wanted, [network], committed=False, taken=own)
-        rows += intend(operation, sql, vm, (), networks, None, container=container)
-        directory = run_directory(runtime.store.run_directory, vm)
-        log = log_path(runtime.settings.state_directory, vm)
-        means = Means(networks, None, None, None, None, directory, log)
+        means = means_of(runtime, vm, networks)
+        rows += intend(operation, sql, vm, (), means, container=container)
     rows = bring_up(operation, vm, rows, means, new=True)
     return attachments.told(vm, rows, networks.networks)
 

@@ -42,7 +42,7 @@ def remove(runtime: Runtime, scope: VmScope) -> None:
     privileges.need_for(rows)
     # where all was released and only the end is not on record, no row tells of it
     cut = any(known.vm == vm.name for known in runtime.read(records.operations))
-    unsettled = cut or scope.provisional or any(row.state != State.COMMITTED for row in rows)
+    half_done = cut or scope.provisional or any(row.state != State.COMMITTED for row in rows)
     with begin(runtime, "cni-del", vm=vm.name) as (_, operation):
         pass
 
@@ -51,10 +51,10 @@ def remove(runtime: Runtime, scope: VmScope) -> None:
             operation.history(sql, [forget_vm(sql, vm.id)])
 
     kept = take_down(operation, rows, reason="cni-del", gone=forget)
-    if unsettled:
-        from hvtx.engine.resolve import tidy  # which closes the operation that was interrupted
+    if half_done:
+        from hvtx.engine.interrupted import close_interrupted
 
-        tidy(runtime)
+        close_interrupted(runtime)
     if kept:
         from hvtx.engine import leftovers
 

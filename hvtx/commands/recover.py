@@ -60,7 +60,7 @@ def recover(
     that are started. Raises Refused, Busy, StoreError.
     """
     if runtime.store.missing:
-        return Recovery((), (), (), ())
+        return Recovery()
     runtime.enter(accept_rollback=accept_rollback, new_namespace=new_namespace)
     trust.check_pages(runtime.store)
     runtime.lock("all", "gc")

@@ -29,7 +29,7 @@ def list_intents(runtime: Runtime) -> list[ShownOperation]:
     """Operations that have not ended, and then those that ended with rows half-done."""
     rows: dict[int, list[Resource]] = {}
     with runtime.reading() as sql:
-        for row in records.unsettled_resources(sql):
+        for row in records.half_done_resources(sql):
             rows.setdefault(row.operation, []).append(row)
         operations = records.operations(sql)
         ended = records.operations_by_id(sql, rows.keys() - {known.id for known in operations})

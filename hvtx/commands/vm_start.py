@@ -17,7 +17,7 @@ from hvtx.engine.peer_ports import holding_ports
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import after, networks_now, start_scope, vm_scope
 from hvtx.engine.transaction import Operation, begin
-from hvtx.engine.vm_launch import Means, bring_up, refuse_diverted_vm
+from hvtx.engine.vm_launch import Means, bring_up, refuse_diverted_vms
 from hvtx.engine.vm_paths import log_path, run_directory
 from hvtx.engine.vm_state import is_starting
 from hvtx.engine.vm_user import need_user_of, user_of
@@ -61,18 +61,18 @@ def start_held(runtime: Runtime, name: str) -> VmScope:
     with contextlib.suppress(OSError):  # its ports are held for flows that may go on: it is back
         port_holders.end_all(scope.waiting)
     with holding_ports(runtime, decide.ports_of(vm), decide.families_of(vm)) as held:
-        networks = egress_base.ensure(runtime, vm.policy, standing(runtime, networks))
+        networks = egress_base.ensure(runtime, vm.policy, networks_for_start(runtime, networks))
         look = look_by(runtime.devices().links)  # one for both, of now
         own_addresses.refuse_start(vm, networks.networks.values(), look.local)
         if runtime.off_record is not None:
             runtime.off_record.refuse_vm(vm, networks.networks.values())
-        refuse_diverted_vm(vm, networks, look)
-        with port_holders.ahead(held, vm) as holder:
+        refuse_diverted_vms([vm], networks, look)
+        with port_holders.spawned_before_rows(held, vm) as holder:
             with begin(runtime, "start", vm=name) as (sql, operation):
                 vm, user = with_user(operation, sql, vm, probes)
-                rows = intend(operation, sql, vm, scope.rows, networks, user, held, holder)
-                # here, since Ctrl-C between the rows and who undoes them would be undone by nobody
                 means = means_of(runtime, vm, networks, probes, user, held, holder)
+                rows = intend(operation, sql, vm, scope.rows, means)
+            # no call comes in between: nobody would undo the rows if Ctrl-C came in it
             rows = bring_up(operation, vm, rows, means)
     return after(scope, vm, [*scope.leases, *rows])
 
@@ -112,8 +112,8 @@ def run_vm(runtime: Runtime, request: VmRequest) -> VmScope:
                 operation, sql, request, taken, committed=False, taken=own
             )
             vm, user = with_user(operation, sql, vm, probes)
-            rows = leases + intend(operation, sql, vm, (), networks, user)
-            means = means_of(runtime, vm, networks, probes, user, held, None)
+            means = means_of(runtime, vm, networks, probes, user, held)
+            rows = leases + intend(operation, sql, vm, (), means)
         rows = bring_up(operation, vm, rows, means, new=True)
     scope = VmScope(
         runtime.life, vm, rows, networks.networks, True, VmState.STARTING, Liveness.UNKNOWN
@@ -125,10 +125,10 @@ def means_of(
     runtime: Runtime,
     vm: Vm,
     networks: NetworkScope,
-    probes: hypervisors.Probes,
-    user: User | None,
-    held: Held | None,
-    holder: Holder | None,
+    probes: hypervisors.Probes | None = None,
+    user: User | None = None,
+    held: Held | None = None,
+    holder: Holder | None = None,
 ) -> Means:
     """What a VM is started with, beside its rows."""
     directory = run_directory(runtime.store.run_directory, vm)
@@ -230,7 +230,7 @@ def _not_released(runtime: Runtime, vm: Vm, kept: Sequence[Resource], plan: Plan
     )
 
 
-def standing(runtime: Runtime, networks: NetworkScope) -> NetworkScope:
+def networks_for_start(runtime: Runtime, networks: NetworkScope) -> NetworkScope:
     """The VM's networks, rebuilt where this life of the host has not seen them.
 
     Raises NotPermitted, HostRefused before anything is made where the VM could not start.
@@ -241,21 +241,20 @@ def standing(runtime: Runtime, networks: NetworkScope) -> NetworkScope:
     return ensure_networks(runtime, networks)
 
 
-def intend(  # noqa: PLR0913, PLR0917 - what a start is given, and what it holds
+def intend(
     operation: Operation,
     sql: Any,
     vm: Vm,
     before: Sequence[Resource],
-    networks: NetworkScope,
-    user: User | None,
-    held: Held | None = None,
-    holder: Holder | None = None,
+    means: Means,
+    *,
     container: Container | None = None,
 ) -> list[Resource]:
     """Write what the start makes, and close what its plan closes of the rows from ``before``.
 
     ``container``: where the peer of an attachment is to be.
     """
+    networks = means.networks
     large = decide.unbounded(networks.networks.values())
     taps = records.taps_in_networks(sql, large, operation.runtime.life.id, BRIDGE_PORTS)
     refusal = decide.full(vm, networks.networks, taps)
@@ -270,8 +269,7 @@ def intend(  # noqa: PLR0913, PLR0917 - what a start is given, and what it holds
         for _ in vm.interfaces
     ]
     runs = operation.runtime.store.run_directory
-    directory = run_directory(runs, vm)
-    given = decide.Given(devices, directory, flow_limit(), user, runs, container)
+    given = decide.Given(devices, means.directory, flow_limit(), means.user, runs, container)
     plan = decide.plan_start(vm, before, networks, given)
     if isinstance(plan, Conflict):
         raise plan
@@ -281,7 +279,7 @@ def intend(  # noqa: PLR0913, PLR0917 - what a start is given, and what it holds
         wants,
         vm=vm.id,
         networks=[network for _, network in plan.create],
-        observed=port_holders.known_ahead(wants, held, holder),
+        observed=port_holders.observed_before_rows(wants, means.held, means.holder),
     )
     if plan.release:
         # They were the VM's own, and are again: the new rows speak of the same addresses, and

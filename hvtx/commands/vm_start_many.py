@@ -17,19 +17,20 @@ from hvtx.commands.vm_start import (
     intend,
     lock_for_start,
     means_of,
+    networks_for_start,
     probe_of,
-    standing,
     start_held,
     with_user,
 )
 from hvtx.engine import egress_base, own_addresses, port_holders
 from hvtx.engine.executor import Progress
-from hvtx.engine.guest_routes import refuse_diverted
+from hvtx.engine.interrupted import close_interrupted
 from hvtx.engine.launch_many import Launch, bring_up_each
 from hvtx.engine.peer_ports import holding_ports
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import after, networks_now
-from hvtx.engine.together import SLICE, Several, Tally, begin_each, close_idle, held, slices
+from hvtx.engine.together import SLICE, Several, Tally, begin_each, held, slices
+from hvtx.engine.vm_launch import refuse_diverted_vms
 from hvtx.errors import CommitUnknown, Conflict, HvtxError
 from hvtx.host import descriptors
 from hvtx.hypervisors import base as hypervisors
@@ -88,7 +89,7 @@ def start_slice(runtime: Runtime, names: Sequence[str], tally: Tally) -> None:
     for name in tally.left(names):
         tally.attempt(name, partial(_alone, runtime, name))
     if failed:
-        close_idle(runtime)
+        close_interrupted(runtime)
 
 
 def _alone(runtime: Runtime, name: str) -> VmScope:
@@ -128,7 +129,7 @@ def _together(runtime: Runtime, names: Sequence[str], tally: Tally) -> bool:
 def _start(runtime: Runtime, ready: Sequence[_Ready], tally: Tally, stack: ExitStack) -> None:
     # of which a VM alone has enough, and is started alone then
     descriptors.need(descriptors.TO_MAKE + _DESCRIPTORS * len(ready))
-    networks = _standing(runtime, ready, stack)
+    networks = _networks_of_all(runtime, ready, stack)
     own = own_addresses.in_subnets(networks.networks.values())
     begun = []
     for one in ready:
@@ -147,13 +148,14 @@ def _start(runtime: Runtime, ready: Sequence[_Ready], tally: Tally, stack: ExitS
             continue  # perhaps for the sockets that the others hold by now: alone, it shows
     if not begun:
         return
-    _refuse_diverted([one for one, _ in begun], networks)
+    # all of them, if one: started alone, it is that one
+    refuse_diverted_vms([one.scope.vm for one, _ in begun], networks)
     launches = []
     with begin_each(runtime, "start", [one.scope.vm.name for one, _ in begun]) as (sql, operations):
         for operation, (one, ports_held) in zip(operations, begun, strict=True):
             vm, user = with_user(operation, sql, one.scope.vm, one.probes)
-            rows = intend(operation, sql, vm, one.scope.rows, networks, user)
-            means = means_of(runtime, vm, networks, one.probes, user, ports_held, None)
+            means = means_of(runtime, vm, networks, one.probes, user, ports_held)
+            rows = intend(operation, sql, vm, one.scope.rows, means)
             launches.append(Launch(operation, vm, rows, means))
     bring_up_each(runtime, launches)
     for (one, _), launch in zip(begun, launches, strict=True):
@@ -164,10 +166,10 @@ def _start(runtime: Runtime, ready: Sequence[_Ready], tally: Tally, stack: ExitS
             tally.fail(launch.vm.name, launch.problem)
 
 
-def _standing(runtime: Runtime, ready: Sequence[_Ready], stack: ExitStack) -> NetworkScope:
+def _networks_of_all(runtime: Runtime, ready: Sequence[_Ready], stack: ExitStack) -> NetworkScope:
     """The networks of all of them, rebuilt where this life of the host has not seen them."""
     every = {known.id: known for one in ready for known in one.scope.networks.values()}
-    networks = standing(runtime, networks_now(runtime, every.values()))
+    networks = networks_for_start(runtime, networks_now(runtime, every.values()))
     for network in networks.networks.values():
         stack.callback(runtime.unlock, "network", network.name)
     for one in ready:
@@ -176,15 +178,3 @@ def _standing(runtime: Runtime, ready: Sequence[_Ready], stack: ExitStack) -> Ne
         if egress_base.ensure(runtime, policy, asked) is not asked:
             networks = networks_now(runtime, every.values())
     return networks
-
-
-def _refuse_diverted(ready: Sequence[_Ready], networks: NetworkScope) -> None:
-    """Refuse all of them if no packet of the host would reach one: alone, it is that one."""
-    bridges = networks.bridges()
-    guests: dict[str, list[str]] = {}
-    for one in ready:
-        for interface in one.scope.vm.interfaces:
-            guests.setdefault(interface.network, []).extend(interface.addresses)
-    for network, own in guests.items():
-        if own and network in bridges:
-            refuse_diverted(networks.networks[network], bridges[network], own)

@@ -82,9 +82,9 @@ def stop_scope(
     failpoint.reach("ended:process")
     _release_all(runtime, operation, vm)
     if is_changing(rows):
-        from hvtx.engine.resolve import tidy  # the planner of gc, which no other stop needs
+        from hvtx.engine.interrupted import close_interrupted  # which hardly any stop needs
 
-        tidy(runtime)  # the operation of the change has no rows any more
+        close_interrupted(runtime)  # the operation of the change has no rows any more
     return after(scope, vm, scope.leases)
 
 

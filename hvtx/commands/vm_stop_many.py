@@ -20,6 +20,7 @@ from hvtx.commands.vm_stop import (
 )
 from hvtx.engine import privileges
 from hvtx.engine.executor import Progress
+from hvtx.engine.interrupted import close_interrupted
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import after, vm_scope
 from hvtx.engine.survivors import end_survivors
@@ -29,7 +30,6 @@ from hvtx.engine.together import (
     Taking,
     Tally,
     begin_each,
-    close_idle,
     end_each,
     held,
     slices,
@@ -134,7 +134,7 @@ def _slice(
     for name in tally.left(names):
         tally.attempt(name, partial(alone, name))
     if failed:
-        close_idle(runtime)
+        close_interrupted(runtime)
 
 
 def _scopes(runtime: Runtime, names: Sequence[str], tally: Tally) -> list[VmScope]:
@@ -206,7 +206,7 @@ def _stop(runtime: Runtime, scopes: Sequence[VmScope], how: _How, tally: Tally) 
         # what did not end stays open, as after Ctrl-C: `recover` sees by its process what to do
         unlock(operations)
     if any(is_changing(scope.rows) for scope in up):
-        close_idle(runtime)  # the operation of the change has no rows any more
+        close_interrupted(runtime)  # the operation of the change has no rows any more
 
 
 def _end_processes(

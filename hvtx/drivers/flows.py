@@ -119,17 +119,13 @@ def flush_ports(doors: Iterable[Door]) -> int:
         return any(
             flow.protocol == protocol
             and flow.port == port
-            and (host == flow.destination or _any_offamily_of(host, flow.destination))
+            and (host == flow.destination or _is_any_of_family(host, flow.destination))
             and len(flow.destination) in guests
             and (guests[len(flow.destination)], guest_port) != (flow.reply_source, flow.reply_port)
             for protocol, port, host, guests, guest_port in wanted
         )
 
-    flushing = _Flush(concerns, set(SOURCE), None, None, lambda flow: False)
-    flushing.run()
-    if flushing.left is None or flushing.left:
-        raise FlowsRemain(flushing.problem, frozenset())
-    return flushing.ended
+    return _flush_all(concerns)
 
 
 def flush_taken(doors: Iterable[Door], kept: Iterable[Door]) -> int:
@@ -144,11 +140,7 @@ def flush_taken(doors: Iterable[Door], kept: Iterable[Door]) -> int:
     def concerns(flow: Flow) -> bool:
         return _leads(flow, taken) and not _leads(flow, still)
 
-    flushing = _Flush(concerns, set(SOURCE), None, None, lambda flow: False)
-    flushing.run()
-    if flushing.left is None or flushing.left:
-        raise FlowsRemain(flushing.problem, frozenset())
-    return flushing.ended
+    return _flush_all(concerns)
 
 
 def flush_where(concerns: Callable[[Flow], bool]) -> int:
@@ -158,6 +150,11 @@ def flush_where(concerns: Callable[[Flow], bool]) -> int:
     """
     if conntrack.tracked() == 0:
         return 0
+    return _flush_all(concerns)
+
+
+def _flush_all(concerns: Callable[[Flow], bool]) -> int:
+    """End flows of every family until none is left; how many. Raises FlowsRemain."""
     flushing = _Flush(concerns, set(SOURCE), None, None, lambda flow: False)
     flushing.run()
     if flushing.left is None or flushing.left:
@@ -181,7 +178,7 @@ def _by_service(doors: Iterable[Door]) -> dict[_Service, list[_Goal]]:
 def _leads(flow: Flow, doors: dict[_Service, list[_Goal]]) -> bool:
     """Whether a flow came by one of these ports (pure)."""
     return any(
-        (host == flow.destination or _any_offamily_of(host, flow.destination))
+        (host == flow.destination or _is_any_of_family(host, flow.destination))
         and (flow.reply_source, flow.reply_port) in goal
         for host, goal in doors.get((flow.protocol, flow.port), ())
     )
@@ -191,7 +188,7 @@ def _loopback(raw: bytes) -> bool:
     return len(raw) == 4 and raw[0] == 127
 
 
-def _any_offamily_of(host: bytes, destination: bytes) -> bool:
+def _is_any_of_family(host: bytes, destination: bytes) -> bool:
     return not host or (not any(host) and len(host) == len(destination))
 
 

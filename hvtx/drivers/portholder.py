@@ -302,8 +302,8 @@ def _spawn(held: Held, vm: Identity | None, words: Sequence[str]) -> Holder:
         read, write = os.pipe()
         mine += [read, write]
         closing = logger.closing(2)  # before ours can be inherited
-        given = [_inheritable(one, mine) for one in held.descriptors()]
-        del given
+        for one in held.descriptors():
+            _inheritable(one, mine)
         number = None if followed is None else _inheritable(followed, mine)
         bounded = inherited_limits.usual_limits()
         actions: list[port_programs.Action] = [

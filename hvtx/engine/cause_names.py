@@ -61,8 +61,8 @@ class CauseNames:
         if routing.within(packet.destination, subnet):
             fix = routing.fix(found, subnet, taken)
         else:
-            answers = packet if flow.way is Way.WORLD_TO_PORT and packet.sport else None
-            fix = routing.fix_out(found, flow.bridge, taken, family=flow.family, answers=answers)
+            reply = packet if flow.way is Way.WORLD_TO_PORT and packet.sport else None
+            fix = routing.fix_out(found, flow.bridge, taken, family=flow.family, reply=reply)
         words = routing.told(found, self._names)
         return cause.by, f"{words}: {cause.what}", fix
 

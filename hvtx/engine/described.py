@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from hvtx.engine import network_service
 from hvtx.engine.new_network import NetworkRequest, default_draft
-from hvtx.engine.resolve import resolve, tidy
+from hvtx.engine.resolve import resolve
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.vm_options import VmRequest
 from hvtx.engine.vm_state import Moment, read_moment, states_of
@@ -207,7 +207,6 @@ def settle(runtime: Runtime, names: Iterable[str]) -> None:
         runtime.lock("vm", name)
         try:
             resolve(runtime, vm=name)
-            tidy(runtime)
         finally:
             runtime.unlock("vm", name)
 

@@ -155,7 +155,7 @@ def _hold(operation: Operation, made: Sequence[Resource], held: Held | None) -> 
     fresh = [row for row in made if row.kind == Kind.PUBLISH]
     own = set(held.ports)
     fresh = [row for row in fresh if port_holders.port_of(row) in own]
-    holder = port_holders.begin(held, followed, fresh)
+    holder = port_holders.spawn_for_rows(held, followed, fresh)
     assert holder is not None, "something is held"
     try:
         port_holders.enter_own_scope(name, holder.identity.pid)
@@ -324,8 +324,8 @@ def carry_on(operation: Operation, rows: Sequence[Resource]) -> Outcome:
     """
     runtime = operation.runtime
     first = rows[0]
-    unsettled = runtime.read(records.unsettled_resources)
-    own = [r for r in unsettled if r.operation == first.operation and EXCHANGE in r.observed]
+    half_done = runtime.read(records.half_done_resources)
+    own = [r for r in half_done if r.operation == first.operation and EXCHANGE in r.observed]
     gone = [row for row in own if row.state == State.RELEASING]
     made = [row for row in own if row.state == State.INTENDED]
     try:

@@ -160,7 +160,7 @@ class _Executor:
     def _whole_locked(self, interrupted: int) -> Iterator[bool]:
         """Hold all that an interrupted change is of; False where others hold some of it."""
         with self.runtime.reading() as sql:
-            rows = [r for r in records.unsettled_resources(sql) if r.operation == interrupted]
+            rows = [r for r in records.half_done_resources(sql) if r.operation == interrupted]
             vms = {records.vm_name(sql, row.vm) for row in rows if row.vm}
         of_networks = any(row.vm is None for row in rows)
         if of_networks and not self.runtime.try_lock("all", "networks"):

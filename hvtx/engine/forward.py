@@ -86,7 +86,7 @@ def _with_network(
     rows = runtime.read(records.resources_of_kind, Kind.FILTER)
     bases = [firewall_spec(row) for row in rows if row.role == "base"]
     shared, own = want_network(
-        network, ifindex=_BRIDGE_INDEX, bridge_mark="", settings=(),
+        network, ifindex=_BRIDGE_INDEX, settings=(),
         bases=missing_bases(network.firewall, bases),
     )  # fmt: skip
     mac = bytes.fromhex(network.mac.replace(":", ""))

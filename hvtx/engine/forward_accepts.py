@@ -66,7 +66,7 @@ def change(scope: NetworkScope) -> Change:
 
 def _half_made(scope: NetworkScope) -> bool:
     """Whether a row was being made or removed, by a command that runs or was interrupted."""
-    return any(row.role == WHAT for row in scope.unsettled() if row.network is None)
+    return any(row.role == WHAT for row in scope.half_done() if row.network is None)
 
 
 def rows_of(life: int, rows: Sequence[Resource]) -> list[Resource]:

@@ -63,7 +63,7 @@ class Launch:
             self._call = render(vm, rows, networks, means.probes, means.directory)
             self._gate = spawn_gate(vm, self._call, means)
         identity = None if self._gate is None else self._gate.identity
-        self._holder = port_holders.begin(means.held, identity, rows)
+        self._holder = port_holders.spawn_for_rows(means.held, identity, rows)
         if self._gate is not None or self._holder is not None:
             enter_scope(vm, self._gate, self._holder)
             failpoint.reach("spawned")

@@ -1,4 +1,4 @@
-"""The limits of a VM that runs are changed, under its devices; what was interrupted is settled.
+"""The limits of a VM that runs: changed under its devices, carried through if interrupted.
 
 The rows of its devices say the new limits before the kernel is asked, together with the VM's
 record: whoever finds the change interrupted holds the devices to what their rows say. Each
@@ -80,16 +80,17 @@ def hold(driver: DeviceDriver, devices: Sequence[Resource]) -> None:
         ) from problem
 
 
-def unsettled(interrupted: Iterable[Interrupted], settle: Callable[[str], bool]) -> set[int]:
+def carry_through(interrupted: Iterable[Interrupted], hold_vm: Callable[[str], bool]) -> set[int]:
     """Carry interrupted changes through; the operations of which that could not be done yet.
 
-    ``settle`` holds the devices of a VM, by its name, to their rows (:func:`settled`).
+    ``hold_vm`` holds the devices of a VM, by its name, to their rows (:func:`hold`); False if it
+    cannot yet.
     """
     left = set()
     for operation in interrupted:
         if operation.verb == VERB and operation.vm is not None:
             try:
-                done = settle(operation.vm)
+                done = hold_vm(operation.vm)
             except HvtxError:
                 done = False
             if not done:
@@ -97,13 +98,7 @@ def unsettled(interrupted: Iterable[Interrupted], settle: Callable[[str], bool])
     return left
 
 
-def settled(driver: DeviceDriver, devices: Sequence[Resource]) -> bool:
-    """Hold devices to the limits of their rows. Raises HostRefused, NotPermitted."""
-    hold(driver, devices)
-    return True
-
-
-def standing(sql: Any, name: str, life: int) -> list[Resource]:
+def devices_by_name(sql: Any, name: str, life: int) -> list[Resource]:
     """The devices of a VM that are up, by its name."""
     vm = records.find_vm(sql, name)
     return devices_of(records.resources_of_vm(sql, vm.id), life) if vm is not None else []

@@ -99,7 +99,6 @@ def build_network(
         shared, own = provision.want_network(
             network,
             ifindex=provision.device_index(os.urandom(4)),
-            bridge_mark="",
             bases=_missing_bases(network, scope),
             settings=settings,
             flows=flow_limit(),
@@ -163,14 +162,10 @@ def _serving(
 def intend_network(
     operation: Operation, sql: Any, network: Network, own: Sequence[provision.ResourceSpec]
 ) -> list[Resource]:
-    """Write a network's rows; the addresses name the mark that the bridge's row gets."""
+    """Write a network's rows, of which the bridge's is the first; the addresses name its mark."""
     bridge = operation.intend(sql, own[:1], network=network.id)
-    mark = bridge[0].mark
-    rest = [
-        want._replace(spec={**want.spec, "owner": mark}) if want.kind == Kind.ADDRESS else want
-        for want in own[1:]
-    ]
-    return bridge + operation.intend(sql, rest, network=network.id)
+    addresses = provision.want_addresses(network, bridge[0].ifindex, bridge[0].mark)
+    return bridge + operation.intend(sql, [*addresses, *own[1:]], network=network.id)
 
 
 def ensure_networks(
@@ -241,7 +236,7 @@ def _rebuild_missing(
     runtime.lock("all", "networks")
     try:
         scope = all_networks(runtime, only)  # under the lock: another command may have been quicker
-        if not resolved and (not runtime.life.recovered or scope.unsettled()):
+        if not resolved and (not runtime.life.recovered or scope.half_done()):
             # what a saved ruleset or an interrupted rebuild has left
             scope = resolved_networks(runtime, scope, only)
         # what an interrupted operation had only begun may be forgotten by now

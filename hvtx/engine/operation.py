@@ -86,7 +86,9 @@ class RunningOperation:
     def verify(self) -> None:
         """Restate the invariants that the store can show (``HVTX_VERIFY=1``, as all tests do)."""
         if os.environ.get("HVTX_VERIFY"):
-            broken = self.runtime.read(intents.violations)
+            from hvtx.store import invariants
+
+            broken = self.runtime.read(invariants.violations)
             assert not broken, broken
 
     def history(self, sql: Any, events: Sequence[Event]) -> None:

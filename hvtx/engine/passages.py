@@ -241,7 +241,7 @@ class Passages:
         Raises Busy.
         """
         try:
-            half = any(row.role == WHAT for row in scope.unsettled())
+            half = any(row.role == WHAT for row in scope.half_done())
             found = change(scope, thorough=failed is not None)
             if not half and not found:
                 return []

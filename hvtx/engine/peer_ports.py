@@ -1,9 +1,10 @@
-"""Ports that another installation of hvtx on this host publishes: taken, like a socket's.
+"""Host ports that a VM publishes: refused where they are taken, held while it starts.
 
-Whose chain comes first would get the packets, so that a second one's start would cut a live VM off.
-No lock spans installations. A port is held before anything is made, and of two that publish it at
-once the kernel gives it to one; where it could not be held it is looked for before it is published
-and once more after: at least one takes it back, and both may.
+Taken is a port that a program has, that a rule of others translates, or that another installation
+of hvtx on this host publishes: whose chain comes first would get the packets, so that a second
+one's start would cut a live VM off. No lock spans installations. A port is held before anything is
+made, and of two that publish it at once the kernel gives it to one; where it could not be held it
+is looked for before it is published and once more after: at least one takes it back, and both may.
 """
 
 from __future__ import annotations

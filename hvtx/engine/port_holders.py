@@ -31,7 +31,9 @@ def port_of(row: Resource | ResourceSpec) -> Publish:
     return Publish(spec["protocol"], spec["host_ip"], spec["host_port"], spec["guest_port"])
 
 
-def begin(held: Held | None, vm: Identity | None, rows: Sequence[Resource]) -> Holder | None:
+def spawn_for_rows(
+    held: Held | None, vm: Identity | None, rows: Sequence[Resource]
+) -> Holder | None:
     """Give what is held for the ``publish`` rows among these to a process; None if nothing is.
 
     It goes away unless it is opened. Raises HostRefused.
@@ -49,12 +51,12 @@ def _spawn(held: Held, vm: Identity | None, words: Sequence[str]) -> Holder:
 
 
 @contextmanager
-def ahead(held: Held | None, vm: Vm) -> Iterator[Holder | None]:
+def spawned_before_rows(held: Held | None, vm: Vm) -> Iterator[Holder | None]:
     """Give what is held for a VM without a process of hvtx's to a process, before its rows are.
 
     So they are written with it on record, once and for all. Where the VM has a process, that is to
-    be followed, and the holder comes after it (:func:`begin`). It goes away unless it is opened:
-    also if who spawned it dies before the rows are on record. Raises HostRefused.
+    be followed, and the holder comes after it (:func:`spawn_for_rows`). It goes away unless it is
+    opened: also if who spawned it dies before the rows are on record. Raises HostRefused.
     """
     if not held or vm.hypervisor != "external":
         yield None
@@ -71,7 +73,7 @@ def ahead(held: Held | None, vm: Vm) -> Iterator[Holder | None]:
         raise
 
 
-def known_ahead(
+def observed_before_rows(
     wants: Iterable[ResourceSpec], held: Held | None, holder: Holder | None
 ) -> list[dict[str, Any]]:
     """What is to be kept of each of ``wants`` from the start: the holder of its port (pure)."""
@@ -181,7 +183,7 @@ def renew(
             why[row.id] = f"{problem.message} ({problem.hint})" if problem.hint else problem.message
     why.update((row.id, held.unheld[port_of(row)]) for row in rows if port_of(row) in held.unheld)
     followed = next((found for row in processes if (found := identity_of(row))), None)
-    holder = begin(held, followed, rows)
+    holder = spawn_for_rows(held, followed, rows)
     if holder is None:
         return None, {}, why
     enter_own_scope(vm, holder.identity.pid)
@@ -271,7 +273,8 @@ def let_go(store: Store, gone: Sequence[Resource], staying: Sequence[Resource], 
         if others and not portholder.ended(identity):
             processes = [row for row in staying if row.kind == Kind.PROCESS]
             followed = next((found for row in processes if (found := identity_of(row))), None)
-            holder = begin(portholder.taken_over(identity, map(port_of, others)), followed, others)
+            taken = portholder.taken_over(identity, map(port_of, others))
+            holder = spawn_for_rows(taken, followed, others)
             if holder is not None:
                 try:
                     enter_own_scope(name, holder.identity.pid)

@@ -11,11 +11,6 @@ from hvtx.model.resource import State
 from hvtx.planner.gc import plan_gc
 
 
-def tidy(runtime: Runtime) -> None:
-    """Close interrupted operations that left no rows, and forget what only they had begun."""
-    apply_plan(runtime, Plan(()), verb="resolve")
-
-
 def resolve(runtime: Runtime, *, vm: str | None = None, networks: bool = False) -> Plan:
     """Release what is left of a crashed or interrupted VM, or of interrupted network operations.
 

@@ -108,13 +108,6 @@ def unlock(operations: Iterable[Operation]) -> None:
             operation.unlock()
 
 
-def close_idle(runtime: Runtime) -> None:
-    """Close interrupted operations of which no row is left, such as what others took over."""
-    from hvtx.engine.resolve import tidy  # the planner of gc, which hardly any run needs
-
-    tidy(runtime)
-
-
 def end_each(operations: Sequence[Operation], result: str = "done") -> None:
     """Close operations that have nothing more to do, in one transaction."""
     if not operations:

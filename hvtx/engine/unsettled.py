@@ -18,17 +18,17 @@ def resolved_networks(
     ``only`` these. The whole host is looked at only where the record has rows that are half done,
     or where a ruleset of an earlier life was restored, of which no row tells.
     """
-    whole = bool(scope.unsettled())
+    whole = bool(scope.half_done())
     if scope.earlier and not whole:
         from hvtx.engine.restored import is_restored
 
         whole = is_restored(runtime)
     if not whole and not scope.unended:
         return scope
-    from hvtx.engine.resolve import resolve, tidy
+    from hvtx.engine import interrupted, resolve  # the planner of gc, which hardly any run needs
 
     if whole:
-        resolve(runtime, networks=True)
+        resolve.resolve(runtime, networks=True)
     else:
-        tidy(runtime)
+        interrupted.close_interrupted(runtime)
     return all_networks(runtime, only)  # read again: some of it is released

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from hvtx.engine import effects, notice, port_holders
 from hvtx.engine.guest_routes import Look, refuse_diverted
@@ -42,14 +42,18 @@ class Means(NamedTuple):
     log: str  # where its output is kept
 
 
-def refuse_diverted_vm(vm: Vm, networks: NetworkScope, look: Look | None = None) -> None:
-    """Refuse to start a VM that no packet of the host would reach; ``look`` has just begun."""
-    for network in networks.networks.values():
-        row = networks.bridge(network.id)
-        own = [i for i in vm.interfaces if i.network == network.id]
-        guests = [address for i in own for address in i.addresses]
-        if row is not None and guests:
-            refuse_diverted(network, row, guests, look)
+def refuse_diverted_vms(
+    vms: Iterable[Vm], networks: NetworkScope, look: Look | None = None
+) -> None:
+    """Refuse to start VMs if no packet of the host would reach one; ``look`` has just begun."""
+    bridges = networks.bridges()
+    guests: dict[str, list[str]] = {}
+    for vm in vms:
+        for interface in vm.interfaces:
+            guests.setdefault(interface.network, []).extend(interface.addresses)
+    for network, addresses in guests.items():
+        if addresses and network in bridges:
+            refuse_diverted(networks.networks[network], bridges[network], addresses, look)
 
 
 def bring_up(
@@ -59,7 +63,7 @@ def bring_up(
     identity: Identity | None = None
     try:
         if new:  # its addresses were not known before
-            refuse_diverted_vm(vm, means.networks)
+            refuse_diverted_vms([vm], means.networks)
         observed = effects.create(operation, rows)
         settle_reservations(operation, rows, observed)
         # once more, now that they are published: see hvtx.engine.peer_ports
@@ -71,7 +75,7 @@ def bring_up(
                 launch = render(vm, rows, means.networks.networks, means.probes, means.directory)
                 gate = spawn_gate(vm, launch, means)
                 identity = gate.identity
-            holder = holder or port_holders.begin(means.held, identity, rows)
+            holder = holder or port_holders.spawn_for_rows(means.held, identity, rows)
             if gate is not None or holder is not None:
                 enter_scope(vm, gate, holder)
                 failpoint.reach("spawned")

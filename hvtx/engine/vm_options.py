@@ -1,4 +1,7 @@
-"""Options of a VM, checked by themselves, before anything is looked up."""
+"""Options of a VM, and egress policies of VMs and networks, checked by themselves.
+
+Before anything is looked up.
+"""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Wanted(TypedDict):
 
 
 def changed(ifindex: int, **new: Unpack[Wanted]) -> Message:
-    """What a link is to have."""
+    """Give a link what is named, in one message."""
     flag = _IFF_UP if "up" in new else 0
     body = _IFINFO.pack(0, 0, ifindex, flag, flag)
     if "mac" in new:

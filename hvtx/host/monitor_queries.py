@@ -12,8 +12,8 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 
-from hvtx.host import api, qmp
 from hvtx.host import monitor_socket as sockets
+from hvtx.host import qmp, vmm_api
 from hvtx.host.monitor_socket import Dialogue
 from hvtx.model.typed import NamedTuple
 
@@ -25,8 +25,8 @@ _PIECE = 65536
 
 DIALOGUES: Mapping[str, Callable[[], Dialogue]] = {
     "qmp": qmp.asks_status,
-    "firecracker api": lambda: api.asks_state(api.STATES["firecracker api"]),
-    "cloud-hypervisor api": lambda: api.asks_state(api.STATES["cloud-hypervisor api"]),
+    "firecracker api": lambda: vmm_api.asks_state(vmm_api.STATES["firecracker api"]),
+    "cloud-hypervisor api": lambda: vmm_api.asks_state(vmm_api.STATES["cloud-hypervisor api"]),
 }
 
 

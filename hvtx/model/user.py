@@ -70,7 +70,7 @@ class User(NamedTuple):
 
 
 def own_user(installation: str, number: int) -> User:
-    """The user of an installation's VM with that number; 0 is that of guests that only try (pure).
+    """The user of an installation's VM with that number; 0 is no VM's, and is tried with (pure).
 
     Where the ids of an installation begin follows from its random name, so that those of two
     installations are apart: of 10,000 VMs each, two hosts in 10,000 have any in common.

@@ -77,26 +77,19 @@ def want_network(
     network: Network,
     *,
     ifindex: int,
-    bridge_mark: str,
     bases: Sequence[str],
     settings: Sequence[tuple[str, str, str]],
     flows: int = FLOWS_EACH,
 ) -> tuple[list[ResourceSpec], list[ResourceSpec]]:
-    """The installation's and the network's own resources.
+    """The installation's and the network's own resources, but for :func:`want_addresses`.
 
     ``bases`` names what :func:`missing_bases` found; ``settings`` are ``(path below /proc/sys,
     value, value before)`` of those that have to be turned on. The bridge is the first of the
-    network's own; ``bridge_mark`` is the mark that its row will have. ``flows`` is how many
-    tracked connections each of its guests may have.
+    network's own. ``flows`` is how many tracked connections each of its guests may have.
     """
     shared = want_settings(settings)
     shared += want_bases(bases)
-    addresses = network_addresses(network)
-    own = [
-        _bridge(network, ifindex, addresses),
-        *(_address(network, ifindex, bridge_mark, address) for address in addresses),
-        *network_rules(network, flows),
-    ]
+    own = [_bridge(network, ifindex), *network_rules(network, flows)]
     return shared, own
 
 
@@ -119,26 +112,33 @@ def want_vm_policy(
     return [] if spec is None else [ResourceSpec(Kind.FILTER, f"{device} egress", {**spec})]
 
 
-def _bridge(network: Network, ifindex: int, addresses: Sequence[str]) -> ResourceSpec:
+def _bridge(network: Network, ifindex: int) -> ResourceSpec:
     spec = {
         "device": network.bridge,
         "ifindex": ifindex,
         "mac": network.mac,
         "mtu": network.mtu,
-        "addresses": addresses,
+        "addresses": network_addresses(network),
         "guard": guards_bridge(network.firewall, nat=network.nat),
     }
     return ResourceSpec(Kind.BRIDGE, network.bridge, spec)
 
 
-def _address(network: Network, ifindex: int, bridge_mark: str, address: str) -> ResourceSpec:
-    spec = {
-        "device": network.bridge,
-        "ifindex": ifindex,
-        "owner": bridge_mark,
-        "address": address,
-    }
-    return ResourceSpec(Kind.ADDRESS, address, spec)
+def want_addresses(network: Network, ifindex: int, bridge_mark: str) -> list[ResourceSpec]:
+    """The addresses of a network's bridge, whose row has that mark by now: it is named in each."""
+    return [
+        ResourceSpec(
+            Kind.ADDRESS,
+            address,
+            {
+                "device": network.bridge,
+                "ifindex": ifindex,
+                "owner": bridge_mark,
+                "address": address,
+            },
+        )
+        for address in network_addresses(network)
+    ]
 
 
 def network_rules(network: Network, flows: int = FLOWS_EACH) -> list[ResourceSpec]:

@@ -190,11 +190,11 @@ def fix(found: Found | None, subnet: str, taken: Iterable[int]) -> str:
 
 
 def fix_out(
-    found: Found, bridge: str, taken: Iterable[int], *, family: int, answers: Packet | None = None
+    found: Found, bridge: str, taken: Iterable[int], *, family: int, reply: Packet | None = None
 ) -> str:
     """How what guests of a bridge send finds its way out again.
 
-    ``answers``: only what is like this packet, from a published port: the rest may go elsewhere.
+    ``reply``: of a published port; only packets like it need the way, the rest may go elsewhere.
     """
     option = "-6 " * (family == 6)
     if found.rule.table in (MAIN, LOCAL):
@@ -202,9 +202,9 @@ def fix_out(
     if found.rule.pref == 0:
         return f"give the rule a number above 0: ip {option}rule show"
     free = _free_before(found.rule.pref, taken)
-    if answers is not None:
-        name = _PROTOCOLS.get(answers.protocol, answers.protocol)
-        only = f"{bridge} ipproto {name} sport {answers.sport}"
+    if reply is not None:
+        name = _PROTOCOLS.get(reply.protocol, reply.protocol)
+        only = f"{bridge} ipproto {name} sport {reply.sport}"
         return f"ip {option}rule add iif {only} lookup main pref {free}"
     return f"ip {option}rule add iif {bridge} lookup main pref {free}"
 

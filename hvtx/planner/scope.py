@@ -55,7 +55,7 @@ class NetworkScope(NamedTuple):
         """The settings of the kernel that are on record in this life of the host."""
         return [row for row in self._standing(Kind.SYSCTL) if row.network is None]
 
-    def unsettled(self) -> list[Resource]:
+    def half_done(self) -> list[Resource]:
         """The rows that some operation is making or removing, or was when it was interrupted."""
         return [row for row in self.rows if row.state != State.COMMITTED]
 

@@ -173,6 +173,18 @@ def test_nothing_secret_is_in_the_view(root: Program, member: Unprivileged, home
     )
 
 
+def test_what_a_removed_vm_was_started_with_is_not_in_the_view(
+    root: Program, member: Unprivileged, home: Path
+) -> None:
+    """Its line in the history has all of it, so that it can be made again: root's alone."""
+    root("vm", "rm", "web", "--force")
+    assert "s3cret" in root("log", "--json", "--detail").out
+    ran = member("log", "--json", "--detail")
+    assert "removed" in {entry["event"] for entry in ran.json()["entries"]}
+    assert "s3cret" not in ran.out
+    assert "s3cret" not in files(home)[".json"].read_text()
+
+
 def test_a_guest_is_unknown_to_members(
     root: Program, member: Unprivileged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -191,10 +191,11 @@ def test_two_rows_that_claim_one_element_are_both_judged(hvtx: Program) -> None:
     assert "mark-mismatch" in {item["reason"] for item in one if item["vm"] == "db"}
 
 
-def test_a_vm_that_an_operation_works_on_is_judged(hvtx: Program) -> None:
-    """Stopped half-way: its rows are on their way, and the others' are not."""
-    hvtx("vm", "stop", "web", code=None, HVTX_FAILPOINT="releasing:kill")
-    assert settled() >= {"api", "db"}
+@pytest.mark.parametrize("point", ["intended", "releasing"])
+def test_a_vm_that_an_operation_works_on_is_judged(hvtx: Program, point: str) -> None:
+    """Stopped half-way, while its rows are committed still and while they are on their way."""
+    hvtx("vm", "stop", "web", code=-9, HVTX_FAILPOINT=f"{point}:kill")
+    assert settled() == {"api", "db"}
     assert items(hvtx) == items(hvtx, "--all")
 
 

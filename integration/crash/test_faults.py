@@ -379,7 +379,7 @@ def test_a_mark_whose_answer_was_lost_is_on_record() -> None:
         marks = {row["mark"] for vm in hvtx("vm", "ls", "--json").json()["vms"]
                  for row in vm["resources"]}  # fmt: skip
         if link.get("ifalias"):
-            lost += 1
+            lost += nth > 0  # the first run meets no fault
             assert link["ifalias"] in marks, nth
         guest = GUESTS.pop()
         guest.kill()

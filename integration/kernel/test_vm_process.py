@@ -28,7 +28,7 @@ from hvtx.drivers.vm_process import scope as scopes
 from hvtx.drivers.vm_process import spawn as spawning
 from hvtx.drivers.vm_process import stop as stopping
 from hvtx.errors import Conflict, HostRefused, NotFound, NotPermitted, UsageError
-from hvtx.host import api, console, monitor_socket, openfiles, procfs, qmp
+from hvtx.host import console, monitor_socket, openfiles, procfs, qmp, vmm_api
 from hvtx.hypervisors import base, qemu
 from hvtx.hypervisors.base import Launch, Probes
 from hvtx.model import gate as words
@@ -440,7 +440,7 @@ def test_stop_asks_over_http_and_waits_for_the_guest(room):
 )
 def test_the_power_button_may_be_refused(room, answer, taken):
     server = Server(room.path / base.API_SOCKET, answer, lambda: None)
-    assert api.power_off(str(room.path), "power-button api", 10) is taken
+    assert vmm_api.power_off(str(room.path), "power-button api", 10) is taken
     server.close()
     assert server.heard.startswith(b"PUT /api/v1/vm.power-button HTTP/1.1\r\n")
     assert server.heard.endswith(b"\r\n\r\n")

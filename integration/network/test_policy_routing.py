@@ -270,6 +270,20 @@ def test_a_vm_is_not_recorded_where_it_would_be_lost(hvtx: Program) -> None:
         assert "5270" in hvtx("vm", "create", "two", *words, code=4).err
 
 
+def test_of_several_vms_the_one_that_would_be_lost_is_refused(hvtx: Program) -> None:
+    """Not even beside another is it started; that one is."""
+    make_network(hvtx)
+    for name, address in (("one", "10.77.0.8"), ("two", "10.77.0.9")):
+        create = ("vm", "create", name, "--network", "net", "--ip", address)
+        hvtx(*create, "--", "sleep", "600")
+    lab.run("ip", "route", "add", "blackhole", "10.77.0.9/32")
+    (failed,) = hvtx("vm", "start", "one", "two", "--json", code=9).json()["failed"]
+    assert (failed["vm"], failed["code"]) == ("two", "conflict")
+    assert "10.77.0.9" in failed["message"]
+    assert [hvtx.vm(name)["state"] for name in ("one", "two")] == ["running", "defined"]
+    assert hvtx.is_clean()
+
+
 def test_the_hosts_own_addresses_are_no_neighbours(hvtx: Program) -> None:
     """Two side by side in one subnet: no packet comes from either, and none is said to be lost."""
     lab.run("ip", "link", "add", "side", "type", "veth", "peer", "name", "beyond")

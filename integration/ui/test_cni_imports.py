@@ -13,7 +13,7 @@ from pathlib import Path
 
 from integration import lab
 from integration.lab.program import Forked
-from integration.ui.test_imports import HEAVY, TOP
+from integration.ui.test_imports import HEAVY, TOP, as_used
 from tests.cni import recorded
 from tests.cni.recorded import Recorded
 
@@ -36,7 +36,7 @@ NEVER = HEAVY | {"hvtx.cli", "hvtx.documents.view"}
 def _loaded(one: Recorded) -> set[str]:
     done = subprocess.run(
         [sys.executable, "-S", "-c", _SCRIPT], input=one.data, capture_output=True, check=False,
-        timeout=60, env={**os.environ, **one.environment},
+        timeout=60, env={**as_used(), **one.environment},
     )  # fmt: skip
     lines = done.stderr.decode().splitlines()
     assert done.returncode == 0, lines

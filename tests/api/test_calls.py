@@ -13,7 +13,16 @@ from typing import Any
 
 import pytest
 
-from hvtx import Host, HostRefused, HvtxError, NotFound, NotPermitted, StoreError, UsageError
+from hvtx import (
+    Conflict,
+    Host,
+    HostRefused,
+    HvtxError,
+    NotFound,
+    NotPermitted,
+    StoreError,
+    UsageError,
+)
 from hvtx.api.calls import Calls, again_when_full, unexpected
 from hvtx.engine import notice
 
@@ -215,3 +224,25 @@ def test_the_thread_of_an_event_loop_is_refused_and_told_the_way(calls: Calls) -
         asyncio.run(wrong())
     assert "asyncio.to_thread" in str(caught.value.hint)
     assert asyncio.run(right()) == 3
+
+
+def test_what_is_refused_makes_no_store(calls: Calls, tmp_path: Path) -> None:
+    def refuse(runtime: Any) -> None:
+        assert runtime.store.missing
+        raise Conflict("it is taken")
+
+    with pytest.raises(Conflict, match="it is taken"), calls.recording(refuse):
+        pytest.fail("the call is not made")
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_store_that_came_during_the_check_is_asked_instead(calls: Calls) -> None:
+    """The first commands of two: what the other has made is no conflict of who did not know it."""
+
+    def overtaken(_: Any) -> None:
+        with calls.opened(writable=True):
+            pass
+        raise Conflict("the host has a route to it")
+
+    with calls.recording(overtaken) as runtime:
+        assert not runtime.store.missing

@@ -207,7 +207,7 @@ def test_a_change_is_carried_on_under_the_locks_of_all_that_it_is_of(
     """Its rows of another VM and of a network may be no part of the plan."""
     rows = [row(1, state=State.INTENDED), row(2, "other", State.INTENDED), row(3, None)]
     operation = FakeOperation(rows[:1], busy=[busy])
-    monkeypatch.setattr(executor.records, "unsettled_resources", lambda _: rows)
+    monkeypatch.setattr(executor.records, "half_done_resources", lambda _: rows)
     monkeypatch.setattr(executor.records, "vm_name", lambda _, vm: vm)
     monkeypatch.setattr(exchange, "carry_on", lambda own, _: own.said.append("carried") or GONE)
     planned = item(1, Reason.CHANGE_INTERRUPTED, action=Action.COMMIT, state=State.INTENDED)

@@ -14,7 +14,7 @@ from hvtx.errors import HvtxError
 from hvtx.host.locks import LockFile
 from hvtx.model.resource import GONE, Kind, Outcome, Resource, State
 from hvtx.planner.provision import ResourceSpec
-from hvtx.store import history, intents, records
+from hvtx.store import history, intents, invariants, records
 from tests.store.shelf import NOW, WRITER, Shelf
 
 WANTS = [ResourceSpec(Kind.FILE, f"/run/vm{n}", {"path": f"/run/vm{n}"}) for n in (1, 2)]
@@ -68,7 +68,7 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("HVTX_VERIFY", "1")
     made = FakeRuntime(Shelf(tmp_path))
     yield made
-    assert made.read(intents.violations) == []
+    assert made.read(invariants.violations) == []
     assert made.mine == set(), "an operation that has ended holds no lock"
     made.operations.close()
     made.store.close()

@@ -39,7 +39,6 @@ from hvtx.engine import saved_set as saved_sets
 from hvtx.engine.saved_plan import load_plan
 from hvtx.errors import HvtxError, NotPermitted, UsageError
 from hvtx.host import (
-    api,
     capabilities,
     ctmessages,
     devroutes,
@@ -76,6 +75,7 @@ from hvtx.host import (
     store_location,
     tap_filter_check,
     trust,
+    vmm_api,
     vmuser,
     xfrm,
     xtables,
@@ -470,7 +470,7 @@ def told_in_time(pieces: list[bytes]) -> None:
         in_place_of(monitor_socket, "_patiently", lambda *_: Wire(pieces)),
         monitor_socket.MonitorSocket("/nonexistent", ("api.sock",), 60) as link,
     ):
-        assert isinstance(link.hold(api.asks_power_off("ctrl-alt-del api")), str)
+        assert isinstance(link.hold(vmm_api.asks_power_off("ctrl-alt-del api")), str)
 
 
 def strict(data: bytes) -> None:
@@ -1279,15 +1279,15 @@ PARSERS: dict[str, Parser] = {
                   ("host.qmp.asks_status", "host.qmp.Stream", "host.qmp._status_in")),
     "QMP, commands": Parser(qmp_commands, lines_of(QMP), (HvtxError, OSError), ("host.qmp.Qmp.execute",)),
     "API": Parser(
-        lambda pieces: conversation(api.asks_state("/"), pieces), st.one_of(spoken(HTTP[:1], mutated(HTTP)), st.lists(mutated(HTTP), max_size=4)), (ConnectionError,),
-        ("host.api.asks_state", "host.api.whole", "host.api.state_in", "host.api.succeeded"),
+        lambda pieces: conversation(vmm_api.asks_state("/"), pieces), st.one_of(spoken(HTTP[:1], mutated(HTTP)), st.lists(mutated(HTTP), max_size=4)), (ConnectionError,),
+        ("host.vmm_api.asks_state", "host.vmm_api.whole", "host.vmm_api.state_in", "host.vmm_api.succeeded"),
     ),
     "API, JSON": Parser(
-        lambda data: api.state_in(b"HTTP/1.1 200 OK\r\n\r\n" + data), json_bytes(({"state": "Running"},)), (ConnectionError,),
-        ("host.api.state_in",),
+        lambda data: vmm_api.state_in(b"HTTP/1.1 200 OK\r\n\r\n" + data), json_bytes(({"state": "Running"},)), (ConnectionError,),
+        ("host.vmm_api.state_in",),
     ),
     "API, power": Parser(
-        told_in_time, st.lists(mutated(HTTP), max_size=4), (OSError,), ("host.api.asks_power_off", "host.monitor_socket.MonitorSocket")
+        told_in_time, st.lists(mutated(HTTP), max_size=4), (OSError,), ("host.vmm_api.asks_power_off", "host.monitor_socket.MonitorSocket")
     ),
     "JSON of hypervisors": Parser(
         strict, json_bytes((*QMP, {"state": "Running"})), (ConnectionError,), ("host.monitor_socket.parsed", "host.monitor_socket._refuse_depth"),

@@ -49,6 +49,11 @@ COUNTER, IIF = expression("counter"), expression("meta", attribute(2, bytes(4)))
         (expression("log"), Does.NOTHING, ""),
         (target("NFQUEUE"), Does.SOME, ""),
         (expression("queue"), Does.SOME, ""),
+        (IIF + expression("lookup"), Does.SOME, ""),  # in a map, which may hold verdicts
+        (expression("synproxy"), Does.SOME, ""),
+        (expression("fwd"), Does.SOME, ""),
+        (expression("dup"), Does.SOME, ""),
+        (expression("last") + expression("log") + verdict(0), Does.DROP, ""),
         (b"", Does.NOTHING, ""),
     ],
 )

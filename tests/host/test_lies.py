@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hvtx.errors import HostRefused
-from hvtx.host import api, console, monitor_socket, qmp
+from hvtx.host import console, monitor_socket, qmp, vmm_api
 from hvtx.host.monitor_queries import Question, ask_one
 
 GREETING = b'{"QMP": {"version": {}, "capabilities": []}}\r\n'
@@ -215,7 +215,7 @@ def test_a_lie_over_http(lie: str, liars: Callable[..., Liar]) -> None:
     question = Question("cloud-hypervisor api", liar.place, ("qmp.sock",))
     assert ask_one(question, SECONDS) in (None, "")
     with suppress(OSError):  # it may say yes, and then not do it
-        api.power_off(liar.place, "power-button api", SECONDS, "qmp.sock")
+        vmm_api.power_off(liar.place, "power-button api", SECONDS, "qmp.sock")
     assert settled(liar, 2) == [True, True]
 
 
@@ -251,7 +251,7 @@ def test_a_link_to_the_socket_of_somebody_else_is_not_followed(tmp_path: Path) -
         assert ask_one(Question("qmp", str(own), ("qmp.sock",)), SECONDS) is None
         assert ask_qmp(str(own)) == ""
         with pytest.raises(OSError, match="not a socket"):
-            api.power_off(str(own), "power-button api", SECONDS, "qmp.sock")
+            vmm_api.power_off(str(own), "power-button api", SECONDS, "qmp.sock")
         with pytest.raises(BlockingIOError):
             server.accept()
 
@@ -331,8 +331,8 @@ PIECES = st.lists(
 def test_whatever_is_said_is_a_word_or_a_lost_connection(pieces: list[bytes]) -> None:
     for dialogue in (
         qmp.asks_status(),
-        api.asks_state("/"),
-        api.asks_power_off("power-button api"),
+        vmm_api.asks_state("/"),
+        vmm_api.asks_power_off("power-button api"),
     ):
         next(dialogue)
         try:

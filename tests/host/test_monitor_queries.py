@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hvtx.host import api, monitor_queries, monitor_socket, qmp
+from hvtx.host import monitor_queries, monitor_socket, qmp, vmm_api
 from hvtx.host.monitor_queries import Question, ask, ask_one
 
 GREETING = b'{"QMP": {"version": {}, "capabilities": []}}\r\n'
@@ -75,13 +75,13 @@ RUNNING = b'{"id": "web", "state": "Running", "vmm_version": "1.12.0", "app_name
 def test_an_http_answer_ends_where_its_length_says():
     answer = http(RUNNING)
     pieces = [answer[n : n + 1] for n in range(len(answer))]
-    sent, word = converse(api.asks_state("/"), pieces)
+    sent, word = converse(vmm_api.asks_state("/"), pieces)
     assert word == "Running"
     assert sent == [b"GET / HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n\r\n"]
 
 
 def test_an_http_answer_without_a_length_ends_with_the_connection():
-    assert converse(api.asks_state("/"), [b"HTTP/1.1 200 \r\n\r\n" + RUNNING])[1] == "Running"
+    assert converse(vmm_api.asks_state("/"), [b"HTTP/1.1 200 \r\n\r\n" + RUNNING])[1] == "Running"
 
 
 @pytest.mark.parametrize(
@@ -91,12 +91,12 @@ def test_an_http_answer_without_a_length_ends_with_the_connection():
      b"HTTP/1.1 200 \r\nContent-Length: -1\r\n\r\n" + RUNNING[:-1]],
 )  # fmt: skip
 def test_an_http_answer_without_a_state_is_an_empty_word(answer):
-    assert converse(api.asks_state("/"), [answer])[1] == ""
+    assert converse(vmm_api.asks_state("/"), [answer])[1] == ""
 
 
 def test_an_http_answer_without_an_end_is_cut_off():
     with pytest.raises(ConnectionError):
-        converse(api.asks_state("/"), [b"HTTP/1.1 200 \r\n\r\n", *[b"x" * 65536] * 20])
+        converse(vmm_api.asks_state("/"), [b"HTTP/1.1 200 \r\n\r\n", *[b"x" * 65536] * 20])
 
 
 # -- real sockets ----------------------------------------------------------------------------------

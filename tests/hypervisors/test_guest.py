@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from hvtx.hypervisors import base
-from hvtx.hypervisors.guest import ASKED, LEFT_OUT, WORDS, described, guest_of, telling, uses_kvm
+from hvtx.hypervisors.guest import (
+    ASKED,
+    LEFT_OUT,
+    WORDS,
+    described,
+    guest_of,
+    is_refusal,
+    telling,
+    uses_kvm,
+)
 from hvtx.model.guest import CANNOT_ANSWER, CANNOT_GO_ON, NOTES, Guest
 
 QEMU = {
@@ -101,6 +110,47 @@ def test_the_line_that_says_what_happened_stands_before_the_registers():
         LEFT_OUT,
         *REGISTERS[-3:],
     ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "KVM internal error. Suberror: 1",
+        "qemu: initialization failed",
+        "Aborted (core dumped)",
+        "Assertion `ret == 0' was not met",
+        "Kernel panic - not syncing",
+        "fatal: no memory",
+        "qemu: cannot set up guest memory",
+        "can't open it",
+        "could not open disk",
+        "unable to map",
+        "Invalid parameter",
+        "Permission denied",
+        "Connection refused",
+        "CPU model is not supported",
+        "unsupported machine type",
+        "No such file or directory",
+        "Segfault at 0",
+    ],
+)
+def test_each_kind_of_telling_line_is_found(line):
+    assert telling([line, *REGISTERS], 10) == [line, LEFT_OUT, *REGISTERS[-3:]]
+
+
+@pytest.mark.parametrize(
+    ("log", "refused"),
+    [
+        ("qemu\nopen /dev/kvm: Permission denied", True),
+        ("clone: Operation not permitted", True),
+        ("open() = -1 EACCES", True),
+        ("ioctl: EPERM", True),
+        ("No such file or directory", False),
+        ("", False),
+    ],
+)
+def test_what_a_process_was_not_allowed_is_known(log, refused):
+    assert is_refusal(log) is refused
 
 
 def test_a_short_log_is_told_whole_and_a_quiet_one_by_its_end():

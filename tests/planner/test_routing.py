@@ -144,6 +144,20 @@ def test_the_fix_comes_before_the_rule_and_takes_a_free_number() -> None:
     assert "above 0" in routing.fix(Found(Rule(0, "lookup", 52), EXIT), "10.77.0.0/24", [])
 
 
+def test_the_way_out_is_for_all_of_a_bridge_or_for_replies_of_a_port() -> None:
+    found, reply = Found(Rule(5270, "lookup", 52), EXIT), Packet(FAR, GUEST, protocol=17, sport=53)
+    assert routing.fix_out(found, "hvbr0", [5269], family=4) == (
+        "ip rule add iif hvbr0 lookup main pref 5268"
+    )
+    assert routing.fix_out(found, "hvbr0", [], family=6, reply=reply) == (
+        "ip -6 rule add iif hvbr0 ipproto udp sport 53 lookup main pref 5269"
+    )
+    main = routing.fix_out(Found(MAIN, EXIT), "hvbr0", [], family=6)
+    assert main == "`ip -6 route show table all` shows it; remove that route"
+    first = routing.fix_out(Found(Rule(0, "lookup", 52), EXIT), "hvbr0", [], family=4)
+    assert first == "give the rule a number above 0: ip rule show"
+
+
 @pytest.mark.parametrize(
     ("rule", "words"),
     [

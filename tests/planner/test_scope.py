@@ -55,7 +55,7 @@ def test_what_is_half_done_is_unsettled() -> None:
         row(1, Kind.BRIDGE, LAN.id, state=State.INTENDED),
         row(2, Kind.FILTER, state="releasing"),
     ]
-    assert scope(*half, row(3, Kind.FILTER)).unsettled() == half
+    assert scope(*half, row(3, Kind.FILTER)).half_done() == half
 
 
 def test_leases_outlive_a_stop_and_flows_a_release() -> None:

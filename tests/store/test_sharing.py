@@ -413,7 +413,7 @@ def test_a_long_past_costs_nothing(shelf: Shelf) -> None:
             records.resources_of_vm(store.connection, "id-web")
             records.resources_of_network(store.connection, lan.id)
             records.committed_resources(store.connection, Kind.PUBLISH, Kind.FILTER)
-            records.unsettled_resources(store.connection)
+            records.half_done_resources(store.connection)
             records.resources_of_kind(store.connection, Kind.BRIDGE)
             records.resources_of_life(store.connection, 1)
             records.published_in(store.connection, lan.id)

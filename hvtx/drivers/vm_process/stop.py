@@ -143,7 +143,7 @@ def _ask_qmp(ending: Ending, seconds: float) -> bool:
 
 
 def _ask_api(ending: Ending, seconds: float) -> bool:
-    from hvtx.host.api import power_off
+    from hvtx.host.vmm_api import power_off
 
     if power_off(ending.directory, ending.power_down, seconds):
         return True

@@ -234,7 +234,7 @@ def _of_route(scratch: Scratch, leg: Leg) -> Cause | None:
     if leg.into and leg.into not in indexes:
         return None
     try:
-        answer = scratch.route.get(_GETROUTE, asked(leg, indexes.get(leg.into, 0)))
+        answer = scratch.route.get(_GETROUTE, route_request(leg, indexes.get(leg.into, 0)))
     except OSError as problem:
         to = topology.shown(leg.target)
         if problem.errno == errno.EXDEV or (problem.errno == errno.EINVAL and _strict(leg)):
@@ -282,14 +282,14 @@ def paths(channel: Channel, leg: Leg, into: int = 0) -> dict[int, Way]:
 @legible
 def leads(channel: Channel, leg: Leg, into: int = 0) -> Way:
     """Where the kernel leads a leg; ``into`` is the index of its device. Raises OSError."""
-    answer = channel.get(_GETROUTE, asked(leg, into, whole=False))
+    answer = channel.get(_GETROUTE, route_request(leg, into, whole=False))
     found = attribute_map(answer, _RTMSG.size)
     gateway = found.get(_GATEWAY) or found.get(_VIA, b"")[2:]
     return Way(int.from_bytes(found.get(_OIF, b""), "little"), gateway)
 
 
-def asked(leg: Leg, into: int, *, whole: bool = True) -> bytes:
-    """The question which route a packet takes; ``whole``: with all its paths. Pure."""
+def route_request(leg: Leg, into: int, *, whole: bool = True) -> bytes:
+    """The RTM_GETROUTE body that asks for a packet's route; ``whole``: with all its paths. Pure."""
     family = socket.AF_INET if len(leg.target) == 4 else socket.AF_INET6
     size = len(leg.target) * 8
     flags = _FIB_MATCH * whole | _LOOKUP_TABLE * (family == socket.AF_INET)

@@ -53,6 +53,7 @@ from hvtx.store.records.resource import (
     egress_rows,
     evidence_of_vms,
     firewall_rows_of_vms,
+    half_done_resources,
     marks_on_record,
     processes_of_vm,
     published_in,
@@ -68,7 +69,6 @@ from hvtx.store.records.resource import (
     resources_of_vms,
     tombstone_count,
     tombstones,
-    unsettled_resources,
     whereabouts,
 )
 from hvtx.store.records.vm import (
@@ -111,6 +111,7 @@ __all__ = [
     "firewall_rows_of_vms",
     "get_network",
     "get_vm",
+    "half_done_resources",
     "has_provisional",
     "has_vm",
     "is_bare",
@@ -158,7 +159,6 @@ __all__ = [
     "to_have_network",
     "tombstone_count",
     "tombstones",
-    "unsettled_resources",
     "users_of_network",
     "vm_heads",
     "vm_name",

@@ -166,7 +166,7 @@ def committed_resources(sql: sqlite3.Connection, *kinds: Kind) -> list[Resource]
     return _found(sql, f"state = '{State.COMMITTED}' AND kind IN ({marks})", kinds)
 
 
-def unsettled_resources(sql: sqlite3.Connection) -> list[Resource]:
+def half_done_resources(sql: sqlite3.Connection) -> list[Resource]:
     """The rows that some operation is making or removing, or was when it was interrupted."""
     return _found(sql, f"state IN ('{State.INTENDED}', '{State.RELEASING}')")
 
