@@ -178,23 +178,25 @@ def netmask_of(subnet: str) -> str:
     return str(ipaddress.ip_network(subnet).netmask)
 
 
-def parse_address(text: str) -> str:
-    """An IP address in canonical form: one spelling per address, so that it is leased once."""
+def parse_address(text: str, of: str = "") -> str:
+    """An IP address in canonical form: one spelling per address, so that it is leased once.
+
+    A refusal begins with ``of``, the option that it is of: ``--ip``.
+    """
+    named = f"{of} {text!r}".lstrip()
     try:
         address = ipaddress.ip_address(without_zone(text))
     except ZoneError as problem:
-        raise UsageError(f"{text!r} is not an IP address alone: {problem}") from problem
+        raise UsageError(f"{named} is not an IP address alone: {problem}") from problem
     except ValueError as problem:
         from hvtx.model import meant_values  # for a refusal only
 
         right = meant_values.address(text)
         hint = f"write it as {right}" if is_right(right, text, parse_address) else None
-        raise UsageError(f"{text!r} is not an IP address", hint=hint) from problem
+        raise UsageError(f"{named} is not an IP address", hint=hint) from problem
     four = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     if four is not None:
-        raise UsageError(
-            f"{text!r} is an IPv4 address in IPv6 notation", hint=f"write it as {four}"
-        )
+        raise UsageError(f"{named} is an IPv4 address in IPv6 notation", hint=f"write it as {four}")
     return str(address)
 
 
@@ -248,7 +250,8 @@ def _host_ip(text: str, host_ip: str) -> str | None:
     if not host_ip:
         return None
     bracketed = host_ip.startswith("[") and host_ip.endswith("]")
-    address = parse_address(host_ip[1:-1] if bracketed else host_ip)
+    bare = host_ip[1:-1] if bracketed else host_ip
+    address = parse_address(bare, of=f"--publish {text!r}:")
     if is_ipv6(address) != bracketed:
         raise UsageError(f"--publish {text!r}: an IPv6 host address stands in brackets")
     if (why := _unservable(address)) is not None:

@@ -154,7 +154,8 @@ def _unpublished(text: str) -> list[Taken]:
         raise UsageError(f"--unpublish {text!r} is not understood")
     address = None
     if host_ip:  # an earlier version may have published what none could serve
-        parsed = addressing.parse_address(host_ip.removeprefix("[").removesuffix("]"))
+        bare = host_ip.removeprefix("[").removesuffix("]")
+        parsed = addressing.parse_address(bare, of=f"--unpublish {text!r}:")
         address = None if parsed in _EVERY else parsed
     return [Taken(protocol or "tcp", address, port) for port in span]
 
