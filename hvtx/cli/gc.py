@@ -109,7 +109,7 @@ def gc(ctx: click.Context, /, file: str | None, json_: bool, **more: Any) -> int
         return _schema(file, more)
     guessing, yes, lost = more.pop("heuristic"), more.pop("yes"), more.pop("installation")
     if lost is not None:
-        _alone_with_installation(more, guessing=guessing, file=file)
+        _alone_with_installation(lost, more, guessing=guessing, file=file)
         return _installation(ctx, lost, mode, more, yes=yes, json_=json_)
     if guessing and (more["everything"] or more["unrecorded"] or more["html"]):
         raise UsageError("--all, --unrecorded and --html cannot be combined with --heuristic")
@@ -153,17 +153,20 @@ def _permissions(more: dict[str, Any]) -> int:
     given = more.pop("permissions")
     if given and not (more["out"] or more["html"]):
         raise UsageError(
-            "--mode needs --out or --html", hint=f"--mode {given} --out FILE, or --html FILE"
+            "--mode needs --out or --html", hint=f"hvtx gc --plan --mode {given} --out plan.json"
         )
     return int(given or MODES[0], 8)
 
 
-def _alone_with_installation(more: dict[str, Any], *, guessing: bool, file: str | None) -> None:
+def _alone_with_installation(
+    lost: str, more: dict[str, Any], *, guessing: bool, file: str | None
+) -> None:
     names = ("everything", "out", "html", "permissions", "unrecorded")
     if guessing or file or any(more[name] for name in names):
         raise UsageError(
             "--installation needs --plan or --apply, and cannot be combined with another selection",
-            hint="hvtx gc --plan --installation ID, then hvtx gc --apply --installation ID --yes",
+            hint=f"hvtx gc --plan --installation {lost}; then, to remove it:"
+            f" hvtx gc --apply --installation {lost} --yes",
         )
 
 

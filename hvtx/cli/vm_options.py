@@ -177,9 +177,18 @@ def checked(name: str, request: dict[str, Any]) -> Any:
     if not runs and context.info_name in before and name not in before:
         raise UsageError(
             "the VM has no name: what stands after -- is its command",
-            hint=f"{context.command_path} NAME … -- {' '.join([name, *request['command']])}",
+            hint=_with_name(context, before, [name, *request["command"]]),
         )
     return request
+
+
+def _with_name(context: click.Context, before: list[str], command: list[str]) -> str:
+    """What was written, with a NAME behind the command's own."""
+    from shlex import join  # for a refusal only
+
+    behind = before.index(str(context.info_name)) + 1
+    words = [*before[:behind], "NAME", *before[behind:], "--", *command]
+    return f"hvtx {join(words)}"
 
 
 def refuse_words_before_dashes(given: Sequence[str]) -> None:

@@ -88,7 +88,7 @@ def _checked(record: dict[str, Any], name: str) -> dict[str, Any]:
     if not record["interfaces"]:
         raise NotFound(
             f"VM {name!r} had no network of hvtx's: it had been taken over from another tool",
-            hint="hvtx import or hvtx adopt take it over again",
+            hint="`hvtx import --help` and `hvtx adopt --help` say how it is taken over",
         )
     return record
 

@@ -111,7 +111,7 @@ def _name(action: str, words: str, name: str) -> str:
         raise UsageError(
             f"{words}: only addresses and subnets can be denied, since {name} may have others than"
             " a guest was told",
-            hint=f"--egress none --allow NAME lets guests reach nothing but names; {HINT}",
+            hint=f"with --egress none --allow NAME guests reach nothing but names; {HINT}",
         )
     if "." not in name or len(name) > _NAME_MOST:
         raise UsageError(f"{words}: {name} is no whole name", hint="write it as example.org:443")
