@@ -24,6 +24,8 @@ MEBIBYTES = Number(hint="the unit is MiB: 2048 is 2 GiB", meant="mebibytes")
 PROCESSORS = "it is a number of virtual processors, for instance 2"
 
 
+_NO = ("no", "false", "off", "0")
+_ANSWERS = (*_NO, "yes", "true", "on", "1")
 PUBLISHED = "[NETWORK/][HOSTIP:]HOSTPORT[-LAST]:GUESTPORT[-LAST][/udp]"
 
 _LIMIT = "in=RATE,out=RATE,in-packets=N,out-packets=N"
@@ -191,12 +193,29 @@ def _with_name(context: click.Context, before: list[str], command: list[str]) ->
     return f"hvtx {join(words)}"
 
 
+def _without(answer: str, flag: str) -> str:
+    """How a flag is written without the word behind it."""
+    if answer.lower() not in _NO:
+        return f"leave {answer!r} out"
+    contrary = f"--no-{flag.removeprefix('--')}"
+    known = (param.secondary_opts for param in click.get_current_context().command.params)
+    return (
+        f"write it as {contrary}" if any(contrary in o for o in known) else "leave both words out"
+    )
+
+
 def refuse_words_before_dashes(given: Sequence[str]) -> None:
     """Refuse a command that does not stand after --; raises UsageError."""
     words = list(click.get_current_context().find_root().obj["arguments"])
     command = list(given)
     after = words[words.index("--") + 1 :] if "--" in words else []
     if command and after[-len(command) :] != command:
+        flag = words[words.index(command[0]) - 1]
+        if command[0].lower() in _ANSWERS and flag.startswith("--"):
+            raise UsageError(
+                f"{flag} takes no value, and {command[0]!r} stands behind it",
+                hint=_without(command[0], flag),
+            )
         raise UsageError(
             f"unexpected argument {command[0]!r}",
             hint="put the command to run as the VM after --",

@@ -164,7 +164,8 @@ def check_request(runtime: Runtime, request: VmRequest, *, starts: bool = False)
     asked for a VM that ``starts`` at once: its start asks.
     """
     if runtime.read(records.find_vm, request.name) is not None:
-        raise Conflict(f"VM {request.name!r} exists already", hint="hvtx vm ls")
+        hint = f"choose another name, or take it as it is: hvtx vm show {request.name}"
+        raise Conflict(f"VM {request.name!r} exists already", hint=hint)
     check_files(request.kernel, request.initrd, request.disks)
     check_user_data(request.guest.user_data)
     where = runtime.installation, runtime.settings.state_directory

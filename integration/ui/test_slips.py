@@ -91,6 +91,19 @@ def test_what_a_hint_says_is_typed_as_it_stands(
 
 
 @pytest.mark.parametrize(
+    ("asked", "meant"),
+    [(":8080", "8080"), ("localhost:8080", "127.0.0.1:8080"), ("http://10.77.0.2/", "10.77.0.2")],
+)
+def test_what_a_browser_is_given_is_explained_without_it(
+    peopled: Program, asked: str, meant: str
+) -> None:
+    told = peopled("explain", asked, code=3).err
+    assert hint(told) == f"did you mean {meant}? hvtx explain {meant}"
+    assert peopled("explain", meant, "--json").json()["vm"] == "web"
+    assert hint(peopled("explain", "http://a b/", code=3).err).startswith("give an interface")
+
+
+@pytest.mark.parametrize(
     ("words", "says"),
     [
         (("--memory", "512M"), "write it as --memory 512"),
