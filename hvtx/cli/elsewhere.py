@@ -331,5 +331,7 @@ _EXTRA: Mapping[str, str] = {
 
 def extra_advice(path: str, extra: str) -> str | None:
     """What is done with a word more than the command ``vm ls`` or the like takes."""
+    if extra.lower() in ("yes", "no", "true", "false", "on", "off"):
+        return f"leave {extra!r} out: options without a value in their help take none"
     words = _EXTRA.get(path)
     return None if words is None else words.format(extra=extra)

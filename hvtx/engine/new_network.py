@@ -227,7 +227,8 @@ def check_free(scope: NetworkScope, request: NetworkRequest) -> None:
     from hvtx.planner import addressing
 
     if _named(scope, request.name):
-        raise Conflict(f"network {request.name!r} exists already", hint="hvtx network ls")
+        hint = f"choose another name, or take it as it is: hvtx network show {request.name}"
+        raise Conflict(f"network {request.name!r} exists already", hint=hint)
     known = _subnets_of(scope.networks.values())
     for subnet in request.subnets:
         taken = addressing.overlap(subnet, known)

@@ -91,20 +91,21 @@ def parse_uplink(text: str) -> str:
     return text
 
 
-def parse_mac(text: str) -> str:
-    """A unicast MAC address, lower case."""
-    mac = text.lower()
+def parse_mac(text: str, of: str = "") -> str:
+    """A unicast MAC address, lower case. A refusal begins with ``of``, its option."""
+    mac, named = text.lower(), f"{of} {text}".lstrip()
     pairs = mac.split(":")
     if len(pairs) != 6 or not all(len(p) == 2 and _HEXADECIMAL.issuperset(p) for p in pairs):
         from hvtx.model import meant_values  # for a refusal only
 
         right = meant_values.mac(text)
         right = right if is_right(right, text, parse_mac) else "02:11:22:33:44:55"
-        raise UsageError(f"{text!r} is not a MAC address", hint=f"write it as {right}")
+        words = f"{of} {text!r} is not a MAC address".lstrip()
+        raise UsageError(words, hint=f"write it as {right}")
     if int(mac[:2], 16) & 1:
-        raise UsageError(f"{text} is a multicast MAC address: no interface can have it")
+        raise UsageError(f"{named} is a multicast MAC address: no interface can have it")
     if mac == "00:00:00:00:00:00":
-        raise UsageError(f"{text} is not a MAC address that an interface can have")
+        raise UsageError(f"{named} is not a MAC address that an interface can have")
     return mac
 
 
@@ -144,6 +145,9 @@ def _subnet_hint(text: str) -> str:
     plain = length.isascii() and length.isdigit()
     if plain and meant_values.address(start) is not None and meant_values.subnet(text) is None:
         return "a prefix length is at most 32, or 128 for IPv6: for instance 10.77.0.0/24"
+    parts = text.split(",")
+    if len(parts) > 1 and all(is_right(part, text, parse_subnet) for part in parts):
+        return f"one at a time: {' '.join(f'--subnet {part}' for part in parts)}"
     right = meant_values.subnet(text)
     return f"write it as {right if is_right(right, text, parse_subnet) else '10.77.0.0/24'}"
 

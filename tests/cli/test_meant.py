@@ -236,6 +236,11 @@ ELSEWHERE = [
     ("gc --apply --yes", "nothing is asked here: hvtx gc --apply"),
     ("gc --apply --all", "hvtx gc --apply does all that it would do"),
     # words too many
+    ("network create lab --subnet 10.0.0.0/24 --isolate yes", "leave 'yes' out"),
+    (
+        "network create lab --subnet 10.0.0.0/24,fd00::/64",
+        "one at a time: --subnet 10.0.0.0/24 --subnet fd00::/64",
+    ),
     ("vm ls web", "one of them: hvtx vm show web"),
     ("vm show web db", "one at a time: hvtx vm show db"),
     ("log web", "of one VM: hvtx log --vm web"),

@@ -298,6 +298,8 @@ def test_a_refused_address_is_told_with_its_option(text: str, why: str) -> None:
     with pytest.raises(UsageError) as refused:
         parse_address(text, of="--ip")
     assert refused.value.message.startswith(f"--ip {text!r} {why}")
+    with pytest.raises(UsageError, match=r"^--mac 'random' is not a MAC address$"):
+        parse_mac("random", of="--mac")
     whole = f"[{text}]:80:80" if ":" in text else f"{text}:80:80"
     with pytest.raises(UsageError) as refused:
         parse_publish(whole)
