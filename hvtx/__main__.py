@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from contextlib import suppress
 
 from hvtx.model.typed import NoReturn
 
@@ -22,16 +21,9 @@ def main() -> NoReturn:
     from hvtx import loader
 
     loader.install()  # before the two hundred modules that follow
-    from hvtx.cli.main import run
+    from hvtx.cli.main import program
 
-    code = run(sys.argv[1:])
-    try:
-        sys.stdout.flush()
-    except OSError:
-        code = code or 1
-    with suppress(OSError):  # what could not be told changes nothing
-        sys.stderr.flush()
-    os._exit(code)
+    os._exit(program(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -47,6 +47,21 @@ def begin_program() -> None:
     children.await_ends()
 
 
+def interrupt_at_ends() -> None:
+    """Let SIGTERM and SIGHUP interrupt such a program, as SIGINT does."""
+    children.interrupt_at_ends()
+
+
+def interrupted_by() -> int:
+    """The number of the signal that interrupted it: SIGTERM, SIGHUP or SIGINT."""
+    return children.ended_by()
+
+
+def end_as_told(code: int) -> None:
+    """End it by that signal, if ``code`` is what a shell tells of it."""
+    children.end_as_told(code)
+
+
 class Calls:
     """How the verbs of a :class:`hvtx.Host` are called."""
 

@@ -151,7 +151,9 @@ def save(text: str, path: str) -> None:
     try:
         write_out(path, text)
     except OSError as problem:
-        raise unwritten_option("plan", path, problem, "--out") from problem
+        raise unwritten_option(
+            "plan", path, problem, "hvtx vm apply -f vms.toml --plan --out"
+        ) from problem
 
 
 def _plan(

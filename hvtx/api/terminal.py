@@ -64,7 +64,7 @@ def write_page(path: str, text: str, mode: int) -> None:
     try:
         write_out(path, text, mode=mode)
     except OSError as problem:
-        raise unwritten_option("page", path, problem, "--html") from problem
+        raise unwritten_option("page", path, problem, "hvtx gc --plan --html") from problem
 
 
 def write_for_all(path: str, text: str) -> None:

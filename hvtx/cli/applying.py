@@ -40,10 +40,10 @@ def apply(ctx: click.Context, /, *, only_plan: bool, yes: bool, json_: bool, **g
     _refuse_combinations(given, only_plan=only_plan, yes=yes)
     asks = not (only_plan or yes or given["saved"] is not None)
     if asks and described.STDIN in given["files"]:
-        raise _unasked()  # before it is read: it might be a terminal
+        raise _unasked(ctx)  # before it is read: it might be a terminal
     wish = _wish(given)  # what is wrong with the files comes before who can be asked about them
     if asks and (json_ or not sys.stdin.isatty()):
-        raise _unasked()
+        raise _unasked(ctx)
 
     def told() -> AbstractContextManager[None]:
         return telling_refusal(json_, lambda refusal: _document(sets.refused(refusal), wish))
@@ -82,10 +82,13 @@ def _refuse_combinations(given: dict[str, Any], *, only_plan: bool, yes: bool) -
         raise UsageError("--plan and --yes cannot be combined", hint="give one of them")
 
 
-def _unasked() -> UsageError:
+def _unasked(ctx: click.Context) -> UsageError:
+    from shlex import join  # for a refusal only
+
+    given = f"hvtx {join(ctx.find_root().obj['arguments'])}"
     return UsageError(
         "nobody can be asked here whether to go on",
-        hint="--plan shows what would be done, --yes does it",
+        hint=f"{given} --plan shows what would be done, {given} --yes does it",
     )
 
 

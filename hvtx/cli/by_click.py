@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import click
 
+from hvtx.cli.interrupts import exit_code
 from hvtx.cli.names import PROGRAM
 from hvtx.cli.root import root
 
@@ -25,8 +26,8 @@ def answer(words: Sequence[str]) -> int:
     except click.exceptions.NoArgsIsHelpError as problem:
         click.echo(problem.format_message(), err=True)
         return 2
-    except click.Abort:
-        return 130
+    except click.Abort:  # what click makes of an interrupt
+        return exit_code()
     except click.ClickException as problem:
         from hvtx.cli.usage import usage_error
 

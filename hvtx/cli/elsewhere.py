@@ -78,9 +78,42 @@ _NONE: Mapping[str, str] = {
 }
 
 
-def no_command(name: str) -> str | None:
-    """What is done in the place of something that hvtx has no command for."""
-    return _NONE.get(name)
+# The same below one group; of `hvtx` itself below "".
+_NONE_OF: Mapping[str, Mapping[str, str]] = {
+    "": dict.fromkeys(
+        ("config", "configure", "configuration", "settings"),
+        "settings are options before the command (`hvtx --help`), variables, or lines of"
+        " /etc/hvtx/config.toml",
+    ),
+    "network": {
+        **dict.fromkeys(
+            ("start", "up", "boot", "poweron"),
+            "it is up from `hvtx network create` on; hvtx repair NAME puts back what it lacks",
+        ),
+        **dict.fromkeys(
+            ("stop", "down", "shutdown"),
+            "a network is up until it is removed: hvtx network rm NAME",
+        ),
+        **dict.fromkeys(
+            ("restart", "reload", "reset"),
+            "hvtx repair NAME puts back what is missing of it; `hvtx doctor` says what that is",
+        ),
+    },
+    "vm": dict.fromkeys(
+        ("stats", "stat", "top", "usage"),
+        "hvtx vm show NAME tells its pid, and `top -p PID` what that takes",
+    ),
+    "systemd": {"status": "systemctl status hvtx-recover.service hvtx-gc.timer"},
+    "import": dict.fromkeys(
+        ("libvirt", "virsh", "qemu", "docker", "podman", "proxmox"),
+        "a device that another program made: hvtx adopt DEVICE --vm NAME",
+    ),
+}
+
+
+def no_command(name: str, group: str) -> str | None:
+    """What is done in the place of something that hvtx, or a ``group``, has no command for."""
+    return _NONE_OF.get(group, {}).get(name) or _NONE.get(name)
 
 
 def verb_meant(name: str, known: Sequence[str]) -> str | None:
@@ -209,6 +242,31 @@ _ADVICE: Sequence[tuple[Sequence[str], Sequence[str], str]] = (
         "the gateway is the first address of each --subnet",
     ),
     (("--driver", "-d"), ("network create",), "a network is always a bridge: leave it out"),
+    (
+        ("--dhcp-range", "--dhcp-start", "--dhcp-end"),
+        ("network create", "network set"),
+        "guests get the addresses that are leased to them on record: --dhcp serves just these",
+    ),
+    (("--vlan", "--vlan-id"), ("network create",), "hvtx has no VLANs: make a network for each"),
+    (
+        ("--iso", "--cdrom"),
+        ("vm create", "vm run", "vm set"),
+        "there is no CD-ROM drive: give a disk image as --disk, or a --kernel and an --initrd",
+    ),
+    (
+        ("--wait", "--now"),
+        ("vm run", "vm start", "vm stop", "vm restart"),
+        "it waits until that is so by itself: leave it out",
+    ),
+    (("-f", "--follow"), ("log",), "it is printed once; again and again: watch hvtx log -n 20"),
+    (
+        ("--port", "--listen"),
+        ("metrics",),
+        "hvtx is no server: hvtx metrics --textfile FILE is what node_exporter reads",
+    ),
+    (("-f", "--force"), ("gc",), "nothing is forced: hvtx gc --plan --all says why a thing stays"),
+    (("-n", "--dry-run", "--check"), ("repair",), "hvtx doctor tells what it would put back"),
+    (("-a", "--all"), ("repair", "recover"), "it does all by itself: hvtx {path}"),
     (("--until",), ("log",), "only --since bounds it; -n NUMBER tells how many of the latest"),
     (
         ("--dry-run", "--check"),
@@ -273,5 +331,7 @@ _EXTRA: Mapping[str, str] = {
 
 def extra_advice(path: str, extra: str) -> str | None:
     """What is done with a word more than the command ``vm ls`` or the like takes."""
+    if extra.lower() in ("yes", "no", "true", "false", "on", "off"):
+        return f"leave {extra!r} out: options without a value in their help take none"
     words = _EXTRA.get(path)
     return None if words is None else words.format(extra=extra)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import ExitStack
 
@@ -27,15 +28,37 @@ from hvtx.model.typed import Any
 MODES = ("0600", "0640", "0644")  # of what is written: for its owner, a group, everybody
 
 
+_VERBS = ("plan", "apply")  # `gc plan` and `gc apply` are what other programs have, and no files
+
+
+_ALL_APPLIED = "hvtx gc --plan takes them; hvtx gc --apply does all that it would do"
+
+
+def _yes_alone(mode: str) -> UsageError:
+    hint = "nothing is asked here: hvtx gc --apply" if mode == "apply" else None
+    return UsageError("--yes needs --apply with --heuristic or --installation", hint=hint)
+
+
+def _is_no_file(word: str) -> bool:
+    """Whether it looks like the name of a VM, and no file is called so."""
+    return "/" not in word and "." not in word and not os.path.lexists(word)
+
+
+def _no_plan(word: str) -> str:
+    """What is said where no plan is called so: a VM or a device, most likely."""
+    return f"it looks at everything: hvtx gc --plan; at one thing: hvtx explain {word}"
+
+
 def _both_actions(file: str | None, given: dict[str, Any]) -> str:
     """The two commands of which one was meant, with what else was given."""
+    if file and file not in _VERBS and _is_no_file(file):
+        return _no_plan(file)
     command, yes = "hvtx gc", ""
     if given["installation"] is not None:
         command, yes = f"hvtx gc --installation {given['installation']}", " --yes"
     elif given["heuristic"]:
         command, yes = "hvtx gc --heuristic", " --yes"
-    # `gc plan` and `gc apply` are what other programs have, and no files
-    saved = f" {file}" if file not in (None, "plan", "apply") else ""
+    saved = f" {file}" if file not in (None, *_VERBS) else ""
     return f"{command} --plan shows the plan, {command} --apply{yes}{saved} carries it out"
 
 
@@ -109,12 +132,12 @@ def gc(ctx: click.Context, /, file: str | None, json_: bool, **more: Any) -> int
         return _schema(file, more)
     guessing, yes, lost = more.pop("heuristic"), more.pop("yes"), more.pop("installation")
     if lost is not None:
-        _alone_with_installation(more, guessing=guessing, file=file)
+        _alone_with_installation(lost, more, guessing=guessing, file=file)
         return _installation(ctx, lost, mode, more, yes=yes, json_=json_)
     if guessing and (more["everything"] or more["unrecorded"] or more["html"]):
         raise UsageError("--all, --unrecorded and --html cannot be combined with --heuristic")
     if yes and not (guessing and mode == "apply"):
-        raise UsageError("--yes needs --apply with --heuristic or --installation")
+        raise _yes_alone(mode)
     if mode == "plan":
         if file or more["unrecorded"]:
             raise _needs_apply(file)
@@ -133,7 +156,9 @@ def gc(ctx: click.Context, /, file: str | None, json_: bool, **more: Any) -> int
         any(more[name] for name in ("everything", "out", "html", "permissions"))
         or (more["detailed_exitcode"])
     ):
-        raise UsageError("--all, --out, --html, --mode and --detailed-exitcode need --plan")
+        raise UsageError(
+            "--all, --out, --html, --mode and --detailed-exitcode need --plan", hint=_ALL_APPLIED
+        )
     if guessing:
         from hvtx.cli import heuristic
 
@@ -145,6 +170,8 @@ def _needs_apply(file: str | None) -> UsageError:
     hint = "hvtx gc --apply --unrecorded"
     if file:
         hint = f"hvtx gc --plan --out {file} saves a plan, hvtx gc --apply {file} carries it out"
+        if _is_no_file(file):
+            hint = _no_plan(file)
     return UsageError("FILE and --unrecorded need --apply", hint=hint)
 
 
@@ -153,17 +180,20 @@ def _permissions(more: dict[str, Any]) -> int:
     given = more.pop("permissions")
     if given and not (more["out"] or more["html"]):
         raise UsageError(
-            "--mode needs --out or --html", hint=f"--mode {given} --out FILE, or --html FILE"
+            "--mode needs --out or --html", hint=f"hvtx gc --plan --mode {given} --out plan.json"
         )
     return int(given or MODES[0], 8)
 
 
-def _alone_with_installation(more: dict[str, Any], *, guessing: bool, file: str | None) -> None:
+def _alone_with_installation(
+    lost: str, more: dict[str, Any], *, guessing: bool, file: str | None
+) -> None:
     names = ("everything", "out", "html", "permissions", "unrecorded")
     if guessing or file or any(more[name] for name in names):
         raise UsageError(
             "--installation needs --plan or --apply, and cannot be combined with another selection",
-            hint="hvtx gc --plan --installation ID, then hvtx gc --apply --installation ID --yes",
+            hint=f"hvtx gc --plan --installation {lost}; then, to remove it:"
+            f" hvtx gc --apply --installation {lost} --yes",
         )
 
 

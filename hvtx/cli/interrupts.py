@@ -1,10 +1,11 @@
-"""Ctrl-C in the middle of a command, as an error like others."""
+"""Ctrl-C in the middle of a command, SIGTERM and SIGHUP, as an error like others."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from hvtx.api.calls import interrupted_by
 from hvtx.errors import HvtxError
 
 _HINT = (
@@ -13,9 +14,12 @@ _HINT = (
 )
 
 
+_NAMES = {1: "SIGHUP", 15: "SIGTERM"}  # those that the person did not type
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Run a command; raises HvtxError where Ctrl-C ended it."""
+    """Run a command; raises HvtxError where Ctrl-C ended it, or a signal that says the same."""
     try:
         yield
     except KeyboardInterrupt as problem:
@@ -28,7 +32,14 @@ def interruptible() -> Iterator[None]:
 
 
 def interrupted(hint: str) -> HvtxError:
-    """Ctrl-C, and what became of the work."""
-    error = HvtxError("interrupted", hint=hint, code="interrupted")
-    error.exit_code = 130
+    """Ctrl-C or its like, and what became of the work."""
+    name = _NAMES.get(interrupted_by())
+    words = f"interrupted by {name}" if name else "interrupted"
+    error = HvtxError(words, hint=hint, code="interrupted")
+    error.exit_code = exit_code()
     return error
+
+
+def exit_code() -> int:
+    """That of a program which a signal ended, as a shell tells it."""
+    return 128 + interrupted_by()

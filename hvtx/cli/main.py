@@ -5,15 +5,40 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
-from hvtx.api.calls import begin_program, lacks_frame, unexpected, with_notes
+from hvtx.api.calls import (
+    begin_program,
+    end_as_told,
+    interrupt_at_ends,
+    lacks_frame,
+    unexpected,
+    with_notes,
+)
 from hvtx.cli import quick
-from hvtx.cli.interrupts import interruptible
+from hvtx.cli.interrupts import exit_code, interruptible
 from hvtx.cli.names import PROGRAM
 from hvtx.cli.streams import Answers, Messages, never_fail_to_write, open_what_is_closed
 from hvtx.errors import HvtxError, OutputLost, SeveralFailed, UsageError
 from hvtx.loader import module_named
 from hvtx.model.typed import Any, cast
+
+
+def program(arguments: Sequence[str]) -> int:
+    """Run a command line as a process of its own; returns its exit code, or ends by a signal."""
+    try:
+        interrupt_at_ends()
+        code = run(arguments)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            code = code or 1
+        with suppress(OSError):  # what could not be told changes nothing
+            sys.stderr.flush()
+    except KeyboardInterrupt:  # before anything was begun, or when all was done
+        code = exit_code()
+    end_as_told(code)
+    return code
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -26,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         return _run(arguments)
     except KeyboardInterrupt:  # a second one, while the first was being told
-        return 130
+        return exit_code()
     finally:
         sys.stdout, sys.stderr = streams
 
@@ -48,7 +73,7 @@ def _run(arguments: Sequence[str]) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would fail on it once more
         return _tell(problem, as_json=as_json, debug=debug)
     except KeyboardInterrupt:
-        return 130
+        return exit_code()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0

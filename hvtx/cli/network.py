@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
 from hvtx import documents
@@ -117,6 +119,15 @@ def ls(ctx: click.Context, json_: bool) -> None:
     )
 
 
+def _passage(wanted: bool, roles: Sequence[str]) -> str:
+    """Whether guests pass where the end of INPUT or FORWARD drops, in netfilter's words."""
+    if not wanted:
+        return "no: where a policy drops in INPUT or FORWARD, guests are cut off"
+    placed = sum(role in ("pass", "passage") for role in roles)
+    chains = f"in {placed} now" if placed else "none now"
+    return f"yes, by accept rules in INPUT/FORWARD where a policy drops; {chains}"
+
+
 @network.command()
 @click.argument("name", shell_complete=complete_network)
 @as_json
@@ -142,7 +153,7 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
             *((("blocks", f"/{shown.block_size}"),) if shown.block_size else ()),
             ("mtu", shown.mtu),
             ("firewall", shown.firewall),
-            ("passage", "yes" if shown.passage else "no"),
+            ("passage", _passage(shown.passage, [row.role for row in shown.resources])),
             *egress_lines(shown.egress),
             ("vms", " ".join(shown.vms)),
         ]

@@ -34,6 +34,11 @@ def usage_error(problem: click.ClickException, arguments: Sequence[str]) -> Usag
 
 def _other(words: str, path: str) -> UsageError:
     """What click found wrong beside words that are unknown: most often a word too many."""
+    if words.endswith("does not take a value"):
+        return UsageError(words, hint=_flag_hint(words.split("'")[1], path))
+    if words == "missing option '--pid'":  # who looks for a console, as `attach` is elsewhere
+        hint = "give the pid of an external VM's process; a console: hvtx vm console NAME"
+        return UsageError(words, hint=hint)
     before, _, extra = words.rstrip(")").partition("(")
     if not before.startswith("got unexpected extra argument"):
         return UsageError(words, hint=help_hint(path))
@@ -43,6 +48,12 @@ def _other(words: str, path: str) -> UsageError:
         return UsageError(words, hint=f"did you mean --subnet {first}?")
     advice = elsewhere.extra_advice(path.removeprefix(PROGRAM).strip(), first)
     return UsageError(words, hint=advice or help_hint(path))
+
+
+def _flag_hint(option: str, path: str) -> str:
+    """How an option that is yes by itself is written, and its contrary where there is one."""
+    contrary = f"--no-{option.removeprefix('--')}"
+    return f"write it as {option}" + (f", or {contrary}" if _has(path, contrary) else "")
 
 
 def _no_option(problem: click.NoSuchOption, path: str, arguments: Sequence[str]) -> UsageError:
@@ -76,12 +87,25 @@ def _option_hint(
     if likely is None:
         words = elsewhere.words_after(below.split()[-1], arguments) if below else []
         named = name == "--name" and words[:1] not in ([], ["…"])  # it has one already
-        made = None if named else elsewhere.option_advice(name, below, _state_directory(context))
-        made = made or (None if named else _given_once(name, path))
+        made = (
+            _named_already(words[0], below)
+            if named
+            else (
+                elsewhere.option_advice(name, below, _state_directory(context))
+                or _given_once(name, path)
+            )
+        )
         if made is not None:
             return made
         likely = elsewhere.alike(name, own)
     return None if likely is None else f"did you mean {likely}? {help_hint(path)}"
+
+
+def _named_already(name: str, below: str) -> str | None:
+    """What is said of --name beside a NAME."""
+    if below.endswith(" set"):
+        return elsewhere.no_command("rename", "")
+    return f"{name!r} is the name by now: leave --name out"
 
 
 def _state_directory(context: click.Context) -> str:
@@ -138,7 +162,7 @@ def _no_command(name: str, group: click.Group, path: str, arguments: Sequence[st
     if name == "help":
         below = command_path([*path.split()[1:], *after])
         meant = f"{below.removeprefix(PROGRAM).strip()} --help".strip()
-    elif meant is None and (advice := elsewhere.no_command(name)) is not None:
+    elif meant is None and (advice := elsewhere.no_command(name, _called(group))) is not None:
         return UsageError(f"no such command {name!r}", hint=advice)
     elif meant is None:
         meant = _likely_command(name, group, path)
@@ -148,6 +172,10 @@ def _no_command(name: str, group: click.Group, path: str, arguments: Sequence[st
         else f"did you mean `{PROGRAM} {meant}`?"
     )
     return UsageError(f"no such command {name!r}", hint=hint)
+
+
+def _called(group: click.Group) -> str:
+    return "" if group is root else str(group.name)
 
 
 def _reordered(name: str, group: click.Group, after: Sequence[str]) -> str | None:

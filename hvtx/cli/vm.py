@@ -88,7 +88,7 @@ def create(
     if operation is not None and not from_log:
         raise UsageError(
             "--operation needs --from-log",
-            hint=f"hvtx vm create {name} --from-log --operation ID",
+            hint=f"hvtx vm create {name} --from-log --operation {operation}",
         )
     if from_log:
         _refuse_requests(ctx)

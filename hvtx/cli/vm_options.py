@@ -24,6 +24,8 @@ MEBIBYTES = Number(hint="the unit is MiB: 2048 is 2 GiB", meant="mebibytes")
 PROCESSORS = "it is a number of virtual processors, for instance 2"
 
 
+_NO = ("no", "false", "off", "0")
+_ANSWERS = (*_NO, "yes", "true", "on", "1")
 PUBLISHED = "[NETWORK/][HOSTIP:]HOSTPORT[-LAST]:GUESTPORT[-LAST][/udp]"
 
 _LIMIT = "in=RATE,out=RATE,in-packets=N,out-packets=N"
@@ -177,9 +179,29 @@ def checked(name: str, request: dict[str, Any]) -> Any:
     if not runs and context.info_name in before and name not in before:
         raise UsageError(
             "the VM has no name: what stands after -- is its command",
-            hint=f"{context.command_path} NAME … -- {' '.join([name, *request['command']])}",
+            hint=_with_name(context, before, [name, *request["command"]]),
         )
     return request
+
+
+def _with_name(context: click.Context, before: list[str], command: list[str]) -> str:
+    """What was written, with a NAME behind the command's own."""
+    from shlex import join  # for a refusal only
+
+    behind = before.index(str(context.info_name)) + 1
+    words = [*before[:behind], "NAME", *before[behind:], "--", *command]
+    return f"hvtx {join(words)}"
+
+
+def _without(answer: str, flag: str) -> str:
+    """How a flag is written without the word behind it."""
+    if answer.lower() not in _NO:
+        return f"leave {answer!r} out"
+    contrary = f"--no-{flag.removeprefix('--')}"
+    known = (param.secondary_opts for param in click.get_current_context().command.params)
+    return (
+        f"write it as {contrary}" if any(contrary in o for o in known) else "leave both words out"
+    )
 
 
 def refuse_words_before_dashes(given: Sequence[str]) -> None:
@@ -188,6 +210,12 @@ def refuse_words_before_dashes(given: Sequence[str]) -> None:
     command = list(given)
     after = words[words.index("--") + 1 :] if "--" in words else []
     if command and after[-len(command) :] != command:
+        flag = words[words.index(command[0]) - 1]
+        if command[0].lower() in _ANSWERS and flag.startswith("--"):
+            raise UsageError(
+                f"{flag} takes no value, and {command[0]!r} stands behind it",
+                hint=_without(command[0], flag),
+            )
         raise UsageError(
             f"unexpected argument {command[0]!r}",
             hint="put the command to run as the VM after --",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from shlex import quote
 
 from hvtx.engine import cni_files
 from hvtx.errors import Conflict, NotPermitted, UsageError, advised
@@ -149,7 +150,7 @@ def _state(file: File, *, force: bool) -> str:
         words, hint = f"{file.path} was not written by hvtx", "--force replaces it"
     else:
         words = f"{file.path} is there, and differs from what this call would write"
-        hint = "change it by hand (`hvtx cni print` shows what hvtx would write), or --force"
+        hint = "change it by hand (`hvtx cni print` shows what hvtx would write), or with --force"
     raise Conflict(words, hint=hint)
 
 
@@ -169,7 +170,9 @@ def uninstall(places: tuple[str, str], *, force: bool) -> Outcome:
         text = cni_files.text_at(path)
         if text is not None and not ours(text) and not force:
             why = "runs other plugins too" if path == conf else "was not written by hvtx"
-            raise Conflict(f"{path} {why}", hint="remove it by hand, or --force")
+            again = f"--dir {quote(os.path.dirname(program))} --conf {quote(conf)} --force"
+            hint = f"remove it by hand, or: hvtx cni uninstall {again}"
+            raise Conflict(f"{path} {why}", hint=hint)
         if text is not None:
             there.append(path)
     for path in there:

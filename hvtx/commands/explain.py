@@ -96,7 +96,15 @@ def _hint(sight: ExplainFacts, text: str) -> str:
         "give an interface, an address or subnet, a MAC address, a host port (8080, 53/udp),"
         " a mark, a table, a chain, a part of a rule, a VM, a network, a container or a pod"
     )
-    return records.likely(text, known, kinds)
+    return _otherwise(text) or records.likely(text, known, kinds)
+
+
+def _otherwise(text: str) -> str | None:
+    """The address or port in what browsers and other programs are given."""
+    bare = re.sub(r"^[a-z]+://|/$", "", text)
+    bare = re.sub(r"^localhost\b", "127.0.0.1", bare).removeprefix(":")
+    plain = bare != text and re.fullmatch(r"[\w.:-]+", bare)
+    return f"did you mean {bare}? hvtx explain {bare}" if plain else None
 
 
 def answer(runtime: Runtime, sight: ExplainFacts, text: str) -> Explanation:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import closing, suppress
+from shlex import quote
 
 from hvtx.engine.files import unwritten
 from hvtx.engine.runtime import Runtime, Settings
@@ -85,16 +86,17 @@ def _target(path: str, store: str, *, force: bool) -> str:
 
 
 def _taken(path: str) -> Conflict:
-    return Conflict(f"{path} exists already", hint="name another file, or --force overwrites it")
+    again = f"hvtx store backup {quote(path)} --force"
+    return Conflict(f"{path} exists already", hint=f"name another file, or overwrite it: {again}")
 
 
 def _unwritable(path: str, problem: OSError) -> HvtxError:
     hint = "free some space there, or name a file on another disk"
     if isinstance(problem, FileNotFoundError | NotADirectoryError):
-        hint = "name a file in another one"
+        hint = "name a file in a directory that is there"
     elif isinstance(problem, PermissionError):
         hint = "run hvtx as root, or name a file in a directory of yours"
-    return unwritten(f"{path} cannot be written", problem, hint)
+    return unwritten(f"{path} cannot be written", path, problem, hint)
 
 
 def _copied(file: str, found: copies.Facts) -> Copied:
@@ -192,8 +194,8 @@ def _refuse_use(current: Runtime, found: copies.Facts, *, force: bool) -> None:
     if alive:
         raise Conflict(
             f"VMs of the current store are running: {', '.join(alive[:5])}",
-            hint="stop them first; with --force they keep running, and those that are not in "
-            "the backup become `unrecorded`",
+            hint="with --force they keep running, and those that are not in the backup become"
+            f" `unrecorded`; or stop them first: hvtx vm stop {' '.join(alive)}",
         )
     here = current.read(copies.facts_of)
     if here.installation != found.installation and here.vms + here.networks:

@@ -91,7 +91,7 @@ def _checked(record: dict[str, Any], name: str) -> dict[str, Any]:
     if not record["interfaces"]:
         raise NotFound(
             f"VM {name!r} had no network of hvtx's: it had been taken over from another tool",
-            hint="hvtx import or hvtx adopt take it over again",
+            hint="`hvtx import --help` and `hvtx adopt --help` say how it is taken over",
         )
     return record
 
@@ -173,7 +173,8 @@ def check_request(runtime: Runtime, request: VmRequest, *, starts: bool = False)
     asked for a VM that ``starts`` at once: its start asks.
     """
     if runtime.read(records.find_vm, request.name) is not None:
-        raise Conflict(f"VM {request.name!r} exists already", hint="hvtx vm ls")
+        hint = f"choose another name, or take it as it is: hvtx vm show {request.name}"
+        raise Conflict(f"VM {request.name!r} exists already", hint=hint)
     check_files(request.kernel, request.initrd, request.disks)
     check_user_data(request.guest.user_data)
     where = runtime.installation, runtime.settings.state_directory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 from hvtx.errors import HvtxError, NotFound, NotPermitted, UsageError, room_hint
 from hvtx.host import paths
@@ -83,28 +84,41 @@ def write_for_all(path: str, text: str) -> None:
         write_out(path, text, mode=FOR_ALL)
     except OSError as problem:
         hint = "give a file in the directory that node_exporter's textfile collector reads"
-        raise unwritten(f"{path} cannot be written", problem, hint) from problem
+        raise unwritten(f"{path} cannot be written", path, problem, hint) from problem
 
 
-def unwritten_option(what: str, path: str, problem: OSError, option: str) -> HvtxError:
-    """The error of a file that ``option`` named."""
+def unwritten_option(what: str, path: str, problem: OSError, command: str) -> HvtxError:
+    """The error of a file that ``command`` was given behind its last word; the hint is whole."""
     unsafe = isinstance(problem, paths.UnsafeError)
     where = "of your own" if unsafe else "that is there and may be written"
-    hint = f"give a file in a directory {where}: {option} FILE"
-    return unwritten(f"the {what} cannot be written to {path}", problem, hint)
+    example = "~/plan.html" if command.endswith("--html") else "~/plan.json"
+    hint = f"give a file in a directory {where}: {command} {example}"
+    return unwritten(f"the {what} cannot be written to {path}", path, problem, hint)
 
 
-def unwritten(words: str, problem: OSError, hint: str) -> HvtxError:
-    """The error of a file that a person named and that could not be written.
+def unwritten(words: str, path: str, problem: OSError, hint: str) -> HvtxError:
+    """The error of a file, ``path``, that a person named and that could not be written.
 
     NotFound where there is no such directory, NotPermitted, UsageError for what is no file. Never
     the last for the others: with --detailed-exitcode a plan's exit 2 says that it is not empty.
     """
     told = f"{words}: {problem.strerror}"
     if isinstance(problem, FileNotFoundError | NotADirectoryError):
-        return NotFound(told, hint=f"make its directory first, or {hint}")
+        return NotFound(told, hint=f"{_made(os.path.dirname(path))}{hint}")
     if isinstance(problem, PermissionError):
         return NotPermitted(told, hint=hint)
     if is_no_file(problem) and problem.errno != errno.EFBIG:
         return UsageError(told, hint=hint)
     return HvtxError(told, hint=room_hint(problem, hint))
+
+
+def _made(directory: str) -> str:
+    """How a directory that is missing comes to be; empty where it is there, or cannot be made."""
+    from shlex import quote
+
+    there = directory
+    while there and not os.path.lexists(there):
+        there = os.path.dirname(there)
+    if there == directory or not os.path.isdir(there or "."):
+        return ""
+    return f"make its directory first: mkdir -p {quote(directory)}; or "

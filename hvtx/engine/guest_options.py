@@ -55,7 +55,7 @@ def checked_user(user: str | None) -> str | None:
     if user is None or (user and user.isprintable() and user[0] != "-" and not set(user) & spoilt):
         return user
     raise UsageError(
-        f"--user {user!r} is neither a name nor a number", hint="for instance --user vmrunner"
+        f"--user {user!r} is neither a name nor a number", hint="`getent passwd` shows both"
     )
 
 

@@ -33,7 +33,9 @@ def parse_network(  # noqa: PLR0913 - it mirrors the options of `network create`
     with advised("take a private one with room for guests, for instance 10.77.0.0/24 or fd77::/64"):
         parsed = tuple(addressing.parse_subnet(subnet) for subnet in subnets)
     if not parsed:
-        raise UsageError("a network needs a --subnet", hint="for instance --subnet 10.77.0.0/24")
+        raise UsageError(
+            "a network needs a --subnet", hint=f"hvtx network create {name} --subnet 10.77.0.0/24"
+        )
     families = [family_of(subnet) for subnet in parsed]
     if len(parsed) > 2 or len(set(families)) != len(families):
         raise UsageError(

@@ -132,7 +132,8 @@ def take_network(runtime: Runtime, name: str) -> Network:
         return _make_missing(runtime, NetworkRequest(DEFAULT))
     raise NotFound(
         f"network {name!r} is incomplete: a command was interrupted",
-        hint=f"run `hvtx recover`, then create it again: hvtx network create {name} --subnet …",
+        hint="hvtx recover; then create it again:"
+        f" hvtx network create {name} --subnet 10.77.0.0/24",
     )
 
 
@@ -200,7 +201,7 @@ def _free_subnet(known: Iterable[Network]) -> str:
             return subnet
     raise Conflict(
         "no private /24 is free for the network 'default'",
-        hint="make one: hvtx network create default --subnet …",
+        hint="hvtx network create default --subnet fd77::/64, or an IPv4 subnet in its place",
     )
 
 
@@ -226,7 +227,8 @@ def check_free(scope: NetworkScope, request: NetworkRequest) -> None:
     from hvtx.planner import addressing
 
     if _named(scope, request.name):
-        raise Conflict(f"network {request.name!r} exists already", hint="hvtx network ls")
+        hint = f"choose another name, or take it as it is: hvtx network show {request.name}"
+        raise Conflict(f"network {request.name!r} exists already", hint=hint)
     known = _subnets_of(scope.networks.values())
     for subnet in request.subnets:
         taken = addressing.overlap(subnet, known)

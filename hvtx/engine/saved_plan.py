@@ -92,7 +92,8 @@ def save_plan(document: Mapping[str, Any], path: str, mode: int = PRIVATE) -> No
     try:
         write_out(path, json.dumps(document, indent=2) + "\n", mode=mode)
     except OSError as problem:
-        raise unwritten_option("plan", path, problem, "--out") from problem
+        command = _REMAKE[document.get("heuristic") is True].removesuffix(" FILE")
+        raise unwritten_option("plan", path, problem, command) from problem
 
 
 def load_plan(path: str, *, heuristic: bool = False) -> list[Identity]:
@@ -101,7 +102,8 @@ def load_plan(path: str, *, heuristic: bool = False) -> list[Identity]:
     try:
         document = json.loads(read_plan(path))
     except FileNotFoundError as problem:
-        raise NotFound(f"there is no plan file {path}", hint=made) from problem
+        hint = f"{_REMAKE[heuristic].removesuffix('FILE')}{_quoted(path)} makes one"
+        raise NotFound(f"there is no plan file {path}", hint=hint) from problem
     except (OSError, ValueError, RecursionError) as problem:
         if isinstance(problem, OSError) and not is_no_file(problem):
             raise
@@ -114,7 +116,8 @@ def load_plan(path: str, *, heuristic: bool = False) -> list[Identity]:
         raise UsageError(f"{path} is not a plan of the emergency mode", hint=made)
     if not heuristic and document.get("heuristic"):
         raise UsageError(
-            f"{path} is a plan of the emergency mode", hint="hvtx gc --heuristic --apply --yes FILE"
+            f"{path} is a plan of the emergency mode",
+            hint=f"hvtx gc --heuristic --apply --yes {_quoted(path)}",
         )
     try:
         found = [_identity(item, heuristic=heuristic) for item in document["items"]]
@@ -124,6 +127,12 @@ def load_plan(path: str, *, heuristic: bool = False) -> list[Identity]:
     except TypeError as problem:
         raise UsageError(f"{path} is not a whole plan: {problem}") from problem
     return [identity for identity in found if identity[0] != Action.SKIP.value]
+
+
+def _quoted(path: str) -> str:
+    from shlex import quote  # for a refusal only
+
+    return quote(path)
 
 
 def _identity(item: Any, *, heuristic: bool) -> Identity:

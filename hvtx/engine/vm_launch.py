@@ -257,7 +257,7 @@ def render(
     except ValueError as problem:
         raise UsageError(
             str(problem),
-            hint=f"make it again with what it lacks: hvtx vm rm {vm.name}; hvtx vm create …",
+            hint=f"give it what it lacks (hvtx vm set --help), then: hvtx vm start {vm.name}",
         ) from problem
     return launch
 

@@ -183,9 +183,9 @@ def _addresses(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """IP addresses, each once, and MACs, at most one for each interface."""
     with advised("write it as 10.77.0.5 or fd77::5; without --ip a free one is chosen"):
-        addresses = tuple(addressing.parse_address(ip) for ip in ips)
+        addresses = tuple(addressing.parse_address(ip, of="--ip") for ip in ips)
     with advised("write it as 02:11:22:33:44:55; without --mac one is generated"):
-        parsed = tuple(addressing.parse_mac(mac) for mac in macs)
+        parsed = tuple(addressing.parse_mac(mac, of="--mac") for mac in macs)
     if len(parsed) > interfaces:
         raise UsageError(
             "more --mac than networks", hint="each network takes one MAC; add a --network"

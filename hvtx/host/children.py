@@ -18,7 +18,10 @@ from contextlib import contextmanager
 
 from hvtx.host import signals
 
-_ENDING = (signals.SIGINT, signals.SIGTERM)  # what ends a command
+_ENDING = (signals.SIGHUP, signals.SIGINT, signals.SIGTERM)  # what ends a command
+
+
+EXIT_OF_SIGNAL = 128  # and its number: what a shell tells of a program that a signal ended
 
 
 class _Fresh(_local):
@@ -34,11 +37,12 @@ spawning = RLock()
 _fresh = _Fresh()
 _lock = allocate_lock()
 _known: set[int] = set()  # children that no verb is at work on
+_ended_by: list[int] = []  # the signals that interrupted this program, but for SIGINT
 
 
 @contextmanager
 def uninterrupted() -> Iterator[set[int]]:
-    """Hold back SIGINT and SIGTERM from this thread until the process that it starts is known.
+    """Hold back what ends a command from this thread until the process that it starts is known.
 
     Gives the mask that was before, for the child. The end may raise KeyboardInterrupt.
     """
@@ -60,6 +64,37 @@ def await_ends() -> None:
     """
     if signals.getsignal(signals.SIGCHLD) == signals.SIG_IGN:
         signals.signal(signals.SIGCHLD, signals.SIG_DFL)
+
+
+def interrupt_at_ends() -> None:
+    """Let SIGHUP and SIGTERM interrupt this program as SIGINT does: what is unfinished is undone.
+
+    What whoever started it ignores (nohup(1)) stays ignored. For a program of hvtx's own, too.
+    """
+    for number in (signals.SIGHUP, signals.SIGTERM):
+        if signals.getsignal(number) == signals.SIG_DFL:
+            signals.signal(number, _interrupt)
+
+
+def _interrupt(number: int, _: object) -> None:
+    _ended_by.append(number)
+    raise KeyboardInterrupt
+
+
+def ended_by() -> int:
+    """The signal that interrupted this program: SIGHUP, SIGTERM, or else SIGINT."""
+    return _ended_by[0] if _ended_by else signals.SIGINT
+
+
+def end_as_told(code: int) -> None:
+    """End by the signal that interrupted this program, if ``code`` is what it is to end with.
+
+    As it would have without a handler: whoever waits for it sees a signal, and no exit code.
+    """
+    number = ended_by()
+    if _ended_by and code == EXIT_OF_SIGNAL + number:
+        signals.signal(number, signals.SIG_DFL)
+        os.kill(os.getpid(), number)
 
 
 def started(pid: int) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from hvtx.model.resource import Address, Entry
+from hvtx.model.resource import Address, Entry, Link, link_called
 from hvtx.model.vm import Network, Publish
 from hvtx.planner.peer_ports import published_by_others
 
@@ -21,6 +21,39 @@ def read_address(text: str) -> IpAddress | None:
         return ipaddress.ip_interface(bare).ip
     except ValueError:
         return None
+
+
+def zone_of(text: str) -> str:
+    """What stands behind ``%`` in an address as `read_address` takes it; empty without."""
+    return text.partition("%")[2].removesuffix("]").partition("/")[0]
+
+
+def device_of(zone: str, address: IpAddress, links: Sequence[Link]) -> Link | None:
+    """The device that has a link-local address of IPv6, by the zone behind it (RFC 4007, 11).
+
+    None where the zone names none, and for other addresses: they are the same on every device.
+    """
+    if address.version == 4 or not address.is_link_local:
+        return None
+    return _named(zone, links)
+
+
+def _named(zone: str, links: Sequence[Link]) -> Link | None:
+    by_index = (link for link in links if zone == str(link.ifindex))
+    return link_called(links, zone) or next(by_index, None)
+
+
+def zone_notes(
+    zone: str, address: IpAddress, links: Sequence[Link], networks: Iterable[Network]
+) -> tuple[str, ...]:
+    """What is to be told of the zone that was asked for, where it decides nothing."""
+    if not zone or device_of(zone, address, links) is not None:
+        return ()
+    if _named(zone, links) is not None:
+        return (f"{zone!r} behind '%' says nothing: only fe80::/10 is another on each device",)
+    bridge = next((network.bridge for network in networks if network.name == zone), None)
+    whose = f"; the bridge of network {zone!r} is {bridge}" if bridge else ""
+    return (f"{zone!r} behind '%' is no device of this host{whose}",)
 
 
 def network_of(networks: Iterable[Network], address: IpAddress) -> tuple[Network, str] | None:

@@ -91,20 +91,21 @@ def parse_uplink(text: str) -> str:
     return text
 
 
-def parse_mac(text: str) -> str:
-    """A unicast MAC address, lower case."""
-    mac = text.lower()
+def parse_mac(text: str, of: str = "") -> str:
+    """A unicast MAC address, lower case. A refusal begins with ``of``, its option."""
+    mac, named = text.lower(), f"{of} {text}".lstrip()
     pairs = mac.split(":")
     if len(pairs) != 6 or not all(len(p) == 2 and _HEXADECIMAL.issuperset(p) for p in pairs):
         from hvtx.model import meant_values  # for a refusal only
 
         right = meant_values.mac(text)
         right = right if is_right(right, text, parse_mac) else "02:11:22:33:44:55"
-        raise UsageError(f"{text!r} is not a MAC address", hint=f"write it as {right}")
+        words = f"{of} {text!r} is not a MAC address".lstrip()
+        raise UsageError(words, hint=f"write it as {right}")
     if int(mac[:2], 16) & 1:
-        raise UsageError(f"{text} is a multicast MAC address: no interface can have it")
+        raise UsageError(f"{named} is a multicast MAC address: no interface can have it")
     if mac == "00:00:00:00:00:00":
-        raise UsageError(f"{text} is not a MAC address that an interface can have")
+        raise UsageError(f"{named} is not a MAC address that an interface can have")
     return mac
 
 
@@ -144,6 +145,9 @@ def _subnet_hint(text: str) -> str:
     plain = length.isascii() and length.isdigit()
     if plain and meant_values.address(start) is not None and meant_values.subnet(text) is None:
         return "a prefix length is at most 32, or 128 for IPv6: for instance 10.77.0.0/24"
+    parts = text.split(",")
+    if len(parts) > 1 and all(is_right(part, text, parse_subnet) for part in parts):
+        return f"one at a time: {' '.join(f'--subnet {part}' for part in parts)}"
     right = meant_values.subnet(text)
     return f"write it as {right if is_right(right, text, parse_subnet) else '10.77.0.0/24'}"
 
@@ -178,23 +182,25 @@ def netmask_of(subnet: str) -> str:
     return str(ipaddress.ip_network(subnet).netmask)
 
 
-def parse_address(text: str) -> str:
-    """An IP address in canonical form: one spelling per address, so that it is leased once."""
+def parse_address(text: str, of: str = "") -> str:
+    """An IP address in canonical form: one spelling per address, so that it is leased once.
+
+    A refusal begins with ``of``, the option that it is of: ``--ip``.
+    """
+    named = f"{of} {text!r}".lstrip()
     try:
         address = ipaddress.ip_address(without_zone(text))
     except ZoneError as problem:
-        raise UsageError(f"{text!r} is not an IP address alone: {problem}") from problem
+        raise UsageError(f"{named} is not an IP address alone: {problem}") from problem
     except ValueError as problem:
         from hvtx.model import meant_values  # for a refusal only
 
         right = meant_values.address(text)
         hint = f"write it as {right}" if is_right(right, text, parse_address) else None
-        raise UsageError(f"{text!r} is not an IP address", hint=hint) from problem
+        raise UsageError(f"{named} is not an IP address", hint=hint) from problem
     four = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     if four is not None:
-        raise UsageError(
-            f"{text!r} is an IPv4 address in IPv6 notation", hint=f"write it as {four}"
-        )
+        raise UsageError(f"{named} is an IPv4 address in IPv6 notation", hint=f"write it as {four}")
     return str(address)
 
 
@@ -248,7 +254,8 @@ def _host_ip(text: str, host_ip: str) -> str | None:
     if not host_ip:
         return None
     bracketed = host_ip.startswith("[") and host_ip.endswith("]")
-    address = parse_address(host_ip[1:-1] if bracketed else host_ip)
+    bare = host_ip[1:-1] if bracketed else host_ip
+    address = parse_address(bare, of=f"--publish {text!r}:")
     if is_ipv6(address) != bracketed:
         raise UsageError(f"--publish {text!r}: an IPv6 host address stands in brackets")
     if (why := _unservable(address)) is not None:

@@ -20,13 +20,17 @@ PROBES = 8  # blocks that are tried before all that are held are listed
 _LARGEST = {4: 20, 6: 116}  # prefix lengths of blocks, as Calico has them
 _SMALLEST = {4: 32, 6: 128}
 _MOST = 24  # bits: blocks of a network
+_EXAMPLE = "hvtx network create lab --subnet {} --block-size {}"
 
 
 def parse_block_size(text: str, subnets: Sequence[str]) -> int:
     """The prefix length of a network's blocks: ``26`` or ``/26``. Raises UsageError."""
     digits = text.removeprefix("/")
     if not re.fullmatch("[0-9]{1,3}", digits):
-        raise UsageError(f"--block-size {text!r} is not a prefix length", hint="--block-size 26")
+        raise UsageError(
+            f"--block-size {text!r} is not a prefix length",
+            hint=f"for instance: {_EXAMPLE.format('10.64.0.0/16', 26)}",
+        )
     if len(subnets) != 1:
         raise UsageError(
             "--block-size is for a network of one subnet",
@@ -37,7 +41,7 @@ def parse_block_size(text: str, subnets: Sequence[str]) -> int:
     if not _LARGEST[family] <= size <= _SMALLEST[family]:
         raise UsageError(
             f"--block-size {text} is not between {_LARGEST[family]} and {_SMALLEST[family]}",
-            hint=f"--block-size {26 if family == 4 else 122} is 64 addresses",
+            hint=f"64 addresses: {_EXAMPLE.format(subnets[0], 26 if family == 4 else 122)}",
         )
     if not 0 < size - length <= _MOST:
         hint = "choose a --block-size that is longer than the subnet's prefix length"

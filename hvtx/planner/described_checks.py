@@ -41,7 +41,7 @@ def networks_then(
                     raise NotFound(
                         f"there is no network {name!r}",
                         hint=f"{guess}describe it as [networks.{name}], or make it: hvtx network"
-                        f" create {name} --subnet …",
+                        f" create {name} --subnet 10.77.0.0/24",
                     )
     return found
 

@@ -32,6 +32,7 @@ HINT = "write it as 192.0.2.0/24, 192.0.2.1:443, 192.0.2.1:8000-8010/udp or [200
 _PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp))?")
 _LABEL = re.compile(r"(?ai)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _NAME_MOST = 253
+_EVERYTHING = ("all", "any", "everything", "internet", "world")
 
 
 def parse_rule(action: str, text: str) -> EgressRule:
@@ -77,7 +78,7 @@ def _destination(action: str, text: str, to: str) -> str:
         if all(map(_LABEL.fullmatch, labels)) and not labels[-1].isdigit():
             return _name(action, words, to.lower())
         raise UsageError(
-            f"{words}: {to!r} is no address, subnet or name", hint=_ports_hint(to)
+            f"{words}: {to!r} is no address, subnet or name", hint=_ports_hint(to, text)
         ) from None
     if isinstance(subnet, ipaddress.IPv6Network) and subnet.subnet_of(_MAPPED):
         four = subnet.network_address.ipv4_mapped  # no packet has such an address
@@ -90,8 +91,10 @@ def _destination(action: str, text: str, to: str) -> str:
         raise UsageError(f"{words}: {to} has host bits set", hint=hint) from None
 
 
-def _ports_hint(to: str) -> str:
+def _ports_hint(to: str, text: str) -> str:
     """How to write what is none of them; a protocol without a port is every port's of it."""
+    if to == text and to.isascii() and to.isdigit():
+        return f"write a port of every address as 0.0.0.0/0:{to}"
     bare, _, protocol = to.rpartition("/")
     try:
         six = isinstance(ipaddress.ip_network(bare, strict=False), ipaddress.IPv6Network)
@@ -107,11 +110,17 @@ def _ports_hint(to: str) -> str:
 
 def _name(action: str, words: str, name: str) -> str:
     """A name as it is kept. Raises UsageError where no rule can be about it."""
+    if name in _EVERYTHING:
+        mode = "open" if action == "allow" else "none"
+        raise UsageError(
+            f"{words}: {name!r} is no address, subnet or name",
+            hint=f"for all there is a mode: --egress {mode}",
+        )
     if action != "allow":
         raise UsageError(
             f"{words}: only addresses and subnets can be denied, since {name} may have others than"
             " a guest was told",
-            hint=f"--egress none --allow NAME lets guests reach nothing but names; {HINT}",
+            hint=f"with --egress none --allow NAME guests reach nothing but names; {HINT}",
         )
     if "." not in name or len(name) > _NAME_MOST:
         raise UsageError(f"{words}: {name} is no whole name", hint="write it as example.org:443")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from hvtx.errors import UsageError
+from hvtx.errors import UsageError, advised
 from hvtx.model.address import family_of
 from hvtx.model.typed import NamedTuple
 
@@ -52,7 +52,9 @@ def _source(text: str) -> str:
 
     from hvtx.planner import addressing
 
-    address = addressing.parse_address(text)
+    hint = "give an address of the device where the world is: ip addr"
+    with advised(hint):
+        address = addressing.parse_address(text, of="--source")
     parsed = ipaddress.ip_address(address)
     if (
         parsed.is_unspecified
@@ -63,7 +65,7 @@ def _source(text: str) -> str:
     ):
         raise UsageError(
             f"--source {address} is no address that packets can leave the host with",
-            hint="give an address of the device where the world is: ip addr",
+            hint=hint,
         )
     return address
 

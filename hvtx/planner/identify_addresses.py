@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from hvtx.model.mark import Mark, parse_mark
 from hvtx.model.reason import Reason
-from hvtx.model.resource import Kind, Link
+from hvtx.model.resource import Kind, Link, address_spec
 from hvtx.model.vm import Network
 from hvtx.planner import address_notes
 from hvtx.planner.identify_devices import device_subject
@@ -70,6 +70,33 @@ def by_address(sight: ExplainFacts, text: str) -> Iterator[Subject]:
     address = address_notes.read_address(text)
     if address is None or ("/" in text and next(by_subnet(sight, text), None) is not None):
         return
+    zone = address_notes.zone_of(text)
+    links, networks = sight.snapshot.links, sight.networks
+    notes = address_notes.zone_notes(zone, address, links, networks)
+    device = address_notes.device_of(zone, address, links)
+    if device is not None:
+        sight = _on_device(sight, device)
+    for subject in _having(sight, address):
+        yield subject._replace(evidence=(*notes, *subject.evidence))
+
+
+def _on_device(sight: ExplainFacts, device: Link) -> ExplainFacts:
+    """With the addresses of one device only: another may have the same link-local one."""
+    snapshot = sight.snapshot
+    rows = [
+        row
+        for row in snapshot.rows
+        if row.kind != Kind.ADDRESS or address_spec(row)["owner"] == device.alias
+    ]
+    addresses = [own for own in snapshot.addresses if own.ifindex == device.ifindex]
+    seen = snapshot._replace(rows=tuple(rows), addresses=tuple(addresses))
+    return sight._replace(snapshot=seen)
+
+
+def _having(
+    sight: ExplainFacts, address: ipaddress.IPv4Address | ipaddress.IPv6Address
+) -> Iterator[Subject]:
+    """Who has an address, or whose subnet it is in where nobody has it."""
     found = False
     for row in sight.snapshot.rows:
         leased = row.kind == Kind.LEASE and row.key == str(address)

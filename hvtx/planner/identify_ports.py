@@ -23,11 +23,25 @@ def by_port(sight: ExplainFacts, text: str) -> Iterator[Subject]:
     found = PORT.fullmatch(text)
     if not found or not 1 <= int(found[2]) <= 65535:
         return
+    bare, _, zone = (found[1] or "").strip("[]").partition("%")
     try:
-        host = str(ipaddress.ip_address(found[1].strip("[]"))) if found[1] else None
+        address = ipaddress.ip_address(bare) if found[1] else None
     except ValueError:
         return
-    number, protocol = int(found[2]), found[3]
+    notes = (
+        ()
+        if address is None
+        else address_notes.zone_notes(zone, address, sight.snapshot.links, sight.networks)
+    )
+    host = None if address is None else str(address)
+    for subject in _of_port(sight, int(found[2]), found[3], host):
+        yield subject._replace(evidence=(*notes, *subject.evidence))
+
+
+def _of_port(
+    sight: ExplainFacts, number: int, protocol: str | None, host: str | None
+) -> Iterator[Subject]:
+    """Who has a port of the host, at one of its addresses or at any."""
 
     def fits(other: str, at: str | None) -> bool:
         return protocol in (None, other) and (host is None or at in (None, host, *_ANY))

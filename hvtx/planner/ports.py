@@ -154,7 +154,8 @@ def _unpublished(text: str) -> list[Taken]:
         raise UsageError(f"--unpublish {text!r} is not understood")
     address = None
     if host_ip:  # an earlier version may have published what none could serve
-        parsed = addressing.parse_address(host_ip.removeprefix("[").removesuffix("]"))
+        bare = host_ip.removeprefix("[").removesuffix("]")
+        parsed = addressing.parse_address(bare, of=f"--unpublish {text!r}:")
         address = None if parsed in _EVERY else parsed
     return [Taken(protocol or "tcp", address, port) for port in span]
 
@@ -201,10 +202,11 @@ class _Ports:
                 return
         name = self._vm.name
         others = " ".join(f"--unpublish {_words(port)}" for _, port in there)
+        has = f"it has: hvtx vm set {name} {others}"
         where = with_port(taken.host_ip, taken.host_port)
         raise NotFound(
             f"VM {name!r} does not publish port {where}/{taken.protocol}",
-            hint=f"it has: {others}" if others else f"hvtx vm show {name} lists its ports",
+            hint=has if others else f"hvtx vm show {name} lists its ports",
         )
 
     def put(self, asked: Asked) -> None:
@@ -226,7 +228,8 @@ class _Ports:
                 raise Conflict(
                     f"VM {vm.name!r} publishes port {_words(other)} already, to its port"
                     f" {other.guest_port}",
-                    hint=f"to lead it elsewhere at once, add: --unpublish {_words(other)}",
+                    hint=f"to lead it elsewhere at once: hvtx vm set {vm.name} --unpublish"
+                    f" {_words(other)} --publish {_asked(asked)}",
                 )
         there.append((interface.position, port))
         self._own[interface.position][port] = None
@@ -241,6 +244,12 @@ class _Ports:
                 i._replace(publish=tuple(self._own[i.position])) for i in self._vm.interfaces
             )
         )
+
+
+def _asked(asked: Asked) -> str:
+    """As ``--publish`` has it."""
+    port, network = asked.port, f"{asked.network}/" if asked.network else ""
+    return f"{network}{with_port(port.host_ip, port.host_port)}:{port.guest_port}/{port.protocol}"
 
 
 def _words(port: Publish) -> str:

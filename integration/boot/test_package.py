@@ -19,6 +19,7 @@ import pytest
 from hvtx.engine.units import MARKER, Place, shields, units
 from integration import lab
 from integration.lab.boot.image import TOP, root_tar, suite_here
+from integration.lab.commits import Commits
 
 _KEEP = (
     'set -e; mount --make-rprivate /; mount -t proc proc "$1/proc"; mount --rbind /dev "$1/dev";'
@@ -45,21 +46,11 @@ def build(checkout: Path, kept: Path) -> Path:
 def packages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The package of a commit, and of the next one."""
     kept = tmp_path_factory.mktemp("deb")
-    checkout = kept / "checkout"
-    no = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "_version.py")
-    shutil.copytree(TOP, checkout, ignore=no)
-    shutil.copy(TOP / ".gitignore", checkout)
-
-    def git(*argv: str) -> None:
-        who = ("-c", "user.name=nobody", "-c", "user.email=nobody@hvtx.invalid")
-        lab.run("git", "-C", str(checkout), *who, *argv)
-
-    git("init", "-q")
-    git("add", "-A")
-    git("commit", "-q", "-m", "one")
-    older = build(checkout, kept)
-    git("commit", "-q", "--allow-empty", "-m", "two")
-    return older, build(checkout, kept)
+    made = Commits(kept / "checkout")
+    made.commit()
+    older = build(made.place, kept)
+    made.commit()
+    return older, build(made.place, kept)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Ctrl-C at any moment, a second Ctrl-C, a closed or full standard output, a command that sleeps.
+"""Ctrl-C at any moment, a second one, other signals, a standard output that is closed or full, sleep.
 
 Ctrl-C comes at system calls all over a command (under ptrace), those of the store's commits among
 them: there a command is most of its time.
@@ -173,21 +173,62 @@ def test_ctrl_c_in_a_removal_says_what_ends_it(argv: tuple[str, ...], point: str
     end_everything(hvtx)
 
 
-def test_who_started_it_with_ctrl_c_ignored_is_obeyed() -> None:
-    """A job in the background of a script: the signal that its caller ignores ends nothing."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["TERM", "HUP"])
+@pytest.mark.parametrize(
+    ("argv", "point"),
+    [(("vm", "run", "web", "--network", "net", "--", "sleep", "600"), "acted:tap"),
+     (("network", "create", "two", "--subnet", "10.78.0.0/24"), "acted:bridge"),
+     (("network", "rm", "net"), "releasing")],
+    ids=["vm run", "network create", "network rm"],
+)  # fmt: skip
+def test_a_signal_that_ends_it_is_as_ctrl_c(
+    argv: tuple[str, ...], point: str, number: signal.Signals
+) -> None:
+    """systemd, a shutdown, a closed terminal: what was begun is undone, and it is told.
+
+    Who waits for the command sees the signal, as of a program without a word for it.
+    """
+    hvtx = Program(HVTX_FIREWALL="nftables")
+    hvtx("network", "create", "net", "--subnet", "10.77.0.0/24")
+    before = host()
+    with subprocess.Popen(
+        [sys.executable, "-m", "hvtx", *argv], stdin=subprocess.DEVNULL, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        env={**os.environ, "HVTX_FIREWALL": "nftables", "HVTX_FAILPOINT": f"{point}:stop"},
+    ) as command:  # fmt: skip
+        os.waitid(os.P_PID, command.pid, os.WSTOPPED)
+        os.kill(command.pid, number)
+        os.kill(command.pid, signal.SIGCONT)
+        told = command.communicate(timeout=60)[1]
+    assert command.returncode == -number
+    assert told.startswith(f"error: interrupted by {number.name}\nhint: what was being made was ")
+    assert told.count("\n") == 2
+    if argv[1] == "rm":
+        assert hvtx("intents", "--json").json()["operations"]
+        hvtx("recover")
+        hvtx("network", "show", "net", code=3)
+    else:
+        assert lab.difference(before, host()) == ""
+    assert hvtx.is_clean()
+    end_everything(hvtx)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=["INT", "HUP"])
+def test_who_started_it_with_the_signal_ignored_is_obeyed(number: signal.Signals) -> None:
+    """A job in the background of a script, nohup: what its caller ignores ends nothing."""
     hvtx = Forked(HVTX_FIREWALL="nftables")
     hvtx("network", "create", "net", "--subnet", "10.77.0.0/24")
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.signal(number, signal.SIG_IGN)
     try:
         words = ("vm", "run", "web", "--network", "net", "--", "sleep", "600")
         running = commanded(*words, HVTX_FAILPOINT="acted:tap:stop", HVTX_FIREWALL="nftables")
         with running as command:
             os.waitid(os.P_PID, command.pid, os.WSTOPPED)
-            os.kill(command.pid, signal.SIGINT)
+            os.kill(command.pid, number)
             os.kill(command.pid, signal.SIGCONT)
             assert command.wait(60) == 0
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)
     assert hvtx.vm("web")["state"] == "running"
     end_everything(hvtx)
 

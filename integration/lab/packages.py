@@ -28,7 +28,13 @@ FIREWALLD = (
     "firewalld", "python3-firewall", "python3-nftables", "python3-dbus", "python3-gi",
     "python3-cap-ng",
 )  # fmt: skip
-ORDINARY = (ETCD, CNI_PLUGINS, BIRD, VTYSH, CONTAINERD, FIREWALLD)
+PIPX = (
+    "pipx", "python3-argcomplete", "python3-packaging", "python3-userpath", "python3-click",
+    "python3-platformdirs",
+)  # fmt: skip
+ZSH = ("zsh", "zsh-common")
+FISH = ("fish", "fish-common")
+ORDINARY = (ETCD, CNI_PLUGINS, BIRD, VTYSH, CONTAINERD, FIREWALLD, PIPX, ZSH, FISH)
 
 
 class Unavailable(Exception):

@@ -465,3 +465,34 @@ def test_the_widest_things_that_there_can_be(hvtx: Program) -> None:
     shown = on_terminal(80, "vm", "ls", NO_COLOR="1").split()
     assert all(f"{port}→80/tcp" in shown for port in range(8000, 8012))
     assert "[fd00:1:2:3:4:5:6:7]:53→53/udp" in shown
+
+
+# -- words of netfilter ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["nftables", "iptables"])
+def test_what_all_networks_share_is_named(hvtx: Program, backend: str) -> None:
+    """A base row is tables and chains, or a setting: not only something that belongs somewhere."""
+    hvtx("--firewall", backend, *NETWORK)
+    told = " ".join(hvtx("gc", "--plan", "--all").out.split())
+    stands = {
+        "nftables": "nftables' tables and base chains that their rules stand in",
+        "iptables": "iptables' chains that their rules stand in, and the jumps there",
+    }
+    for what in (stands[backend], "the kernel forwards their packets by it"):
+        assert f"belongs to all networks of this installation ({what}) (reserved)" in told
+
+
+def test_a_network_tells_what_its_passage_is(hvtx: Program) -> None:
+    """Accept rules where a policy drops, and whether there are any."""
+    hvtx(*NETWORK)
+    told = "yes, by accept rules in INPUT/FORWARD where a policy drops; "
+    assert f"passage:   {told}none now\n" in hvtx("network", "show", "net").out
+    lab.run("iptables-nft", "-P", "FORWARD", "DROP")
+    hvtx("repair")
+    assert f"passage:   {told}in 1 now\n" in hvtx("network", "show", "net").out
+    hvtx("network", "set", "net", "--no-passage")
+    said = "no: where a policy drops in INPUT or FORWARD, guests are cut off"
+    assert f"passage:   {said}\n" in hvtx("network", "show", "net").out
+    shown = hvtx("network", "show", "net", "--json").json()
+    assert shown["passage"] is False  # as ever, for programs

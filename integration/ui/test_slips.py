@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from integration import lab
 from integration.lab import witness
 from integration.lab.program import Program
 from integration.ui.test_input import SLEEP, hvtx, peopled, refused
@@ -26,13 +28,79 @@ def test_a_vm_without_a_name(peopled: Program) -> None:
         for verb in ("create", "run"):
             ran = refused(peopled, "vm", verb, "--memory", "64", "--", *words, code=2)
             assert ran.err.startswith("error: the VM has no name")
-            assert hint(ran.err) == f"hvtx vm {verb} NAME … -- {' '.join(words)}"
+            given = f"hvtx vm {verb} NAME --memory 64 -- {' '.join(words)}"
+            assert hint(ran.err) == given
     assert [vm["name"] for vm in peopled("vm", "ls", "--json").json()["vms"]] == ["web"]
     peopled("--debug", "vm", "create", "sleep", "--", "sleep", "1")  # named as its command: fine
     peopled("vm", "rm", "sleep")
     for given in (("--hypervisor", "external"), ("--kernel", sys.executable)):
         peopled("vm", "create", "--network", "net", *given, "--", "last")  # no command: a name
         peopled("vm", "rm", "last")
+
+
+DESCRIBED = 'vms.last.network = "net"\nvms.last.command = ["sleep", "9"]\n'
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "commands"),
+    [
+        (("gc", "--plan", "--out", "none/a b/plan.json"), 3,
+         ["mkdir -p 'none/a b'", "hvtx gc --plan --out ~/plan.json"]),
+        (("gc", "--heuristic", "--plan", "--out", "none/plan.json"), 3,
+         ["mkdir -p none", "hvtx gc --heuristic --plan --out ~/plan.json"]),
+        (("gc", "--plan", "--html", "none/plan.html"), 3,
+         ["mkdir -p none", "hvtx gc --plan --html ~/plan.html"]),
+        (("gc", "--plan", "--out", "/proc/plan.json"), 3, ["hvtx gc --plan --out ~/plan.json"]),
+        (("gc", "--plan", "--mode", "0640"), 2, ["hvtx gc --plan --mode 0640 --out plan.json"]),
+        (("gc", "--apply", "plan 1.json"), 3, ["hvtx gc --plan --out 'plan 1.json'"]),
+        (("vm", "apply", "-f", "set.toml"), 2,
+         ["hvtx vm apply -f set.toml --plan", "hvtx vm apply -f set.toml --yes"]),
+        (("vm", "apply", "-f", "set.toml", "--plan", "--out", "none/x"), 3, ["mkdir -p none"]),
+        (("store", "backup", "none/b"), 3, ["mkdir -p none"]),
+        (("store", "backup", "set.toml"), 4, ["hvtx store backup set.toml --force"]),
+        (("network", "create", "other"), 2, ["hvtx network create other --subnet 10.77.0.0/24"]),
+        (("vm", "set", "web", "--unpublish", "127.0.0.1:8080"), 3,
+         ["hvtx vm set web --unpublish 8080/tcp"]),
+        (("vm", "set", "web", "-p", "8080:81"), 4,
+         ["hvtx vm set web --unpublish 8080/tcp --publish 8080:81/tcp"]),
+    ],
+)  # fmt: skip
+def test_what_a_hint_says_is_typed_as_it_stands(
+    peopled: Program,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    code: int,
+    commands: list[str],
+) -> None:
+    """Each is in the hint, whole; a shell takes it, and what was wrong is right then."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Path("set.toml").write_text(DESCRIBED)
+    told = hint(peopled(*words, code=code).err)
+    if words[0] == "network":
+        peopled("vm", "rm", "web", "--force")
+        peopled("network", "rm", "net")
+    program = f'hvtx() {{ {shlex.quote(sys.executable)} -m hvtx "$@"; }}\n'
+    for command in commands:
+        assert command in told
+        lab.run("sh", "-e", "-c", program + command)
+    if "mkdir" in commands[0]:
+        peopled(*words)
+    peopled("vm", "rm", "last", "--force", code=None)
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [(":8080", "8080"), ("localhost:8080", "127.0.0.1:8080"), ("http://10.77.0.2/", "10.77.0.2")],
+)
+def test_what_a_browser_is_given_is_explained_without_it(
+    peopled: Program, asked: str, meant: str
+) -> None:
+    told = peopled("explain", asked, code=3).err
+    assert hint(told) == f"did you mean {meant}? hvtx explain {meant}"
+    assert peopled("explain", meant, "--json").json()["vm"] == "web"
+    assert hint(peopled("explain", "http://a b/", code=3).err).startswith("give an interface")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -151,3 +153,49 @@ def test_how_a_child_ends_is_told_whatever_our_starter_ignores() -> None:
         assert signal.getsignal(signal.SIGCHLD) is handler
     finally:
         signal.signal(signal.SIGCHLD, before)
+
+
+# -- what ends a program of hvtx's own ---------------------------------------------------------------
+
+_PROGRAM = """
+import os, signal, sys
+from hvtx.host import children
+number, code, ignored = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+if ignored:
+    signal.signal(number, signal.SIG_IGN)
+children.interrupt_at_ends()
+try:
+    os.kill(os.getpid(), number)
+    print("goes on", flush=True)
+except KeyboardInterrupt:
+    print("interrupted by", children.ended_by(), flush=True)
+children.end_as_told(code)
+os._exit(7)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("code", "more", "said", "ended"),
+    [("its own", [], "interrupted by {}", "by it"), ("0", [], "interrupted by {}", "exits"),
+     ("its own", ["ignored"], "goes on", "exits")],
+    ids=["interrupted", "too late", "ignored by the caller"],
+)  # fmt: skip
+def test_a_signal_interrupts_and_is_what_ends_the_program(
+    number: int, code: str, more: list[str], said: str, ended: str
+) -> None:
+    """As without a handler for who waits; what was done in spite of it ends with its own code."""
+    wanted = str(128 + number) if code == "its own" else code
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, str(int(number)), wanted, *more],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == (said.format(int(number)) + "\n", "")
+    assert done.returncode == (-number if ended == "by it" else 7)
+
+
+def test_what_ends_a_command_is_held_back_while_a_process_is_started() -> None:
+    held = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}
+    with children.uninterrupted():
+        assert held <= signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    assert not held & signal.pthread_sigmask(signal.SIG_BLOCK, [])

@@ -285,6 +285,27 @@ def test_a_zone_is_named_as_what_is_wrong() -> None:
         parse_subnet("fd00::/64%lan")
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("fe80::1%lan", "is not an IP address alone: 'lan' behind '%'"),
+        ("host", "is not an IP address"),
+        ("::ffff:10.0.0.1", "is an IPv4 address in IPv6 notation"),
+    ],
+)
+def test_a_refused_address_is_told_with_its_option(text: str, why: str) -> None:
+    """The one that it was given with, and with all that was given where that is more."""
+    with pytest.raises(UsageError) as refused:
+        parse_address(text, of="--ip")
+    assert refused.value.message.startswith(f"--ip {text!r} {why}")
+    with pytest.raises(UsageError, match=r"^--mac 'random' is not a MAC address$"):
+        parse_mac("random", of="--mac")
+    whole = f"[{text}]:80:80" if ":" in text else f"{text}:80:80"
+    with pytest.raises(UsageError) as refused:
+        parse_publish(whole)
+    assert refused.value.message.startswith(f"--publish {whole!r}: {text!r} {why}")
+
+
 def test_addresses_are_canonical() -> None:
     """One spelling per address."""
     assert parse_address("FD00:0:0::0005") == "fd00::5"

@@ -163,3 +163,19 @@ def test_a_mode_that_was_probably_meant(mode: str, hint: str) -> None:
     with pytest.raises(UsageError) as refused:
         egress_rules.parse_change(mode, [], [])
     assert refused.value.hint == hint
+
+
+@pytest.mark.parametrize(
+    ("action", "text", "hint"),
+    [
+        ("deny", "all", "for all there is a mode: --egress none"),
+        ("allow", "any", "for all there is a mode: --egress open"),
+        ("allow", "443", "write a port of every address as 0.0.0.0/0:443"),
+    ],
+)
+def test_what_stands_for_all_is_told_how_to_be_written(action: str, text: str, hint: str) -> None:
+    with pytest.raises(UsageError) as told:
+        egress_rules.parse_rule(action, text)
+    assert told.value.hint == hint
+    assert text in told.value.message
+    assert egress_rules.parse_rule("allow", "0.0.0.0/0:443").first_port == 443

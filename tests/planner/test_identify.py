@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 from hvtx.model.foreign_rule import ForeignRule
 from hvtx.model.place import parse_place
 from hvtx.model.plan import Plan
+from hvtx.model.resource import Address, Kind
 from hvtx.model.vm import Attachment, Vm
 from hvtx.planner.identify import ambiguous, identify
 from hvtx.planner.known_software import looks_like
 from hvtx.planner.subjects import ExplainFacts, owner_of
 from tests.planner.scene import Scene, link, mark
 from tests.planner.test_properties import scenes
+from tests.planner.test_provision import LAN
 
 RULES = (
     ForeignRule(
@@ -127,6 +129,69 @@ _SEEN = _busy()
 )  # fmt: skip
 def test_likenesses(name: str, whose: str | None) -> None:
     assert looks_like(name) == whose
+
+
+# -- addresses of one device -------------------------------------------------------------------------
+
+
+def _twice() -> ExplainFacts:
+    """A bridge of ours and a stranger's device with the same link-local address, and another."""
+    scene = Scene()
+    bridge = scene.row(Kind.BRIDGE, network=scene.network())
+    for address in ("fe80::1/64", "fd77::1/64"):
+        scene.show(scene.row(
+            Kind.ADDRESS, device=bridge.key, ifindex=bridge.spec["ifindex"], owner=bridge.mark,
+            address=address, bridge=bridge.key,
+        ))  # fmt: skip
+    scene.show(bridge)
+    scene.links += [link(7, "eth0", "", altnames=("enp1s0",)), link(8, "eth1", "")]
+    scene.addresses += [Address(7, "fe80::1/64"), Address(8, "fe80::2/64")]
+    return sight(scene)._replace(networks=(LAN._replace(name="lan", bridge=bridge.key),))
+
+
+@pytest.mark.parametrize(
+    ("text", "owner", "words"),
+    [
+        ("fe80::1", "hvtx", ""), ("fe80::1%hvbr10", "hvtx", ""), ("[fe80::1%1010]", "hvtx", ""),
+        ("fe80::1%eth0", "foreign", "an address of eth0"),
+        ("fe80::1%enp1s0", "foreign", "an address of eth0"),
+        ("fe80::1%7", "foreign", "an address of eth0"),
+        ("fe80::1%eth1", "foreign", "in the subnet of eth1, and not an address of this host"),
+        ("fe80::2%hvbr10", "foreign", "in the subnet of hvbr10, and not an address of this host"),
+    ],
+)  # fmt: skip
+def test_a_link_local_address_is_that_of_the_device_behind_it(
+    text: str, owner: str, words: str
+) -> None:
+    (subject,) = identify(_twice(), text)
+    assert (subject.owner, subject.kind) == (owner, "address")
+    assert words in subject.words
+    assert not [line for line in subject.evidence if "'%'" in line]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("fe80::1%eth9", "'eth9' behind '%' is no device of this host"),
+        ("fd77::1%lan", "'lan' behind '%' is no device of this host; the bridge of network 'lan' is hvbr10"),
+        ("fe80::1%lan", "'lan' behind '%' is no device of this host; the bridge of network 'lan' is hvbr10"),
+        ("fd77::1%eth0", "'eth0' behind '%' says nothing: only fe80::/10 is another on each device"),
+        ("[fd77::1%eth9]:80", "'eth9' behind '%' is no device of this host"),
+    ],
+)  # fmt: skip
+def test_a_zone_that_decides_nothing_is_told(text: str, told: str) -> None:
+    """The answer is the one without it."""
+    (subject,) = identify(_twice(), text)
+    assert subject.evidence[0] == told
+    (bare,) = identify(_twice(), text.replace("%" + text.partition("%")[2].partition("]")[0], ""))
+    assert subject._replace(evidence=subject.evidence[1:]) == bare
+
+
+def test_a_published_port_is_found_by_its_address_with_a_zone() -> None:
+    scene = Scene()
+    port = scene.row(Kind.PUBLISH, vm=scene.vm(), host_port=80, host_ip="fd77::1", protocol="tcp")
+    (subject,) = identify(sight(scene), "[fd77::1%lan]:80")
+    assert subject.row == port
 
 
 def _attached(name: str, container: str, **more: str) -> Vm:

@@ -7,6 +7,7 @@ import pytest
 from hvtx.errors import Conflict, NotFound, UsageError
 from hvtx.model.vm import Publish, Vm
 from hvtx.planner import ports
+from hvtx.planner.exits import parse_exits
 from hvtx.planner.ports import Asked, Taken
 
 from .test_provision import DMZ, LAN, PORTS, VM
@@ -35,6 +36,14 @@ NETWORKS = {LAN.id: LAN, DMZ.id: DMZ}
 )
 def test_what_publish_says(text: str, expected: list[Asked]) -> None:
     assert list(ports.parse_published([text])) == expected
+
+
+def test_an_address_that_is_none_is_told_with_its_option() -> None:
+    whole = "[fe80::1%lan]:80"
+    with pytest.raises(UsageError, match=r"^--unpublish '\[fe80::1%lan\]:80': 'fe80::1%lan' is "):
+        ports.parse_unpublished([whole])
+    with pytest.raises(UsageError, match=r"^--source 'host' is not an IP address$"):
+        parse_exits(None, ["host"], families=[4], nat=True)
 
 
 @pytest.mark.parametrize(

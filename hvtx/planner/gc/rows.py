@@ -144,8 +144,16 @@ def _fixes(facts: Facts, row: Resource, seen: Presence) -> str:
     return "".join(f": {m}" for m in fixes(row, seen.problem, facts.snapshot, facts.sights))
 
 
+_SHARED = {
+    Kind.SYSCTL: "the kernel forwards their packets by it",
+    "nftables": "nftables' tables and base chains that their rules stand in",
+    "iptables": "iptables' chains that their rules stand in, and the jumps there",
+}
+
+
 def _owner(facts: Facts, row: Resource) -> str:
     if row.network is None:
-        return "every network of this installation"
+        what = _SHARED.get(row.kind if row.kind == Kind.SYSCTL else row.backend)
+        return "all networks of this installation" + (f" ({what})" if what else "")
     network = facts.snapshot.networks.get(row.network)
     return f"network {network.name!r}" if network else "a network that is not on record"
