@@ -105,10 +105,12 @@ def holders() -> list[int]:
 
 
 def the_holder() -> int:
-    """The one process that holds ports in this namespace."""
-    found = holders()
-    assert len(found) == 1, lab.run("ps", "-eo", "pid,ppid,netns,stat,etimes,comm,args")
-    return found[0]
+    """The one process that holds ports in this namespace.
+
+    In the middle of execve(2) it has no command line yet, and pages may have to be read for it.
+    """
+    until("the process that holds the ports", lambda: len(holders()) == 1)
+    return holders()[0]
 
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
@@ -165,7 +167,7 @@ def test_another_vms_port_is_named_as_that(hvtx: Program) -> None:
     assert "published for VM 'web'" in said
     hvtx("vm", "restart", "web", "--timeout", "1")
     assert refused("tcp", Where("0.0.0.0"))
-    assert len(holders()) == 1
+    the_holder()
     assert [f["level"] for f in findings(hvtx, "damage")] == ["ok"]
     told = hvtx("explain", "53/udp", "--json").json()
     assert (told["owner"], told["vm"]) == ("hvtx", "web")
@@ -567,7 +569,7 @@ def test_killed_in_the_middle_of_a_start(hvtx: Program, point: str) -> None:
     assert state == ("running" if point in ("opened", "up") else "defined")
     if state == "running":
         assert refused("tcp", Where("0.0.0.0"), options=REUSE)
-        assert len(holders()) == 1
+        the_holder()
         hvtx("vm", "stop", "web", "--timeout", "1")
     until("no holder", lambda: holders() == [])
     hvtx("vm", "start", "web")  # also right after the kill, while a holder still goes away
@@ -591,7 +593,7 @@ def test_a_holder_that_is_on_record_with_the_rows(hvtx: Program, point: str, how
     assert hvtx.vm("web")["state"] == "defined"
     hvtx("vm", "start", "web")
     assert refused("tcp", Where("0.0.0.0"), options=REUSE)
-    assert len(holders()) == 1
+    the_holder()
     hvtx("vm", "stop", "web", "--force")
     until("no holder", lambda: holders() == [])
     assert hvtx.is_clean()
