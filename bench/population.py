@@ -167,5 +167,6 @@ def _start(runtime: Runtime, vms: list[Vm], network: Network) -> None:
     networks = networks_now(runtime, [network])
     with begin(runtime, "start") as (sql, operation):
         for vm in vms:
-            rows += vm_start.intend(operation, sql, vm, (), networks, None)
+            means = vm_start.means_of(runtime, vm, networks)
+            rows += vm_start.intend(operation, sql, vm, (), means)
     operation.commit(rows, effects.create(operation, rows))

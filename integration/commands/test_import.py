@@ -374,5 +374,5 @@ def test_every_verb_with_a_vm_that_was_taken_over(theirs: Theirs, tmp_path: Path
     assert hvtx.vm("first")["state"] == "defined"
     hvtx("vm", "rm", "first")
     said = hvtx("vm", "create", "first", "--from-log", code=3).err
-    assert "hint: hvtx import or hvtx adopt" in said
+    assert "`hvtx import --help` and `hvtx adopt --help`" in said
     assert hvtx.is_clean()
