@@ -1,13 +1,7 @@
 #!/bin/bash
 # Of two neighbouring ranges that were added one after the other neither can be deleted, and one comment is gone.
 . "$(dirname "$0")/lib/question.sh"
-if outside; then
-    prepare
-    deb nftables=1.0.6-2+deb12u2 libnftables1=1.0.6-2+deb12u2
-    export LD_LIBRARY_PATH=$FOLDER/root/usr/lib/x86_64-linux-gnu
-    libraries /usr/sbin/nft
-    enter
-fi
+outside && enter_with_nft 1.0.6-2+deb12u2
 nft() { "$ROOT/usr/sbin/nft" "$@"; }
 elements() { nft list set ip t s | tr -d '\n' | sed -n 's/.*elements = { \(.*\) }.*}.*/\1/p'; }
 try() { nft "$@" >/dev/null 2>said && echo "exit 0" || echo "exit $?: $(head -1 said)"; }

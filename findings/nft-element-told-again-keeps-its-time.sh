@@ -1,12 +1,7 @@
 #!/bin/bash
 # An element of a set with a timeout is added again: its time does not begin anew, and nothing says so.
 . "$(dirname "$0")/lib/question.sh"
-if outside; then
-    prepare
-    deb nftables=1.0.6-2+deb12u2 libnftables1=1.0.6-2+deb12u2
-    libraries /usr/sbin/nft
-    enter
-fi
+outside && enter_with_nft 1.0.6-2+deb12u2
 nft() { "$ROOT/usr/sbin/nft" "$@"; }
 
 version "$(nft --version | cut -d' ' -f1,2)" "nftables v1.0.6"

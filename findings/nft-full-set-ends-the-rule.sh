@@ -1,13 +1,7 @@
 #!/bin/bash
 # A rule that adds to a full set ends there, and its verdict is not given.
 . "$(dirname "$0")/lib/question.sh"
-if outside; then
-    prepare
-    deb nftables=1.0.6-2+deb12u2 libnftables1=1.0.6-2+deb12u2
-    export LD_LIBRARY_PATH=$FOLDER/root/usr/lib/x86_64-linux-gnu
-    libraries /usr/sbin/nft
-    enter
-fi
+outside && enter_with_nft 1.0.6-2+deb12u2
 nft() { "$ROOT/usr/sbin/nft" "$@"; }
 send() { python3 -c "import socket as s; s.socket(s.AF_INET, s.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', $1))"; }
 counted() { nft list chain ip t c | sed -n "s/.*counter packets \([0-9]*\) .*$1.*/\1/p"; }

@@ -1,13 +1,7 @@
 #!/bin/bash
 # nft's JSON does not tell which device a chain of the family netdev stands on, and so cannot be loaded.
 . "$(dirname "$0")/lib/question.sh"
-if outside; then
-    prepare
-    deb nftables=1.0.6-2+deb12u2 libnftables1=1.0.6-2+deb12u2 iproute2=6.1.0-3
-    export LD_LIBRARY_PATH=$FOLDER/root/usr/lib/x86_64-linux-gnu
-    libraries /usr/sbin/nft
-    enter
-fi
+outside && enter_with_nft 1.0.6-2+deb12u2 iproute2=6.1.0-3
 nft() { "$ROOT/usr/sbin/nft" "$@"; }
 chain() { python3 -c 'import json, sys
 print(*next(o["chain"] for o in json.load(sys.stdin)["nftables"] if "chain" in o))'; }

@@ -1,13 +1,7 @@
 #!/bin/bash
 # nft prints a rule for packets without extension headers as one for packets with them, too.
 . "$(dirname "$0")/lib/question.sh"
-if outside; then
-    prepare
-    deb nftables=1.0.6-2+deb12u2 libnftables1=1.0.6-2+deb12u2
-    export LD_LIBRARY_PATH=$FOLDER/root/usr/lib/x86_64-linux-gnu
-    libraries /usr/sbin/nft
-    enter
-fi
+outside && enter_with_nft 1.0.6-2+deb12u2
 nft() { "$ROOT/usr/sbin/nft" "$@"; }
 send() { # one datagram with a hop-by-hop header (one PadN option) to [::1]:5000
     python3 -c 'import socket as s

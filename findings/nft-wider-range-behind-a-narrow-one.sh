@@ -1,13 +1,7 @@
 #!/bin/bash
 # Whether ranges of a concatenation may overlap depends on which of them is added first.
 . "$(dirname "$0")/lib/question.sh"
-if outside; then
-    prepare
-    deb nftables=1.0.6-2+deb12u2 libnftables1=1.0.6-2+deb12u2
-    export LD_LIBRARY_PATH=$FOLDER/root/usr/lib/x86_64-linux-gnu
-    libraries /usr/sbin/nft
-    enter
-fi
+outside && enter_with_nft 1.0.6-2+deb12u2
 nft() { "$ROOT/usr/sbin/nft" "$@"; }
 add() { # add MAP ELEMENT...: exit codes
     nft flush map ip t "$1"

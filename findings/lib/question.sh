@@ -45,6 +45,14 @@ enter() { # reads the script again, inside
     exit "$code"
 }
 
+enter_with_nft() { # enter_with_nft VERSION [PACKAGE=VERSION...]: with Debian's nft and the library it was built with
+    prepare
+    deb "nftables=$1" "libnftables1=$1" "${@:2}"
+    export LD_LIBRARY_PATH=$FOLDER/root/usr/lib/x86_64-linux-gnu
+    libraries /usr/sbin/nft
+    enter
+}
+
 question() { printf 'question: %s\n' "$1"; }
 expected() { printf 'expected: %s\n' "$1"; }
 
