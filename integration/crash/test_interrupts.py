@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -136,6 +136,20 @@ def test_ctrl_c_while_a_stop_waits_leaves_the_vm_running() -> None:
     end_everything(hvtx)
 
 
+def interrupted(argv: Sequence[str], point: str, number: signal.Signals) -> tuple[int, str]:
+    """A command that gets a signal at a failpoint: how it ended, and its standard error."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "hvtx", *argv], stdin=subprocess.DEVNULL, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        env={**os.environ, "HVTX_FIREWALL": "nftables", "HVTX_FAILPOINT": f"{point}:stop"},
+    ) as command:  # fmt: skip
+        os.waitid(os.P_PID, command.pid, os.WSTOPPED)
+        os.kill(command.pid, number)
+        os.kill(command.pid, signal.SIGCONT)
+        told = command.communicate(timeout=60)[1]
+    return command.returncode, told
+
+
 @pytest.mark.parametrize(
     ("argv", "point"),
     [(("network", "rm", "two"), "releasing"), (("gc", "--apply"), "seized"),
@@ -153,16 +167,8 @@ def test_ctrl_c_in_a_removal_says_what_ends_it(argv: tuple[str, ...], point: str
         lab.end(hvtx.vm("web")["pid"])
     elif argv[0] == "recover":
         hvtx("vm", "start", "web", code=-signal.SIGKILL, HVTX_FAILPOINT="acted:tap:kill")
-    with subprocess.Popen(
-        [sys.executable, "-m", "hvtx", *argv], stdin=subprocess.DEVNULL, text=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        env={**os.environ, "HVTX_FIREWALL": "nftables", "HVTX_FAILPOINT": f"{point}:stop"},
-    ) as command:  # fmt: skip
-        os.waitid(os.P_PID, command.pid, os.WSTOPPED)
-        os.kill(command.pid, signal.SIGINT)
-        os.kill(command.pid, signal.SIGCONT)
-        told = command.communicate(timeout=60)[1]
-    assert command.returncode == INTERRUPTED
+    code, told = interrupted(argv, point, signal.SIGINT)
+    assert code == INTERRUPTED
     assert told.startswith("error: interrupted\nhint: ")
     assert told.count("\n") == 2
     assert "`hvtx recover` ends it" in told
@@ -191,16 +197,8 @@ def test_a_signal_that_ends_it_is_as_ctrl_c(
     hvtx = Program(HVTX_FIREWALL="nftables")
     hvtx("network", "create", "net", "--subnet", "10.77.0.0/24")
     before = host()
-    with subprocess.Popen(
-        [sys.executable, "-m", "hvtx", *argv], stdin=subprocess.DEVNULL, text=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        env={**os.environ, "HVTX_FIREWALL": "nftables", "HVTX_FAILPOINT": f"{point}:stop"},
-    ) as command:  # fmt: skip
-        os.waitid(os.P_PID, command.pid, os.WSTOPPED)
-        os.kill(command.pid, number)
-        os.kill(command.pid, signal.SIGCONT)
-        told = command.communicate(timeout=60)[1]
-    assert command.returncode == -number
+    code, told = interrupted(argv, point, number)
+    assert code == -number
     assert told.startswith(f"error: interrupted by {number.name}\nhint: what was being made was ")
     assert told.count("\n") == 2
     if argv[1] == "rm":
