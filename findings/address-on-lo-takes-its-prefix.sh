@@ -1,12 +1,7 @@
 #!/bin/bash
 # An IPv4 address on lo makes the host answer for its whole prefix; elsewhere, and of IPv6, for itself only.
 . "$(dirname "$0")/lib/question.sh"
-if outside; then
-    prepare
-    deb iproute2=6.1.0-3
-    libraries /bin/ip
-    enter
-fi
+outside && enter_with /bin/ip iproute2=6.1.0-3
 ip() { "$ROOT/bin/ip" "$@"; }
 kind() { ip route get "$1" | head -1 | cut -d' ' -f1; }
 reach() { # a datagram to port 5000 of ADDRESS: whether this host's own socket gets it

@@ -1,12 +1,7 @@
 #!/bin/bash
 # The reference plugin bandwidth takes nothing from the host's end of a container's interface when it is told DEL.
 . "$(dirname "$0")/lib/question.sh"
-if outside; then
-    prepare
-    deb containernetworking-plugins=1.1.1+ds1-3+b5 iproute2=6.1.0-3
-    libraries /usr/lib/cni/bandwidth
-    enter
-fi
+outside && enter_with /usr/lib/cni/bandwidth containernetworking-plugins=1.1.1+ds1-3+b5 iproute2=6.1.0-3
 ip() { "$ROOT/bin/ip" "$@"; }
 ip link set lo up
 ip netns add box

@@ -1,12 +1,7 @@
 #!/bin/bash
 # iproute2 prints the MAC address in a bridge's id without leading zeros, in JSON too.
 . "$(dirname "$0")/lib/question.sh"
-if outside; then
-    prepare
-    deb iproute2=6.1.0-3
-    libraries /bin/ip
-    enter
-fi
+outside && enter_with /bin/ip iproute2=6.1.0-3
 ip() { "$ROOT/bin/ip" "$@"; }
 data() { python3 -c 'import json, sys; print(json.load(sys.stdin)[0]["linkinfo"]["info_data"][sys.argv[1]])' "$1"; }
 

@@ -1,12 +1,7 @@
 #!/bin/bash
 # A bridge keeps an MTU that was changed, not one that it was created with.
 . "$(dirname "$0")/lib/question.sh"
-if outside; then
-    prepare
-    deb iproute2=6.1.0-3
-    libraries /bin/ip
-    enter
-fi
+outside && enter_with /bin/ip iproute2=6.1.0-3
 ip() { "$ROOT/bin/ip" "$@"; }
 mtu() { ip -o link show "$1" | sed 's/.* mtu \([0-9]*\) .*/\1/'; }
 

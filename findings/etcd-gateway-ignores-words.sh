@@ -1,12 +1,7 @@
 #!/bin/bash
 # etcd's JSON gateway passes over words that it does not know: a misspelt condition is none.
 . "$(dirname "$0")/lib/question.sh"
-if outside; then
-    prepare
-    deb etcd-server=3.4.23-4+b4
-    libraries /usr/bin/etcd
-    enter
-fi
+outside && enter_with /usr/bin/etcd etcd-server=3.4.23-4+b4
 ip link set lo up
 "$ROOT/usr/bin/etcd" --data-dir "$FOLDER/data" --listen-client-urls http://127.0.0.1:2379 \
     --advertise-client-urls http://127.0.0.1:2379 --listen-peer-urls http://127.0.0.1:2380 >log 2>&1 &

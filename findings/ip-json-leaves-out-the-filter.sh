@@ -1,12 +1,7 @@
 #!/bin/bash
 # What was asked for is not in iproute2's answer, not in its JSON either.
 . "$(dirname "$0")/lib/question.sh"
-if outside; then
-    prepare
-    deb iproute2=6.1.0-3
-    libraries /bin/ip
-    enter
-fi
+outside && enter_with /bin/ip iproute2=6.1.0-3
 ip() { "$ROOT/bin/ip" "$@"; }
 keys() { # of the first entry, or of the one that was added to the bridge
     python3 -c 'import json, sys

@@ -1,12 +1,7 @@
 #!/bin/bash
 # What ip route, rule and addr save is not what their restore makes.
 . "$(dirname "$0")/lib/question.sh"
-if outside; then
-    prepare
-    deb iproute2=6.1.0-3
-    libraries /bin/ip
-    enter
-fi
+outside && enter_with /bin/ip iproute2=6.1.0-3
 ip() { "$ROOT/bin/ip" "$@"; }
 restored() { # restored WHAT [NAMESPACE]
     ip ${2:+-n "$2"} "$1" restore <"saved.$1" 2>said && printf 'exit 0' || printf 'exit %s: %s' $? "$(tail -1 said)"

@@ -1,12 +1,7 @@
 #!/bin/bash
 # klibc's ipconfig, by which initial RAM disks read ip=, takes 255.255.255.255 for no netmask, and guesses one by class.
 . "$(dirname "$0")/lib/question.sh"
-if outside; then
-    prepare
-    deb klibc-utils=2.0.12-1 libklibc=2.0.12-1 iproute2=6.1.0-3
-    libraries /bin/ip
-    enter
-fi
+outside && enter_with /bin/ip klibc-utils=2.0.12-1 libklibc=2.0.12-1 iproute2=6.1.0-3
 ip() { "$ROOT/bin/ip" "$@"; }
 # the programs of klibc name their library by its path in /lib
 mount -t overlay -o "lowerdir=$ROOT/lib:/usr/lib" overlay /usr/lib

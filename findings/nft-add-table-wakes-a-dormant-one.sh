@@ -1,12 +1,7 @@
 #!/bin/bash
 # `nft add table` of a dormant table that is there takes the flag away: its rules hold again.
 . "$(dirname "$0")/lib/question.sh"
-if outside; then
-    prepare
-    deb nftables=1.0.6-2+deb12u2 iproute2=6.1.0-3
-    libraries /usr/sbin/nft
-    enter
-fi
+outside && enter_with /usr/sbin/nft nftables=1.0.6-2+deb12u2 iproute2=6.1.0-3
 nft() { "$ROOT/usr/sbin/nft" "$@"; }
 cat >inspect.py <<'P'
 """Does a datagram reach a socket on loopback?"""

@@ -1,12 +1,7 @@
 #!/bin/bash
 # Two text files whose HELP texts differ: the second's series are gone, and nothing in the page says so.
 . "$(dirname "$0")/lib/question.sh"
-if outside; then
-    prepare
-    deb prometheus-node-exporter=1.5.0-1+b6 iproute2=6.1.0-3
-    libraries /usr/bin/prometheus-node-exporter
-    enter
-fi
+outside && enter_with /usr/bin/prometheus-node-exporter prometheus-node-exporter=1.5.0-1+b6 iproute2=6.1.0-3
 "$ROOT/bin/ip" link set lo up
 mkdir texts
 exporter=$ROOT/usr/bin/prometheus-node-exporter

@@ -1,12 +1,7 @@
 #!/bin/bash
 # A route whose source address goes: it goes too, stays as it is, or stays without it.
 . "$(dirname "$0")/lib/question.sh"
-if outside; then
-    prepare
-    deb iproute2=6.1.0-3
-    libraries /bin/ip
-    enter
-fi
+outside && enter_with /bin/ip iproute2=6.1.0-3
 ip() { "$ROOT/bin/ip" "$@"; }
 show() { ip "$1" route show "${@:2}" | sed 's/ *linkdown//;s/ *pref medium//;s/ *$//'; }
 

@@ -1,12 +1,7 @@
 #!/bin/bash
 # A TAP goes on with the offloads and the header of the program that left it: the next one gets frames without checksums.
 . "$(dirname "$0")/lib/question.sh"
-if outside; then
-    prepare
-    deb iproute2=6.1.0-3
-    libraries /bin/ip
-    enter
-fi
+outside && enter_with /bin/ip iproute2=6.1.0-3
 ip() { "$ROOT/bin/ip" "$@"; }
 cat >tap.py <<'P'
 import fcntl, os, socket, struct, sys, time

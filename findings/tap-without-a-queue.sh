@@ -1,12 +1,7 @@
 #!/bin/bash
 # A TAP device with txqueuelen 0 is up and takes every packet, and its reader gets none.
 . "$(dirname "$0")/lib/question.sh"
-if outside; then
-    prepare
-    deb iproute2=6.1.0-3
-    libraries /bin/ip
-    enter
-fi
+outside && enter_with /bin/ip iproute2=6.1.0-3
 ip() { "$ROOT/bin/ip" "$@"; }
 cat >inspect.py <<'P'
 """Twenty datagrams are sent by tap0, which this process has open; how many can be read?"""

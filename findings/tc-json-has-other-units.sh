@@ -1,12 +1,7 @@
 #!/bin/bash
 # tc's JSON has rates in bytes a second where its text has bits, and some kinds of classes have no JSON.
 . "$(dirname "$0")/lib/question.sh"
-if outside; then
-    prepare
-    deb iproute2=6.1.0-3
-    libraries /sbin/tc
-    enter
-fi
+outside && enter_with /sbin/tc iproute2=6.1.0-3
 tc() { "$ROOT/sbin/tc" "$@"; }
 of() { python3 -c 'import json, sys; print(json.load(sys.stdin)[0]["options"][sys.argv[1]])' "$1"; }
 

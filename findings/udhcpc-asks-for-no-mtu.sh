@@ -1,12 +1,7 @@
 #!/bin/bash
 # A guest whose DHCP client is busybox' udhcpc does not ask for the network's MTU, and so is not told.
 . "$(dirname "$0")/lib/question.sh"
-if outside; then
-    prepare
-    deb busybox=1:1.35.0-4+deb12u1+b1 dnsmasq-base=2.90-4~deb12u2 iproute2=6.1.0-3
-    libraries /usr/sbin/dnsmasq
-    enter
-fi
+outside && enter_with /usr/sbin/dnsmasq busybox=1:1.35.0-4+deb12u1+b1 dnsmasq-base=2.90-4~deb12u2 iproute2=6.1.0-3
 ip() { "$ROOT/bin/ip" "$@"; }
 ip link set lo up
 ip link add host address 02:00:00:00:00:01 type veth peer name eth0 address 02:00:00:00:00:02

@@ -45,7 +45,14 @@ enter() { # reads the script again, inside
     exit "$code"
 }
 
-enter_with_nft() { # enter_with_nft VERSION [PACKAGE=VERSION...]: with Debian's nft and the library it was built with
+enter_with() { # enter_with PROGRAM PACKAGE=VERSION...: with these, and what the program in them needs
+    prepare
+    deb "${@:2}"
+    libraries "$1"
+    enter
+}
+
+enter_with_nft() { # enter_with_nft VERSION [PACKAGE=VERSION...]: with nft and the library it was built with
     prepare
     deb "nftables=$1" "libnftables1=$1" "${@:2}"
     export LD_LIBRARY_PATH=$FOLDER/root/usr/lib/x86_64-linux-gnu
