@@ -6,14 +6,9 @@ by its own `complete --do-complete`, which is what its Tab shows.
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pty
-import re
-import struct
 import subprocess
 import sys
-import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +16,7 @@ import pytest
 
 from integration.lab import packages
 from integration.lab.program import Program
-from tests.cli.test_completion import until
+from tests.cli.test_completion import at_terminal
 
 # What is typed, and what stands there after a Tab.
 TYPED = {
@@ -96,24 +91,10 @@ def in_zsh(root: Path, home: Path, lines: list[str]) -> list[str]:
     """What stands on the command line after each of ``lines`` was typed, with a Tab behind."""
     (home / ".zshenv").write_text(_ZSHENV.format(root=root))
     (home / ".zshrc").write_text(_ZSHRC)
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 400, 0, 0))
-    shell = subprocess.Popen(
-        [root / "bin/zsh", "-d", "-i"], stdin=slave, stdout=slave, stderr=slave, cwd=home,
-        env=environment(home, ZDOTDIR=str(home)), start_new_session=True,
-    )  # fmt: skip
-    os.close(slave)
-    try:
-        said = ""
-        for number, line in enumerate(lines):
-            # its beginning becomes a command that prints what the line was completed to
-            os.write(master, f"{line}\t\x01print -r -- said-{number}: \x05\r".encode())
-            said += until(master, rf"(?m)^said-{number}: .*$")
-        return re.findall(r"(?m)^said-[0-9]+: (.*?) *\r?$", said)
-    finally:
-        shell.kill()
-        shell.wait()
-        os.close(master)
+    # the line's beginning becomes a command that prints what it was completed to
+    show = "\t\x01print -r -- said-{}: \x05\r"
+    argv = [root / "bin/zsh", "-d", "-i"]
+    return at_terminal(argv, environment(home, ZDOTDIR=str(home)), home, lines, show)
 
 
 def test_a_real_zsh(zsh_root: Path, home: Path) -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import termios
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -189,21 +190,38 @@ def in_bash(directory: Path, *lines: str) -> list[str]:
         "HVTX_STATE_DIR": str(directory / "state"), "HVTX_RUN_DIR": str(directory / "run"),
         "HVTX_CONFIG": os.devnull, "COLUMNS": "400",
     }  # fmt: skip
+    argv = ["bash", "--norc", "--noprofile", "-i"]
+    show = "\x01echo -E said-{}: \r"  # its beginning becomes an echo, which prints the line
+    return at_terminal(
+        argv, environment, directory, lines, show, first="source <(hvtx completion bash)\r"
+    )
+
+
+def at_terminal(
+    argv: Sequence[str | Path],
+    environment: Mapping[str, str],
+    directory: Path,
+    lines: Iterable[str],
+    show: str,
+    first: str = "",
+) -> list[str]:
+    """What a shell at a wide terminal says of each of ``lines`` that is typed, ``first`` before all.
+
+    ``show`` are the keys that have it print ``said-NUMBER: `` with the line behind, for ``{}``.
+    """
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 400, 0, 0))
     shell = subprocess.Popen(
-        ["bash", "--norc", "--noprofile", "-i"],
-        stdin=slave, stdout=slave, stderr=slave, env=environment, cwd=directory,
+        argv, stdin=slave, stdout=slave, stderr=slave, env=environment, cwd=directory,
         start_new_session=True,
     )  # fmt: skip
     os.close(slave)
     try:
-        os.write(master, b"source <(hvtx completion bash)\r")
+        os.write(master, first.encode())
         said = ""
         for number, line in enumerate(lines):
             os.write(master, line.encode())
-            # its beginning becomes an echo, which prints what the line was completed to
-            os.write(master, f"\x01echo -E said-{number}: \r".encode())
+            os.write(master, show.format(number).encode())
             said += until(master, rf"(?m)^said-{number}: .*$")
         return re.findall(r"(?m)^said-[0-9]+: (.*?) *\r?$", said)
     finally:
