@@ -1,12 +1,14 @@
 """Real flows of two guests, their host and a world, all at once: which pass?
 
 Sockets are made in the namespaces of guests (`guest.py`) and of the world and used from here. Every
-flow is asked anew with ports of its own, so what earlier ones left does not help it.
+flow is asked anew with a port or an echo's identifier of its own: conntrack keeps earlier ones for
+up to two minutes, and what has theirs again is established, not new.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import select
 import socket
@@ -21,6 +23,9 @@ KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 PORTS = {Way.GUEST_TO_WORLD: {"tcp": 443, "udp": 53}, Way.GUEST_TO_GUEST: {"tcp": 80, "udp": 53},
          Way.HOST_TO_GUEST: {"tcp": 80, "udp": 53}, Way.GUEST_TO_GATEWAY: {"tcp": 53, "udp": 53}}  # fmt: skip
 Name = tuple[Way, int, str]  # way, family, protocol
+# Counted, not drawn: the kernel draws a datagram's port from 28,000, and a hundred rule sets are tried
+# in a minute. Below the range of its own choices, and above the ports that are served.
+NUMBERS = itertools.cycle(range(10000, 32768))
 
 
 class Place:
@@ -45,9 +50,11 @@ class Asked:
         if protocol == "icmp":
             number = socket.IPPROTO_ICMP if family == 4 else socket.IPPROTO_ICMPV6
             self.socket = near.socket(family, socket.SOCK_RAW, number)
-            self._payload, self._number = os.urandom(12), os.urandom(2)
+            self._payload, self._number = os.urandom(12), struct.pack(">H", next(NUMBERS))
         else:
             self.socket = near.socket(family, KINDS[protocol])
+        if protocol == "udp":
+            self.socket.bind(("0.0.0.0" if family == 4 else "::", next(NUMBERS)))
         if protocol == "tcp":
             with contextlib.suppress(OSError):
                 self.socket.connect(self._to)
