@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from hvtx.engine.autostart import program_path
 from hvtx.engine.installed_zone import FILE, install_zone, needs_reload, remove_zone
-from hvtx.engine.packaged_units import packaged_in
+from hvtx.engine.packaged_units import homes, packaged_as
 from hvtx.engine.systemctl import (
     CALL_SECONDS,
     call_systemctl,
@@ -168,18 +168,18 @@ def _followers_of_running(systemctl: str) -> list[str]:
 
 
 def _install_shields(root: str) -> list[Entry]:
-    """Files for managers of networks: theirs who wrote one of the same name stays as it is.
+    """Files for other programs: theirs who wrote one of the same name stays as it is.
 
-    NetworkManager's only where it is installed.
+    NetworkManager's and dnsmasq's only where they are installed.
     """
     entries = []
     for shield in shields():
-        path, home = below(root, shield.path), os.path.dirname(shield.directory)
-        package = f"{packaged_in(shield)}/{shield.name}"
+        path = below(root, shield.path)
+        package = packaged_as(shield).path
         if is_packaged(text_at(below(root, package)) or ""):
             entries.append(Entry(shield.name, below(root, package), "packaged"))
             wanted = None
-        elif any(os.path.isdir(below(root, one)) for one in (home, f"/usr/lib{home[4:]}")):
+        elif any(os.path.isdir(below(root, one)) for one in homes(shield)):
             wanted = shield.text
         else:
             continue

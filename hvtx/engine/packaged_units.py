@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from hvtx.engine.units import (
     FIREWALLS,
     FOLLOWERS,
@@ -16,13 +18,14 @@ from hvtx.engine.units import (
 )
 from hvtx.model.firewalld_zone import PACKAGED as ZONES_OF_PACKAGES
 from hvtx.model.firewalld_zone import ZONE, zone_text
+from hvtx.planner.network_managers import DNSMASQ_DIRECTORY
 
 
 def packaged() -> tuple[Unit, ...]:
     """The units as the Debian package has them: its program, the usual places, no settings."""
     made = units(Place(("/usr/bin/hvtx",), "/var/lib/hvtx", "/run/hvtx", {}))
     files = [unit._replace(directory=PACKAGED) for unit in made]
-    files += [unit._replace(directory=packaged_in(unit)) for unit in shields()]
+    files += [packaged_as(unit) for unit in shields()]
     return tuple(u._replace(text=_of_the_package(u)) for u in files)
 
 
@@ -41,9 +44,23 @@ def _of_the_package(unit: Unit) -> str:
     return text.partition("\n[Install]")[0] if unit.name == REPAIR_AFTER else text
 
 
-def packaged_in(shield: Unit) -> str:
-    """Where the Debian package has a file for a manager of networks."""
-    return shield.directory.replace("/etc/", "/usr/lib/", 1)
+def packaged_as(shield: Unit) -> Unit:
+    """A file for another program of the host where the Debian package has it.
+
+    dnsmasq reads none below /usr: the package's is a configuration file, whose name differs from
+    that of ``hvtx systemd install``, or dpkg would ask whose to keep.
+    """
+    if shield.directory == DNSMASQ_DIRECTORY:
+        return shield._replace(name=shield.name.removesuffix(".conf"))
+    return shield._replace(directory=shield.directory.replace("/etc/", "/usr/lib/", 1))
+
+
+def homes(shield: Unit) -> tuple[str, ...]:
+    """Directories of which one is there where the program that reads the file is installed."""
+    if shield.directory == DNSMASQ_DIRECTORY:
+        return (shield.directory,)
+    home = os.path.dirname(shield.directory)
+    return home, home.replace("/etc/", "/usr/lib/", 1)
 
 
 def packaged_links() -> dict[str, str]:

@@ -102,7 +102,7 @@ _LOOKS = ("SystemCallFilter=~@resources @privileged",)
 
 
 class Unit(NamedTuple):
-    """A unit file, or one for a manager of networks: its name and its whole text."""
+    """A unit file, or one for another program of the host: its name and its whole text."""
 
     name: str
     text: str
@@ -143,13 +143,15 @@ def units(place: Place) -> tuple[Unit, ...]:
 
 
 def shields() -> tuple[Unit, ...]:
-    """Files by which managers of networks leave devices of hvtx alone (docs/adr/0033)."""
+    """Files by which programs of the host leave devices of hvtx alone (docs/adr/0033, 0077)."""
     names = [network_managers.OWN_NAMES]
     network = f"{MARKER}\n{network_managers.network_file(names)}"
     keyfile = f"{MARKER}\n{network_managers.keyfile(names)}"
+    dnsmasq = f"{MARKER}\n{network_managers.dnsmasq_file()}"
     return (
         Unit(network_managers.NETWORKD_FILE, network, network_managers.NETWORKD_DIRECTORY),
         Unit(network_managers.NM_FILE, keyfile, network_managers.NM_DIRECTORY),
+        Unit(network_managers.DNSMASQ_FILE, dnsmasq, network_managers.DNSMASQ_DIRECTORY),
     )
 
 

@@ -1,4 +1,4 @@
-"""Files and commands that keep network managers from hvtx's devices. Pure."""
+"""Files and commands that keep other programs of the host from hvtx's devices. Pure."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 OWN_NAMES = "hv*"  # of TAPs, and of bridges whose name nobody chose
 NETWORKD_DIRECTORY, NM_DIRECTORY = "/etc/systemd/network", "/etc/NetworkManager/conf.d"
 NETWORKD_FILE, NM_FILE = "05-hvtx.network", "hvtx.conf"
+DNSMASQ_DIRECTORY, DNSMASQ_FILE = "/etc/dnsmasq.d", "hvtx.conf"
 
 
 def network_file(names: Iterable[str]) -> str:
@@ -18,6 +19,15 @@ def keyfile(names: Iterable[str]) -> str:
     """A file of NetworkManager's configuration that adds devices to those that it leaves alone."""
     listed = ";".join(f"interface-name:{name}" for name in names)
     return f"[keyfile]\nunmanaged-devices+={listed}\n"
+
+
+def dnsmasq_file() -> str:
+    """A file by which the host's own dnsmasq leaves bridges to their networks' services.
+
+    One that binds addresses (``bind-interfaces``, ``bind-dynamic``) ends at its start where port 53
+    of one is taken. Which of the two is not said here: dnsmasq 2.90 ends where both are set.
+    """
+    return f"except-interface={OWN_NAMES}\n"
 
 
 def kept_files() -> tuple[str, ...]:

@@ -160,6 +160,24 @@ def test_managers_of_networks_get_a_file_that_keeps_them_off(hvtx: Program, root
     assert not keyfile.exists()
 
 
+def test_a_dnsmasq_of_the_host_gets_a_file_too(hvtx: Program, root: Path) -> None:
+    """Where it is installed; the package's file, of another name, needs none beside it."""
+
+    def said(verb: str) -> dict[str, str]:
+        done = hvtx("systemd", verb, "--root", str(root), "--json").json()
+        return {u["path"]: u["state"] for u in done["units"] if "dnsmasq.d/" in u["path"]}
+
+    file, packages = (root / "etc/dnsmasq.d" / name for name in ("hvtx.conf", "hvtx"))
+    assert said("install") == {}
+    file.parent.mkdir()
+    assert said("install") == {str(file): "written"}
+    assert file.read_text().endswith("`hvtx systemd uninstall` removes it.\nexcept-interface=hv*\n")
+    assert said("uninstall") == {str(file): "removed"}
+    packages.write_text("# Of the Debian package hvtx.\nexcept-interface=hv*\n")
+    assert said("install") == {str(packages): "packaged"}
+    assert not file.exists()
+
+
 def test_firewalld_gets_a_zone_that_stays(hvtx: Program, root: Path) -> None:
     """Where it is installed and no package has brought one; somebody else's of the name is kept."""
 

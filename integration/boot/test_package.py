@@ -99,6 +99,7 @@ def test_installed_used_and_purged(inside: Callable[..., str]) -> None:
         "/usr/lib/systemd/network/05-hvtx.network",
         "/usr/lib/NetworkManager/conf.d/hvtx.conf",
         "/usr/lib/firewalld/zones/hvtx.xml",
+        "/etc/dnsmasq.d/hvtx",
     ):
         assert name in files
     inside("systemd-analyze", "verify", "/usr/lib/systemd/system/hvtx-recover.service")
@@ -201,6 +202,7 @@ def test_the_packages_units_are_not_hidden(inside: Callable[..., str]) -> None:
     files = {
         "/usr/lib/systemd/network/05-hvtx.network": "packaged",
         "/usr/lib/NetworkManager/conf.d/hvtx.conf": "packaged",
+        "/etc/dnsmasq.d/hvtx": "packaged",
         "/usr/lib/firewalld/zones/hvtx.xml": "packaged",
     }
 
@@ -242,7 +244,7 @@ def test_the_packages_units_are_not_hidden(inside: Callable[..., str]) -> None:
     assert said_of_units(inside, "systemd", "install")[f"{_ETC}/hvtx-gc.timer"] == "removed"
     assert links() == before
     assert enabled() == ["enabled"] * 2
-    assert inside("find", "/etc", "-name", "*hvtx*", "-type", "f") == ""
+    assert inside("find", "/etc", "-name", "*hvtx*", "-type", "f") == "/etc/dnsmasq.d/hvtx\n"
     write_copies(inside, "/srv/hvtx")
     told = inside("dpkg", "--purge", "hvtx")
     assert f"removing {_ETC}/hvtx-recover.service" in told

@@ -36,7 +36,7 @@ remove_units() {
         done
     done
     [ ! -e /etc/systemd/system/hvtx-recover.service ] || return 0 # of another program than ours
-    for path in systemd/network/05-hvtx.network NetworkManager/conf.d/hvtx.conf; do
+    for path in systemd/network/05-hvtx.network NetworkManager/conf.d/hvtx.conf dnsmasq.d/hvtx.conf; do
         ! is_written "/etc/$path" || rm -f "/etc/$path"
     done
 }

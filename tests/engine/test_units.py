@@ -133,16 +133,17 @@ def test_the_package_follows_firewalls_by_links() -> None:
     )
 
 
-def test_files_for_managers_of_networks() -> None:
+def test_files_for_programs_that_take_devices_up() -> None:
     paths = {unit.path: unit.text for unit in shields()}
     assert set(paths) == {
         "/etc/systemd/network/05-hvtx.network", "/etc/NetworkManager/conf.d/hvtx.conf",
+        "/etc/dnsmasq.d/hvtx.conf",
     }  # fmt: skip
     assert all(is_ours(text) and "hv*" in text for text in paths.values())
     theirs = {unit.path for unit in packaged()}
     assert theirs >= {
         "/usr/lib/systemd/network/05-hvtx.network", "/usr/lib/NetworkManager/conf.d/hvtx.conf",
-        "/usr/lib/systemd/system/hvtx-repair@.service",
+        "/usr/lib/systemd/system/hvtx-repair@.service", "/etc/dnsmasq.d/hvtx",
     }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from hvtx.planner.network_managers import dnsmasq_file
 from integration import lab
 from integration.lab.neighbourhood.flows import Ask
 from integration.lab.neighbourhood.host import FAR4, HOST4, UPLINK, WORLD4
@@ -511,7 +512,8 @@ OTHERS = (
     ),
     Neighbour(
         "dnsmasq", "systemctl start dnsmasq", (restarts("dnsmasq"),),
-        answers(53, "dnsmasq"), prepare="printf 'no-resolv\\n' >/etc/dnsmasq.d/x.conf",
+        answers(53, "dnsmasq"),
+        prepare=f"cat >/etc/dnsmasq.d/x.conf <<'END'\nno-resolv\n{dnsmasq_file()}END",
         version="dnsmasq --version | head -n 1", resolver=True,
     ),
     Neighbour(

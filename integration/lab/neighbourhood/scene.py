@@ -68,13 +68,15 @@ class Scene:
         self.guests: dict[str, dict[str, Any]] = {}
         self.bridge = ""
         self.resolver = False  # a program of the host answers for names
+        self.served = False  # the network's own service answers for names at the gateway
         self._kept: dict[str, lab.Namespace] = {}
         self.others: dict[str, str] = {}  # places of a neighbour's parties: name, path
 
     def begin(self) -> None:
         """Make the network and run the guests."""
         self.host.hvtx(*NETWORK)
-        self.bridge = self.host.json("network", "show", "lan")["bridge"]
+        network = self.host.json("network", "show", "lan")
+        self.bridge, self.served = network["bridge"], network["dhcp"]
         for name in GUESTS:
             self.guest(name)
         self.settle()
@@ -132,7 +134,7 @@ class Scene:
     def promised(self) -> list[Ask]:
         """The fifteen flows."""
         web4, web6 = self.address("web"), self.address("web", "ipv6")
-        own = 0 if self.resolver else SERVICE
+        own = 0 if self.resolver or self.served else SERVICE
         return [
             Ask("guest to world, tcp", "two", "tcp", FAR4, FAR, "world", FAR),
             Ask("guest to world, udp", "two", "udp", WORLD4, FAR, "world", FAR),
