@@ -296,7 +296,7 @@ def test_upgraded_under_running_vms(
     assert inside("hvtx", "--version") == f"hvtx {newer.partition('~')[0]}\n"
     assert vms() == before
     assert lab.difference(host, lab.dump()) == ""
-    assert inside("find", "/etc", "-name", "*hvtx*", "-type", "f") == "", "nothing hides the units"
+    assert inside("find", _ETC, "-name", "*hvtx*", "-type", "f") == "", "nothing hides the units"
     assert inside("find", _ETC, "-name", "hvtx-repair@*") == "", "the package has links of its own"
     inside("systemctl", "is-enabled", "hvtx-recover.service")
     assert inside("systemctl", "is-enabled", "hvtx-gc.timer", code=1) == "disabled\n"
