@@ -781,6 +781,18 @@ def test_check_tells_what_is_wrong_with_the_tap(host: Host, box: lab.Namespace) 
     request = request_for(box, tap=TapRequest("tap0"))
     made = host.attachments.add(request)
     assert host.attachments.check(request) == ()
+    for end in ("eth0", "tap0"):
+        apart = "is not joined to eth0 any more: a tc filter that redirects is gone"
+        kept = box.run("tc", "filter", "show", "dev", end, "ingress")
+        box.run("tc", "filter", "del", "dev", end, "ingress")
+        (found,) = host.attachments.check(request)
+        assert found.what == f"the TAP device tap0 in {request.netns} {apart}"
+        to = kept.partition("Redirect to device ")[2].split(")")[0]
+        box.run(
+            "tc", "filter", "add", "dev", end, "ingress", "protocol", "all", "prio", "1", "u32",
+            "match", "u32", "0", "0", "action", "mirred", "egress", "redirect", "dev", to,
+        )  # fmt: skip
+        assert host.attachments.check(request) == ()
     for change, words in (
         (("set", "tap0", "down"), "is down"),
         (("set", "tap0", "alias", "another's"), 'is another interface: its alias is "another\'s"'),
