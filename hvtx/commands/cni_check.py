@@ -36,7 +36,8 @@ def check(runtime: Runtime, request: AttachmentRequest) -> tuple[Missing, ...]:
     rows = [row for row in snapshot.rows if row.vm == vm.id and row.state == State.COMMITTED]
     pair = next((row for row in rows if row.kind == Kind.VETH), None)
     if pair is None or snapshot.vms[vm.id].liveness is Liveness.DEAD:
-        evidence = "; ".join(snapshot.vms[vm.id].evidence)
+        told = snapshot.vms[vm.id].evidence
+        evidence = "; ".join(line for line in told if vm.attachment and line != vm.attachment.words)
         return (Missing(f"{what} is not attached any more: {evidence}", anew),)
     return (*_on_host(runtime, snapshot, vm), *_inside(request, rows, pair, anew))
 

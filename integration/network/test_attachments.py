@@ -837,6 +837,10 @@ def test_people_are_told_of_containers_and_pods(host: Host, box: lab.Namespace) 
         "network": "podnet", "container": "c0ffee", "ifname": "eth0", "netns": path_of(box),
         "pod": "web-0", "pod_namespace": "default", "pod_uid": "uid-1", "tap": None,
     }  # fmt: skip
+    items = [item for item in host.gc.plan().plan.items if item.vm == made.vm]
+    assert items
+    assert all(words in item.evidence for item in items)
+    assert words in program("gc", "--plan").out
     host.attachments.delete(KEY)
     assert f"VM {made.vm}, {words}" in [line.message for line in host.log(event="removed")]
     assert not [one for one in host.metrics() if one.name == "hvtx_attachment_info"]
