@@ -13,7 +13,7 @@ from hvtx.engine.runtime import Runtime, need_privileges
 from hvtx.errors import Conflict, HostRefused, NotFound
 from hvtx.host.links import Links
 from hvtx.model.address import family_of, room_in
-from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource, State
+from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource, State, address_spec
 from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.vm import Network
 from hvtx.store import leases, records
@@ -121,6 +121,10 @@ def _refuse_damaged(firewall: Callable[[str], FirewallDriver], standing: _Standi
                 seen = links.get(ifindex=row.ifindex)
                 if seen is None or seen.alias != row.mark or not seen.up:
                     raise _damaged(name, f"its bridge {row.key} is gone, down or another")
+            if row.kind == Kind.ADDRESS:
+                spec = address_spec(row)
+                if spec["address"] not in {a.address for a in links.addresses(spec["ifindex"])}:
+                    raise _damaged(name, f"its address {spec['address']} is gone")
     # firewalld's file says nothing of what is in force: `doctor` and `repair` compare the two
     walls = [r for r in standing.rows if r.kind in FIREWALL_KINDS and r.backend != FIREWALLD]
     for backend in {row.backend for row in walls}:

@@ -593,6 +593,13 @@ def test_status_tells_what_an_add_would_meet(host: Host, box: lab.Namespace) -> 
     )  # fmt: skip
     host.repair()
     host.attachments.status("pods")
+    bridge = host.network.show("pods").bridge
+    lab.run("ip", "addr", "delete", "10.88.0.1/30", "dev", bridge)
+    with pytest.raises(HostRefused, match=r"its address 10\.88\.0\.1/30 is gone") as refused:
+        host.attachments.status("pods")
+    assert refused.value.code == "network-damaged"
+    host.repair()
+    host.attachments.status("pods")
 
 
 def test_a_person_changes_an_attachment_by_its_end_alone(host: Host, box: lab.Namespace) -> None:
