@@ -74,8 +74,9 @@ class Attachments:
         """Raise what an ADD in a network would meet, which would make it of what is declared.
 
         UsageError (it cannot be made so), NotFound (``subnets`` is empty, not None), Refused,
-        NotPermitted, HostRefused, Conflict (it is another one, or has no address left); HostRefused
-        with the code ``network-damaged`` where what is attached already suffers, too.
+        NotPermitted, StoreError, HostRefused, Conflict (it is another one, its subnet is taken, or
+        it has no address left); HostRefused with the code ``network-damaged`` where what is
+        attached already suffers, too.
         """
         with self._calls.opened(writable=False) as runtime:
             commands.cni_status.check_status(

@@ -17,6 +17,7 @@ from hvtx.cli.egress_options import (
 from hvtx.cli.egress_text import egress_lines
 from hvtx.cli.root import Group
 from hvtx.cli.routes_text import FORMATS, lines_of
+from hvtx.errors import UsageError
 from hvtx.model.typed import Any
 
 
@@ -175,6 +176,8 @@ def show(ctx: click.Context, name: str, json_: bool) -> None:
 @click.pass_context
 def routes(ctx: click.Context, name: str | None, form: str, json_: bool) -> None:
     """Show a route for each block of addresses that a cluster gave to a host."""
+    if json_ and form != "text":
+        raise UsageError(f"--json and --format {form} are two forms", hint="give one of them")
     found = host_of(ctx).network.routes(name)
     if json_:
         render.emit_json(documents.routes.document(found))

@@ -22,6 +22,7 @@ from hvtx.model.typed import Any, NamedTuple
 
 MOST = 1 << 20  # bytes
 _DEEPEST = 64
+_ENDLESS = float("inf")
 _MTU_LEAST, _MTU_MOST = {4: 576, 6: 1280}, 65521  # as `network create` takes it
 _SINCE = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
 SETTINGS = {  # keys that say with which store hvtx works, and the setting that each is
@@ -85,6 +86,8 @@ def decode(data: bytes) -> dict[str, Any]:
         problem = "it is not an object"
         if isinstance(found, dict) and _deeper(found, _DEEPEST):
             found, problem = None, f"it is nested deeper than {_DEEPEST}"
+        if isinstance(found, dict) and _is_endless(found):
+            found, problem = None, "a number in it is larger than any that can be told"
     if not isinstance(found, dict):
         raise CniError(
             DECODING_FAILED,
@@ -115,6 +118,14 @@ def _deeper(value: Any, most: int) -> bool:
         if not level:
             return False
     return True
+
+
+def _is_endless(value: Any) -> bool:
+    """Whether a number of it became infinite by being read: a result could not pass it on."""
+    if isinstance(value, float):
+        return value in (_ENDLESS, -_ENDLESS)
+    entries = value.values() if isinstance(value, dict) else value
+    return isinstance(value, dict | list) and any(map(_is_endless, entries))
 
 
 def version_of(document: dict[str, Any]) -> str | None:

@@ -19,6 +19,7 @@ def parse_request(call: Call, base: Base, document: dict[str, Any]) -> Attachmen
     wish = parse_network(document)
     args = parse_args(call.args)
     config = reading.without_case(document.get("runtimeConfig"), "runtimeConfig")
+    runtime_config.refuse_unserved(config)
     given = reading.table(document.get("args"), "args").get("cni")
     cni_args = reading.without_case(given, "args.cni")
     return AttachmentRequest(

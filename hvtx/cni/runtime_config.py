@@ -20,9 +20,21 @@ from hvtx.model.vm import Publish
 
 _EVERYWHERE = ("", "0.0.0.0", "::")  # noqa: S104 - as runtimes write that no address is meant
 _PROTOCOLS = ("tcp", "udp")
+_UNSERVED = {  # capabilities of the conventions that decide what an interface is, and hvtx has not
+    "ipranges": ("ipRanges", 'hvtx leases from all of "subnets": write the range there'),
+    "deviceid": ("deviceID", "hvtx makes veth pairs and TAP devices, and takes no device"),
+    "infinibandguid": ("infinibandGUID", "hvtx makes Ethernet devices"),
+}
 _LABEL_MOST = 253  # letters, as Kubernetes has it; longer ones are cut
 _RATE_MOST = (1 << 63) - 1
 _ID_MOST = (1 << 32) - 2  # the kernel's last is "nobody in particular"
+
+
+def refuse_unserved(config: Mapping[str, Any]) -> None:
+    """Raise CniError (2) for a capability that cannot be left out of account."""
+    for key, (name, hint) in _UNSERVED.items():
+        if config.get(key):
+            raise reading.wrong(f"runtimeConfig.{name}", config[key], hint, UNSUPPORTED_FIELD)
 
 
 def asked_mac(

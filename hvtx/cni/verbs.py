@@ -116,12 +116,6 @@ def check(call: Call, base: Base, document: Document, host: Attachments, _tell: 
 
     asked = parse_request(call, base, document)
     previous = parse_previous(document)
-    if previous is None:
-        raise CniError(
-            errors.CONFIGURATION,
-            "CHECK needs prevResult",
-            "the runtime gives the result of ADD, which it keeps in its cache",
-        )
     there = host.show(asked.key)
     if there is None:
         raise CniError(
@@ -129,6 +123,12 @@ def check(call: Call, base: Base, document: Document, host: Attachments, _tell: 
             f"{asked.key.ifname} of container {asked.key.container} is not attached"
             f" to {asked.key.network!r}",
             "ADD attaches it",
+        )
+    if previous is None:
+        raise CniError(
+            errors.CONFIGURATION,
+            "CHECK needs prevResult",
+            "the runtime gives the result of ADD, which it keeps in its cache",
         )
     missing = host.check(asked)
     found = [(one.what, one.mend) for one in missing]

@@ -16,7 +16,7 @@ from hvtx.model.address import family_of
 from hvtx.model.attachment import AttachmentRequest, Missing
 from hvtx.model.container import inner_tap, namespace_id, veth_spec
 from hvtx.model.plan import Snapshot
-from hvtx.model.resource import Kind, Link, Resource, State
+from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.vm import Liveness, Vm
 
 
@@ -36,7 +36,8 @@ def check(runtime: Runtime, request: AttachmentRequest) -> tuple[Missing, ...]:
     rows = [row for row in snapshot.rows if row.vm == vm.id and row.state == State.COMMITTED]
     pair = next((row for row in rows if row.kind == Kind.VETH), None)
     if pair is None or snapshot.vms[vm.id].liveness is Liveness.DEAD:
-        evidence = "; ".join(snapshot.vms[vm.id].evidence)
+        told = snapshot.vms[vm.id].evidence
+        evidence = "; ".join(line for line in told if vm.attachment and line != vm.attachment.words)
         return (Missing(f"{what} is not attached any more: {evidence}", anew),)
     return (*_on_host(runtime, snapshot, vm), *_inside(request, rows, pair, anew))
 
@@ -73,7 +74,7 @@ def _inside(
         return
     name = f"{spec['peer']} in {request.netns}"
     if tap is not None:
-        problem = _wrong_with_tap(seen.tap, pair.mark)
+        problem = _wrong_with_tap(seen, pair.mark)
         if problem is not None:
             yield Missing(f"the TAP device {tap} in {request.netns} {problem}", anew)
     if seen.link is None:
@@ -95,10 +96,15 @@ def _inside(
             yield Missing(f"{request.netns} has no default route by {gateway}", anew)
 
 
-def _wrong_with_tap(seen: Link | None, mark: str) -> str | None:
+def _wrong_with_tap(seen: netns.Inside, mark: str) -> str | None:
     """What of the TAP device that a VM in the namespace is to have is not as ADD made it (pure)."""
-    if seen is None:
+    tap = seen.tap
+    if tap is None:
         return "is gone"
-    if seen.kind != "tun" or seen.alias != mark:
-        return f"is another interface: its alias is {seen.alias!r}"
-    return None if seen.up else "is down"
+    if tap.kind != "tun" or tap.alias != mark:
+        return f"is another interface: its alias is {tap.alias!r}"
+    if not tap.up:
+        return "is down"
+    if seen.link is not None and not seen.joined:
+        return f"is not joined to {seen.link.name} any more: a tc filter that redirects is gone"
+    return None

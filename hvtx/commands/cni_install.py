@@ -154,6 +154,13 @@ def _state(file: File, *, force: bool) -> str:
     raise Conflict(words, hint=hint)
 
 
+def _why_not_ours(text: str) -> str:
+    """What a network configuration is that is not hvtx's alone (pure)."""
+    if cni_files.runs_plugins(text):
+        return "runs other plugins too"
+    return "is no configuration of hvtx's plugin"
+
+
 def uninstall(places: tuple[str, str], *, force: bool) -> Outcome:
     """Remove the files, the configuration first; attachments and networks stay on record.
 
@@ -169,7 +176,7 @@ def uninstall(places: tuple[str, str], *, force: bool) -> Outcome:
     for path, ours in known:
         text = cni_files.text_at(path)
         if text is not None and not ours(text) and not force:
-            why = "runs other plugins too" if path == conf else "was not written by hvtx"
+            why = _why_not_ours(text) if path == conf else "was not written by hvtx"
             again = f"--dir {quote(os.path.dirname(program))} --conf {quote(conf)} --force"
             hint = f"remove it by hand, or: hvtx cni uninstall {again}"
             raise Conflict(f"{path} {why}", hint=hint)

@@ -7,12 +7,13 @@ from contextlib import closing
 
 from hvtx.drivers.base import FirewallDriver
 from hvtx.engine import privileges
+from hvtx.engine.readiness import refuse_unwritable
 from hvtx.engine.registry import FIREWALLD
-from hvtx.engine.runtime import Runtime
+from hvtx.engine.runtime import Runtime, need_privileges
 from hvtx.errors import Conflict, HostRefused, NotFound
 from hvtx.host.links import Links
 from hvtx.model.address import family_of, room_in
-from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource, State
+from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource, State, address_spec
 from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.vm import Network
 from hvtx.store import leases, records
@@ -40,14 +41,15 @@ def check_status(
     One that is not there yet is no problem where ADD would make it: with ``subnets``, or by the
     name `default`; None where it is not known whether there are any. ``mtu``, ``nat`` and
     ``isolate`` are what is declared of it beside, None where nothing is.
-    NotFound, UsageError (no network can be so), Refused (the store), NotPermitted, HostRefused
-    (netfilter), Conflict (it is another one; no address is left), Busy (a block is needed, and the
-    cluster does not answer).
+    NotFound, UsageError (no network can be so), Refused (the store), StoreError (it cannot be
+    written), NotPermitted, HostRefused (netfilter), Conflict (it is another one, or its subnet is
+    taken; no address is left), Busy (a block is needed, and the cluster does not answer).
     HostRefused with the code ``network-damaged``: the network is not as it was made, so that what
     is attached already suffers, too.
     """
     if runtime.refused is not None:
         raise runtime.refused
+    need_privileges()
     standing = runtime.read(_standing, name, runtime.life.id)
     if standing is None and subnets is not None and not subnets:
         _refuse_unless_default(name)
@@ -55,17 +57,18 @@ def check_status(
     if not _is_declared(there, subnets, (mtu, nat, isolate)):
         from hvtx.engine import attachment_network
 
-        attachment_network.judge(name, there, subnets or (), mtu, nat=nat, isolate=isolate)
+        attachment_network.judge(runtime, name, there, subnets or (), mtu, nat=nat, isolate=isolate)
     if standing is not None:
         _judge(runtime, standing)
+    refuse_unwritable(runtime.settings, exists=not runtime.store.missing)
 
 
 def _is_declared(
     network: Network | None, subnets: Sequence[str] | None, declared: Sequence[int | None]
 ) -> bool:
-    """Whether a network is, word by word, what is said of it: nothing is to be judged."""
+    """Whether a network is there and, word by word, what is said of it: nothing is to be judged."""
     if network is None:
-        return not subnets
+        return False
     has = (network.mtu, network.nat, network.isolate)
     same = all(said in (None, one) for said, one in zip(declared, has, strict=True))
     return same and (not subnets or set(subnets) == set(network.subnets))
@@ -118,6 +121,10 @@ def _refuse_damaged(firewall: Callable[[str], FirewallDriver], standing: _Standi
                 seen = links.get(ifindex=row.ifindex)
                 if seen is None or seen.alias != row.mark or not seen.up:
                     raise _damaged(name, f"its bridge {row.key} is gone, down or another")
+            if row.kind == Kind.ADDRESS:
+                spec = address_spec(row)
+                if spec["address"] not in {a.address for a in links.addresses(spec["ifindex"])}:
+                    raise _damaged(name, f"its address {spec['address']} is gone")
     # firewalld's file says nothing of what is in force: `doctor` and `repair` compare the two
     walls = [r for r in standing.rows if r.kind in FIREWALL_KINDS and r.backend != FIREWALLD]
     for backend in {row.backend for row in walls}:

@@ -92,6 +92,7 @@ class Inside(NamedTuple):
     nsid: int | None  # of the namespace; None where it has none
     link: Link | None
     tap: Link | None  # the TAP device that was asked for, too
+    joined: bool  # whether the two are one wire
     addresses: frozenset[str]  # with prefix lengths
     worlds: frozenset[int]  # the families of which the namespace has a default route, by any device
 
@@ -109,21 +110,22 @@ def look_inside(path: str, interface: str, tap: str | None = None) -> Inside:
         raise refused(path, problem) from problem
 
 
-_Looked = tuple[Link | None, Link | None, frozenset[str], frozenset[int]]
+_Looked = tuple[Link | None, Link | None, bool, frozenset[str], frozenset[int]]
 
 
 def _look(interface: str, tap: str | None) -> _Looked:
     """In a thread that is inside: all of ``Inside`` but its first. Raises OSError."""
-    from hvtx.host import devroutes  # CHECK alone looks inside
+    from hvtx.host import devroutes, redirect  # CHECK alone looks inside
 
     worlds = frozenset(family for family in (4, 6) if devroutes.has_default(family))
     with closing(Links()) as links:
         beside = None if tap is None else links.get(name=tap)
         seen = links.get(name=interface)
         if seen is None:
-            return None, beside, frozenset(), worlds
+            return None, beside, False, frozenset(), worlds
+        joined = beside is not None and redirect.are_joined(seen.ifindex, beside.ifindex, links)
         own = frozenset(one.address for one in links.addresses(seen.ifindex))
-        return seen, beside, own, worlds
+        return seen, beside, joined, own, worlds
 
 
 def known_id(path: str) -> int | None:

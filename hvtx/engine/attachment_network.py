@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from hvtx.engine import privileges
 from hvtx.engine.network_options import parse_network
 from hvtx.engine.new_network import (
     DEFAULT,
     NetworkRequest,
     check_free,
+    default_draft,
     describe,
     take_network,
     take_or_make,
@@ -17,6 +19,7 @@ from hvtx.engine.new_network import (
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
 from hvtx.errors import Conflict, NotFound, advised
+from hvtx.host import libnftables
 from hvtx.model.attachment import AttachmentRequest
 from hvtx.model.vm import Network
 from hvtx.planner.addressing import check_guest_address
@@ -68,6 +71,7 @@ def _declared(runtime: Runtime, request: AttachmentRequest) -> NetworkRequest:
 
 
 def judge(
+    runtime: Runtime,
     name: str,
     network: Network | None,
     subnets: Sequence[str],
@@ -76,11 +80,21 @@ def judge(
     nat: bool | None,
     isolate: bool | None,
 ) -> None:
-    """Raise what ADD would say of a declaration: UsageError, or Conflict with what is there."""
-    if subnets:
-        subnets = _wanted(name, subnets, mtu, nat, isolate).subnets
+    """Raise what ADD would say of a declaration: UsageError, or Conflict with what is there.
+
+    Where the network is not there, ADD would make it: NotPermitted, HostRefused if it could not.
+    """
+    wanted = _wanted(name, subnets, mtu, nat, isolate) if subnets else None
     if network is not None:
-        refuse_another(network, subnets, mtu, nat=nat, isolate=isolate)
+        found = () if wanted is None else wanted.subnets
+        refuse_another(network, found, mtu, nat=nat, isolate=isolate)
+        return
+    if wanted is not None:
+        check_free(all_networks(runtime), wanted)
+    elif name == DEFAULT:
+        wanted = NetworkRequest(DEFAULT, default_draft(runtime).subnets)
+    privileges.need_to_start([describe(runtime, wanted or NetworkRequest(name))])
+    libnftables.run("list tables")  # either backend needs the library, and the kernel's nf_tables
 
 
 def refuse_another(

@@ -163,13 +163,24 @@ def is_our_program(text: str) -> bool:
 
 def is_our_configuration(text: str) -> bool:
     """Whether all that a network configuration runs is hvtx (pure)."""
+    types = _types_of(text)
+    return bool(types) and all(one == TYPE for one in types)
+
+
+def runs_plugins(text: str) -> bool:
+    """Whether a file is a network configuration, and runs anything at all (pure)."""
+    return bool(_types_of(text))
+
+
+def _types_of(text: str) -> list[Any]:
+    """The types of a configuration's plugins; empty for what is none (pure)."""
     try:
         plugins = json.loads(text).get("plugins")
     except (ValueError, RecursionError, AttributeError):
-        return False
-    if not isinstance(plugins, list) or not plugins:
-        return False
-    return all(isinstance(one, dict) and one.get("type") == TYPE for one in plugins)
+        return []
+    if not isinstance(plugins, list):
+        return []
+    return [one.get("type") if isinstance(one, dict) else None for one in plugins]
 
 
 def text_at(path: str) -> str | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from hvtx.engine.etcd_values import members_of, number_of
-from hvtx.errors import Busy, Conflict, HostRefused, Refused
+from hvtx.errors import Busy, Conflict, HostRefused, NotPermitted, Refused
 from hvtx.host import etcd, parallel
 from hvtx.host.etcd import Etcd, Kv, Reply, Unanswered
 from hvtx.model.block import Cluster, Member, Who
@@ -115,7 +115,7 @@ class EtcdHosts:
                 self._etcd.status(endpoint)
             except Unanswered as problem:
                 found[endpoint] = str(problem)
-            except HostRefused as problem:
+            except (HostRefused, NotPermitted) as problem:
                 found[endpoint] = problem.message
 
         for mistake in parallel.each([partial(ask, endpoint) for endpoint in found]):

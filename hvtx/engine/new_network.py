@@ -268,7 +268,7 @@ def describe(runtime: Runtime, request: NetworkRequest) -> Network:
         mtu=request.mtu,
         nat=request.nat,
         isolate=request.isolate,
-        firewall=_choose_firewall(runtime),
+        firewall=choose_firewall(runtime.settings.firewall),
         subnets=request.subnets,
         gateways=tuple(addressing.gateway_of(subnet) for subnet in request.subnets),
         gateway6=provision.link_local(mac) if six else None,
@@ -285,13 +285,14 @@ def _policy(runtime: Runtime, asked: Policy) -> Policy:
     return asked._replace(egress=asked.egress or runtime.settings.egress)
 
 
-def _choose_firewall(runtime: Runtime) -> str:
-    """``auto``: iptables only where a legacy table is in use and nftables is not.
+def choose_firewall(asked: str) -> str:
+    """The backend that is ``asked`` for a new network.
 
+    ``auto``: iptables only where a legacy table is in use and nftables is not.
     Raises HostRefused where that would be it and it cannot work.
     """
-    if runtime.settings.firewall != "auto":
-        return runtime.settings.firewall
+    if asked != "auto":
+        return asked
     from hvtx.host import xtblob, xtneeds
 
     if not any(xtblob.in_use(family) for family in (4, 6)):

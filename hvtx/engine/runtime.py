@@ -83,7 +83,7 @@ class Runtime:
         self._create = create
         self._spends = spends
         if writable:
-            _need_privileges()  # before there is a store that only root can open
+            need_privileges()  # before there is a store that only root can open
             descriptors.need(descriptors.TO_END if spends else descriptors.TO_MAKE)
         self._tap_user = _tap_user(settings)
         self._watch = watch
@@ -364,7 +364,8 @@ def _has_lock(writer: Identity, installation: str, path: str) -> bool:
     return alive and openfiles.has_open(writer.pid, f"/{installation}/operations.lock", path)
 
 
-def _need_privileges() -> None:
+def need_privileges() -> None:
+    """Refuse if this process may change nothing of the network here. Raises NotPermitted."""
     if not procfs.may_have_power_here():
         raise NotPermitted(
             "this user namespace does not own the current network namespace",

@@ -224,6 +224,7 @@ def _record(runtime: Runtime, host: SeenHost, ask: Callable[[Any], T]) -> tuple[
                 for network in records.networks(sql)
             },
             raw=raw,
+            attached={vm: one.words for vm, one in records.attachments(sql).items()},
         )
         return record, ask(sql)
 
@@ -266,6 +267,8 @@ def _vms(
         liveness, evidence = judge_vm(
             hypervisor, own.get(vm, []), life=life, lives=lives, facts=facts
         )
+        if whose := record.attached.get(vm):  # people know a pod, and not its VM's name
+            evidence += (whose,)
         found[vm] = VmFacts(name, liveness, evidence, provisional, hypervisor == "cni")
     for vm in own.keys() - found.keys():  # a hand in the store; its process may live all the same
         liveness, evidence = judge_vm("", own[vm], life=life, lives=lives, facts=facts)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import os
 import socket
 import ssl
 import time
@@ -21,7 +22,8 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from urllib.parse import urlsplit
 
-from hvtx.errors import HostRefused
+from hvtx.errors import HostRefused, NotPermitted
+from hvtx.host import paths
 from hvtx.model.typed import Any, NamedTuple
 
 _ANSWER_MOST = 1 << 28  # bytes
@@ -187,11 +189,12 @@ class Etcd:
         return self._open[endpoint]
 
     def _context(self) -> ssl.SSLContext:
-        """How endpoints are believed. Raises HostRefused for files that cannot be used."""
+        """How endpoints are believed. Raises HostRefused, NotPermitted for files of no use."""
         if self._tls is None:
             ca, cert, key = self._files
             for name, path in (("ca", ca), ("cert", cert), ("key", key)):
-                _readable(name, path)
+                if path is not None:
+                    _look(name, path)
             with _usable(f"ca {ca}"):
                 context = ssl.create_default_context(cafile=ca)
             if cert is not None:
@@ -205,13 +208,19 @@ class Etcd:
             self._open.pop(endpoint).close()
 
 
-def _readable(name: str, path: str | None) -> None:
-    """Raises HostRefused, which names the file: Python's own error of certificates does not."""
-    if path is None:
-        return
+def _look(name: str, path: str) -> None:
+    """Raises HostRefused, which names the file: Python's own error of certificates does not.
+
+    And NotPermitted for a ``ca`` that others could have written: it says who is believed.
+    """
     try:
-        with open(path, "rb"):
-            pass
+        os.close(paths.open_believed(path) if name == "ca" else paths.open_regular(path))
+    except paths.UnsafeError as unsafe:
+        raise NotPermitted(
+            f"refusing to use {name} {path} of [cluster]: {unsafe.strerror}",
+            hint="make it and its directories writable by root alone (chown, chmod go-w,"
+            f" setfacl -b {path})",
+        ) from unsafe
     except OSError as problem:
         raise _no_certificate(f"{name} {path}", problem.strerror or str(problem)) from problem
 

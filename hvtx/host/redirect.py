@@ -9,11 +9,13 @@ Constants are those of include/uapi/linux/{rtnetlink,pkt_cls,pkt_sched}.h, tc_ac
 from __future__ import annotations
 
 import struct
+from functools import partial
 
 from hvtx.host.links import Links
-from hvtx.host.netlink import CREATE, EXCL, attribute, nested, text
+from hvtx.host.netlink import CREATE, EXCL, attribute, attribute_map, legible, nested, text
+from hvtx.host.retry import retry_transient
 
-_NEWQDISC, _NEWFILTER = 36, 44
+_NEWQDISC, _NEWFILTER, _GETFILTER = 36, 44, 46
 _TCMSG = struct.Struct("=BxxxiIII")
 _KIND, _OPTIONS = 1, 2
 _INGRESS, _INGRESS_HANDLE = 0xFFFFFFF1, 0xFFFF0000
@@ -32,6 +34,29 @@ def join(first: int, second: int, links: Links) -> None:
         qdisc = _TCMSG.pack(0, one, _INGRESS_HANDLE, _INGRESS, 0) + text(_KIND, "ingress")
         links.channel.request(_NEWQDISC, CREATE | EXCL, qdisc)
         links.channel.request(_NEWFILTER, CREATE | EXCL, _redirect(one, other))
+
+
+def are_joined(first: int, second: int, links: Links) -> bool:
+    """Whether both still do so. Raises OSError, DumpInterrupted."""
+    return _leads(first, second, links) and _leads(second, first, links)
+
+
+def _leads(one: int, other: int, links: Links) -> bool:
+    asked = _TCMSG.pack(0, one, 0, _INGRESS_HANDLE, 0)
+    found = retry_transient(partial(links.channel.dump, _GETFILTER, asked))
+    return any(_target(body) == other for body in found)
+
+
+@legible
+def _target(body: bytes) -> int | None:
+    """Where a filter sends all that it sees; None for one that does something else (pure)."""
+    options = attribute_map(attribute_map(body, _TCMSG.size).get(_OPTIONS, b""))
+    action = attribute_map(attribute_map(options.get(_U32_ACT, b"")).get(1, b""))
+    told = attribute_map(action.get(_ACT_OPTIONS, b"")).get(_MIRRED_PARMS)
+    if told is None or options.get(_U32_SEL, b"")[-len(_ANY_KEY) :] != _ANY_KEY:
+        return None
+    *_, does, to = _MIRRED.unpack_from(told)
+    return to if does == _EGRESS_REDIRECT else None
 
 
 def _redirect(ifindex: int, to: int) -> bytes:

@@ -122,7 +122,9 @@ def taken_away(
     found += [f"ip addr del {address} dev {link.name}" for address in given]
     for words in filters_on(link, filtered):
         if words == "traffic control":
-            found.append(f"take away what `tc qdisc show dev {link.name}` shows of others")
+            shown = [f"`tc qdisc show dev {link.name}`"]
+            shown += [f"`tc filter show dev {link.name} {side}`" for side in ("ingress", "egress")]
+            found.append(f"take away what {', '.join(shown)} show of others")
         else:
             found += [f"ip link set dev {link.name} {kind} off" for kind in ("xdp", "xdpgeneric")]
     return found

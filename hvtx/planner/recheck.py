@@ -53,6 +53,7 @@ class Record(NamedTuple):
     lives: Mapping[int, Epoch]
     networks: Mapping[str, NetworkFacts]
     raw: Sequence[RawResource] = ()  # all of them as they stand in the table, or none
+    attached: Mapping[str, str] = {}  # by VM that is a container's interface: whose it is
 
 
 class Seen(NamedTuple):

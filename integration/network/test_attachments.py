@@ -593,6 +593,13 @@ def test_status_tells_what_an_add_would_meet(host: Host, box: lab.Namespace) -> 
     )  # fmt: skip
     host.repair()
     host.attachments.status("pods")
+    bridge = host.network.show("pods").bridge
+    lab.run("ip", "addr", "delete", "10.88.0.1/30", "dev", bridge)
+    with pytest.raises(HostRefused, match=r"its address 10\.88\.0\.1/30 is gone") as refused:
+        host.attachments.status("pods")
+    assert refused.value.code == "network-damaged"
+    host.repair()
+    host.attachments.status("pods")
 
 
 def test_a_person_changes_an_attachment_by_its_end_alone(host: Host, box: lab.Namespace) -> None:
@@ -781,6 +788,18 @@ def test_check_tells_what_is_wrong_with_the_tap(host: Host, box: lab.Namespace) 
     request = request_for(box, tap=TapRequest("tap0"))
     made = host.attachments.add(request)
     assert host.attachments.check(request) == ()
+    for end in ("eth0", "tap0"):
+        apart = "is not joined to eth0 any more: a tc filter that redirects is gone"
+        kept = box.run("tc", "filter", "show", "dev", end, "ingress")
+        box.run("tc", "filter", "del", "dev", end, "ingress")
+        (found,) = host.attachments.check(request)
+        assert found.what == f"the TAP device tap0 in {request.netns} {apart}"
+        to = kept.partition("Redirect to device ")[2].split(")")[0]
+        box.run(
+            "tc", "filter", "add", "dev", end, "ingress", "protocol", "all", "prio", "1", "u32",
+            "match", "u32", "0", "0", "action", "mirred", "egress", "redirect", "dev", to,
+        )  # fmt: skip
+        assert host.attachments.check(request) == ()
     for change, words in (
         (("set", "tap0", "down"), "is down"),
         (("set", "tap0", "alias", "another's"), 'is another interface: its alias is "another\'s"'),
@@ -825,6 +844,10 @@ def test_people_are_told_of_containers_and_pods(host: Host, box: lab.Namespace) 
         "network": "podnet", "container": "c0ffee", "ifname": "eth0", "netns": path_of(box),
         "pod": "web-0", "pod_namespace": "default", "pod_uid": "uid-1", "tap": None,
     }  # fmt: skip
+    items = [item for item in host.gc.plan().plan.items if item.vm == made.vm]
+    assert items
+    assert all(words in item.evidence for item in items)
+    assert words in program("gc", "--plan").out
     host.attachments.delete(KEY)
     assert f"VM {made.vm}, {words}" in [line.message for line in host.log(event="removed")]
     assert not [one for one in host.metrics() if one.name == "hvtx_attachment_info"]

@@ -108,6 +108,18 @@ def test_a_chain_with_plugins_of_others_stays(plugin: CniPlugin, tmp_path: Path)
     assert contents(tmp_path) == {}
 
 
+@pytest.mark.parametrize("text", ['{"cniVersion"', '["hvtx"]', '{"name": "lan", "plugins": []}'])
+def test_what_runs_no_plugin_is_not_called_one_that_does(
+    text: str, plugin: CniPlugin, tmp_path: Path
+) -> None:
+    plugin.install(**places(tmp_path))
+    (tmp_path / "net.d" / "10-hvtx.conflist").write_text(text)
+    before = contents(tmp_path)
+    with pytest.raises(Conflict, match=r"conflist is no configuration of hvtx's plugin$"):
+        plugin.uninstall(**places(tmp_path))
+    assert contents(tmp_path) == before
+
+
 def test_another_user_is_told_of_root_before_of_the_interpreter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

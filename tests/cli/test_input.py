@@ -156,6 +156,15 @@ def test_a_usage_error_is_told_and_changes_nothing(
 JSON = [words for words in USAGE if words[0] != "nonsense" and len(words) > 1]
 
 
+@pytest.mark.parametrize("form", ["frr", "bird"])
+def test_routes_have_one_form(hvtx: Run, form: str) -> None:
+    """A routing daemon's file is not to become JSON for a word too many."""
+    done = hvtx("network", "routes", "--json", "--format", form)
+    assert (done.code, done.out) == (2, "")
+    assert json.loads(done.err)["error"]["message"] == f"--json and --format {form} are two forms"
+    assert hvtx("network", "routes", "--json", "--format", "text").code == 0
+
+
 @pytest.mark.parametrize("words", JSON, ids=lambda words: " ".join(words)[:50])
 def test_with_json_an_error_is_an_object(hvtx: Run, words: list[str]) -> None:
     """`{"error": {"code", "message", "hint"}}` on standard error, nothing on standard output."""

@@ -22,6 +22,7 @@ BASE = {"cniVersion": "1.1.0", "name": "lan", "type": "hvtx"}
     "data",
     [
         b"", b"[]", b"3", b"null", b"{", b'{"a": NaN}', b"\xff\xfe", b'{"a": ' + b"9" * 5000 + b"}",
+        b'{"a": 1e400}', b'{"prevResult": {"a": [{"b": -1e400}]}}', b"[" * 990 + b"]" * 990,
         b'{"a":' + b"[" * 100 + b"]" * 100 + b"}",
         b'{"a":' + b"[" * 100000 + b"]" * 100000 + b"}",
         b" " * configuration.MOST + b"{}",

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from hvtx.cni import errors
 from hvtx.cni.configuration import decode, parse_base
 from hvtx.cni.environment import parse_environment
+from hvtx.cni.errors import CniError
 from hvtx.cni.request import key_of, parse_request
 from hvtx.model.attachment import AttachmentKey, AttachmentRequest, PodLabels, TapRequest
 from hvtx.model.policy import Limits
@@ -95,6 +97,29 @@ def test_a_del_is_told_by_its_key_alone(one: Recorded) -> None:
     call = parse_environment(one.environment)
     base = parse_base(decode(one.data), "DEL")
     assert key_of(call, base) == AttachmentKey("lan", one.environment["CNI_CONTAINERID"], "eth0")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("ipRanges", [[{"subnet": "10.77.0.0/28"}]]),
+        ("DeviceID", "0000:03:00.1"),
+        ("infinibandGUID", "c2:11:22:33:44:55:66:77"),
+    ],
+)
+def test_a_capability_that_hvtx_does_not_have_is_refused(key: str, value: Any) -> None:
+    """Who asks for addresses of a range is not to believe that he got one."""
+
+    def ask(said: Any) -> AttachmentRequest:
+        stdin = {**recorded.CTR_ADD.stdin, "runtimeConfig": {key: said, "aliases": {"lan": ["a"]}}}
+        return understood(Recorded(recorded.CTR_ADD.environment, stdin))
+
+    with pytest.raises(CniError, match=f"(?i)runtimeConfig.{key} cannot be") as caught:
+        ask(value)
+    assert caught.value.code == errors.UNSUPPORTED_FIELD
+    assert caught.value.details
+    for empty in ("", [], None):
+        assert ask(empty) == understood(recorded.CTR_ADD)
 
 
 def test_arguments_come_in_any_order() -> None:

@@ -98,11 +98,13 @@ def test_check_tells_what_is_missing_and_the_command() -> None:
 
 
 def test_check_of_an_unknown_attachment() -> None:
+    """Without ``prevResult``, too: a runtime whose cache has none is not told of that alone."""
     host = StandIn()
     host.attached = None
-    with pytest.raises(CniError, match=POD) as caught:
-        ask(previous(), host)
-    assert caught.value.code == errors.UNKNOWN_CONTAINER
+    for one in (previous(), recorded.call("CHECK", recorded.conf("1.0.0"), POD, NETNS, "eth0")):
+        with pytest.raises(CniError, match=POD) as caught:
+            ask(one, host)
+        assert caught.value.code == errors.UNKNOWN_CONTAINER
 
 
 def test_check_needs_the_earlier_result() -> None:

@@ -16,6 +16,7 @@ from typing import Any, Self
 import pytest
 
 import hvtx
+from hvtx.api import given
 
 PLUGINS = Path(__file__).resolve().parents[2] / "scripts/ansible/hvtx/host/plugins"
 COMMON = "ansible_collections.hvtx.host.plugins.module_utils"
@@ -34,10 +35,12 @@ class Task:
 
     given: dict[str, Any]
     check = True
+    options: frozenset[str] = frozenset()  # those of the module that ran last
 
     def __init__(self, argument_spec: dict[str, Any], **_: Any) -> None:
         self.params = {name: spec.get("default") for name, spec in argument_spec.items()}
         self.params |= self.given
+        Task.options = frozenset(argument_spec)
         self.check_mode = self.check
         self.warnings: list[str] = []
 
@@ -208,6 +211,17 @@ def test_what_would_be_changed_is_said(
     assert Host.called == []
     run(module, check=False, **given)
     assert Host.called != []
+
+
+@pytest.mark.parametrize(
+    ("module", "options"), [("network", given.NETWORK | {"subnets"}), ("vm", given.VM)]
+)
+def test_what_the_library_can_be_told_a_task_can_say(
+    run: Callable[..., Ended], module: str, options: frozenset[str]
+) -> None:
+    """A description is whole: what has no option here could not be had by a play."""
+    run(module, name="none", state="absent")
+    assert options <= Task.options
 
 
 def test_networks_and_vms_of_earlier_tasks_are_taken_for_done(run: Callable[..., Ended]) -> None:

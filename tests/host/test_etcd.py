@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import ssl
 import subprocess
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from hvtx.errors import HostRefused
+from hvtx.errors import HostRefused, NotPermitted
 from hvtx.host import etcd
 from hvtx.host.etcd import Etcd, Kv, Unanswered
 
@@ -234,6 +235,33 @@ def test_certificates_that_cannot_be_used_are_named(tmp_path: Path) -> None:
             asked.txn([], [])
         assert words in caught.value.message, caught.value.message
         assert "_ssl.c" not in caught.value.message
+
+
+@pytest.mark.parametrize("which", ["ca", "cert", "key"])
+def test_no_certificate_is_waited_for(which: str, tmp_path: Path) -> None:
+    """Of a pipe that nobody writes to the end does not come."""
+    cert, key = tls(tmp_path, "one")
+    os.mkfifo(tmp_path / "pipe")
+    files = {"ca": cert, "cert": cert, "key": key, which: str(tmp_path / "pipe")}
+    asked = Etcd(["https://127.0.0.1:1"], timeout=1, **files)
+    with pytest.raises(HostRefused, match=f"^{which} .*pipe of .cluster. cannot be used: it is a"):
+        asked.txn([], [])
+
+
+def test_a_ca_that_others_could_have_written_is_not_believed(tmp_path: Path) -> None:
+    """It says whom hosts believe that blocks are theirs."""
+    (tmp_path / "shared").mkdir()
+    cert, _ = tls(tmp_path / "shared", "one")
+    for place, mode in ((tmp_path / "shared", 0o777), (Path(cert), 0o666)):
+        before = place.stat().st_mode
+        place.chmod(mode)
+        asked = Etcd(["https://127.0.0.1:1"], timeout=1, ca=cert)
+        with pytest.raises(NotPermitted, match=f"refusing to use ca {cert} of .cluster.: ") as told:
+            asked.txn([], [])
+        assert "chmod go-w" in str(told.value.hint)
+        place.chmod(before)
+    with pytest.raises(Unanswered, match="refused"):
+        Etcd(["https://127.0.0.1:1"], timeout=1, ca=cert).txn([], [])
 
 
 def test_nobody_is_asked_for_the_passphrase_of_a_key(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def check_cluster(runtime: Runtime) -> Iterator[Finding]:
             found = decide.difference(known, blocks.source.mine())
         except Busy as problem:
             words = "VMs go on, and are made while blocks of this host have free addresses"
-            evidence = (f"{_free(known)} free addresses", problem.message)
+            evidence = (f"free addresses: {_free(known)}", problem.message)
             hint = "hvtx cluster status tells which endpoints answer"
             yield Finding("cluster", "warning", f"no etcd answers: {words}", evidence, hint)
             return
@@ -50,10 +50,10 @@ def check_cluster(runtime: Runtime) -> Iterator[Finding]:
     yield from _apart(found)
     late = [block for block in known if block.state in (BlockState.INTENDED, BlockState.RELEASING)]
     if late:
-        words = f"{len(late)} claims or returns of blocks were interrupted"
+        words = f"claims or returns of blocks were interrupted: {len(late)}"
         yield Finding("cluster", "warning", words, (), _RECOVER)
     if not (late or found.lost or found.unrecorded or useless):
-        yield Finding("cluster", "ok", f"it answers; {len(known)} blocks are this host's")
+        yield Finding("cluster", "ok", f"it answers; blocks of this host: {len(known)}")
 
 
 def _apart(found: decide.Difference) -> Iterator[Finding]:

@@ -33,6 +33,7 @@ CALLED = {  # what an option of `hvtx vm create` is called here, where it is cal
     **{name: f"{name}s" for name in ("subnet", "source", "network", "ip", "mac", "disk")},
     "ssh-key": "ssh_keys",
     "user-data": "user_data",
+    "block-size": "block_size",
 }
 MEND = {  # what an option of `hvtx vm apply` is here, by the reason of the refusal
     "needs-restart": "allow_restart: true",

@@ -10,7 +10,7 @@ version_added: 0.2.0
 description:
   - Makes a network (a bridge, its gateway addresses, its firewall rules), changes it to what is described, or removes it.
   - What is described is the whole network. An option that is not there has the default of C(hvtx network create),
-    except O(bridge) and O(dhcp), which stay as they are.
+    except O(bridge), O(dhcp) and O(block_size), which stay as they are.
   - In check mode an uplink and addresses that the host does not have yet are taken for what an earlier task may add, unless
     a network would be removed for one with these; and VMs of a network that is to be removed for what an earlier task may
     remove, with a warning.
@@ -56,8 +56,11 @@ options:
   dhcp:
     description: Whether it has dnsmasq for DHCP, router advertisements and DNS.
     type: bool
+  block_size:
+    description: Prefix length of the blocks of a cluster that its guests lease from, the same on every host.
+    type: str
   allow_replace:
-    description: Let a network that no VM uses be removed and made anew where it cannot be changed (subnets, bridge, MTU, NAT).
+    description: Let a network that no VM uses be removed and made anew where it cannot be changed (subnets, bridge, MTU, NAT, blocks).
     type: bool
     default: false
 extends_documentation_fragment: [hvtx.host.host, hvtx.host.host.policy]
@@ -75,6 +78,13 @@ EXAMPLES = r"""
   hvtx.host.network:
     name: lab
     state: absent
+
+- name: A network of a cluster, whose hosts lease from blocks of their own
+  hvtx.host.network:
+    name: pods
+    subnets: [10.64.0.0/16]
+    block_size: 26
+    nat: false
 """
 
 RETURN = r"""
@@ -114,6 +124,7 @@ OPTIONS = {
     "sources": common.MANY,
     "passage": {"type": "bool"},
     "dhcp": {"type": "bool"},
+    "block_size": {"type": "str"},
     **common.POLICY,
 }
 TOLD = ("name", "bridge", "nat", "isolate", "dhcp", "mtu", "firewall")

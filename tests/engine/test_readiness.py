@@ -1,0 +1,103 @@
+"""What would refuse every change is told before one is tried (CNI's STATUS)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hvtx import Conflict, Host, HostRefused, NotPermitted, StoreError
+from hvtx.engine.readiness import refuse_unwritable
+from hvtx.engine.runtime import Settings
+from hvtx.host import libnftables
+
+
+def settings(directory: Path) -> Settings:
+    return Settings(state_directory=str(directory / "state"), run_directory=str(directory / "run"))
+
+
+def test_where_nothing_is_yet_all_can_be_made(tmp_path: Path) -> None:
+    refuse_unwritable(settings(tmp_path), exists=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_a_change_would_refuse(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o777)
+    with pytest.raises(StoreError, match="not safe") as caught:
+        refuse_unwritable(settings(tmp_path / "shared"), exists=False)
+    assert "chmod go-w" in str(caught.value.hint)
+
+
+def test_a_file_system_that_is_mounted_read_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = os.statvfs(tmp_path)
+    values = [*tuple(seen)[:8], seen.f_flag | os.ST_RDONLY, seen.f_namemax]
+    monkeypatch.setattr(os, "statvfs", lambda _path: os.statvfs_result(values))
+    with pytest.raises(StoreError, match="mounted read-only"):
+        refuse_unwritable(settings(tmp_path), exists=False)
+
+
+def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hvtx.store.reserve.may_begin", lambda _directory, *, exists: exists)
+    refuse_unwritable(settings(tmp_path), exists=True)
+    with pytest.raises(StoreError, match="too little room left") as caught:
+        refuse_unwritable(settings(tmp_path), exists=False)
+    assert caught.value.code == "store-full"
+
+
+# -- STATUS on a host that has nothing of hvtx's yet ------------------------------------------------
+
+
+@pytest.fixture
+def status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Asked by who has all powers, on a kernel that has nf_tables."""
+    monkeypatch.setattr("hvtx.api.settings.DEFAULT_CONFIG", str(tmp_path / "none.toml"))
+    monkeypatch.delenv("HVTX_CONFIG", raising=False)
+    monkeypatch.setattr("hvtx.host.procfs.may_have_power_here", lambda: True)
+    monkeypatch.setattr("hvtx.host.capabilities.has", lambda _capability: True)
+    monkeypatch.setattr("hvtx.engine.privileges.tun_problem", lambda: None)
+    monkeypatch.setattr(libnftables, "run", lambda _commands: "")
+    host = Host(state_dir=tmp_path / "state", run_dir=tmp_path / "run", firewall="nftables")
+    return host.attachments.status
+
+
+@pytest.mark.parametrize("declared", [("default", ()), ("pods", ("fd77:8::/64",))])
+def test_status_of_a_network_that_add_would_make(
+    declared: tuple[str, tuple[str, ...]],
+    status: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """It says so where ADD could not: who waits for readiness would start what fails."""
+    status(*declared)
+    missing = HostRefused("cannot load libnftables.so.1", hint="install it")
+
+    def refuse(_commands: str) -> str:
+        raise missing
+
+    with monkeypatch.context() as patch, pytest.raises(HostRefused, match="cannot load"):
+        patch.setattr(libnftables, "run", refuse)
+        status(*declared)
+    with monkeypatch.context() as patch, pytest.raises(NotPermitted, match="CAP_NET_ADMIN"):
+        patch.setattr("hvtx.host.capabilities.has", lambda _capability: False)
+        status(*declared)
+    with monkeypatch.context() as patch, pytest.raises(StoreError, match="too little room"):
+        patch.setattr("hvtx.store.reserve.may_begin", lambda _directory, *, exists: exists)
+        status(*declared)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_status_tells_of_a_subnet_that_is_taken(
+    status: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hvtx.engine.new_network.refuse_taken_subnet", _refuse)
+    with pytest.raises(Conflict, match="overlaps"):
+        status("pods", ("fd77:8::/64",))
+
+
+def _refuse(subnets: object, *, block_size: int | None) -> None:
+    raise Conflict(f"{subnets} overlaps what this host has a route to ({block_size})")
