@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterator
 
 from hvtx.engine.finding import NOWHERE, Finding
@@ -55,10 +54,12 @@ def judge_mount(directory: str, option: str) -> Iterator[Finding]:
     path = _nearest(directory)
     if not os.statvfs(path).f_flag & os.ST_RDONLY:
         return
+    from shlex import quote  # for a refusal only, as below
+
     mount = mount_of(path)
     yield Finding(
         "directories", "error", f"{path} is on a file system that is mounted read-only", _SO,
-        f"mount -o remount,rw {shlex.quote(mount)}, or choose another place with {option}",
+        f"mount -o remount,rw {quote(mount)}, or choose another place with {option}",
     )  # fmt: skip
 
 
@@ -71,7 +72,9 @@ def _nearest(path: str) -> str:
 
 def _mend(path: str, seen: os.stat_result) -> str:
     """The command that makes a directory its user's alone."""
-    named = shlex.quote(path)
+    from shlex import quote
+
+    named = quote(path)
     if trust.foreign_owner(seen) is not None:
         return f"chown {os.geteuid()} {named}"
     listed = "system.posix_acl_access" in os.listxattr(path)  # chmod would change its mask alone
