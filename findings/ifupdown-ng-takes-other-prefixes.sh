@@ -1,5 +1,5 @@
 #!/bin/bash
-# Of one interfaces file ifupdown and ifupdown-ng make other prefixes; where a gateway is refused one fails, the other says 0.
+# Of one interfaces file ifupdown and ifupdown-ng make other prefixes; a gateway that is refused is exit 0 of the latter.
 . "$(dirname "$0")/lib/question.sh"
 if outside; then
     prepare
@@ -35,22 +35,22 @@ brought() { # brought CARD PROGRAM...: exit code, and what the card has
     ip tuntap add "$1" mode tap
     "${@:2}" -i interfaces "$1" >said 2>&1 || code=$?
     echo "exit $code: $(ip -o addr show "$1" | sed 's/.* inet6* \([^ ]*\).*/\1/' | paste -sd ' ')$(
-        ip route show default dev "$1" | sed 's/ dev.*//;s/ *linkdown//;s/^/, /')"
+        ip route show default dev "$1" | sed 's/ dev.*//;s/ *linkdown//;s/ *$//;s/^/, /')"
     ip link del "$1"
 }
 older() { brought "$1" "$ROOT/sbin/ifup"; }
 newer() { brought "$1" "$FOLDER/ng/sbin/ifup" -E "$FOLDER/ng/usr/libexec/ifupdown-ng" -S /run/ng; }
 
-version "$("$ROOT/sbin/ifup" --version | head -1), $("$FOLDER/ng/sbin/ifup" -V | head -1)" ""
+version "$("$ROOT/sbin/ifup" --version | head -1), $("$FOLDER/ng/sbin/ifup" -V | head -1)" "ifup version 0.8.41, ifupdown-ng 0.11.3"
 question "Two programs read /etc/network/interfaces of Debian's guests. The file has an address without a prefix, one with
           both a prefix and a netmask, and a gateway beside a /32. What do they make of it?"
 expected "The same; who cannot do what is told fails."
 
-seen "no prefix, ifupdown" "$(older eth0)" ""
-seen "no prefix, ifupdown-ng" "$(newer eth0)" ""
-seen "prefix 16 and netmask 255.255.255.0, ifupdown" "$(older eth1)" ""
-seen "prefix 16 and netmask 255.255.255.0, ifupdown-ng" "$(newer eth1)" ""
-seen "gateway beside a /32, ifupdown" "$(older eth2)" ""
-seen "gateway beside a /32, ifupdown-ng" "$(newer eth2)" ""
-seen "what it said" "$(cat said)" ""
+seen "no prefix, ifupdown" "$(older eth0)" "exit 0: 10.0.0.2/8 fd00::2/128, default via 10.0.0.1 onlink"
+seen "no prefix, ifupdown-ng" "$(newer eth0)" "exit 0: 10.0.0.2/24 fd00::2/64, default via 10.0.0.1 metric 1"
+seen "prefix 16 and netmask 255.255.255.0, ifupdown" "$(older eth1)" "exit 0: 10.1.0.2/24"
+seen "prefix 16 and netmask 255.255.255.0, ifupdown-ng" "$(newer eth1)" "exit 0: 10.1.0.2/16"
+seen "gateway beside a /32, ifupdown" "$(older eth2)" "exit 0: 10.2.0.2/32, default via 10.0.0.1 onlink"
+seen "gateway beside a /32, ifupdown-ng" "$(newer eth2)" "exit 0: 10.2.0.2/32"
+seen "what it said" "$(cat said)" "Error: Nexthop has invalid gateway."
 finish
