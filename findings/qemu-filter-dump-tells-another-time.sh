@@ -1,5 +1,5 @@
 #!/bin/bash
-# QEMU's filter-dump writes frames with the VM's clock: a dump begun later is ahead of the host's, one of a paused VM behind.
+# QEMU's filter-dump tells times of the VM's clock: a dump begun later is ahead, one of a paused VM behind, and a zone counts as time.
 . "$(dirname "$0")/lib/question.sh"
 if outside; then
     prepare
@@ -45,7 +45,7 @@ for _ in range(50):
     while at < len(data):
         second, fraction, length, _ = struct.unpack("<IIII", data[at : at + 16])
         if data[at + 16 : at + 16 + length].endswith(sys.argv[2].encode() * 50):
-            raise SystemExit(print(round((second + fraction / 1e6 - now) / 5) * 5))
+            raise SystemExit(print(round((second + fraction / 1e6 - now) / 10) * 10))
         at += 16 + length
 P
 talk() { python3 talk.py "$1"; }
@@ -55,18 +55,23 @@ dump() { talk '{"execute": "object-add", "arguments": {"qom-type": "filter-dump"
 version "$("$ROOT/usr/bin/qemu-system-x86_64" --version | head -1)" \
     "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)"
 question "The frames of a VM that has run for 10 seconds are to be seen: object-add filter-dump. The VM is then paused for
-          10 seconds. Which time does the dump say that frames came, to the nearest 5 s?"
+          10 seconds. Which time does the dump say that frames came, to the nearest 10 s? And on a host in New York?"
 expected "The host's, as tcpdump on the TAP would say (a difference of 0)."
 
+start() { # start ZONE: with a dump from the start on
+    rm -f qmp first
+    TZ=$1 "$ROOT/usr/bin/qemu-system-x86_64" -machine none -display none -accel tcg -qmp unix:qmp,server=on,wait=off \
+        -netdev socket,id=s0,udp=127.0.0.1:5001,localaddr=127.0.0.1:5000 -netdev hubport,id=h0,hubid=1,netdev=s0 \
+        -netdev tap,id=n0,ifname=tap0,script=no,downscript=no -netdev hubport,id=h1,hubid=1,netdev=n0 \
+        -object filter-dump,id=first,netdev=n0,file=first >said 2>&1 &
+    started=$!
+    wait_for test -S qmp
+    wait_for talk '{"execute": "query-status"}'
+}
 ip link set lo up
 ip tuntap add tap0 mode tap
 ip link set tap0 up
-"$ROOT/usr/bin/qemu-system-x86_64" -machine none -display none -accel tcg -qmp unix:qmp,server=on,wait=off \
-    -netdev socket,id=s0,udp=127.0.0.1:5001,localaddr=127.0.0.1:5000 -netdev hubport,id=h0,hubid=1,netdev=s0 \
-    -netdev tap,id=n0,ifname=tap0,script=no,downscript=no -netdev hubport,id=h1,hubid=1,netdev=n0 \
-    -object filter-dump,id=first,netdev=n0,file=first >said 2>&1 &
-wait_for test -S qmp
-wait_for talk '{"execute": "query-status"}'
+start UTC
 seen "a dump since the start, seconds ahead" "$(later first a)" 0
 sleep 10
 seen "object-add" "$(dump second)" "{}"
@@ -77,4 +82,8 @@ sleep 10
 seen "cont" "$(talk '{"execute": "cont"}')" "{}"
 seen "the dump since the start" "$(later first d)" -10
 seen "the dump that was added" "$(later second e)" 0
+kill "$started"
+wait "$started" || true
+start EST5
+seen "a dump since the start, in a zone 5 hours behind UTC" "$(later first f)" 18000
 finish
