@@ -7,7 +7,8 @@ if outside; then
     pip ansible-core==2.14.18 netaddr==0.8.0 pyyaml==6.0.2
     enter
 fi
-export LC_ALL=C.UTF-8 ANSIBLE_COLLECTIONS_PATH=$ROOT/usr/lib/python3/dist-packages ANSIBLE_LOCAL_TEMP=/run/ansible ANSIBLE_HOME=/run/ansible
+export LC_ALL=C.UTF-8 ANSIBLE_COLLECTIONS_PATH=$ROOT/usr/lib/python3/dist-packages \
+    ANSIBLE_LOCAL_TEMP=/run/ansible ANSIBLE_HOME=/run/ansible
 cat >vm.yaml <<'Y'
 bare: 52:54:00:12:34:56
 quoted: "52:54:00:12:34:56"

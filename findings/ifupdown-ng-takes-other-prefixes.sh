@@ -41,7 +41,8 @@ brought() { # brought CARD PROGRAM...: exit code, and what the card has
 older() { brought "$1" "$ROOT/sbin/ifup"; }
 newer() { brought "$1" "$FOLDER/ng/sbin/ifup" -E "$FOLDER/ng/usr/libexec/ifupdown-ng" -S /run/ng; }
 
-version "$("$ROOT/sbin/ifup" --version | head -1), $("$FOLDER/ng/sbin/ifup" -V | head -1)" "ifup version 0.8.41, ifupdown-ng 0.11.3"
+version "$("$ROOT/sbin/ifup" --version | head -1), $("$FOLDER/ng/sbin/ifup" -V | head -1)" \
+    "ifup version 0.8.41, ifupdown-ng 0.11.3"
 question "Two programs read /etc/network/interfaces of Debian's guests. The file has an address without a prefix, one with
           both a prefix and a netmask, and a gateway beside a /32. What do they make of it?"
 expected "The same; who cannot do what is told fails."

@@ -14,7 +14,8 @@ try:
 except ValueError as problem:
     print(problem)"; }
 
-version "libpython3.11-minimal $(zcat "$ROOT/usr/share/doc/libpython3.11-minimal/changelog.Debian.gz" | sed -n '1s/.*(\(.*\)).*/\1/p')" \
+version "libpython3.11-minimal $(zcat "$ROOT/usr/share/doc/libpython3.11-minimal/changelog.Debian.gz" |
+    sed -n '1s/.*(\(.*\)).*/\1/p')" \
     "libpython3.11-minimal 3.11.2-6+deb12u9"
 question "A program keeps guests' addresses with their prefix, as ip_interface('10.0.0.5/24') and ip_interface('fd00::5/64').
           What are the next address, the name for the reverse zone, and the netmask's form?"

@@ -3,7 +3,8 @@
 . "$(dirname "$0")/lib/question.sh"
 if outside; then
     prepare
-    deb kea-dhcp4-server=2.2.0-6 kea-common=2.2.0-6 liblog4cplus-2.0.5=2.0.8-1 libpq5=15.20-0+deb12u1 libmariadb3=1:10.11.19-0+deb12u1 iproute2=6.1.0-3
+    deb kea-dhcp4-server=2.2.0-6 kea-common=2.2.0-6 liblog4cplus-2.0.5=2.0.8-1 \
+        libpq5=15.20-0+deb12u1 libmariadb3=1:10.11.19-0+deb12u1 iproute2=6.1.0-3
     export LD_LIBRARY_PATH=$FOLDER/root/usr/lib/x86_64-linux-gnu
     libraries /usr/sbin/kea-dhcp4
     pip scapy==2.6.1

@@ -61,5 +61,6 @@ expected "10.9.0.10 in each case: the lease is for a MAC address, and it is the 
 seen "none (udhcpc -C)" "$(offered 52:54:00:00:00:0a)" 10.9.0.10
 seen "its MAC address (udhcpc)" "$(offered 52:54:00:00:00:0a 0152540000000a)" 10.9.0.10
 duid=00020000ab11f3a1b2c3d4e5f607 # vendor's, as systemd-networkd makes one of the machine id
-seen "IAID and DUID (systemd-networkd, dhcpcd; RFC 4361)" "$(offered 52:54:00:00:00:0a "ff0000000a$duid" | sed 's/\.10.$/.10x/')" 10.9.0.10x
+seen "IAID and DUID (systemd-networkd, dhcpcd; RFC 4361)" \
+    "$(offered 52:54:00:00:00:0a "ff0000000a$duid" | sed 's/\.10.$/.10x/')" 10.9.0.10x
 finish

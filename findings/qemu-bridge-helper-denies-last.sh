@@ -25,7 +25,8 @@ listed() { # listed LINE...: what br0 and br1 get with these lines in /etc/qemu/
 }
 no="access denied by acl file"
 
-version "qemu-system-common $(zcat "$ROOT/usr/share/doc/qemu-system-common/changelog.Debian.gz" | sed -n '1s/.*(\(.*\)).*/\1/p')" \
+version "qemu-system-common $(zcat "$ROOT/usr/share/doc/qemu-system-common/changelog.Debian.gz" |
+    sed -n '1s/.*(\(.*\)).*/\1/p')" \
     "qemu-system-common 1:7.2+dfsg-7+deb12u18"
 question "Users may attach their VMs to br0 only. Which of 'deny all, allow br0' and 'allow br0, deny all' says so to
           qemu-bridge-helper?"

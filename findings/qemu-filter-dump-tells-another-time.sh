@@ -1,5 +1,5 @@
 #!/bin/bash
-# QEMU's filter-dump tells times of the VM's clock: a dump begun later is ahead, one of a paused VM behind, and a zone counts as time.
+# QEMU's filter-dump tells times of the VM's clock: one begun later is ahead, one of a paused VM behind.
 . "$(dirname "$0")/lib/question.sh"
 if outside; then
     prepare
@@ -50,7 +50,8 @@ for _ in range(50):
 P
 talk() { python3 talk.py "$1"; }
 later() { python3 frame.py "$@"; }
-dump() { talk '{"execute": "object-add", "arguments": {"qom-type": "filter-dump", "id": "'"$1"'", "netdev": "n0", "file": "'"$1"'"}}'; }
+dump() { talk '{"execute": "object-add", "arguments": {"qom-type": "filter-dump", "netdev": "n0",
+    "id": "'"$1"'", "file": "'"$1"'"}}'; }
 
 version "$("$ROOT/usr/bin/qemu-system-x86_64" --version | head -1)" \
     "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)"
