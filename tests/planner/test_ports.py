@@ -116,6 +116,17 @@ def test_what_unpublish_cannot_say(text: str) -> None:
 # -- a VM with other ports -------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("text", "meant"), [
+    ("8080:80", "8080"), ("8080:80/udp", "8080/udp"), ("lab/8080", "8080"),
+    ("lab/9000-9001:80-81/tcp", "9000-9001/tcp"), ("127.0.0.1:5432:5432", "127.0.0.1:5432"),
+    ("[2001:db8::1]:443:443", "[2001:db8::1]:443"),
+])  # fmt: skip
+def test_as_it_was_published_it_is_told_how_to_be_written(text: str, meant: str) -> None:
+    with pytest.raises(UsageError, match="--unpublish") as told:
+        ports.parse_unpublished([text])
+    assert told.value.hint == f"write it as {meant}"
+
+
 def changed(publish: str = "", unpublish: str = "") -> Vm:
     return ports.changed(
         VM,
