@@ -123,7 +123,9 @@ def parse_policy(egress: str | None, allow: Sequence[str], deny: Sequence[str]) 
         return NO_POLICY
     from hvtx.planner import egress_rules
 
-    return egress_rules.parse_policy(egress, allow, deny)
+    policy = egress_rules.parse_policy(egress, allow, deny)
+    _warn_of(egress_rules.mistakable(allow, deny))
+    return policy
 
 
 def policy_change(
@@ -132,28 +134,43 @@ def policy_change(
     """What becomes of the egress policy of a VM or a network; raises UsageError."""
     from hvtx.planner import egress_rules
 
-    return egress_rules.parse_change(egress, allow, deny, clear=clear)
+    change = egress_rules.parse_change(egress, allow, deny, clear=clear)
+    _warn_of(egress_rules.mistakable(allow, deny))
+    return change
 
 
-def changed_policy(policy: Policy, change: PolicyChange | None) -> Policy:
-    """A policy as a change leaves it; raises UsageError."""
+def _warn_of(found: Iterable[str]) -> None:
+    for words in found:
+        notice.warning(words)
+
+
+def changed_policy(
+    policy: Policy, change: PolicyChange | None, otherwise: str | None = None
+) -> Policy:
+    """A policy as a change leaves it; ``otherwise``: the mode without one of its own.
+
+    Raises UsageError.
+    """
     if change is None:
         return policy
     from hvtx.planner import egress_rules
 
-    return egress_rules.changed(policy, change)
+    return egress_rules.changed(policy, change, otherwise)
 
 
-def refuse_names(policy: Policy, networks: Iterable[Network]) -> None:
+def refuse_names(policy: Policy, networks: Iterable[Network], *, new: bool = False) -> None:
     """Refuse names in an egress policy where they cannot be looked up. Raises Conflict.
 
-    That is in networks without a DNS of their own, and where dnsmasq fills no sets.
+    That is in networks without a DNS of their own, and where dnsmasq fills no sets. ``new``: the
+    networks are being made.
     """
     if not names_in(policy.rules):
         return
     from hvtx.host import dnsmasq
     from hvtx.planner import egress_rules
 
+    if new:
+        egress_rules.refuse_names(policy, networks, "make it with --dhcp")
     egress_rules.refuse_names(policy, networks)
     if (why := dnsmasq.fills_no_sets()) is not None:
         raise why
@@ -164,8 +181,7 @@ def warn_of_useless(policy: Policy, networks: Iterable[Network]) -> None:
     if policy.rules:
         from hvtx.planner import egress_rules
 
-        for words in egress_rules.useless(policy, networks):
-            notice.warning(words)
+        _warn_of(egress_rules.useless(policy, networks))
 
 
 def _check_names(name: str, networks: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 
 from hvtx.errors import Conflict, UsageError
+from hvtx.model import meant_values
 from hvtx.model.address import ZoneError, family_of, is_ipv6, without_zone
 from hvtx.model.nearest import meant
 from hvtx.model.policy import (
@@ -24,6 +25,7 @@ from hvtx.model.policy import (
 )
 from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Network
+from hvtx.planner.addressing import is_right
 from hvtx.planner.egress import effective
 from hvtx.rulesets.dnsmasq import DOMAIN
 
@@ -36,7 +38,20 @@ _EVERYTHING = ("all", "any", "everything", "internet", "world")
 
 
 def parse_rule(action: str, text: str) -> EgressRule:
-    """One ``--allow`` or ``--deny``. Raises UsageError."""
+    """One ``--allow`` or ``--deny``; where what was meant is plain, the hint of a refusal says it.
+
+    Raises UsageError.
+    """
+    try:
+        return _rule(action, text)
+    except UsageError as problem:
+        right = meant_values.rule(text)
+        if problem.hint != HINT or not is_right(right, text, lambda one: _rule(action, one)):
+            raise
+        raise UsageError(problem.message, hint=f"write it as {right}") from problem
+
+
+def _rule(action: str, text: str) -> EgressRule:
     to, ports = _split(text)
     if ports is None:
         return EgressRule(action, _destination(action, text, to))
@@ -132,6 +147,26 @@ def _name(action: str, words: str, name: str) -> str:
     return name
 
 
+def mistakable(allow: Iterable[str], deny: Iterable[str]) -> list[str]:
+    """The addresses among these that end as if with a port (`2001:db8::1:443`), in words."""
+    found = []
+    for action, text in (*(("allow", one) for one in allow), *(("deny", one) for one in deny)):
+        before, _, last = text.rpartition(":")
+        if last.isdecimal() and _is_address(before) and _is_address(text):
+            found.append(
+                f"--{action} {text} is one address, with all of its ports; a port stands behind a"
+                f" bracket: [{before}]:{last}"
+            )
+    return found
+
+
+def _is_address(text: str) -> bool:
+    try:
+        return bool(ipaddress.IPv6Address(text))
+    except ValueError:
+        return False
+
+
 class PolicyChange(NamedTuple):
     """What becomes of a policy: first rules go, then others come, and the mode is another."""
 
@@ -157,9 +192,12 @@ def parse_change(
     return PolicyChange(egress, tuple(rules), clear)
 
 
-def changed(policy: Policy, change: PolicyChange) -> Policy:
-    """A policy as a change leaves it; raises UsageError if it has too many rules then."""
-    mode = policy.egress if change.egress is None else change.egress or None
+def changed(policy: Policy, change: PolicyChange, otherwise: str | None = None) -> Policy:
+    """A policy as a change leaves it; raises UsageError if it has too many rules then.
+
+    ``otherwise`` is the mode where the change takes away the policy's own.
+    """
+    mode = policy.egress if change.egress is None else change.egress or otherwise
     kept = tuple(dict.fromkeys((*(() if change.clear else policy.rules), *change.rules)))
     if len(kept) > MOST_RULES:
         raise UsageError(
@@ -188,13 +226,18 @@ def useless(policy: Policy, networks: Iterable[Network]) -> list[str]:
     ]
 
 
-def refuse_names(policy: Policy, networks: Iterable[Network]) -> None:
-    """Refuse names where nobody would look them up for guests. Raises Conflict."""
+def refuse_names(
+    policy: Policy, networks: Iterable[Network], mend: str = "hvtx network set {} --dhcp"
+) -> None:
+    """Refuse names where nobody would look them up for guests. Raises Conflict.
+
+    ``mend`` is how a network comes to its own DNS; ``{}`` in it is the network's name.
+    """
     for rule in names_in(policy.rules):
         for network in networks:
             if not network.dhcp:
                 raise Conflict(
                     f"--allow {written(rule)} needs the network's own DNS, and network"
                     f" {network.name!r} has none",
-                    hint=f"hvtx network set {network.name} --dhcp; or allow addresses instead",
+                    hint=f"{mend.format(network.name)}; or allow addresses instead",
                 )
