@@ -29,6 +29,7 @@ from hvtx.planner.addressing import is_right
 from hvtx.planner.egress import effective
 from hvtx.rulesets.dnsmasq import DOMAIN
 
+Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
 MOST_RULES = 128  # of one owner: more belong into a proxy or a firewall of one's own
 HINT = "write it as 192.0.2.0/24, 192.0.2.1:443, 192.0.2.1:8000-8010/udp or [2001:db8::/32]:443"
 _PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp))?")
@@ -208,7 +209,7 @@ def changed(policy: Policy, change: PolicyChange, otherwise: str | None = None) 
 
 
 def useless(policy: Policy, networks: Iterable[Network]) -> list[str]:
-    """The rules that no packet of these networks' guests can match, in words."""
+    """The rules that decide nothing, or less than they say, for these networks' guests, in words."""
     networks = list(networks)
     families = {family for network in networks for family in network.families}
     modes = {effective(policy, network.policy).mode for network in networks}
@@ -218,12 +219,42 @@ def useless(policy: Policy, networks: Iterable[Network]) -> list[str]:
         for rule in names_in(policy.rules)
         if modes and NONE not in modes
     ]
-    return found + [
-        f"--{rule.action} {written(rule)} never applies: the network has no "
-        f"IPv{family_of(rule.to)} subnet"
-        for rule in policy.rules
-        if not is_name(rule) and family_of(rule.to) not in families
-    ]
+    return (
+        found
+        + [
+            f"--{rule.action} {written(rule)} never applies: the network has no "
+            f"IPv{family_of(rule.to)} subnet"
+            for rule in policy.rules
+            if not is_name(rule) and family_of(rule.to) not in families
+        ]
+        + [
+            f"--{rule.action} {written(rule)} {why}"
+            for rule in policy.rules
+            if not is_name(rule) and (why := _beside_the_way(rule, networks)) is not None
+        ]
+    )
+
+
+_LOOPBACK = tuple(map(ipaddress.ip_network, ("127.0.0.0/8", "::1/128")))
+
+
+def _beside_the_way(rule: EgressRule, networks: Iterable[Network]) -> str | None:
+    """Why what a rule is about never meets an egress policy; None where it may."""
+    to = ipaddress.ip_network(rule.to)
+    if any(_within(to, loopback) for loopback in _LOOPBACK):
+        return "never applies: what guests send to a loopback address is dropped"
+    for network in networks:
+        for subnet, gateway in network.ranges:
+            if _within(to, ipaddress.ip_network(subnet)) and to != ipaddress.ip_network(gateway):
+                return (
+                    f"decides nothing between guests of network {network.name!r}, which reach each"
+                    " other unless the network has --isolate"
+                )
+    return None
+
+
+def _within(one: Subnet, other: Subnet) -> bool:
+    return one.network_address in other and one.prefixlen >= other.prefixlen
 
 
 def refuse_names(

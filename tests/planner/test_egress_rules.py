@@ -200,6 +200,26 @@ def test_a_rule_of_a_family_that_no_network_has_is_told() -> None:
 
 
 @pytest.mark.parametrize(
+    ("to", "told"),
+    [
+        ("10.77.0.3", "between guests of network 'lan'"),
+        ("10.77.0.0/24:22", "between guests of network 'lan'"),
+        ("127.0.0.1:80", "loopback"),
+        ("10.77.0.1", None),  # the gateway: services of the host
+        ("10.0.0.0/8", None),
+        ("10.78.0.3", None),
+        ("0.0.0.0/0", None),
+    ],
+)
+def test_a_rule_about_what_no_policy_is_asked_for_is_told(to: str, told: str | None) -> None:
+    for action in ("allow", "deny"):
+        policy = Policy("none", (egress_rules.parse_rule(action, to),))
+        found = egress_rules.useless(policy, [network()])
+        assert [words.startswith(f"--{action} {to} ") for words in found] == [True] * bool(told)
+        assert told is None or told in found[0]
+
+
+@pytest.mark.parametrize(
     ("mode", "hint"),
     [
         ("interne", "did you mean 'internet'? it is one of open, internet, none"),
