@@ -209,7 +209,7 @@ def changed(policy: Policy, change: PolicyChange, otherwise: str | None = None) 
 
 
 def useless(policy: Policy, networks: Iterable[Network]) -> list[str]:
-    """The rules that decide nothing, or less than they say, for these networks' guests, in words."""
+    """Rules that decide nothing, or less than they say, for guests of these networks, in words."""
     networks = list(networks)
     families = {family for network in networks for family in network.families}
     modes = {effective(policy, network.policy).mode for network in networks}
