@@ -75,14 +75,19 @@ def set_network(runtime: Runtime, name: str, wish: Changes) -> Network:
     wanted = _wanted(network, wish, runtime.settings.egress)
     if wanted == network:
         return network
-    _refuse(runtime.read, network, wanted, scope.networks.values())
+    read = runtime.read
+    _refuse(read, network, wanted, scope.networks.values())
     if wanted.policy != network.policy:
         warn_of_useless(wanted.policy, [wanted])
     scope = ensure_networks(runtime, scope.of(network), "set", settle=False, resolved=True)
     ahead = scope._replace(networks={wanted.id: wanted})
     egress_base.ensure(runtime, NO_POLICY, ahead)
-    guests = living_network.guests_of(runtime, network) if with_guests else []
-    own = runtime.read(records.resources_of_network, network.id)
+    if with_guests:
+        guests = living_network.guests_of(runtime, network)
+    else:
+        life = runtime.life.id
+        guests = living_network.newly_counted(read, runtime.try_lock, life, network, wanted)
+    own = read(records.resources_of_network, network.id)
     where = runtime.life.id, runtime.store.run_directory
     exchange.exchange(
         runtime,
