@@ -370,6 +370,8 @@ def test_many_ports_of_a_vm_for_which_dnsmasq_starts_again(hvtx: Program) -> Non
     hvtx(
         "network", "create", "served", "--subnet", "10.78.0.0/24", "--subnet", "fd78::/64", "--dhcp"
     )
+    names = ("--egress", "none", "--allow", "example.org")  # their table is written anew then
+    hvtx("vm", "run", "named", "--network", "served", *names, *SLEEP)
     run(hvtx, "8080:80", network="served")
     hvtx("vm", "rm", "web", "--force")
     run(hvtx, "20000-20599:20000-20599", network="served")
