@@ -238,8 +238,12 @@ def _differences(vm: Vm, wanted: Vm) -> dict[str, dict[str, Any]]:
 
 
 def _published(vm: Vm) -> list[str]:
+    """As ``--publish`` has it, with the network where it is not the VM's first."""
     return [
-        f"{with_port(p.host_ip, p.host_port)}:{p.guest_port}/{p.protocol}" for p in ports_of(vm)
+        f"{f'{i.network_name}/' if i.position else ''}{with_port(p.host_ip, p.host_port)}"
+        f":{p.guest_port}/{p.protocol}"
+        for i in vm.interfaces
+        for p in i.publish
     ]
 
 

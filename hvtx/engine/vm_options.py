@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from hvtx.engine import notice
 from hvtx.engine.guest_options import GuestOptions
 from hvtx.errors import NotFound, UsageError, advised
+from hvtx.model.described import DEFAULT
 from hvtx.model.limiting import parse_limit
 from hvtx.model.policy import NO_LIMITS, NO_POLICY, Limits, Policy, names_in
 from hvtx.model.typed import TYPE_CHECKING, NamedTuple
@@ -82,7 +83,7 @@ def parse_request(  # noqa: PLR0913 - it mirrors the options of `vm create`
         chosen, command=command, kernel=kernel, initrd=initrd, append=append, disks=disks
     )
     check_size(memory, cpus)
-    asked = ports.parse_published(publish, networks)
+    asked = ports.parse_published(publish, networks or (DEFAULT,))
     count = max(len(networks), 1)
     addresses, parsed = _addresses(ips, macs, count)
     check_lines((append, kernel, initrd, *disks))
@@ -93,7 +94,7 @@ def parse_request(  # noqa: PLR0913 - it mirrors the options of `vm create`
         ips=addresses,
         macs=parsed,
         publish=tuple(port.port for port in asked),
-        published=tuple(port.network for port in asked),
+        published=tuple(port.network if networks else None for port in asked),
         memory=memory,
         cpus=cpus,
         kernel=_absolute(kernel),
