@@ -241,11 +241,13 @@ class _Ports:
         if port in self._own[interface.position]:
             return
         there = self._at(port.protocol, port.host_port)
-        for _, other in there:
+        for position, other in there:
             if other.collides(port):
+                by = next(i.network_name for i in vm.interfaces if i.position == position)
+                where = "" if position == interface.position else f" in network {by!r}"
                 raise Conflict(
                     f"VM {vm.name!r} publishes port {_words(other)} already, to its port"
-                    f" {other.guest_port}",
+                    f" {other.guest_port}{where}",
                     hint=f"to lead it elsewhere at once: hvtx vm set {vm.name} --unpublish"
                     f" {_words(other)} --publish {_asked(asked)}",
                 )

@@ -155,6 +155,9 @@ def test_a_port_leads_elsewhere_only_with_a_word() -> None:
     assert changed("8080:81", "8080").interfaces[0].publish[1].guest_port == 81
     with pytest.raises(Conflict):
         changed("127.0.0.1:8080:80")
+    with pytest.raises(Conflict, match=r"already, to its port 80 in network 'lan'$") as told:
+        changed("dmz/8080:80")
+    assert "--unpublish 8080/tcp --publish dmz/8080:80/tcp" in (told.value.hint or "")
 
 
 def test_what_is_not_published_cannot_go() -> None:
