@@ -136,7 +136,7 @@ def set_vm(runtime: Runtime, name: str, changes: Changes) -> VmScope:
     wanted = wanted._replace(policy=vm_options.changed_policy(vm.policy, changes.policy))
     if wanted.policy != vm.policy:
         vm_options.refuse_names(wanted.policy, scope.networks.values())
-    vm_options.warn_of_useless(wanted.policy, list(scope.networks.values()))
+        vm_options.warn_of_useless(wanted.policy, list(scope.networks.values()))
     different = _differences(vm, wanted)
     if not different:
         return scope
