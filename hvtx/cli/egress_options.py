@@ -55,17 +55,25 @@ def _options(default: str) -> tuple[Callable[..., Any], ...]:
     )
 
 
-def egress_changes(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same for what is there, with ``--no-egress`` and ``--no-rules``."""
-    for decorate in (
-        click.option(
-            "--no-rules", is_flag=True, help="Remove all --allow and --deny rules, then add those."
-        ),
-        click.option("--no-egress", is_flag=True, help="Without a mode of its own."),
-        egress_options(),
-    ):
-        function = decorate(function)
-    return function
+def egress_changes(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The same for what is there, with ``--no-egress``, for the ``default``, and ``--no-rules``."""
+
+    def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
+        for decorate in (
+            click.option(
+                "--no-rules",
+                is_flag=True,
+                help="Remove all --allow and --deny rules, then add those.",
+            ),
+            click.option(
+                "--no-egress", is_flag=True, help=f"Without a mode of its own: {default} again."
+            ),
+            egress_options(),
+        ):
+            function = decorate(function)
+        return function
+
+    return decorated
 
 
 def egress_change(wanted: dict[str, Any]) -> dict[str, Any]:

@@ -231,7 +231,7 @@ def routes(ctx: click.Context, name: str | None, form: str, json_: bool) -> None
     default=None,
     help="Accept guest traffic where the default of another firewall drops it.",
 )
-@egress_changes
+@egress_changes("as configured, or open,")
 @as_json
 @click.pass_context
 def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:

@@ -211,7 +211,7 @@ _CLEARING = ("kernel", "initrd", "append", "disk")
 @guest_changes
 @click.option("--autostart/--no-autostart", default=None, help="Start the VM at boot, or not.")
 @living
-@egress_changes
+@egress_changes("its networks'")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, shell_complete=complete_file)
 @as_json
 @click.pass_context

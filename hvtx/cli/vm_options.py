@@ -29,13 +29,26 @@ _ANSWERS = (*_NO, "yes", "true", "on", "1")
 PUBLISHED = "[NETWORK/][HOSTIP:]HOSTPORT[-LAST]:GUESTPORT[-LAST][/udp]"
 
 _LIMIT = "in=RATE,out=RATE,in-packets=N,out-packets=N"
+
+
+def _together(
+    _context: click.Context, _option: click.Parameter, given: Sequence[str]
+) -> str | None:
+    """Parts of one value, each with an option of its own: none of them is passed over."""
+    return ",".join(given) if given else None
+
+
 limited = click.option(
     "--limit",
+    multiple=True,
+    callback=_together,
     metavar=_LIMIT,
     help="What each interface may carry into the guest and out of it, for instance 100mbit.",
 )
 limited_anew = click.option(
     "--limit",
+    multiple=True,
+    callback=_together,
     metavar=f"{_LIMIT}|none",
     help="Limits in the place of all that the VM has; none: without.",
 )
@@ -85,8 +98,8 @@ _WISHES = (
         "ips",
         multiple=True,
         metavar="A",
-        help="IP address; the nth of a family is for the nth network, a further one for the network"
-        " that it is in.",
+        help="IP address; the nth of a family is for the nth network that has it, a further one for"
+        " the network that it is in.",
     ),
     click.option(
         "--mac", "macs", multiple=True, metavar="M", help="MAC address of the nth interface."

@@ -10,7 +10,7 @@ from hvtx.engine.network_build import ensure_networks, settle_accepts
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
 from hvtx.engine.unsettled import resolved_networks
-from hvtx.engine.vm_options import changed_policy, refuse_names
+from hvtx.engine.vm_options import changed_policy, refuse_names, warn_of_useless
 from hvtx.errors import Conflict, UsageError
 from hvtx.model.policy import NO_POLICY, names_in, policy_words, written
 from hvtx.model.resource import PORTS, Kind, Resource
@@ -72,15 +72,22 @@ def set_network(runtime: Runtime, name: str, wish: Changes) -> Network:
     network = next((each for each in scope.networks.values() if each.name == name), None)
     if network is None:
         raise records.no_network(name, [each.name for each in scope.networks.values()])
-    wanted = _wanted(network, wish)
+    wanted = _wanted(network, wish, runtime.settings.egress)
     if wanted == network:
         return network
-    _refuse(runtime.read, network, wanted, scope.networks.values())
+    read = runtime.read
+    _refuse(read, network, wanted, scope.networks.values())
+    if wanted.policy != network.policy:
+        warn_of_useless(wanted.policy, [wanted])
     scope = ensure_networks(runtime, scope.of(network), "set", settle=False, resolved=True)
     ahead = scope._replace(networks={wanted.id: wanted})
     egress_base.ensure(runtime, NO_POLICY, ahead)
-    guests = living_network.guests_of(runtime, network) if with_guests else []
-    own = runtime.read(records.resources_of_network, network.id)
+    if with_guests:
+        guests = living_network.guests_of(runtime, network)
+    else:
+        life = runtime.life.id
+        guests = living_network.newly_counted(read, runtime.try_lock, life, network, wanted)
+    own = read(records.resources_of_network, network.id)
     where = runtime.life.id, runtime.store.run_directory
     exchange.exchange(
         runtime,
@@ -97,8 +104,8 @@ def set_network(runtime: Runtime, name: str, wish: Changes) -> Network:
     return wanted
 
 
-def _wanted(network: Network, wish: Changes) -> Network:
-    """The network as it would be. Raises UsageError."""
+def _wanted(network: Network, wish: Changes, egress: str | None) -> Network:
+    """The network as it would be; ``egress``: the setting's mode. Raises UsageError."""
     given = {name: getattr(wish, name) for name in ("isolate", "dhcp", "passage")}
     changed = {name: value for name, value in given.items() if value is not None}
     exits = parse_exits(wish.uplink, wish.sources, families=network.families, nat=network.nat)
@@ -106,7 +113,8 @@ def _wanted(network: Network, wish: Changes) -> Network:
         changed["uplink"] = exits.uplink
     if exits.sources or wish.no_source:
         changed["sources"] = exits.sources
-    return network._replace(**changed, policy=changed_policy(network.policy, wish.policy))
+    policy = changed_policy(network.policy, wish.policy, egress)
+    return network._replace(**changed, policy=policy)
 
 
 def _refuse(
@@ -120,11 +128,22 @@ def _refuse(
     refuse_exits(Exits(uplink, sources), every)
     if wanted.dhcp and not network.dhcp:
         network_service.wanted("on", asked=True, subnets=network.subnets)
-    refuse_names(wanted.policy, [wanted])
     if network.dhcp and not wanted.dhcp:
+        _refuse_own_names(wanted)
         for vm in read(records.vms):
             if any(interface.network == network.id for interface in vm.interfaces):
                 _refuse_vm_names(vm, wanted)
+    refuse_names(wanted.policy, [wanted])
+
+
+def _refuse_own_names(network: Network) -> None:
+    """Refuse to take away the DNS that names in the network's own policy are looked up by."""
+    if names := names_in(network.policy.rules):
+        raise Conflict(
+            f"guests of network {network.name!r} may reach {written(names[0])} by its name, which"
+            " the network's own DNS looks up",
+            hint=f"hvtx network set {network.name} --no-dhcp --no-rules",
+        )
 
 
 def _refuse_vm_names(vm: Vm, network: Network) -> None:

@@ -136,7 +136,7 @@ def set_vm(runtime: Runtime, name: str, changes: Changes) -> VmScope:
     wanted = wanted._replace(policy=vm_options.changed_policy(vm.policy, changes.policy))
     if wanted.policy != vm.policy:
         vm_options.refuse_names(wanted.policy, scope.networks.values())
-    vm_options.warn_of_useless(wanted.policy, list(scope.networks.values()))
+        vm_options.warn_of_useless(wanted.policy, list(scope.networks.values()))
     different = _differences(vm, wanted)
     if not different:
         return scope
@@ -238,8 +238,12 @@ def _differences(vm: Vm, wanted: Vm) -> dict[str, dict[str, Any]]:
 
 
 def _published(vm: Vm) -> list[str]:
+    """As ``--publish`` has it, with the network where it is not the VM's first."""
     return [
-        f"{with_port(p.host_ip, p.host_port)}:{p.guest_port}/{p.protocol}" for p in ports_of(vm)
+        f"{f'{i.network_name}/' if i.position else ''}{with_port(p.host_ip, p.host_port)}"
+        f":{p.guest_port}/{p.protocol}"
+        for i in vm.interfaces
+        for p in i.publish
     ]
 
 

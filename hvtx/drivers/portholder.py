@@ -145,16 +145,17 @@ def hold(ports: Iterable[Publish]) -> Held:
     wanted = list(ports)
     make_room(wanted)
     try:
-        for port in wanted:
-            while True:
-                try:
-                    held.add(port)
-                except Conflict:
-                    if time.monotonic() >= deadline or not _some_pass():
-                        raise
-                    time.sleep(_PAUSE)
-                else:
-                    break
+        with low_numbers_left(wanted):
+            for port in wanted:
+                while True:
+                    try:
+                        held.add(port)
+                    except Conflict:
+                        if time.monotonic() >= deadline or not _some_pass():
+                            raise
+                        time.sleep(_PAUSE)
+                    else:
+                        break
     except BaseException:
         held.close()
         raise
@@ -170,7 +171,8 @@ def taken_over(identity: Identity, ports: Iterable[Publish]) -> Held:
     make_room(wanted)
     held = Held()
     try:
-        held.adopt(identity, {where for port in wanted for where in _wheres(port)})
+        with low_numbers_left(wanted):
+            held.adopt(identity, {where for port in wanted for where in _wheres(port)})
     except OSError as problem:
         held.close()
         raise HostRefused(
@@ -192,8 +194,16 @@ def _wheres(port: Publish) -> list[_Where]:
 def make_room(ports: Sequence[Publish]) -> None:
     """Let this process open a socket for each address of each port. Raises HostRefused."""
     if ports:
-        sockets = sum(1 if port.host_ip else 2 for port in ports)
-        descriptors.room_for_ports(len(ports), sockets)
+        descriptors.room_for_ports(len(ports), _sockets(ports))
+
+
+def low_numbers_left(ports: Sequence[Publish]) -> contextlib.AbstractContextManager[None]:
+    """While these ports are bound: their sockets leave the lowest descriptors to others."""
+    return descriptors.low_numbers_left(_sockets(ports))
+
+
+def _sockets(ports: Sequence[Publish]) -> int:
+    return sum(1 if port.host_ip else 2 for port in ports)
 
 
 def _bind(found: socket.socket, where: tuple[str, int]) -> None:

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from hvtx.engine import living_service, vm_change
+from hvtx.engine.egress_flows import ROLE
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import Busy, Conflict
 from hvtx.model.container import inner_tap
-from hvtx.model.resource import PORTS, Resource, State, is_changing, only_flows_remain
+from hvtx.model.resource import PORTS, Kind, Resource, State, is_changing, only_flows_remain
 from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.vm import Network, Vm
 from hvtx.planner import changes
+from hvtx.planner.egress import is_plain
 from hvtx.store import records
 
 _TRIES = 5
@@ -78,6 +80,30 @@ def guests_of(runtime: Runtime, network: Network) -> list[Guest]:
             )
         networks = runtime.read(records.networks_by_id, {i.network for i in vm.interfaces})
         found.append(Guest(vm, rows, networks))
+    return found
+
+
+def newly_counted(
+    read: Read, try_lock: Callable[[str, str], bool], life: int, before: Network, after: Network
+) -> list[Guest]:
+    """The VMs that are up and get a counter with their network's first policy, which are held.
+
+    Nobody is waited for: a VM that another command has, or that is not whole, is held to the policy
+    by its network's rules all the same, and counted from its next start on.
+    """
+    if not is_plain(before.policy) or is_plain(after.policy):
+        return []
+    found = []
+    for name in _up_in(read, before.name):
+        if not try_lock("vm", name):
+            continue
+        vm, rows = _vm(read, name)
+        networks = read(records.networks_by_id, {i.network for i in vm.interfaces})
+        states = {(row.state, row.life) for row in rows if row.kind != Kind.LEASE}
+        whole = states == {(State.COMMITTED, life)}
+        counts = any(row.role == ROLE and row.network == before.id for row in rows)
+        if whole and not counts and changes.of_vm(vm, networks, rows):
+            found.append(Guest(vm, rows, networks))
     return found
 
 

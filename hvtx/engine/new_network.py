@@ -61,7 +61,7 @@ def make_network(runtime: Runtime, request: NetworkRequest, scope: NetworkScope)
     check_free(scope, request)
     _warn_of_public(request.subnets)
     network = describe(runtime, request)._replace(dhcp=_serves(runtime, request))
-    refuse_names(network.policy, [network])
+    refuse_names(network.policy, [network], new=True)
     agreed: AbstractContextManager[None] = nullcontext()
     if network.block_size is not None:
         from hvtx.engine import blocks

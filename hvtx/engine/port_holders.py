@@ -172,15 +172,10 @@ def renew(
     """
     from hvtx.drivers import portholder
 
-    portholder.make_room([port_of(row) for row in rows])
-    held, why = portholder.Held(), {}
-    for row in rows:
-        try:
-            held.add(port_of(row))
-        except Conflict as problem:
-            why[row.id] = f"{problem.message}; to hold it again: {fix(had_by([row])[row.id])}"
-        except HvtxError as problem:
-            why[row.id] = f"{problem.message} ({problem.hint})" if problem.hint else problem.message
+    ports = [port_of(row) for row in rows]
+    portholder.make_room(ports)
+    with portholder.low_numbers_left(ports):
+        held, why = _held_again(portholder.Held(), rows)
     why.update((row.id, held.unheld[port_of(row)]) for row in rows if port_of(row) in held.unheld)
     followed = next((found for row in processes if (found := identity_of(row))), None)
     holder = spawn_for_rows(held, followed, rows)
@@ -188,6 +183,19 @@ def renew(
         return None, {}, why
     enter_own_scope(vm, holder.identity.pid)
     return holder, noted([row for row in rows if row.id not in why], holder.identity), why
+
+
+def _held_again(held: Held, rows: Sequence[Resource]) -> tuple[Held, dict[int, str]]:
+    """``held`` with the ports of these rows that can be had; why not the others, by row."""
+    why = {}
+    for row in rows:
+        try:
+            held.add(port_of(row))
+        except Conflict as problem:
+            why[row.id] = f"{problem.message}; to hold it again: {fix(had_by([row])[row.id])}"
+        except HvtxError as problem:
+            why[row.id] = f"{problem.message} ({problem.hint})" if problem.hint else problem.message
+    return held, why
 
 
 def enter_own_scope(vm: str, holder: int) -> None:

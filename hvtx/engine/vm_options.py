@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from hvtx.engine import notice
 from hvtx.engine.guest_options import GuestOptions
 from hvtx.errors import NotFound, UsageError, advised
+from hvtx.model.described import DEFAULT
 from hvtx.model.limiting import parse_limit
 from hvtx.model.policy import NO_LIMITS, NO_POLICY, Limits, Policy, names_in
 from hvtx.model.typed import TYPE_CHECKING, NamedTuple
@@ -82,7 +83,7 @@ def parse_request(  # noqa: PLR0913 - it mirrors the options of `vm create`
         chosen, command=command, kernel=kernel, initrd=initrd, append=append, disks=disks
     )
     check_size(memory, cpus)
-    asked = ports.parse_published(publish, networks)
+    asked = ports.parse_published(publish, networks or (DEFAULT,))
     count = max(len(networks), 1)
     addresses, parsed = _addresses(ips, macs, count)
     check_lines((append, kernel, initrd, *disks))
@@ -93,7 +94,7 @@ def parse_request(  # noqa: PLR0913 - it mirrors the options of `vm create`
         ips=addresses,
         macs=parsed,
         publish=tuple(port.port for port in asked),
-        published=tuple(port.network for port in asked),
+        published=tuple(port.network if networks else None for port in asked),
         memory=memory,
         cpus=cpus,
         kernel=_absolute(kernel),
@@ -123,7 +124,9 @@ def parse_policy(egress: str | None, allow: Sequence[str], deny: Sequence[str]) 
         return NO_POLICY
     from hvtx.planner import egress_rules
 
-    return egress_rules.parse_policy(egress, allow, deny)
+    policy = egress_rules.parse_policy(egress, allow, deny)
+    _warn_of(egress_rules.mistakable(allow, deny))
+    return policy
 
 
 def policy_change(
@@ -132,28 +135,43 @@ def policy_change(
     """What becomes of the egress policy of a VM or a network; raises UsageError."""
     from hvtx.planner import egress_rules
 
-    return egress_rules.parse_change(egress, allow, deny, clear=clear)
+    change = egress_rules.parse_change(egress, allow, deny, clear=clear)
+    _warn_of(egress_rules.mistakable(allow, deny))
+    return change
 
 
-def changed_policy(policy: Policy, change: PolicyChange | None) -> Policy:
-    """A policy as a change leaves it; raises UsageError."""
+def _warn_of(found: Iterable[str]) -> None:
+    for words in found:
+        notice.warning(words)
+
+
+def changed_policy(
+    policy: Policy, change: PolicyChange | None, otherwise: str | None = None
+) -> Policy:
+    """A policy as a change leaves it; ``otherwise``: the mode without one of its own.
+
+    Raises UsageError.
+    """
     if change is None:
         return policy
     from hvtx.planner import egress_rules
 
-    return egress_rules.changed(policy, change)
+    return egress_rules.changed(policy, change, otherwise)
 
 
-def refuse_names(policy: Policy, networks: Iterable[Network]) -> None:
+def refuse_names(policy: Policy, networks: Iterable[Network], *, new: bool = False) -> None:
     """Refuse names in an egress policy where they cannot be looked up. Raises Conflict.
 
-    That is in networks without a DNS of their own, and where dnsmasq fills no sets.
+    That is in networks without a DNS of their own, and where dnsmasq fills no sets. ``new``: the
+    networks are being made.
     """
     if not names_in(policy.rules):
         return
     from hvtx.host import dnsmasq
     from hvtx.planner import egress_rules
 
+    if new:
+        egress_rules.refuse_names(policy, networks, "make it with --dhcp")
     egress_rules.refuse_names(policy, networks)
     if (why := dnsmasq.fills_no_sets()) is not None:
         raise why
@@ -164,8 +182,7 @@ def warn_of_useless(policy: Policy, networks: Iterable[Network]) -> None:
     if policy.rules:
         from hvtx.planner import egress_rules
 
-        for words in egress_rules.useless(policy, networks):
-            notice.warning(words)
+        _warn_of(egress_rules.useless(policy, networks))
 
 
 def _check_names(name: str, networks: Sequence[str]) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from hvtx.errors import HostRefused
 
@@ -62,6 +64,28 @@ def room_for_ports(ports: int, sockets: int) -> None:
         hint=f"raise that limit (ulimit -Hn {wanted}; LimitNOFILE={wanted} in a unit), or publish"
         f" {fewer}; nothing was done",
     )
+
+
+SELECTED = 1024  # FD_SETSIZE: who waits by select(2) in C can use no descriptor from here on
+_MANY = SELECTED // 2
+
+
+@contextmanager
+def low_numbers_left(sockets: int) -> Iterator[None]:
+    """Leave low numbers free, where what is opened inside could take all of them.
+
+    libnftables waits by select(2): with a number from ``SELECTED`` on, glibc ends the process.
+    Raises OSError.
+    """
+    kept: list[int] = []
+    try:
+        if _taken() + sockets > _MANY:
+            kept.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+            kept.extend(os.dup(kept[0]) for _ in range(TO_MAKE + _BESIDE - 1))
+        yield
+    finally:
+        for one in kept:
+            os.close(one)
 
 
 def highest() -> int:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from functools import cache
 
 from hvtx.errors import HostRefused, NotPermitted
-from hvtx.host import capabilities
+from hvtx.host import capabilities, descriptors
 from hvtx.host.signals import SIG_BLOCK, SIG_SETMASK, pthread_sigmask, valid_signals
 from hvtx.model.typed import Any
 
@@ -127,18 +127,27 @@ def _undisturbed() -> Iterator[None]:
 def _need_netlink() -> None:
     """Raise HostRefused where no netlink socket is to be had: libnftables would exit the process.
 
-    nft_mnl_socket_open calls netlink_init_error, which ends in exit(NFT_EXIT_NONL).
+    nft_mnl_socket_open calls netlink_init_error, which ends in exit(NFT_EXIT_NONL). And where its
+    number would be too high for select(2), which libnftables waits by: glibc aborts the process.
     """
     import _socket as socket
 
     netlink_netfilter = 12
     try:
-        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, netlink_netfilter).close()
+        tried = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, netlink_netfilter)
+        number = tried.fileno()  # the lowest that is free, which the library's will have
+        tried.close()
     except OSError as problem:
         raise HostRefused(
             f"this kernel has no netfilter over netlink: {problem.strerror}",
             hint="load the modules: modprobe -a nfnetlink nf_tables",
         ) from problem
+    if number >= descriptors.SELECTED:
+        raise HostRefused(
+            f"this process has {number} files open, and libnftables works with fewer than"
+            f" {descriptors.SELECTED}",
+            hint="close some, or do it in a process of its own: the program `hvtx`",
+        )
 
 
 def refusal(words: str) -> HostRefused | NotPermitted:

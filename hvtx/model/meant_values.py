@@ -94,6 +94,33 @@ def _one_published(text: str) -> str | None:
     return spelt if protocol in {"", "tcp"} else f"{spelt}/{protocol}"
 
 
+def unpublished(text: str) -> str | None:
+    """``8080/udp`` of ``lab/8080:80/udp``: as it was published, without the guest's port."""
+    first, slash, rest = text.partition("/")
+    spelt = rest if slash and _NAME.fullmatch(first) and not first.isdigit() else text
+    ports, slash, protocol = spelt.partition("/")
+    twice = re.fullmatch(rf"((?:.+:)?{_PORT}):{_PORT}", ports)
+    return f"{twice[1] if twice else ports}{slash}{protocol}"
+
+
+_RULE = re.compile(r"([a-z0-9._-]+|[0-9./]+|\[[0-9a-f:./]+\])(?::([0-9-]+)(/(?:tcp|udp))?)?")
+_URL = re.compile(r"(https?)://([^/]*)(?:/.*)?")
+_LENGTH = re.compile(r"^\[([0-9a-f:.]+)\](/[0-9]+)")  # behind the bracket
+_SCHEMES = {"http": "80", "https": "443"}
+
+
+def rule(text: str) -> str | None:
+    """``example.org:443`` of ``https://example.org/`` and of ``*.example.org.:443``."""
+    spelt = text.strip().lower()
+    url = _URL.fullmatch(spelt)
+    spelt = (url[2] if url else spelt).removeprefix("*.")
+    found = _RULE.fullmatch(_LENGTH.sub(r"[\1\2]", spelt))
+    if found is None:
+        return None
+    ports = found[2] or (_SCHEMES[url[1]] if url else "")
+    return f"{found[1].removesuffix('.')}{ports and ':'}{ports}{found[3] or ''}"
+
+
 def mebibytes(text: str) -> int | None:
     """``512`` of ``512M``, ``1024`` of ``1GiB``; None for no whole number, or too many."""
     found = _SIZE.fullmatch(text.strip())

@@ -20,15 +20,24 @@ class PortRange(NamedTuple):
 
 
 def ranges(ports: Iterable[Publish]) -> list[PortRange]:
-    """The ports in their order; those that follow on each other, by both numbers, as one."""
+    """The ports in their order; those that follow on each other, by both numbers, as one.
+
+    Wherever they stand: `vm set` puts what it publishes behind what there is.
+    """
+    listed = list(ports)
+    left = dict.fromkeys(listed)
     found: list[PortRange] = []
-    for port in ports:
-        if found:
-            first, number = found[-1]
-            if port == first._replace(
-                host_port=first.host_port + number, guest_port=first.guest_port + number
-            ):
-                found[-1] = PortRange(first, number + 1)
-                continue
-        found.append(PortRange(port))
+    for port in listed:
+        if port not in left or _beside(port, -1) in left:
+            continue  # part of a range that is told, or of one that begins further down
+        number = 0
+        while (there := _beside(port, number)) in left:
+            del left[there]
+            number += 1
+        found.append(PortRange(port, number))
     return found
+
+
+def _beside(port: Publish, number: int) -> Publish:
+    """The port ``number`` further on, of host and guest."""
+    return port._replace(host_port=port.host_port + number, guest_port=port.guest_port + number)

@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Sequence
 
 from hvtx.errors import UsageError
-from hvtx.model.address import is_ipv6
+from hvtx.model.address import family_of
 from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Network
 
@@ -29,16 +29,19 @@ class Asked(NamedTuple):
 def assigned(ips: Sequence[str], networks: Sequence[Network]) -> list[Asked]:
     """The addresses of each network's interface.
 
-    The nth address of a family is for the nth network. What is left is a further address in the
-    network whose subnet it is in: subnets do not overlap. Raises UsageError.
+    The nth address of a family is for the nth network that has this family. What is left is a
+    further address in the network whose subnet it is in: subnets do not overlap. Raises UsageError.
     """
-    count = len(networks)
-    by_family = [[ip for ip in ips if is_ipv6(ip) is six] for six in (False, True)]
     more: list[list[str]] = [[] for _ in networks]
-    for family in by_family:
-        for address in family[count:]:
+    first: list[list[str | None]] = []
+    for version in (4, 6):
+        family = [ip for ip in ips if family_of(ip) == version]
+        places = [n for n, network in enumerate(networks) if version in network.families]
+        places = places or list(range(len(networks)))  # none has it: who looks closer says so
+        own = dict(zip(places, family, strict=False))
+        first.append([own.get(number) for number in range(len(networks))])
+        for address in family[len(places) :]:
             more[_holder(address, networks)].append(address)
-    first = [[*family[:count], *[None] * (count - len(family))] for family in by_family]
     found = [Asked(*each) for each in zip(*first, map(tuple, more), strict=True)]
     for asked, network in zip(found, networks, strict=True):
         if len(asked.addresses) > MOST:
@@ -57,6 +60,6 @@ def _holder(address: str, networks: Sequence[Network]) -> int:
     names = ", ".join(repr(network.name) for network in networks)
     raise UsageError(
         f"{address} is in no subnet of {names}",
-        hint="the nth --ip of a family is for the nth network, and a further one for the network"
-        " that it is in; hvtx network show tells the subnets",
+        hint="the nth --ip of a family is for the nth network that has it, and a further one for"
+        " the network that it is in; hvtx network show tells the subnets",
     )

@@ -88,6 +88,9 @@ def addresses_of(wanted: WantedVm, networks: Mapping[str, Network]) -> list[Aske
     return assigned(wanted.ips, [networks[name] for name in wanted.networks])
 
 
+_SERVED = "describe network {} with dhcp = true"
+
+
 def check(
     wanted: Sequence[WantedNetwork],
     vms: Sequence[WantedVm],
@@ -96,16 +99,18 @@ def check(
 ) -> None:
     """Raise UsageError for what could never be, Conflict for what somebody has who is on record."""
     _check_networks(wanted, known)
+    own = {each.name for each in wanted}
     for each in wanted:
         with placed(each.where):
-            refuse_names(each.policy, [networks[each.name]])
+            refuse_names(each.policy, [networks[each.name]], _SERVED)
     for vm in vms:
         with placed(vm.where):
             found = known.vms.get(vm.name)
             if found is not None:
                 refuse_attachment(found.vm)
             _check_vm(vm, networks, up=found is not None and found.up)
-            refuse_names(vm.vm.policy, [networks[name] for name in vm.networks])
+            for name in vm.networks:
+                refuse_names(vm.vm.policy, [networks[name]], *([_SERVED] if name in own else []))
     _check_ports(vms, known)
     _check_addresses(vms, known, networks)
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 
 from hvtx.errors import Conflict, UsageError
+from hvtx.model import meant_values
 from hvtx.model.address import ZoneError, family_of, is_ipv6, without_zone
 from hvtx.model.nearest import meant
 from hvtx.model.policy import (
@@ -24,9 +25,11 @@ from hvtx.model.policy import (
 )
 from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Network
+from hvtx.planner.addressing import is_right
 from hvtx.planner.egress import effective
 from hvtx.rulesets.dnsmasq import DOMAIN
 
+Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
 MOST_RULES = 128  # of one owner: more belong into a proxy or a firewall of one's own
 HINT = "write it as 192.0.2.0/24, 192.0.2.1:443, 192.0.2.1:8000-8010/udp or [2001:db8::/32]:443"
 _PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp))?")
@@ -36,7 +39,20 @@ _EVERYTHING = ("all", "any", "everything", "internet", "world")
 
 
 def parse_rule(action: str, text: str) -> EgressRule:
-    """One ``--allow`` or ``--deny``. Raises UsageError."""
+    """One ``--allow`` or ``--deny``; where what was meant is plain, the hint of a refusal says it.
+
+    Raises UsageError.
+    """
+    try:
+        return _rule(action, text)
+    except UsageError as problem:
+        right = meant_values.rule(text)
+        if problem.hint != HINT or not is_right(right, text, lambda one: _rule(action, one)):
+            raise
+        raise UsageError(problem.message, hint=f"write it as {right}") from problem
+
+
+def _rule(action: str, text: str) -> EgressRule:
     to, ports = _split(text)
     if ports is None:
         return EgressRule(action, _destination(action, text, to))
@@ -132,6 +148,26 @@ def _name(action: str, words: str, name: str) -> str:
     return name
 
 
+def mistakable(allow: Iterable[str], deny: Iterable[str]) -> list[str]:
+    """The addresses among these that end as if with a port (`2001:db8::1:443`), in words."""
+    found = []
+    for action, text in (*(("allow", one) for one in allow), *(("deny", one) for one in deny)):
+        before, _, last = text.rpartition(":")
+        if last.isdecimal() and _is_address(before) and _is_address(text):
+            found.append(
+                f"--{action} {text} is one address, with all of its ports; a port stands behind a"
+                f" bracket: [{before}]:{last}"
+            )
+    return found
+
+
+def _is_address(text: str) -> bool:
+    try:
+        return bool(ipaddress.IPv6Address(text))
+    except ValueError:
+        return False
+
+
 class PolicyChange(NamedTuple):
     """What becomes of a policy: first rules go, then others come, and the mode is another."""
 
@@ -157,9 +193,12 @@ def parse_change(
     return PolicyChange(egress, tuple(rules), clear)
 
 
-def changed(policy: Policy, change: PolicyChange) -> Policy:
-    """A policy as a change leaves it; raises UsageError if it has too many rules then."""
-    mode = policy.egress if change.egress is None else change.egress or None
+def changed(policy: Policy, change: PolicyChange, otherwise: str | None = None) -> Policy:
+    """A policy as a change leaves it; raises UsageError if it has too many rules then.
+
+    ``otherwise`` is the mode where the change takes away the policy's own.
+    """
+    mode = policy.egress if change.egress is None else change.egress or otherwise
     kept = tuple(dict.fromkeys((*(() if change.clear else policy.rules), *change.rules)))
     if len(kept) > MOST_RULES:
         raise UsageError(
@@ -170,7 +209,7 @@ def changed(policy: Policy, change: PolicyChange) -> Policy:
 
 
 def useless(policy: Policy, networks: Iterable[Network]) -> list[str]:
-    """The rules that no packet of these networks' guests can match, in words."""
+    """Rules that decide nothing, or less than they say, for guests of these networks, in words."""
     networks = list(networks)
     families = {family for network in networks for family in network.families}
     modes = {effective(policy, network.policy).mode for network in networks}
@@ -180,21 +219,56 @@ def useless(policy: Policy, networks: Iterable[Network]) -> list[str]:
         for rule in names_in(policy.rules)
         if modes and NONE not in modes
     ]
-    return found + [
-        f"--{rule.action} {written(rule)} never applies: the network has no "
-        f"IPv{family_of(rule.to)} subnet"
-        for rule in policy.rules
-        if not is_name(rule) and family_of(rule.to) not in families
-    ]
+    return (
+        found
+        + [
+            f"--{rule.action} {written(rule)} never applies: the network has no "
+            f"IPv{family_of(rule.to)} subnet"
+            for rule in policy.rules
+            if not is_name(rule) and family_of(rule.to) not in families
+        ]
+        + [
+            f"--{rule.action} {written(rule)} {why}"
+            for rule in policy.rules
+            if not is_name(rule) and (why := _beside_the_way(rule, networks)) is not None
+        ]
+    )
 
 
-def refuse_names(policy: Policy, networks: Iterable[Network]) -> None:
-    """Refuse names where nobody would look them up for guests. Raises Conflict."""
+_LOOPBACK = tuple(map(ipaddress.ip_network, ("127.0.0.0/8", "::1/128")))
+
+
+def _beside_the_way(rule: EgressRule, networks: Iterable[Network]) -> str | None:
+    """Why what a rule is about never meets an egress policy; None where it may."""
+    to = ipaddress.ip_network(rule.to)
+    if any(_within(to, loopback) for loopback in _LOOPBACK):
+        return "never applies: what guests send to a loopback address is dropped"
+    for network in networks:
+        for subnet, gateway in network.ranges:
+            if _within(to, ipaddress.ip_network(subnet)) and to != ipaddress.ip_network(gateway):
+                return (
+                    f"decides nothing between guests of network {network.name!r}, which reach each"
+                    " other unless the network has --isolate"
+                )
+    return None
+
+
+def _within(one: Subnet, other: Subnet) -> bool:
+    return one.network_address in other and one.prefixlen >= other.prefixlen
+
+
+def refuse_names(
+    policy: Policy, networks: Iterable[Network], mend: str = "hvtx network set {} --dhcp"
+) -> None:
+    """Refuse names where nobody would look them up for guests. Raises Conflict.
+
+    ``mend`` is how a network comes to its own DNS; ``{}`` in it is the network's name.
+    """
     for rule in names_in(policy.rules):
         for network in networks:
             if not network.dhcp:
                 raise Conflict(
                     f"--allow {written(rule)} needs the network's own DNS, and network"
                     f" {network.name!r} has none",
-                    hint=f"hvtx network set {network.name} --dhcp; or allow addresses instead",
+                    hint=f"{mend.format(network.name)}; or allow addresses instead",
                 )

@@ -10,9 +10,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from hvtx.errors import Conflict, NotFound, UsageError, advised
 from hvtx.model.address import with_port
-from hvtx.model.typed import NamedTuple
+from hvtx.model.typed import TYPE_CHECKING, NamedTuple
 from hvtx.model.vm import Network, Publish, Vm
 from hvtx.planner import addressing
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 _EVERY = ("0.0.0.0", "::")  # noqa: S104 - not bound to
 MOST = 1024  # ports that a VM publishes
@@ -78,15 +81,19 @@ def _spelt(text: str) -> list[Asked]:
         with advised(_FORM):
             return _published(text)
     except UsageError as problem:
-        from hvtx.model import meant_values  # for a refusal only
-
-        right = meant_values.published(text)
+        right = _meant().published(text)
         if not right or not all(addressing.is_right(one, text, _published) for one in right):
             raise
         hint = f"write it as {right[0]}"
         if len(right) > 1:
             hint = f"one at a time: {' '.join(f'--publish {one}' for one in right)}"
         raise UsageError(problem.message, hint=hint) from problem
+
+
+def _meant() -> ModuleType:
+    from hvtx.model import meant_values  # for a refusal only
+
+    return meant_values
 
 
 def _published(text: str) -> list[Asked]:
@@ -138,8 +145,19 @@ def _one(text: str, words: str) -> range:
 def parse_unpublished(texts: Iterable[str]) -> tuple[Taken, ...]:
     """What ``--unpublish`` says: ``[HOSTIP:]HOSTPORT[-LAST][/udp]``. Raises UsageError."""
     with advised("write it as 8080, 8080/udp, 203.0.113.1:8080, [2001:db8::1]:443 or 8000-8010"):
-        found = [taken for text in texts for taken in _unpublished(text)]
+        found = [taken for text in texts for taken in _no_more(text)]
     return tuple(dict.fromkeys(found))
+
+
+def _no_more(text: str) -> list[Taken]:
+    """One ``--unpublish``; where it is refused, and is what was published, the hint says it."""
+    try:
+        return _unpublished(text)
+    except UsageError as problem:
+        right = _meant().unpublished(text)
+        if not addressing.is_right(right, text, _unpublished):
+            raise
+        raise UsageError(problem.message, hint=f"write it as {right}") from problem
 
 
 def _unpublished(text: str) -> list[Taken]:
@@ -223,11 +241,13 @@ class _Ports:
         if port in self._own[interface.position]:
             return
         there = self._at(port.protocol, port.host_port)
-        for _, other in there:
+        for position, other in there:
             if other.collides(port):
+                by = next(i.network_name for i in vm.interfaces if i.position == position)
+                where = "" if position == interface.position else f" in network {by!r}"
                 raise Conflict(
                     f"VM {vm.name!r} publishes port {_words(other)} already, to its port"
-                    f" {other.guest_port}",
+                    f" {other.guest_port}{where}",
                     hint=f"to lead it elsewhere at once: hvtx vm set {vm.name} --unpublish"
                     f" {_words(other)} --publish {_asked(asked)}",
                 )

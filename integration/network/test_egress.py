@@ -277,6 +277,9 @@ def limited_while_it_talks(
     hvtx("network", "set", "net", "--egress", "none", "--allow", "8.8.4.4:443/tcp")
     reaches_only(guest, world, WORLDLY, {"8.8.4.4"})
     assert goes_on(*public)
+    shown = hvtx("vm", "show", "a", "--json").json()["interfaces"][0]["egress"]
+    assert (shown["mode"], shown["from"]) == ("none", "network")
+    assert shown["dropped"]["packets"] > 0, "it is counted from its network's first policy on"
     hvtx("network", "set", "net", "--no-rules")
     reaches_only(guest, world, WORLDLY, set())
     assert not goes_on(*public, patience=PATIENCE)

@@ -61,6 +61,23 @@ def whole(hvtx: Program, world: lab.Namespace, before: object, where: object) ->
     assert lab.difference(before, lab.dump()) == "", where
 
 
+def test_a_container_is_counted_from_its_networks_first_policy_on(
+    hvtx: Program, world: lab.Namespace
+) -> None:
+    """It is up by then, and nothing else of it is touched."""
+    network(hvtx, "net", 0, "--no-dhcp")
+    attachments.box()
+    hvtx(*add())
+    hvtx("network", "set", "net", "--egress", "none", "--allow", f"{ALLOWED}:443")
+    assert reached(attachments.BOXES[-1], world, ASKED, (ALLOWED,)) == {ALLOWED}  # type: ignore[arg-type]
+    (shown,) = hvtx("vm", "ls", "--json").json()["vms"]
+    assert shown["interfaces"][0]["egress"]["dropped"]["packets"] > 0
+    assert hvtx("repair").out.strip() == "nothing is missing"
+    end_boxes()
+    hvtx("gc", "--apply")
+    assert hvtx.is_clean()
+
+
 def test_an_add_killed_at_each_failpoint_opens_nothing(
     shut: Program, world: lab.Namespace, tmp_path: Path
 ) -> None:

@@ -365,6 +365,24 @@ def test_many_ports_take_more_files_than_are_usual(hvtx: Program, limit: str) ->
     assert refused("tcp", Where("::"), 20509)
 
 
+def test_many_ports_of_a_vm_for_which_dnsmasq_starts_again(hvtx: Program) -> None:
+    """Its address was another's. All that is asked of libnftables meanwhile is answered."""
+    hvtx(
+        "network", "create", "served", "--subnet", "10.78.0.0/24", "--subnet", "fd78::/64", "--dhcp"
+    )
+    names = ("--egress", "none", "--allow", "example.org")  # their table is written anew then
+    hvtx("vm", "run", "named", "--network", "served", *names, *SLEEP)
+    run(hvtx, "8080:80", network="served")
+    hvtx("vm", "rm", "web", "--force")
+    run(hvtx, "20000-20599:20000-20599", network="served")
+    hvtx("vm", "set", "web", "--unpublish", "20000", "-p", "20600-20999:80-479/udp")
+    for pid in holders():
+        lab.end(pid)
+    hvtx("repair")
+    assert refused("tcp", Where("::"), 20599) and refused("udp", Where("0.0.0.0"), 20999)
+    assert hvtx.is_clean()
+
+
 def test_a_hard_limit_is_named_with_how_many_ports_it_lets(hvtx: Program) -> None:
     """Nothing is made; as many as it says can be had."""
     ports = [word for n in range(150) for word in ("-p", f"{20000 + n}:80")]

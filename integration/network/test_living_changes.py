@@ -337,6 +337,11 @@ def test_a_port_of_the_second_network(wide: Program, world: lab.Namespace) -> No
     wide("vm", "set", "web", "-p", "back/8082-8083:82-83/udp", "--unpublish", "8080")
     assert unreachable(world, guest, "tcp", HOST4, 8080, 80)
     assert reach(world, guest, "udp", HOST4, 8083, 83) == WORLD4
+    guest.run("ip", "route", "del", WORLD4)
+    wide("vm", "set", "web", "--unpublish", "8083/udp", "-p", "8083:83/udp")  # by the first
+    assert reach(world, guest, "udp", HOST4, 8083, 83) == WORLD4
+    shown = wide.vm("web")["interfaces"]
+    assert [[p["host_port"] for p in i["publish"]] for i in shown] == [[8081, 8083], [8082]]
     assert wide.is_clean()
 
 

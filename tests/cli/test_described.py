@@ -14,6 +14,7 @@ from hvtx.cli.described import Source, keys, parsed, request
 from hvtx.cli.network import create as network_create
 from hvtx.cli.vm import create as vm_create
 from hvtx.cli.vm import run
+from hvtx.cli.vm import set_ as vm_set
 from hvtx.errors import UsageError
 
 # An option of `vm create` that says how it is recorded, not what the VM is.
@@ -27,6 +28,18 @@ def long_options(command: click.Command) -> set[str]:
         for word in (*param.opts, *param.secondary_opts)
         if word.startswith("--")
     } - ASIDE
+
+
+@pytest.mark.parametrize("command", [vm_create, run, vm_set])
+def test_no_part_of_a_limit_is_passed_over(command: click.Command) -> None:
+    """Each may have an option of its own."""
+    words = ["web", "--limit", "in=1mbit,in-packets=9", "--limit", "out=2mbit"]
+    with command.make_context("x", words, resilient_parsing=False) as context:
+        assert context.params["limit"] == "in=1mbit,in-packets=9,out=2mbit"
+    with command.make_context("x", ["web"]) as context:
+        assert context.params["limit"] is None
+    both = "[vms.web]\nlimit = ['in=1mbit', 'out=2mbit']\ncommand = ['true']"
+    assert asked(both).vms["web"].request.limits[:2] == (10**6, 2 * 10**6)
 
 
 def test_the_keys_are_the_long_options() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
 from hvtx.errors import HostRefused
-from hvtx.host import descriptors
+from hvtx.host import descriptors, libnftables
 
 
 @pytest.fixture
@@ -70,3 +71,31 @@ def test_one_port_is_told_as_one(used: int) -> None:
         descriptors.room_for_ports(1, hard)
     assert f"1 published port is held by {hard} sockets" in str(refused.value)
     assert str(refused.value.hint).endswith("or publish none; nothing was done")
+
+
+def test_low_numbers_are_left_where_many_are_opened() -> None:
+    """Who waits by select(2) can use no number from 1024 on."""
+    with ExitStack() as opened:
+        with descriptors.low_numbers_left(900):
+            inside = opened.enter_context(open(os.devnull))
+        numbers = [opened.enter_context(open(os.devnull)).fileno() for _ in range(60)]
+        assert max(numbers) < inside.fileno() < descriptors.SELECTED
+
+
+def test_few_take_the_next_ones() -> None:
+    before = os.listdir("/proc/self/fd")
+    with descriptors.low_numbers_left(10):
+        assert os.listdir("/proc/self/fd") == before
+
+
+def test_libnftables_is_not_asked_with_a_number_that_it_cannot_use(used: int) -> None:
+    """The C library would end the process."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard < 2000 or os.geteuid() != 0:
+        pytest.skip("needs more open files than are usual, and root")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2000, hard))
+    with ExitStack() as opened:
+        for _ in range(descriptors.SELECTED):
+            opened.enter_context(open(os.devnull))
+        with pytest.raises(HostRefused, match="fewer than 1024"):
+            libnftables._need_netlink()

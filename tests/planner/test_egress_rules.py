@@ -78,6 +78,40 @@ def test_a_protocol_without_a_port_is_told_how_to_be_written(text: str, meant: s
     assert egress_rules.parse_rule("allow", meant).protocol == meant[-3:]
 
 
+@pytest.mark.parametrize(("text", "meant"), [
+    ("*.example.org:443", "example.org:443"), ("example.org.", "example.org"),
+    ("https://example.org", "example.org:443"), ("http://example.org:8080/a/b", "example.org:8080"),
+    ("192.0.2.1:443/TCP", "192.0.2.1:443/tcp"), ("[fd12::]/16:80", "[fd12::/16]:80"),
+    ("https://[2001:db8::1]/", "[2001:db8::1]:443"),
+])  # fmt: skip
+def test_a_slip_is_told_how_to_be_written(text: str, meant: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        egress_rules.parse_rule("allow", text)
+    assert refused.value.hint == f"write it as {meant}"
+
+
+@pytest.mark.parametrize("text", ["*:443", "https://", "a b:80", "https://example.org:99999"])
+def test_no_hint_is_refused_itself(text: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        egress_rules.parse_rule("allow", text)
+    assert refused.value.hint == egress_rules.HINT
+
+
+def test_an_address_that_ends_like_a_port_is_told() -> None:
+    (words,) = egress_rules.mistakable([], ["fd12::5:443", "[fd12::5]:443", "10.0.0.1:443"])
+    assert "--deny fd12::5:443 is one address" in words
+    assert words.endswith(" [fd12::5]:443")
+    plain = [
+        "fd12::/16",
+        "fd12::5",
+        "::1",
+        "fd12::5:beef",
+        "2001:db8:0:0:0:0:1:443",
+        "example.org:80",
+    ]
+    assert egress_rules.mistakable(plain, []) == []
+
+
 @pytest.mark.parametrize("text", ["10.0.0.0/8/sctp", "/tcp", "a b/tcp", "10.0.0.0/8/"])
 def test_what_has_none_is_told_of_rules(text: str) -> None:
     with pytest.raises(UsageError) as refused:
@@ -97,6 +131,9 @@ def test_a_name_needs_a_network_with_dns() -> None:
     with pytest.raises(Conflict, match="'bare' has none") as refused:
         egress_rules.refuse_names(policy, [served, bare])
     assert "hvtx network set bare --dhcp" in (refused.value.hint or "")
+    with pytest.raises(Conflict) as refused:
+        egress_rules.refuse_names(policy, [bare], "make {} with --dhcp")
+    assert refused.value.hint == "make bare with --dhcp; or allow addresses instead"
     egress_rules.refuse_names(egress_rules.parse_policy("none", ["192.0.2.1"], []), [bare])
 
 
@@ -143,6 +180,16 @@ def test_a_change_adds_or_starts_anew() -> None:
     assert egress_rules.changed(policy, anew) == NO_POLICY
 
 
+def test_without_a_mode_of_its_own_another_holds() -> None:
+    """A network's is the setting's again."""
+    policy, gone = Policy("none"), egress_rules.parse_change("", (), ())
+    assert egress_rules.changed(policy, gone, "internet") == Policy("internet")
+    other = egress_rules.parse_change("open", (), ())
+    assert egress_rules.changed(policy, other, "internet") == Policy("open")
+    same = egress_rules.parse_change(None, (), ["192.0.2.1"])
+    assert egress_rules.changed(NO_POLICY, same, "internet").egress is None
+
+
 def test_a_rule_of_a_family_that_no_network_has_is_told() -> None:
     policy = Policy(None, (EgressRule("allow", "2001:db8::/32"),))
     (words,) = egress_rules.useless(policy, [network()])
@@ -150,6 +197,26 @@ def test_a_rule_of_a_family_that_no_network_has_is_told() -> None:
     assert (
         egress_rules.useless(Policy(None, (EgressRule("deny", "10.0.0.0/8"),)), [network()]) == []
     )
+
+
+@pytest.mark.parametrize(
+    ("to", "told"),
+    [
+        ("10.77.0.3", "between guests of network 'lan'"),
+        ("10.77.0.0/24:22", "between guests of network 'lan'"),
+        ("127.0.0.1:80", "loopback"),
+        ("10.77.0.1", None),  # the gateway: services of the host
+        ("10.0.0.0/8", None),
+        ("10.78.0.3", None),
+        ("0.0.0.0/0", None),
+    ],
+)
+def test_a_rule_about_what_no_policy_is_asked_for_is_told(to: str, told: str | None) -> None:
+    for action in ("allow", "deny"):
+        policy = Policy("none", (egress_rules.parse_rule(action, to),))
+        found = egress_rules.useless(policy, [network()])
+        assert [words.startswith(f"--{action} {to} ") for words in found] == [True] * bool(told)
+        assert told is None or told in found[0]
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,17 @@ def test_what_unpublish_cannot_say(text: str) -> None:
 # -- a VM with other ports -------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("text", "meant"), [
+    ("8080:80", "8080"), ("8080:80/udp", "8080/udp"), ("lab/8080", "8080"),
+    ("lab/9000-9001:80-81/tcp", "9000-9001/tcp"), ("127.0.0.1:5432:5432", "127.0.0.1:5432"),
+    ("[2001:db8::1]:443:443", "[2001:db8::1]:443"),
+])  # fmt: skip
+def test_as_it_was_published_it_is_told_how_to_be_written(text: str, meant: str) -> None:
+    with pytest.raises(UsageError, match="--unpublish") as told:
+        ports.parse_unpublished([text])
+    assert told.value.hint == f"write it as {meant}"
+
+
 def changed(publish: str = "", unpublish: str = "") -> Vm:
     return ports.changed(
         VM,
@@ -144,6 +155,9 @@ def test_a_port_leads_elsewhere_only_with_a_word() -> None:
     assert changed("8080:81", "8080").interfaces[0].publish[1].guest_port == 81
     with pytest.raises(Conflict):
         changed("127.0.0.1:8080:80")
+    with pytest.raises(Conflict, match=r"already, to its port 80 in network 'lan'$") as told:
+        changed("dmz/8080:80")
+    assert "--unpublish 8080/tcp --publish dmz/8080:80/tcp" in (told.value.hint or "")
 
 
 def test_what_is_not_published_cannot_go() -> None:
