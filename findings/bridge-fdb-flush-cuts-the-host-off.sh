@@ -51,6 +51,9 @@ seen "the host, after it was given the address that it has" "$(reach 10.0.0.1)" 
 ip link set br0 address 02:00:00:00:00:ab
 ip link set br0 address 02:00:00:00:00:aa
 seen "the host, after it was given another and this one again" "$(reach 10.0.0.1)" answers
+bridge fdb flush dev br0
+bridge fdb add 02:00:00:00:00:aa dev br0 self permanent
+seen "the host, after another flush and bridge fdb add ADDRESS dev br0 self permanent" "$(reach 10.0.0.1)" answers
 bridge fdb flush dev br0 nopermanent
 seen "the host, after bridge fdb flush dev br0 nopermanent" "$(reach 10.0.0.1)" answers
 finish

@@ -23,7 +23,7 @@ from contextlib import closing
 
 from hvtx.drivers.base import Host
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
-from hvtx.host import failpoint, sysctl
+from hvtx.host import failpoint, fdb, sysctl
 from hvtx.host.links import Links, named_again, silence
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.host.tc import EGRESS
@@ -191,6 +191,15 @@ def unguarded(row: Resource, links: Links) -> bool:
     return links.guarding(spec["ifindex"], EGRESS) != program(row)
 
 
+def hidden(row: Resource, links: Links) -> bool:
+    """Whether a bridge does not know its own address, so that guests do not reach the host.
+
+    Raises OSError.
+    """
+    spec = bridge_spec(row)
+    return not fdb.knows_itself(links.channel, spec["ifindex"], spec["mac"])
+
+
 def route_localnet(device: str) -> str:
     """The setting (below ``/proc/sys``) by which 127.0.0.1 reaches a bridge's guests."""
     return f"net/ipv4/conf/{device}/route_localnet"
@@ -265,10 +274,16 @@ def leads_loopback(device: str) -> bool:
 
 
 def restore(row: Resource, seen: Link, links: Links, *, loopback: bool) -> None:
-    """Give a bridge of ours what others changed of it: up, its MAC, its MTU, its settings."""
+    """Give a bridge of ours what others changed of it: up, its MAC, its MTU, its settings.
+
+    An entry of its own MAC in its table is made only where there is none: the kernel's own goes
+    with the address, one that was made does not.
+    """
     tune(row, seen.name)
     spec = bridge_spec(row)
     links.change(seen.ifindex, mac=spec["mac"], mtu=spec["mtu"], up=True)
+    if hidden(row, links):
+        fdb.introduce(links.channel, seen.ifindex, spec["mac"])
     lead_loopback(seen.name, on=loopback)
 
 
