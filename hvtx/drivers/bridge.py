@@ -44,6 +44,7 @@ from hvtx.model.resource import (
 from hvtx.model.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hvtx.host.link_changes import Wanted as Changes
     from hvtx.host.link_settings import LinkSettingsSocket
     from hvtx.model.link_settings import Wanted
 
@@ -276,12 +277,16 @@ def leads_loopback(device: str) -> bool:
 def restore(row: Resource, seen: Link, links: Links, *, loopback: bool) -> None:
     """Give a bridge of ours what others changed of it: up, its MAC, its MTU, its settings.
 
-    An entry of its own MAC in its table is made only where there is none: the kernel's own goes
-    with the address, one that was made does not.
+    A MAC that it has is not set again: that would take entries of the neighbour table that somebody
+    made for good (neigh_changeaddr). An entry of its own in its table is made only where there is
+    none: the kernel's goes with the address, one that was made does not.
     """
     tune(row, seen.name)
     spec = bridge_spec(row)
-    links.change(seen.ifindex, mac=spec["mac"], mtu=spec["mtu"], up=True)
+    wanted: Changes = {"mtu": spec["mtu"], "up": True}
+    if seen.mac != spec["mac"]:
+        wanted["mac"] = spec["mac"]
+    links.change(seen.ifindex, **wanted)
     if hidden(row, links):
         fdb.introduce(links.channel, seen.ifindex, spec["mac"])
     lead_loopback(seen.name, on=loopback)
