@@ -9,7 +9,7 @@ if outside; then
     pip pyroute2==0.9.7
     enter
 fi
-cat >inspect.py <<'P'
+cat >flows.py <<'P'
 """A flow over IPv4 and one over IPv6; then what pyroute2 and conntrack(8) say of them."""
 import socket
 import subprocess
@@ -49,7 +49,7 @@ version "pyroute2 $("$PYTHON" -c 'from importlib.metadata import version as v; p
 question "One flow over IPv4 and one over IPv6 are tracked. What do NFCTSocket().dump(), .count() and
           .flush() see of them, and those of NFCTSocket(nfgen_family=AF_INET6)?"
 expected "The first all of them, as conntrack -L does, the second those over IPv6, in each method."
-"$PYTHON" inspect.py "$ROOT/usr/sbin/conntrack" >said
+"$PYTHON" flows.py "$ROOT/usr/sbin/conntrack" >said
 seen "without a family (2 is AF_INET)" "$(sed -n 1p said)" "dump [2] count 2 conntrack -L 2"
 seen "AF_INET6 (10)" "$(sed -n 2p said)" "dump [10] count 2 conntrack -L 2"
 seen "after flush() of the socket for AF_INET6" "$(sed -n 3p said)" "conntrack -L 0"

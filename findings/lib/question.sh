@@ -48,16 +48,13 @@ enter() { # reads the script again, inside
 enter_with() { # enter_with PROGRAM PACKAGE=VERSION...: with these, and what the program in them needs
     prepare
     deb "${@:2}"
+    export LD_LIBRARY_PATH=$FOLDER/root/usr/lib/x86_64-linux-gnu
     libraries "$1"
     enter
 }
 
-enter_with_nft() { # enter_with_nft VERSION [PACKAGE=VERSION...]: with nft and the library it was built with
-    prepare
-    deb "nftables=$1" "libnftables1=$1" "${@:2}"
-    export LD_LIBRARY_PATH=$FOLDER/root/usr/lib/x86_64-linux-gnu
-    libraries /usr/sbin/nft
-    enter
+enter_with_nft() { # enter_with_nft VERSION [PACKAGE=VERSION...]: with nft and the libraries it was built with
+    enter_with /usr/sbin/nft "nftables=$1" "libnftables1=$1" libnftnl11=1.2.4-2 "${@:2}"
 }
 
 question() { printf 'question: %s\n' "$1"; }

@@ -23,7 +23,7 @@ from contextlib import closing
 
 from hvtx.drivers.base import Host
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
-from hvtx.host import failpoint, sysctl
+from hvtx.host import failpoint, fdb, sysctl
 from hvtx.host.links import Links, named_again, silence
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.host.tc import EGRESS
@@ -44,6 +44,7 @@ from hvtx.model.resource import (
 from hvtx.model.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hvtx.host.link_changes import Wanted as Changes
     from hvtx.host.link_settings import LinkSettingsSocket
     from hvtx.model.link_settings import Wanted
 
@@ -191,6 +192,15 @@ def unguarded(row: Resource, links: Links) -> bool:
     return links.guarding(spec["ifindex"], EGRESS) != program(row)
 
 
+def hidden(row: Resource, links: Links) -> bool:
+    """Whether a bridge does not know its own address, so that guests do not reach the host.
+
+    Raises OSError.
+    """
+    spec = bridge_spec(row)
+    return not fdb.knows_itself(links.channel, spec["ifindex"], spec["mac"])
+
+
 def route_localnet(device: str) -> str:
     """The setting (below ``/proc/sys``) by which 127.0.0.1 reaches a bridge's guests."""
     return f"net/ipv4/conf/{device}/route_localnet"
@@ -265,10 +275,20 @@ def leads_loopback(device: str) -> bool:
 
 
 def restore(row: Resource, seen: Link, links: Links, *, loopback: bool) -> None:
-    """Give a bridge of ours what others changed of it: up, its MAC, its MTU, its settings."""
+    """Give a bridge of ours what others changed of it: up, its MAC, its MTU, its settings.
+
+    A MAC that it has is not set again: that would take entries of the neighbour table that somebody
+    made for good (neigh_changeaddr). An entry of its own in its table is made only where there is
+    none: the kernel's goes with the address, one that was made does not.
+    """
     tune(row, seen.name)
     spec = bridge_spec(row)
-    links.change(seen.ifindex, mac=spec["mac"], mtu=spec["mtu"], up=True)
+    wanted: Changes = {"mtu": spec["mtu"], "up": True}
+    if seen.mac != spec["mac"]:
+        wanted["mac"] = spec["mac"]
+    links.change(seen.ifindex, **wanted)
+    if hidden(row, links):
+        fdb.introduce(links.channel, seen.ifindex, spec["mac"])
     lead_loopback(seen.name, on=loopback)
 
 

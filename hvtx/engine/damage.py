@@ -267,9 +267,11 @@ def _unguarded(row: Resource, rows: Sequence[Resource], links: Links) -> str | N
     if row.kind != Kind.BRIDGE:
         guard = guard_of(row, rows)
         return None if guard is None else tap_damage.missing(row, links, guard)
-    bare = has_guard(row, rows) and bridge.unguarded(row, links)
-    words = "its address filter (which works without nft rules) was missing or replaced"
-    return words if bare else None
+    if has_guard(row, rows) and bridge.unguarded(row, links):
+        return "its address filter (which works without nft rules) was missing or replaced"
+    if bridge.hidden(row, links):
+        return "guests did not reach the host: bridge fdb had not the MAC address of the bridge"
+    return None
 
 
 def wanted_of(row: Resource, rows: Sequence[Resource], traits: LinkSettingsSocket) -> Wanted:

@@ -274,6 +274,34 @@ def test_what_others_change_of_a_bridge(hvtx: Program, change: str) -> None:
     assert hvtx("repair", "--json").json()["repaired"] == []
 
 
+def test_neighbours_that_others_entered_stay(hvtx: Program) -> None:
+    """To set a MAC address again that is there would take them (neigh_changeaddr)."""
+    entry = ("192.0.2.9", "lladdr", "02:00:00:00:00:09", "dev", "hvnet", "nud", "permanent")
+    lab.run("ip", "neigh", "replace", *entry)
+    lab.run("ip", "link", "set", "hvnet", "mtu", "1280")
+    hvtx("repair")
+    assert link("hvnet")["mtu"] != 1280
+    assert "192.0.2.9" in lab.run("ip", "neigh", "show", "dev", "hvnet", "nud", "permanent")
+
+
+def test_a_bridge_that_forgot_its_own_address(hvtx: Program) -> None:
+    """`bridge fdb flush` without nopermanent: no guest reaches the host, and nothing else shows it."""
+    mac = link("hvnet")["address"]
+
+    def own() -> list[str]:
+        entries = lab.run("bridge", "fdb", "show", "br", "hvnet").splitlines()
+        return [line for line in entries if line.startswith(f"{mac} dev hvnet ")]
+
+    assert own()
+    lab.run("bridge", "fdb", "flush", "dev", "hvnet")
+    assert not own()
+    told = [f for f in findings(hvtx) if "guests did not reach the host" in f["message"]]
+    assert [(f["check"], f["hint"]) for f in told] == [("damage", "hvtx repair")]
+    hvtx("repair")
+    assert own()
+    assert hvtx("repair", "--json").json()["repaired"] == []
+
+
 def test_a_strangers_port_changes_nothing_of_a_bridge(hvtx: Program) -> None:
     """A port with a smaller MTU and the lowest MAC: the bridge keeps its own."""
     before = link("hvnet")

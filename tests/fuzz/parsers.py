@@ -43,6 +43,7 @@ from hvtx.host import (
     ctmessages,
     devroutes,
     egress_devices,
+    fdb,
     filter_chains,
     filters,
     held_namespaces,
@@ -1155,6 +1156,10 @@ PARSERS: dict[str, Parser] = {
     ),
     "neighbours": Parser(
         lambda bodies: links(bodies).neighbours(), dumps("neighbours"), GARBLED, ("host.neigh.NeighbourTable.neighbours",)
+    ),
+    "a bridge's own address": Parser(
+        lambda bodies: fdb.knows_itself(Told(bodies), 1, "02:00:00:00:00:01"), dumps("neighbours"), GARBLED,
+        ("host.fdb.knows_itself",),
     ),
     "ways": Parser(
         egress_devices.ways_in, dumps("routes"), GARBLED,
