@@ -122,7 +122,7 @@ def test_a_port_that_another_forwards_later_is_a_finding(scene: Scene, whose: st
 
 def test_a_service_does_not_get_a_port_that_a_vm_has(scene: Scene) -> None:
     host = scene.host
-    host.hvtx(*NETWORK)
+    host.hvtx(*NETWORK, "--no-dhcp")  # or the network's own service has the port
     host.hvtx("vm", "run", "dns", "--network", "lan", "-p", "53:5353/udp", *PROGRAM)
     assert host.ran("systemctl", "start", "dnsmasq").returncode != 0
     host.hvtx("vm", "stop", "dns")

@@ -70,6 +70,7 @@ from hvtx.host import (
     procfs,
     qmp,
     rate_filter,
+    redirect,
     routes,
     sock_diag,
     socket_table,
@@ -1151,6 +1152,7 @@ PARSERS: dict[str, Parser] = {
     "the name of a filter's program": Parser(
         rate_filter._name, FILTERS, GARBLED, ("host.rate_filter._name",)
     ),
+    "where a filter leads": Parser(redirect._target, FILTERS, GARBLED, ("host.redirect._target",)),
     "the tag of a filter's program": Parser(
         tap_filter_check._tag, FILTERS, GARBLED, ("host.tap_filter_check._tag",)
     ),
