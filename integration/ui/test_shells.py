@@ -93,7 +93,9 @@ def in_zsh(root: Path, home: Path, lines: list[str]) -> list[str]:
     (home / ".zshrc").write_text(_ZSHRC)
     # the line's beginning becomes a command that prints what it was completed to
     show = "\t\x01print -r -- said-{}: \x05\r"
-    argv = [root / "bin/zsh", "-d", "-i"]
+    # /usr/bin in Debian 13, whose packages have nothing in /bin
+    (zsh,) = (path for path in (root / "bin/zsh", root / "usr/bin/zsh") if path.exists())
+    argv = [zsh, "-d", "-i"]
     return at_terminal(argv, environment(home, ZDOTDIR=str(home)), home, lines, show)
 
 
