@@ -1,32 +1,8 @@
 #!/bin/bash
 # QEMU's filter-dump tells times of the VM's clock: one begun later is ahead, one of a paused VM behind.
 . "$(dirname "$0")/lib/question.sh"
-if outside; then
-    prepare
-    deb qemu-system-x86=1:7.2+dfsg-7+deb12u18+b3 \
-        qemu-system-common=1:7.2+dfsg-7+deb12u18+b3 iproute2=6.1.0-3
-    libraries /usr/bin/qemu-system-x86_64
-    enter
-fi
-export QEMU_MODULE_DIR=$ROOT/usr/lib/x86_64-linux-gnu/qemu
-ip() { "$ROOT/bin/ip" "$@"; }
-cat >talk.py <<'P'
-"""Sends one QMP command, prints its answer."""
-import json
-import socket
-import sys
-
-with socket.socket(socket.AF_UNIX) as wire:
-    wire.settimeout(10)
-    wire.connect("qmp")
-    lines = wire.makefile("rw")
-    lines.readline()
-    for command in ['{"execute": "qmp_capabilities"}', sys.argv[1]]:
-        print(command, file=lines, flush=True)
-        while "event" in (answer := json.loads(lines.readline())):
-            pass
-    print(answer.get("return", answer))
-P
+. "$LIB/qemu.sh"
+outside && enter_with_qemu
 cat >frame.py <<'P'
 """Sends one frame, and prints how many seconds later than the host's clock the dump says that it came."""
 import socket
@@ -48,20 +24,18 @@ for _ in range(50):
             raise SystemExit(print(round((second + fraction / 1e6 - now) / 10) * 10))
         at += 16 + length
 P
-talk() { python3 talk.py "$1"; }
 later() { python3 frame.py "$@"; }
 dump() { talk '{"execute": "object-add", "arguments": {"qom-type": "filter-dump", "netdev": "n0",
     "id": "'"$1"'", "file": "'"$1"'"}}'; }
 
-version "$("$ROOT/usr/bin/qemu-system-x86_64" --version | head -1)" \
-    "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)"
+version_of_qemu
 question "The frames of a VM that has run for 10 seconds are to be seen: object-add filter-dump. The VM is then paused for
           10 seconds. Which time does the dump say that frames came, to the nearest 10 s? And on a host in New York?"
 expected "The host's, as tcpdump on the TAP would say (a difference of 0)."
 
 start() { # start ZONE: with a dump from the start on
     rm -f qmp first
-    TZ=$1 "$ROOT/usr/bin/qemu-system-x86_64" -machine none -display none -accel tcg -qmp unix:qmp,server=on,wait=off \
+    TZ=$1 "$QEMU" -machine none -display none -accel tcg -qmp unix:qmp,server=on,wait=off \
         -netdev socket,id=s0,udp=127.0.0.1:5001,localaddr=127.0.0.1:5000 -netdev hubport,id=h0,hubid=1,netdev=s0 \
         -netdev tap,id=n0,ifname=tap0,script=no,downscript=no -netdev hubport,id=h1,hubid=1,netdev=n0 \
         -object filter-dump,id=first,netdev=n0,file=first >said 2>&1 &

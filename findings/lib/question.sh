@@ -6,6 +6,7 @@
 # read-only. Whatever it starts there ends with it.
 
 set -euo pipefail
+LIB=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd) # this folder, for what else is sourced from it
 
 outside() { [ -z "${FINDING_FOLDER:-}" ]; }
 
