@@ -1,38 +1,17 @@
 #!/bin/bash
 # In etcd's transactions a key that is not there has no value that is unequal to anything, but a version that is.
 . "$(dirname "$0")/lib/question.sh"
-outside && enter_with /usr/bin/etcd etcd-server=3.4.23-4+b4 iproute2=6.1.0-3
-"$ROOT/bin/ip" link set lo up
-"$ROOT/usr/bin/etcd" --data-dir "$FOLDER/data" --listen-client-urls http://127.0.0.1:2379 \
-    --advertise-client-urls http://127.0.0.1:2379 --listen-peer-urls http://127.0.0.1:2380 >log 2>&1 &
-cat >ask.py <<'P'
-"""ask.py CALL JSON: keys and values are given as text; prints whether the condition held."""
-import base64, json, sys, urllib.request
-
-def coded(value):
-    if isinstance(value, list):
-        return [coded(one) for one in value]
-    if not isinstance(value, dict):
-        return value
-    return {
-        key: base64.b64encode(one.encode()).decode() if key in ("key", "value", "rangeEnd") else coded(one)
-        for key, one in value.items()
-    }
-
-body = json.dumps(coded(json.loads(sys.argv[2]))).encode()
-answer = json.load(urllib.request.urlopen("http://127.0.0.1:2379/v3/" + sys.argv[1], body, 5))
-print("holds" if answer.get("succeeded") else "does not hold")
-P
-ask() { python3 ask.py "$@"; }
+. "$LIB/etcd.sh"
+outside && enter_with_etcd
 holds() { # holds KEY CONDITION: whether it does, in a transaction that does nothing
-    ask kv/txn '{"compare": [{"key": "'"$1"'", '"$2"'}]}'
+    ask kv/txn '{"compare": [{"key": "'"$1"'", '"$2"'}]}' | sed 's/^200 succeeded$/holds/; s/^200 $/does not hold/'
 }
 unequal='"target": "VALUE", "result": "NOT_EQUAL", "value": "host1"'
-wait_for ask kv/range '{"key": "owner"}'
+start_etcd
 ask kv/put '{"key": "owner", "value": "host2"}' >put
 ask kv/put '{"key": "empty", "value": ""}' >put
 
-version "$("$ROOT/usr/bin/etcd" --version | head -1)" "etcd Version: 3.4.23"
+version_of_etcd
 question "A host takes an address over unless it is host1's: if the value of the key is not 'host1', put. Nobody has the
           key yet. Does the condition hold?"
 expected "It holds: what is not there is not 'host1', as for a key whose value is empty."
