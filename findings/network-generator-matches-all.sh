@@ -1,13 +1,8 @@
 #!/bin/bash
 # systemd gives the address of an ip= without a device to every network card of the guest.
 . "$(dirname "$0")/lib/question.sh"
-if outside; then
-    prepare
-    deb systemd=252.39-1~deb12u2 libsystemd-shared=252.39-1~deb12u2
-    export LD_LIBRARY_PATH=$FOLDER/root/usr/lib/x86_64-linux-gnu/systemd
-    libraries /lib/systemd/systemd-network-generator
-    enter
-fi
+. "$LIB/systemd.sh"
+outside && enter_with_systemd /lib/systemd/systemd-network-generator
 generate() { # writes below /run, which is this namespace's own
     rm -rf /run/systemd
     "$ROOT/lib/systemd/systemd-network-generator" "$1"
@@ -15,8 +10,7 @@ generate() { # writes below /run, which is this namespace's own
 section() { # section NAME: of the only file that was written
     sed -n "/^\[$1\]/,/^\$/p" /run/systemd/network/*.network | sed '1d;/^$/d' | tr '\n' ' '
 }
-version "$("$ROOT/lib/systemd/systemd-network-generator" --version | head -1)" \
-    "systemd 252 (252.39-1~deb12u2)"
+version_of_systemd
 question "A guest with two network cards boots with ip=10.0.0.2::10.0.0.1:255.255.255.0:web::off (no
           device, as Linux' own documentation allows). What does systemd-network-generator make of it?"
 expected "What the kernel does: the address is one card's, the first one's."

@@ -1,25 +1,13 @@
 #!/bin/bash
 # systemd-networkd makes no device a port of a bridge that it did not make itself, and sets the device up alone.
 . "$(dirname "$0")/lib/question.sh"
-if outside; then
-    prepare
-    deb systemd=252.39-1~deb12u2 libsystemd-shared=252.39-1~deb12u2 iproute2=6.1.0-3
-    export LD_LIBRARY_PATH=$FOLDER/root/usr/lib/x86_64-linux-gnu/systemd
-    libraries /lib/systemd/systemd-networkd
-    enter
-fi
-ip() { "$ROOT/bin/ip" "$@"; }
-mount -t tmpfs tmpfs /mnt
-mkdir /mnt/upper /mnt/work
-mount -t overlay -o lowerdir=/etc,upperdir=/mnt/upper,workdir=/mnt/work overlay /etc
-grep -q ^systemd-network: /etc/passwd || echo systemd-network:x:5998:5998::/:/bin/false >>/etc/passwd
-grep -q ^systemd-network: /etc/group || echo systemd-network:x:5998: >>/etc/group
+. "$LIB/systemd.sh"
+outside && enter_with_systemd /lib/systemd/systemd-networkd
+prepare_networkd
 ip link set lo up
 ip link add br0 type bridge
 ip link set br0 up
 for card in card0 card1; do ip link add "$card" type veth peer name "far-$card"; ip link set "far-$card" up; done
-mkdir -p /run/systemd/network /run/systemd/netif
-chown systemd-network /run/systemd/netif
 netdev() { printf '%s\n' '[NetDev]' "Name=$1" Kind=bridge >"/run/systemd/network/$1.netdev"; }
 port() { printf '%s\n' '[Match]' "Name=$1" '[Network]' "Bridge=$2" >"/run/systemd/network/$1.network"; }
 printf '%s\n' '[Match]' 'Name=br* far-*' '[Link]' Unmanaged=yes >/run/systemd/network/others.network
@@ -31,7 +19,7 @@ SYSTEMD_LOG_TARGET=console "$ROOT/lib/systemd/systemd-networkd" >said 2>&1 &
 wait_for sh -c "'$ROOT/bin/ip' link show card1 | grep -q 'master br1'"
 wait_for sh -c "'$ROOT/bin/ip' link show card0 | grep -q LOWER_UP"
 
-version "$("$ROOT/bin/networkctl" --version | head -1)" "systemd 252 (252.39-1~deb12u2)"
+version_of_systemd
 question "A host has two bridges: br0, which somebody else made (libvirt, a manager of VMs), and br1, for which networkd has a
           .netdev file. Each is to have a card as a port: Bridge=br0 and Bridge=br1. Of which bridges are the cards ports?"
 expected "Each of its own: a bridge is a bridge, as with 'ip link set card0 master br0'."

@@ -1,27 +1,14 @@
 #!/bin/bash
 # A static lease of systemd-networkd, named by a MAC address, is not for clients that name themselves by a DUID, as its own do.
 . "$(dirname "$0")/lib/question.sh"
-if outside; then
-    prepare
-    deb systemd=252.39-1~deb12u2 libsystemd-shared=252.39-1~deb12u2 iproute2=6.1.0-3
-    export LD_LIBRARY_PATH=$FOLDER/root/usr/lib/x86_64-linux-gnu/systemd
-    libraries /lib/systemd/systemd-networkd
-    pip scapy==2.6.1
-    enter
-fi
-ip() { "$ROOT/bin/ip" "$@"; }
-mount -t tmpfs tmpfs /mnt
-mkdir /mnt/upper /mnt/work
-mount -t overlay -o lowerdir=/etc,upperdir=/mnt/upper,workdir=/mnt/work overlay /etc
-grep -q ^systemd-network: /etc/passwd || echo systemd-network:x:5998:5998::/:/bin/false >>/etc/passwd
-grep -q ^systemd-network: /etc/group || echo systemd-network:x:5998: >>/etc/group
+. "$LIB/systemd.sh"
+outside && enter_with_systemd /lib/systemd/systemd-networkd scapy==2.6.1
+prepare_networkd
 ip link set lo up
 ip link add br0 type bridge
 ip link add port type veth peer name guest
 ip link set port master br0
 for device in br0 port guest; do ip link set "$device" up; done
-mkdir -p /run/systemd/network /run/systemd/netif
-chown systemd-network /run/systemd/netif
 cat >/run/systemd/network/10-br0.network <<'N'
 [Match]
 Name=br0
@@ -53,7 +40,7 @@ offered() { "$PYTHON" guest.py "$@"; }
 "$ROOT/lib/systemd/systemd-networkd" >said 2>&1 &
 wait_for sh -c "'$ROOT/bin/ip' -4 addr show br0 | grep -q 10.9.0.1"
 
-version "$("$ROOT/bin/networkctl" --version | head -1)" "systemd 252 (252.39-1~deb12u2)"
+version_of_systemd
 question "A bridge of systemd-networkd serves DHCP, with [DHCPServerStaticLease] MACAddress= and Address=10.9.0.10 for a VM, and
           a pool from 10.9.0.100 on. Which address is the VM offered, by the client identifier that its system sends?"
 expected "10.9.0.10 in each case: the lease is for a MAC address, and it is the same."
