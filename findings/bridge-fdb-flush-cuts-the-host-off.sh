@@ -1,22 +1,8 @@
 #!/bin/bash
 # bridge fdb flush takes the bridge's own address out of its table, and nobody reaches the host by it any more.
 . "$(dirname "$0")/lib/question.sh"
+. "$LIB/guests.sh"
 outside && enter_with /bin/ip iproute2=6.1.0-3
-ip() { "$ROOT/bin/ip" "$@"; }
-bridge() { "$ROOT/sbin/bridge" "$@"; }
-reach() { # reach ADDRESS: from the guest, by a port that nobody has
-    ip netns exec guest python3 - "$1" <<'P'
-import socket, sys
-s = socket.socket()
-s.settimeout(1.5)
-try:
-    s.connect((sys.argv[1], 9))
-except ConnectionRefusedError:
-    print("answers")
-except OSError:
-    print("is silent")
-P
-}
 own() { bridge fdb show br br0 | grep -c '^02:00:00:00:00:aa dev br0 master br0 permanent' || true; }
 
 version "$(ip -V), Linux $(uname -r)" "ip utility, iproute2-6.1.0, libbpf 1.1.2, Linux $(uname -r)"
@@ -24,17 +10,8 @@ question "Guests on a bridge talk to each other and to the host. Somebody emptie
           bridge fdb flush dev br0. What do the guests reach?"
 expected "All as before: the bridge learns again, and what it knows of itself it knows."
 
-ip link add br0 address 02:00:00:00:00:aa type bridge
-ip link set br0 up
+make_guests address 02:00:00:00:00:aa
 ip addr add 10.0.0.1/24 dev br0
-for guest in guest other; do
-    ip netns add $guest
-    ip link add v$guest type veth peer name eth0 netns $guest
-    ip link set v$guest up master br0
-    ip -n $guest link set eth0 up
-done
-ip -n guest addr add 10.0.0.2/24 dev eth0
-ip -n other addr add 10.0.0.3/24 dev eth0
 seen "the host" "$(reach 10.0.0.1)" answers
 seen "the other guest" "$(reach 10.0.0.3)" answers
 seen "the bridge's own address is in its table" "$(own)" 1

@@ -1,26 +1,12 @@
 #!/bin/bash
 # bridge link set state blocking ends with 0 and leaves the port forwarding; disabled, listening and learning stay.
 . "$(dirname "$0")/lib/question.sh"
+. "$LIB/guests.sh"
 outside && enter_with /bin/ip iproute2=6.1.0-3
-ip() { "$ROOT/bin/ip" "$@"; }
-bridge() { "$ROOT/sbin/bridge" "$@"; }
 state() { bridge link show dev "$1" | grep -o 'state [a-z]*'; }
 set_state() { # set_state STATE: what becomes of the port, and whether its guest is reached by the other
     bridge link set dev vother state "$1" || echo "exit $?"
-    printf '%s, the guest %s' "$(state vother)" "$(reach)"
-}
-reach() {
-    ip netns exec guest python3 - <<'P'
-import socket
-s = socket.socket()
-s.settimeout(1)
-try:
-    s.connect(("10.0.0.3", 9))
-except ConnectionRefusedError:
-    print("answers")
-except OSError:
-    print("is silent")
-P
+    printf '%s, the guest %s' "$(state vother)" "$(reach 10.0.0.3)"
 }
 
 version "$(ip -V), Linux $(uname -r)" "ip utility, iproute2-6.1.0, libbpf 1.1.2, Linux $(uname -r)"
@@ -28,17 +14,8 @@ question "A guest is to be cut off without taking its device down: bridge link s
           STP. Is it? And how long is a port cut off that was listening when STP was turned off?"
 expected "It is, as with disabled; and not at all, since nothing runs that would wait."
 
-ip link add br0 type bridge
-ip link set br0 up
-for guest in guest other; do
-    ip netns add $guest
-    ip link add v$guest type veth peer name eth0 netns $guest
-    ip link set v$guest up master br0
-    ip -n $guest link set eth0 up
-done
-ip -n guest addr add 10.0.0.2/24 dev eth0
-ip -n other addr add 10.0.0.3/24 dev eth0
-seen "at first" "$(state vother), the guest $(reach)" "state forwarding, the guest answers"
+make_guests
+seen "at first" "$(state vother), the guest $(reach 10.0.0.3)" "state forwarding, the guest answers"
 seen "state blocking" "$(set_state blocking)" "state forwarding, the guest answers"
 seen "state disabled" "$(set_state disabled)" "state disabled, the guest is silent"
 seen "state blocking, after that" "$(set_state blocking)" "state forwarding, the guest answers"
@@ -51,7 +28,7 @@ ip link set vother up
 wait_for eval '[ "$(state vother)" = "state listening" ]'
 ip link set br0 type bridge stp_state 0
 sleep 5
-seen "5 s after STP was turned off" "$(state vother), the guest $(reach)" "state listening, the guest is silent"
+seen "5 s after STP was turned off" "$(state vother), the guest $(reach 10.0.0.3)" "state listening, the guest is silent"
 sleep 28
-seen "33 s after it" "$(state vother), the guest $(reach)" "state forwarding, the guest answers"
+seen "33 s after it" "$(state vother), the guest $(reach 10.0.0.3)" "state forwarding, the guest answers"
 finish
