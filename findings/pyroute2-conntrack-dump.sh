@@ -1,12 +1,13 @@
 #!/bin/bash
 # pyroute2's conntrack socket lists one family, counts and flushes both.
 . "$(dirname "$0")/lib/question.sh"
+. "$LIB/pyroute2.sh"
 if outside; then
     prepare
     deb conntrack=1:1.4.7-1+b2 nftables=1.0.6-2+deb12u2 iproute2=6.1.0-3
     libraries /usr/sbin/conntrack
     libraries /usr/sbin/nft
-    pip pyroute2==0.9.7
+    pip_pyroute2
     enter
 fi
 cat >flows.py <<'P'
@@ -44,8 +45,7 @@ table inet t {
     }
 }
 N
-version "pyroute2 $("$PYTHON" -c 'from importlib.metadata import version as v; print(v("pyroute2"))')" \
-    "pyroute2 0.9.7"
+version_of_pyroute2
 question "One flow over IPv4 and one over IPv6 are tracked. What do NFCTSocket().dump(), .count() and
           .flush() see of them, and those of NFCTSocket(nfgen_family=AF_INET6)?"
 expected "The first all of them, as conntrack -L does, the second those over IPv6, in each method."

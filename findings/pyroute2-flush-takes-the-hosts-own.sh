@@ -1,12 +1,8 @@
 #!/bin/bash
 # pyroute2's flush_routes(oif=) takes the routes by which the host has its addresses; flush_rules() the rule that leads to them.
 . "$(dirname "$0")/lib/question.sh"
-if outside; then
-    prepare
-    deb iproute2=6.1.0-3
-    pip pyroute2==0.9.7
-    enter
-fi
+. "$LIB/pyroute2.sh"
+outside && enter_with_pyroute2
 cat >flush.py <<'P'
 import socket
 import subprocess
@@ -44,8 +40,7 @@ print("ip rule flush:", *ip("rule").split("\n")[0].split(), reaches("127.0.0.1")
 route.flush_rules(family=socket.AF_INET)
 print("flush_rules(family=AF_INET):", *ip("rule").split(), reaches("127.0.0.1"))
 P
-version "pyroute2 $("$PYTHON" -c 'from importlib.metadata import version as v; print(v("pyroute2"))')" \
-    "pyroute2 0.9.7"
+version_of_pyroute2
 question "The routes of a bridge that goes, and the rules of routing that a program made, are taken away by flush_routes(oif=…)
           and flush_rules(family=AF_INET). What does the host reach then, compared with ip route flush and ip rule flush?"
 expected "Its own addresses, as after ip route flush and ip rule flush."

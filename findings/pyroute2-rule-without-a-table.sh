@@ -1,12 +1,8 @@
 #!/bin/bash
 # With pyroute2 a rule of routing without a table refuses what it meets; ip rule makes it lead to main.
 . "$(dirname "$0")/lib/question.sh"
-if outside; then
-    prepare
-    deb iproute2=6.1.0-3
-    pip pyroute2==0.9.7
-    enter
-fi
+. "$LIB/pyroute2.sh"
+outside && enter_with_pyroute2
 cat >rule.py <<'P'
 import subprocess
 import sys
@@ -40,8 +36,7 @@ print("ip rule del by table:", ip("rule", "del", "lookup", "77") or "done")
 found = route.get_routes(dst="172.16.5.0/24")
 print("get_routes:", *(f"{r.get('dst')}/{r['dst_len']}" for r in found))
 P
-version "pyroute2 $("$PYTHON" -c 'from importlib.metadata import version as v; print(v("pyroute2"))')" \
-    "pyroute2 0.9.7"
+version_of_pyroute2
 question "A program makes a rule of routing without a table, takes one back by its table, and looks for a route to a subnet:
           rule('add', src=…, priority=100), rule('del', table=77), get_routes(dst='172.16.5.0/24'). What comes of them?"
 expected "What ip rule add from … pref 100, ip rule del lookup 77 and ip route show 172.16.5.0/24 do."
