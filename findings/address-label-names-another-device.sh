@@ -1,15 +1,10 @@
 #!/bin/bash
 # An IPv4 address's label is taken for the device's name by getifaddrs(3) and what is built on it.
 . "$(dirname "$0")/lib/question.sh"
-if outside; then
-    prepare
-    deb iproute2=6.1.0-3
-    libraries /bin/ip
-    pip psutil==6.1.0 pyroute2==0.9.7
-    enter
-fi
+. "$LIB/pyroute2.sh"
+outside && enter_with_pyroute2 psutil==6.1.0
 ip() { "$ROOT/bin/ip" "$@"; }
-cat >inspect.py <<'P'
+cat >addresses.py <<'P'
 import fcntl
 import socket
 
@@ -41,7 +36,7 @@ expected "tap1, whoever is asked: a label is a comment, the address belongs to a
 ip tuntap add tap1 mode tap
 ip tuntap add tap10 mode tap
 ip addr add 10.1.0.1/24 dev tap1 label tap10
-"$PYTHON" inspect.py >said
+"$PYTHON" addresses.py >said
 seen "tap1" "$(sed -n 's/^tap1 //p' said)" \
     "psutil [] SIOCGIFADDR Cannot assign requested address, by index ['10.1.0.1']"
 seen "tap10" "$(sed -n 's/^tap10 //p' said)" \

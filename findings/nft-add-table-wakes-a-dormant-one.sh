@@ -3,7 +3,7 @@
 . "$(dirname "$0")/lib/question.sh"
 outside && enter_with /usr/sbin/nft nftables=1.0.6-2+deb12u2 iproute2=6.1.0-3
 nft() { "$ROOT/usr/sbin/nft" "$@"; }
-cat >inspect.py <<'P'
+cat >arrival.py <<'P'
 """Does a datagram reach a socket on loopback?"""
 import socket
 
@@ -29,12 +29,12 @@ table inet t {
     }
 }
 N
-seen "asleep" "$(python3 inspect.py)" "arrives"
+seen "asleep" "$(python3 arrival.py)" "arrives"
 nft add chain inet t c
-seen "after 'add chain inet t c', which is there" "$(python3 inspect.py)" "arrives"
+seen "after 'add chain inet t c', which is there" "$(python3 arrival.py)" "arrives"
 code=0
 nft add table inet t || code=$?
 seen "exit code of 'add table inet t'" "$code" "0"
-seen "afterwards" "$(python3 inspect.py)" "dropped"
+seen "afterwards" "$(python3 arrival.py)" "dropped"
 seen "flags" "$(nft list table inet t | grep -c dormant)" "0"
 finish

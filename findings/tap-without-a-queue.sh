@@ -3,7 +3,7 @@
 . "$(dirname "$0")/lib/question.sh"
 outside && enter_with /bin/ip iproute2=6.1.0-3
 ip() { "$ROOT/bin/ip" "$@"; }
-cat >inspect.py <<'P'
+cat >sends.py <<'P'
 """Twenty datagrams are sent by tap0, which this process has open; how many can be read?"""
 import fcntl
 import os
@@ -34,7 +34,7 @@ question "tap0 is set to txqueuelen 0 (as one does with bridges and veth pairs, 
           up. Twenty datagrams are sent by it: how many does the process read that has it open?"
 expected "All: a device without a queue hands packets on at once. Or the sends fail."
 ip link set tap0 txqueuelen 0 up
-seen "txqueuelen 0" "$(python3 inspect.py)" "0 sends failed, 0 datagrams read"
+seen "txqueuelen 0" "$(python3 sends.py)" "0 sends failed, 0 datagrams read"
 ip link set tap0 txqueuelen 100
-seen "txqueuelen 100" "$(python3 inspect.py)" "0 sends failed, 20 datagrams read"
+seen "txqueuelen 100" "$(python3 sends.py)" "0 sends failed, 20 datagrams read"
 finish
