@@ -1,14 +1,9 @@
 #!/bin/bash
 # dnsmasq knows a host's IPv4 address and answers REFUSED when asked for its IPv6 address.
 . "$(dirname "$0")/lib/question.sh"
-if outside; then
-    prepare
-    deb dnsmasq-base=2.90-4~deb12u2 iproute2=6.1.0-3
-    libraries /usr/sbin/dnsmasq
-    pip dnspython==2.7.0
-    enter
-fi
-"$ROOT/bin/ip" link set lo up
+. "$LIB/dnsmasq.sh"
+outside && enter_with_dnsmasq dnspython==2.7.0
+ip link set lo up
 printf '10.9.0.5 web\n' >names
 cat >ask.py <<'P'
 import sys
@@ -30,7 +25,7 @@ serve() {
 stop() { kill $SERVER; wait $SERVER || true; }
 ask() { "$PYTHON" ask.py "$1"; }
 
-version "$("$ROOT/usr/sbin/dnsmasq" --version | sed -n '1s/  .*//p')" "Dnsmasq version 2.90"
+version_of_dnsmasq
 question "dnsmasq serves a closed network (no upstream server) and knows web.vm.test with an IPv4
           address only. What does it answer to the AAAA question that every resolver asks beside A?"
 expected "NOERROR without records: the name exists, there is no such record of it."
