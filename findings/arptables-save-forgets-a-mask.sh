@@ -1,17 +1,11 @@
 #!/bin/bash
 # A rule on a masked MAC address is saved by arptables without that condition: restored it meets all of ARP.
 . "$(dirname "$0")/lib/question.sh"
-if outside; then
-    prepare
-    deb iptables=1.8.9-2 libxtables12=1.8.9-2 nftables=1.0.6-2+deb12u2 libnftables1=1.0.6-2+deb12u2
-    export LD_LIBRARY_PATH=$FOLDER/root/usr/lib/x86_64-linux-gnu
-    export XTABLES_LIBDIR=$FOLDER/root/usr/lib/x86_64-linux-gnu/xtables
-    libraries /usr/sbin/xtables-nft-multi
-    enter
-fi
-arptables() { "$ROOT/usr/sbin/xtables-nft-multi" arptables "$@"; }
-save() { "$ROOT/usr/sbin/xtables-nft-multi" arptables-save; }
-restore() { "$ROOT/usr/sbin/xtables-nft-multi" arptables-restore; }
+. "$LIB/xtables.sh"
+outside && enter_with_xtables nftables=1.0.6-2+deb12u2 libnftables1=1.0.6-2+deb12u2
+arptables() { multi arptables "$@"; }
+save() { multi arptables-save; }
+restore() { multi arptables-restore; }
 saved() { save | grep ^-A; }
 sees() { # what the kernel's rule compares at the sender's MAC address
     "$ROOT/usr/sbin/nft" --debug=netlink list chain arp filter INPUT 2>/dev/null |

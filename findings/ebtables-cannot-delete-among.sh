@@ -1,9 +1,8 @@
 #!/bin/bash
 # ebtables-nft deletes no rule with --among-src by its words: "Invalid argument".
 . "$(dirname "$0")/lib/question.sh"
-outside && enter_with /usr/sbin/xtables-nft-multi iptables=1.8.9-2 libxtables12=1.8.9-2 libnftnl11=1.2.4-2
-export XTABLES_LIBDIR=$ROOT/usr/lib/x86_64-linux-gnu/xtables
-multi() { "$ROOT/usr/sbin/xtables-nft-multi" "$@"; }
+. "$LIB/xtables.sh"
+outside && enter_with_xtables
 try() { multi ebtables "$@" 2>said && echo "exit 0" || echo "exit $?: $(head -1 said)"; }
 rules() { multi ebtables -L FORWARD | grep -c -e '-j' || true; }
 

@@ -1,9 +1,8 @@
 #!/bin/bash
 # A rule with connlimit or recent is another one after iptables-save and -restore: -C and -D by its words fail.
 . "$(dirname "$0")/lib/question.sh"
-outside && enter_with /usr/sbin/xtables-nft-multi iptables=1.8.9-2 libxtables12=1.8.9-2 libnftnl11=1.2.4-2 \
-    libip4tc2=1.8.9-2 libip6tc2=1.8.9-2
-export XTABLES_LIBDIR=$ROOT/usr/lib/x86_64-linux-gnu/xtables
+. "$LIB/xtables.sh"
+outside && enter_with_xtables libip4tc2=1.8.9-2 libip6tc2=1.8.9-2
 multi() { "$ROOT/usr/sbin/xtables-$BACKEND-multi" "$@"; }
 try() { multi iptables "$@" 2>said && echo "exit 0" || echo "exit $?: $(head -1 said)"; }
 words() { multi iptables -S INPUT | sed -n 's/^-A INPUT //p'; }

@@ -1,15 +1,8 @@
 #!/bin/bash
 # What iptables-translate cannot say in nft's words becomes a comment, or goes, and its exit code is 0.
 . "$(dirname "$0")/lib/question.sh"
-if outside; then
-    prepare
-    deb iptables=1.8.9-2 libxtables12=1.8.9-2 nftables=1.0.6-2+deb12u2 libnftables1=1.0.6-2+deb12u2
-    export LD_LIBRARY_PATH=$FOLDER/root/usr/lib/x86_64-linux-gnu
-    export XTABLES_LIBDIR=$FOLDER/root/usr/lib/x86_64-linux-gnu/xtables
-    libraries /usr/sbin/xtables-nft-multi
-    enter
-fi
-multi() { "$ROOT/usr/sbin/xtables-nft-multi" "$@"; }
+. "$LIB/xtables.sh"
+outside && enter_with_xtables nftables=1.0.6-2+deb12u2 libnftables1=1.0.6-2+deb12u2
 
 version "$(multi iptables-translate -V)" "iptables-translate v1.8.9 (nf_tables)"
 question "A firewall of iptables moves to nftables: iptables-restore-translate, then nft -f. Two of its rules have a
