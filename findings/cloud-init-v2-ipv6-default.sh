@@ -1,28 +1,20 @@
 #!/bin/bash
 # In network-config version 2 the route to ::/0 is one to ::/64 wherever there is no netplan.
 . "$(dirname "$0")/lib/question.sh"
-if outside; then
-    prepare
-    deb cloud-init=22.4.2-1+deb12u4
-    pip pyyaml==6.0.2 jinja2==3.1.4 configobj==5.0.8 requests==2.32.3 jsonpatch==1.33 \
-        jsonschema==4.23.0 oauthlib==3.2.2
-    enter
-fi
+. "$LIB/cloud_init.sh"
+outside && enter_with_cloud_init
 convert() { # convert RENDERER DISTRIBUTION LINE...: writes the guest's files below out
     rm -rf out
     printf '%s\n' 'version: 2' 'ethernets:' '  id0:' '    match: {macaddress: "52:54:00:12:34:5a"}' \
         '    set-name: eth0' '    addresses: [10.0.0.2/24, "fd00::2/64"]' "${@:3}" >config.yaml
-    PYTHONPATH=$ROOT/usr/lib/python3/dist-packages "$PYTHON" -m cloudinit.cmd.main devel \
-        net-convert -p config.yaml -k yaml -d out -D "$2" -O "$1" >said 2>&1 || cat said >&2
+    net_convert -D "$2" -O "$1" >said 2>&1 || cat said >&2
 }
 told() { # told FILE PATTERN: its lines that match
     # shellcheck disable=SC2086
     grep -h "$2" out/etc/$1 | sed 's/^[- ]*//' | tr '\n' ' '
 }
 
-version "cloud-init $(PYTHONPATH=$ROOT/usr/lib/python3/dist-packages "$PYTHON" -c \
-    'from cloudinit import version; print(version.version_string())')" \
-    "cloud-init 22.4.2"
+version_of_cloud_init
 question "A guest is given its default routes as 0.0.0.0/0 and ::/0. What do its files say, for each
           of the programs that cloud-init writes for?"
 expected "Both, in each: a prefix of no bits is the default route of either family."

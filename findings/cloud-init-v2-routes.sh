@@ -1,27 +1,18 @@
 #!/bin/bash
 # network-config version 2 means less where cloud-init writes it out for something else than netplan.
 . "$(dirname "$0")/lib/question.sh"
-if outside; then
-    prepare
-    deb cloud-init=22.4.2-1+deb12u4
-    pip pyyaml==6.0.2 jinja2==3.1.4 configobj==5.0.8 requests==2.32.3 jsonpatch==1.33 \
-        jsonschema==4.23.0 oauthlib==3.2.2
-    enter
-fi
+. "$LIB/cloud_init.sh"
+outside && enter_with_cloud_init
 convert() { # convert RENDERER ROUTES: the last line of what is said
     rm -rf out
     printf '%s\n' 'version: 2' 'ethernets:' '  id0:' \
         '    match: {macaddress: "52:54:00:12:34:5a"}' '    addresses: [10.0.0.2/32]' \
         '    routes:' "$2" >config.yaml
-    PYTHONPATH=$ROOT/usr/lib/python3/dist-packages "$PYTHON" -m cloudinit.cmd.main devel \
-        net-convert -p config.yaml -k yaml -d out -D debian -m ens3,52:54:00:12:34:5a -O "$1" \
-        2>&1 | grep -v '^$' | tail -1
+    net_convert -D debian -m ens3,52:54:00:12:34:5a -O "$1" 2>&1 | grep -v '^$' | tail -1
 }
 route() { sed -n '/^\[Route\]/,$p' out/etc/systemd/network/*.network | grep -v '^$' | tr '\n' ' '; }
 
-version "cloud-init $(PYTHONPATH=$ROOT/usr/lib/python3/dist-packages "$PYTHON" -c \
-    'from cloudinit import version; print(version.version_string())')" \
-    "cloud-init 22.4.2"
+version_of_cloud_init
 question "A guest gets a /32 and a gateway that is on the link (the usual layout of one TAP a VM), as
           network-config version 2 with the words of netplan: to: default, on-link, metric. What do
           guests without netplan make of it?"

@@ -1,13 +1,8 @@
 #!/bin/bash
 # A MAC written by a YAML 1.2 library is a number for cloud-init, which reads YAML 1.1.
 . "$(dirname "$0")/lib/question.sh"
-if outside; then
-    prepare
-    deb cloud-init=22.4.2-1+deb12u4
-    pip ruamel.yaml==0.19.1 pyyaml==6.0.2 jinja2==3.1.4 configobj==5.0.8 requests==2.32.3 \
-        jsonpatch==1.33 jsonschema==4.23.0 oauthlib==3.2.2
-    enter
-fi
+. "$LIB/cloud_init.sh"
+outside && enter_with_cloud_init ruamel.yaml==0.19.1
 cat >write.py <<'P'
 import sys
 from ruamel.yaml import YAML
@@ -28,13 +23,11 @@ good = [f"52:54:00:12:34:{n:02x}" for n in range(256)]
 print(sum(isinstance(yaml.safe_load(mac), int) for mac in good))
 P
 convert() {
-    PYTHONPATH=$ROOT/usr/lib/python3/dist-packages "$PYTHON" -m cloudinit.cmd.main devel \
-        net-convert -p config.yaml -k yaml -d out -D debian -O networkd 2>&1 | tail -1
+    net_convert -D debian -O networkd 2>&1 | tail -1
 }
-version "cloud-init $(PYTHONPATH=$ROOT/usr/lib/python3/dist-packages "$PYTHON" -c \
-    'from cloudinit import version; print(version.version_string())'), ruamel.yaml, PyYAML $(
+version_of_cloud_init ", ruamel.yaml, PyYAML $(
     "$PYTHON" -c 'from importlib.metadata import version as v; print(v("ruamel.yaml"), v("pyyaml"))')" \
-    "cloud-init 22.4.2, ruamel.yaml, PyYAML 0.19.1 6.0.2"
+    ", ruamel.yaml, PyYAML 0.19.1 6.0.2"
 question "network-config of a NoCloud seed is written by ruamel.yaml with macaddress
           52:54:00:12:34:56 (a str). What does cloud-init read?"
 expected "The MAC: a library quotes what would be read back as something else."
