@@ -95,9 +95,10 @@ def newly_counted(
         return []
     found = []
     for name in _up_in(read, before.name):
-        if not try_lock("vm", name):
+        vm = read(records.find_vm, name) if try_lock("vm", name) else None
+        if vm is None:  # another command has it, or removed it
             continue
-        vm, rows = _vm(read, name)
+        rows = tuple(read(records.resources_of_vm, vm.id))
         networks = read(records.networks_by_id, {i.network for i in vm.interfaces})
         states = {(row.state, row.life) for row in rows if row.kind != Kind.LEASE}
         whole = states == {(State.COMMITTED, life)}
