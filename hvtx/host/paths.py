@@ -208,6 +208,14 @@ def problem(path: str, *, groups: bool = False) -> str | None:
         return unsafe.strerror
 
 
+def nearest(path: str) -> str:
+    """It, or the directory above that is there."""
+    path = os.path.abspath(path)
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    return path
+
+
 def open_believed(path: str) -> int:
     """Open a regular file for reading that nobody else could have written or replaced.
 

@@ -75,6 +75,10 @@ def may_begin(directory: str, *, exists: bool) -> bool:
 
     What the reserve gave back, when it was given up, is not for this.
     """
+    if not exists:
+        from hvtx.host.paths import nearest  # its directory may be made, too
+
+        directory = nearest(directory)
     files = inodes(directory)
     if files is not None:
         owed = len(_SPARES) if exists and not _is_spared(directory) else 0

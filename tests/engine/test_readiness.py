@@ -49,6 +49,21 @@ def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert caught.value.code == "store-full"
 
 
+def test_a_disk_that_is_full_before_anything_of_ours_is_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statvfs = os.statvfs
+
+    def full(path: str) -> os.statvfs_result:
+        values = [*tuple(statvfs(path)), 0]
+        values[3] = values[4] = 1  # blocks that are free, for root and for others
+        return os.statvfs_result(values[:10])
+
+    monkeypatch.setattr(os, "statvfs", full)
+    with pytest.raises(StoreError, match="too little room left"):
+        refuse_unwritable(settings(tmp_path / "not" / "there"), exists=False)
+
+
 # -- STATUS on a host that has nothing of hvtx's yet ------------------------------------------------
 
 

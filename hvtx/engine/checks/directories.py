@@ -33,7 +33,7 @@ def judge_place(directory: str) -> Iterator[Finding]:
 
     One that is not there yet is made by the first change. Raises OSError.
     """
-    there = _nearest(directory)
+    there = paths.nearest(directory)
     why = paths.problem(there)
     if why is None:
         return
@@ -51,7 +51,7 @@ def judge_place(directory: str) -> Iterator[Finding]:
 
 def judge_mount(directory: str, option: str) -> Iterator[Finding]:
     """Whether a directory is on a file system that is mounted read-only; raises OSError."""
-    path = _nearest(directory)
+    path = paths.nearest(directory)
     if not os.statvfs(path).f_flag & os.ST_RDONLY:
         return
     from shlex import quote  # for a refusal only, as below
@@ -61,13 +61,6 @@ def judge_mount(directory: str, option: str) -> Iterator[Finding]:
         "directories", "error", f"{path} is on a file system that is mounted read-only", _SO,
         f"mount -o remount,rw {quote(mount)}, or choose another place with {option}",
     )  # fmt: skip
-
-
-def _nearest(path: str) -> str:
-    """It, or the directory above that is there."""
-    while not os.path.exists(path):
-        path = os.path.dirname(path)
-    return path
 
 
 def _mend(path: str, seen: os.stat_result) -> str:
