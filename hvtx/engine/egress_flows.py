@@ -14,6 +14,8 @@ from hvtx.model.policy import EgressRule, names_in
 from hvtx.model.reason import Reason
 from hvtx.model.resource import FIREWALL_KINDS, Kind, Outcome, Resource, State
 from hvtx.model.service import service_spec
+from hvtx.model.typed import Any
+from hvtx.model.vm import Network
 from hvtx.planner.egress_flows import Named, nothing
 from hvtx.store import records
 
@@ -71,20 +73,24 @@ def _policies(
 ) -> tuple[list[FirewallSpec], list[FirewallSpec], list[tuple[str, ...]]]:
     """Those of VMs and those of networks that hold now, in the networks that are concerned.
 
-    Also the subnets of each of these; a VM or network that has no policy any more has an open one.
+    Also what of each of these is on its bridge; a VM or network that has no policy any more has an
+    open one.
     """
     networks = {row.network for row in changed}
     with runtime.reading() as sql:
         known = [n for n in records.networks(sql) if n.id in networks]
         rows = [r for r in records.egress_rows(sql) if r.network in networks]
+        here = {n.bridge: list(_here(sql, n)) for n in known}
     staying = [firewall_spec(row) for row in rows if row.state != State.RELEASING]
     vms = [spec for spec in staying if "mac" in spec and "egress" in spec]
     own = {address for spec in vms for address in addresses_in(spec)}
-    of_networks: list[FirewallSpec] = [spec for spec in staying if "mac" not in spec]
+    of_networks: list[FirewallSpec] = [
+        {**spec, "subnets": here[spec["bridge"]]} for spec in staying if "mac" not in spec
+    ]
     there = {spec["bridge"] for spec in of_networks}
     whole = {row.network for row in changed if "mac" not in firewall_spec(row)}
     of_networks += [
-        {"bridge": n.bridge, "egress": None, "subnets": list(n.subnets)}
+        {"bridge": n.bridge, "egress": None, "subnets": here[n.bridge]}
         for n in known
         if n.bridge not in there
     ]
@@ -93,4 +99,13 @@ def _policies(
         if "mac" in spec and own.isdisjoint(addresses_in(spec)) and row.network not in whole:
             # it had a policy of its own, and has its network's now
             vms.append({**spec, "egress": None, "rules": []})
-    return vms, of_networks, [n.subnets for n in known]
+    return vms, of_networks, [tuple(subnets) for subnets in here.values()]
+
+
+def _here(sql: Any, network: Network) -> tuple[str, ...]:
+    """Where guests of a network are who have its bridge: of a cluster's, those of this host."""
+    if network.block_size is None:
+        return network.subnets
+    from hvtx.store import blocks
+
+    return tuple(block.cidr for block in blocks.blocks_of(sql, network.name) if block.cidr)

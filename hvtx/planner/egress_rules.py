@@ -244,6 +244,8 @@ def _beside_the_way(rule: EgressRule, networks: Iterable[Network]) -> str | None
     if any(_within(to, loopback) for loopback in _LOOPBACK):
         return "never applies: what guests send to a loopback address is dropped"
     for network in networks:
+        if network.block_size is not None:
+            continue  # its guests are on other hosts, too: what is sent there is forwarded
         for subnet, gateway in network.ranges:
             if _within(to, ipaddress.ip_network(subnet)) and to != ipaddress.ip_network(gateway):
                 return (

@@ -215,6 +215,12 @@ def test_a_rule_about_what_no_policy_is_asked_for_is_told(to: str, told: str | N
         assert told is None or told in found[0]
 
 
+def test_guests_of_a_cluster_are_on_other_hosts_too() -> None:
+    """What is sent there is forwarded, and a policy is asked."""
+    policy = Policy("none", (EgressRule("allow", "10.77.0.3/32"),))
+    assert egress_rules.useless(policy, [network()._replace(block_size=26)]) == []
+
+
 @pytest.mark.parametrize(
     ("mode", "hint"),
     [

@@ -1,0 +1,51 @@
+"""Whose flows a change of a policy ends."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from hvtx.engine import egress_flows
+from hvtx.host.ctmessages import Flow
+from tests.machine.fake_world import FakeWorld
+
+Ends = Callable[[Flow], bool]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[FakeWorld]:
+    found = FakeWorld(tmp_path)
+    yield found
+    found.close()
+
+
+def flow(source: str, to: str) -> Flow:
+    own, other = socket.inet_aton(source), socket.inet_aton(to)
+    return Flow(socket.AF_INET, own, other, other, own, 6, 443, 50000, b"")
+
+
+def test_a_flow_to_a_guest_on_another_host_is_refused_like_any_other(
+    world: FakeWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cluster's network is on its bridge as far as this host's blocks go."""
+    config = tmp_path / "config.toml"
+    config.write_text('[cluster]\nsource = "static"\nblocks = { pods = ["10.64.0.0/26"] }\n')
+    config.chmod(0o600)
+    network = ("--subnet", "10.64.0.0/16", "--block-size", "26", "--no-nat")
+    asked: list[Ends] = []
+    for argv in (
+        ("network", "create", "pods", *network),
+        ("vm", "run", "web", "--network", "pods", "--", "sleep", "60"),
+    ):
+        ran = world.hvtx(*argv)
+        assert ran.code == 0, ran.err
+    monkeypatch.setattr(egress_flows.flows, "flush_where", asked.append)
+    ran = world.hvtx("network", "set", "pods", "--deny", "10.64.0.0/16")
+    assert ran.code == 0, ran.err
+    (ends,) = asked
+    assert ends(flow("10.64.0.2", "10.64.1.5"))
+    assert not ends(flow("10.64.0.2", "10.64.0.3"))
+    assert not ends(flow("10.64.1.5", "10.64.0.2")), "who is there has that host's policy"
