@@ -17,7 +17,7 @@ from hvtx.host.retry import retry_transient
 
 _NEWQDISC, _NEWFILTER, _GETFILTER = 36, 44, 46
 _TCMSG = struct.Struct("=BxxxiIII")
-_KIND, _OPTIONS = 1, 2
+_KIND, _OPTIONS, _CHAIN = 1, 2, 11
 _INGRESS, _INGRESS_HANDLE = 0xFFFFFFF1, 0xFFFF0000
 _PRIORITY = 1 << 16 | 0x0300  # the first, and ETH_P_ALL in the network's order
 _U32_SEL, _U32_ACT, _TERMINAL = 5, 7, 1
@@ -49,11 +49,16 @@ def _leads(one: int, other: int, links: Links) -> bool:
 
 @legible
 def _target(body: bytes) -> int | None:
-    """Where a filter sends all that it sees; None for one that does something else (pure)."""
-    options = attribute_map(attribute_map(body, _TCMSG.size).get(_OPTIONS, b""))
+    """Where a filter sends all that a device gets; None for one that does less, or else (pure)."""
+    *_, asked = _TCMSG.unpack_from(body)
+    found = attribute_map(body, _TCMSG.size)
+    if asked & 0xFFFF != _PRIORITY & 0xFFFF or any(found.get(_CHAIN, b"")):
+        return None  # one protocol's, or asked only where another filter leads to it
+    options = attribute_map(found.get(_OPTIONS, b""))
     action = attribute_map(attribute_map(options.get(_U32_ACT, b"")).get(1, b""))
     told = attribute_map(action.get(_ACT_OPTIONS, b"")).get(_MIRRED_PARMS)
-    if told is None or options.get(_U32_SEL, b"")[-len(_ANY_KEY) :] != _ANY_KEY:
+    selector = options.get(_U32_SEL, b"")
+    if told is None or selector[_SELECTOR.size :] != _ANY_KEY:
         return None
     *_, does, to = _MIRRED.unpack_from(told)
     return to if does == _EGRESS_REDIRECT else None
