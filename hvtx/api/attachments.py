@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hvtx import commands
 from hvtx.api.calls import Calls, again_when_full
+from hvtx.errors import Conflict, HostRefused
 from hvtx.model.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -78,10 +79,22 @@ class Attachments:
         it has no address left); HostRefused with the code ``network-damaged`` where what is
         attached already suffers, too.
         """
+        try:
+            self._status(bridge_network, subnets, mtu, nat, isolate)
+        except (Conflict, HostRefused):
+            # the first ADD may just have made the network, or `network set` have exchanged rules
+            self._status(bridge_network, subnets, mtu, nat, isolate)
+
+    def _status(
+        self,
+        name: str,
+        subnets: Sequence[str] | None,
+        mtu: int | None,
+        nat: bool | None,
+        isolate: bool | None,
+    ) -> None:
         with self._calls.opened(writable=False) as runtime:
-            commands.cni_status.check_status(
-                runtime, bridge_network, subnets, mtu, nat=nat, isolate=isolate
-            )
+            commands.cni_status.check_status(runtime, name, subnets, mtu, nat=nat, isolate=isolate)
 
     def show(self, key: AttachmentKey) -> Attached | None:
         """An attachment as ADD told it; None where there is none that was committed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
@@ -12,6 +13,7 @@ from hvtx import Conflict, Host, HostRefused, NotPermitted, StoreError
 from hvtx.engine.readiness import refuse_unwritable
 from hvtx.engine.runtime import Settings
 from hvtx.host import libnftables
+from tests.machine.fake_world import FakeWorld
 
 
 def settings(directory: Path) -> Settings:
@@ -116,3 +118,45 @@ def test_status_tells_of_a_subnet_that_is_taken(
 
 def _refuse(subnets: object, *, block_size: int | None) -> None:
     raise Conflict(f"{subnets} overlaps what this host has a route to ({block_size})")
+
+
+@pytest.mark.parametrize(
+    ("before", "meanwhile", "step"),
+    [
+        (
+            ("create", "other", "--subnet", "10.77.0.0/24"),
+            ("create", "pods", "--subnet", "10.88.0.0/24"),
+            "hvtx.engine.attachment_network.all_networks",
+        ),
+        (
+            ("create", "pods", "--subnet", "10.88.0.0/24", "--egress", "none"),
+            ("set", "pods", "--deny", "192.0.2.1"),
+            "hvtx.commands.cni_status._refuse_damaged",
+        ),
+    ],
+    ids=["made", "changed"],
+)
+def test_what_others_do_meanwhile_is_no_obstacle(
+    before: tuple[str, ...],
+    meanwhile: tuple[str, ...],
+    step: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The record was read before, and the host is looked at after."""
+    world, look, done = FakeWorld(tmp_path), resolve_name(step), []
+
+    def late(*args: object) -> object:
+        if not done:
+            world._elsewhere(lambda: done.append(world.hvtx("network", *meanwhile)))()
+        return look(*args)
+
+    monkeypatch.setattr(step, late)
+    monkeypatch.setattr("hvtx.commands.cni_status.Links", world.links)
+    try:
+        assert world.hvtx("network", *before).code == 0
+        with world.kernel.run():
+            Host().attachments.status("pods", ("10.88.0.0/24",))
+        assert [ran.code for ran in done] == [0], done
+    finally:
+        world.close()
