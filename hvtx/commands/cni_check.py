@@ -29,10 +29,10 @@ def check(runtime: Runtime, request: AttachmentRequest) -> tuple[Missing, ...]:
         raise runtime.refused
     vm = attachments.find(runtime, request.key)
     what = f"interface {request.key.ifname} of container {request.key.container}"
-    if vm is None:
+    snapshot = take_snapshot(runtime) if vm is not None else None
+    if vm is None or snapshot is None or vm.id not in snapshot.vms:  # or was released meanwhile
         return (Missing(f"{what} is not attached", "the runtime has to ADD it"),)
     anew = f"hvtx vm rm {vm.name} --force; then the runtime has to ADD it again"
-    snapshot = take_snapshot(runtime)
     rows = [row for row in snapshot.rows if row.vm == vm.id and row.state == State.COMMITTED]
     pair = next((row for row in rows if row.kind == Kind.VETH), None)
     if pair is None or snapshot.vms[vm.id].liveness is Liveness.DEAD:
