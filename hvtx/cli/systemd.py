@@ -50,8 +50,9 @@ def systemd() -> None:
 def install(ctx: click.Context, root: str, metrics: str | None, json_: bool) -> None:
     """Write the units where they differ, enable them, and start the timer.
 
-    So are the files by which systemd-networkd and NetworkManager leave devices of hvtx alone, and
-    firewalld's zone for bridges of networks; one of the same name that hvtx did not write stays.
+    So are the files by which systemd-networkd, NetworkManager and the host's own dnsmasq leave
+    devices of hvtx alone, and firewalld's zone for bridges of networks; one of the same name that
+    hvtx did not write stays.
 
     Where the Debian package has brought its units, those are enabled and nothing hides them; what
     is given otherwise for this call goes to drop-ins.

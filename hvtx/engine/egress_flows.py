@@ -17,7 +17,7 @@ from hvtx.model.service import service_spec
 from hvtx.model.typed import Any
 from hvtx.model.vm import Network
 from hvtx.planner.egress_flows import Named, nothing
-from hvtx.store import records
+from hvtx.store import blocks, records
 
 ROLE = "egress"
 
@@ -106,6 +106,4 @@ def _here(sql: Any, network: Network) -> tuple[str, ...]:
     """Where guests of a network are who have its bridge: of a cluster's, those of this host."""
     if network.block_size is None:
         return network.subnets
-    from hvtx.store import blocks
-
     return tuple(block.cidr for block in blocks.blocks_of(sql, network.name) if block.cidr)

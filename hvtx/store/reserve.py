@@ -18,6 +18,8 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
+from hvtx.host import paths
+
 FILE = "reserve"
 LOW = 192 << 10  # bytes: below this nothing new is begun
 LOW_INODES = 8  # below this nothing new is begun either; a VM's start takes up to five
@@ -75,10 +77,8 @@ def may_begin(directory: str, *, exists: bool) -> bool:
 
     What the reserve gave back, when it was given up, is not for this.
     """
-    if not exists:
-        from hvtx.host.paths import nearest  # its directory may be made, too
-
-        directory = nearest(directory)
+    if not exists:  # nor need its directory
+        directory = paths.nearest(directory)
     files = inodes(directory)
     if files is not None:
         owed = len(_SPARES) if exists and not _is_spared(directory) else 0
