@@ -15,7 +15,7 @@ from hvtx.host.links import Links
 from hvtx.model.address import family_of, room_in
 from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource, State, address_spec
 from hvtx.model.typed import Any, NamedTuple
-from hvtx.model.vm import Network
+from hvtx.model.vm import DEFAULT, Network
 from hvtx.store import leases, records
 
 DAMAGED = "network-damaged"  # of an error: what is attached already suffers, too
@@ -94,8 +94,6 @@ def _judge(runtime: Runtime, standing: _Standing) -> None:
 
 
 def _refuse_unless_default(name: str) -> None:
-    from hvtx.model.described import DEFAULT
-
     if name != DEFAULT:
         raise NotFound(f"there is no network {name!r}", hint=records.to_have_network(name))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hvtx.engine.new_network import (
-    DEFAULT,
     NetworkRequest,
     check_free,
     make_network,
@@ -15,7 +14,7 @@ from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
 from hvtx.engine.unsettled import resolved_networks
 from hvtx.engine.vm_options import warn_of_useless
-from hvtx.model.vm import Network
+from hvtx.model.vm import DEFAULT, Network
 
 
 def create_default(runtime: Runtime) -> Network:

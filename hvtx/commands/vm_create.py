@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from hvtx.engine import notice, own_addresses
 from hvtx.engine.guest_options import GuestOptions, check_user_data
-from hvtx.engine.new_network import DEFAULT, default_draft, take_network
+from hvtx.engine.new_network import default_draft, take_network
 from hvtx.engine.peer_ports import refuse_ports
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import bridges_now
@@ -20,7 +20,7 @@ from hvtx.host import paths
 from hvtx.model.policy import EgressRule, Limits, Policy, names_in
 from hvtx.model.resource import Kind
 from hvtx.model.typed import TYPE_CHECKING, Any
-from hvtx.model.vm import Interface, Network, Publish, Vm
+from hvtx.model.vm import DEFAULT, Interface, Network, Publish, Vm
 from hvtx.planner import addressing, provision
 from hvtx.planner.assigning import Asked, assigned
 from hvtx.planner.provision import ResourceSpec

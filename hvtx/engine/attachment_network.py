@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from hvtx.engine import privileges
 from hvtx.engine.network_options import parse_network
 from hvtx.engine.new_network import (
-    DEFAULT,
     NetworkRequest,
     check_free,
     default_draft,
@@ -21,7 +20,7 @@ from hvtx.engine.scope import all_networks
 from hvtx.errors import Conflict, NotFound, advised
 from hvtx.host import libnftables
 from hvtx.model.attachment import AttachmentRequest
-from hvtx.model.vm import Network
+from hvtx.model.vm import DEFAULT, Network
 from hvtx.planner.addressing import check_guest_address
 from hvtx.store import records
 

@@ -13,7 +13,6 @@ from hvtx.engine.vm_state import Moment, read_moment, states_of
 from hvtx.errors import placed
 from hvtx.host import dnsmasq
 from hvtx.model.described import (
-    DEFAULT,
     Action,
     Described,
     Known,
@@ -24,7 +23,7 @@ from hvtx.model.described import (
 )
 from hvtx.model.policy import Policy, names_in
 from hvtx.model.typed import Any, NamedTuple
-from hvtx.model.vm import Network, Vm
+from hvtx.model.vm import DEFAULT, Network, Vm
 from hvtx.planner import ports
 from hvtx.planner.described import NETWORK_CHANGES, VM_AT_START, VM_CHANGES
 from hvtx.planner.described_checks import NETWORK_FIXED, differing

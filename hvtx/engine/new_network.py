@@ -28,7 +28,7 @@ from hvtx.host.links import Links
 from hvtx.model.address import is_ipv6
 from hvtx.model.policy import NO_POLICY, Policy
 from hvtx.model.typed import TYPE_CHECKING, NamedTuple
-from hvtx.model.vm import Network
+from hvtx.model.vm import DEFAULT, Network
 from hvtx.planner import provision
 from hvtx.planner.exits import NO_EXITS, Exits
 from hvtx.planner.scope import NetworkScope
@@ -36,8 +36,6 @@ from hvtx.store import records
 
 if TYPE_CHECKING:
     from hvtx.engine.blocks import Blocks
-
-DEFAULT = "default"
 
 
 class NetworkRequest(NamedTuple):

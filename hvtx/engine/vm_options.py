@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from hvtx.engine import notice
 from hvtx.engine.guest_options import GuestOptions
 from hvtx.errors import NotFound, UsageError, advised
-from hvtx.model.described import DEFAULT
 from hvtx.model.limiting import parse_limit
 from hvtx.model.policy import NO_LIMITS, NO_POLICY, Limits, Policy, names_in
 from hvtx.model.typed import TYPE_CHECKING, NamedTuple
-from hvtx.model.vm import Attachment, Network, Publish
+from hvtx.model.vm import DEFAULT, Attachment, Network, Publish
 from hvtx.planner import addressing, ports
 from hvtx.planner.assigning import Asked
 

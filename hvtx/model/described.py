@@ -9,8 +9,6 @@ from hvtx.model.policy import Policy
 from hvtx.model.typed import Any, NamedTuple, StrEnum
 from hvtx.model.vm import Network, Publish, Vm
 
-DEFAULT = "default"  # the network that is made where it is needed
-
 
 class WantedNetwork(NamedTuple):
     """A network as it is described; None: any."""

@@ -7,6 +7,8 @@ from hvtx.model.address import family_of, is_of
 from hvtx.model.policy import NO_LIMITS, NO_POLICY, Limits, Policy
 from hvtx.model.typed import NamedTuple, StrEnum
 
+DEFAULT = "default"  # the network that is made where it is needed
+
 
 class Liveness(StrEnum):
     """Proven from boot id, pid and start time; never from a pid alone."""

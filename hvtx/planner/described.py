@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from hvtx.model import limiting
 from hvtx.model.address import with_port
 from hvtx.model.described import (
-    DEFAULT,
     NETWORK,
     VM,
     Action,
@@ -28,7 +27,7 @@ from hvtx.model.described import (
 )
 from hvtx.model.policy import Limits, Policy, policy_words
 from hvtx.model.typed import Any
-from hvtx.model.vm import Interface, Network, Publish, Vm
+from hvtx.model.vm import DEFAULT, Interface, Network, Publish, Vm
 from hvtx.planner import described_checks as checks
 from hvtx.planner.described_order import ordered
 

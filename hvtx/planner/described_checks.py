@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from hvtx.errors import Conflict, HvtxError, NotFound, UsageError, advised, placed
 from hvtx.model.address import with_port
-from hvtx.model.described import DEFAULT, Known, WantedNetwork, WantedVm
+from hvtx.model.described import Known, WantedNetwork, WantedVm
 from hvtx.model.nearest import nearest
-from hvtx.model.vm import Network, Publish, Vm, need_something_to_run
+from hvtx.model.vm import DEFAULT, Network, Publish, Vm, need_something_to_run
 from hvtx.planner import addressing
 from hvtx.planner.assigning import Asked, assigned
 from hvtx.planner.egress_rules import refuse_names
