@@ -23,7 +23,7 @@ from contextlib import closing
 
 from hvtx.drivers.base import Host
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
-from hvtx.host import failpoint, fdb, sysctl
+from hvtx.host import failpoint, sysctl
 from hvtx.host.links import Links, named_again, silence
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.host.tc import EGRESS
@@ -198,7 +198,7 @@ def hidden(row: Resource, links: Links) -> bool:
     Raises OSError.
     """
     spec = bridge_spec(row)
-    return not fdb.knows_itself(links.channel, spec["ifindex"], spec["mac"])
+    return not links.knows_itself(spec["ifindex"], spec["mac"])
 
 
 def route_localnet(device: str) -> str:
@@ -288,7 +288,7 @@ def restore(row: Resource, seen: Link, links: Links, *, loopback: bool) -> None:
         wanted["mac"] = spec["mac"]
     links.change(seen.ifindex, **wanted)
     if hidden(row, links):
-        fdb.introduce(links.channel, seen.ifindex, spec["mac"])
+        links.introduce(seen.ifindex, spec["mac"])
     lead_loopback(seen.name, on=loopback)
 
 

@@ -82,6 +82,12 @@ class FakeLinks:
         self._kernel.alive()
         return [a for a in self._kernel.addresses if ifindex in (0, a.ifindex)]
 
+    def knows_itself(self, bridge: int, mac: str) -> bool:
+        del mac
+        self._kernel.alive()
+        self._kernel.get(bridge)
+        return True
+
     def forget_neighbours(self, known: Iterable[tuple[int, str]]) -> None:
         del known
         self._kernel.alive()
@@ -462,12 +468,6 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         known = [(a.ifindex, ip_interface(a.address).ip) for a in kernel.addresses]
         return [(index, ip.packed) for index, ip in known if ip.version == family]
 
-    def knows_itself(channel: object, bridge: int, mac: str) -> bool:
-        del channel, mac
-        kernel.alive()
-        kernel.get(bridge)
-        return True
-
     def guard(
         given: FakeLinks, ifindex: int, program: bytes, sums: int | None, *, apart: bool = False
     ) -> Given:
@@ -531,7 +531,6 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.host.tap_filter_check.summed": lambda ifindex: True,
         "hvtx.drivers.tap.making.tun": tun,
         "hvtx.drivers.tap.making.os": descriptors,
-        "hvtx.host.fdb.knows_itself": knows_itself,
         "hvtx.host.new_ports.equip": equip,
         "hvtx.host.new_ports.guard": guard,
         "hvtx.drivers.tap.driver.os": descriptors,

@@ -43,7 +43,6 @@ from hvtx.host import (
     ctmessages,
     devroutes,
     egress_devices,
-    fdb,
     filter_chains,
     filters,
     held_namespaces,
@@ -1160,8 +1159,8 @@ PARSERS: dict[str, Parser] = {
         lambda bodies: links(bodies).neighbours(), dumps("neighbours"), GARBLED, ("host.neigh.NeighbourTable.neighbours",)
     ),
     "a bridge's own address": Parser(
-        lambda bodies: fdb.knows_itself(Told(bodies), 1, "02:00:00:00:00:01"), dumps("neighbours"), GARBLED,
-        ("host.fdb.knows_itself",),
+        lambda bodies: links(bodies).knows_itself(1, "02:00:00:00:00:01"), dumps("neighbours"), GARBLED,
+        ("host.neigh.NeighbourTable.knows_itself",),
     ),
     "ways": Parser(
         egress_devices.ways_in, dumps("routes"), GARBLED,

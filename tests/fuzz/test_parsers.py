@@ -75,7 +75,7 @@ ASIDE = {
     "engine.cni_files._types_of": "what is no JSON runs nothing, as tests/engine shows",
     "engine.cni_files.text_at": "replaces what is no text",
     "host.dhcp_release": "addresses of our own",
-    "host.fdb.introduce": "an address of our own",
+    "host.neigh._lladdr": "an address of our own",
     "host.link_changes": "addresses of our own",
     "host.inet": "addresses of our own, and frames of our own making",
     "host.etcd": "as tests/host/test_etcd.py shows",

@@ -22,8 +22,8 @@ _SPLITS = frozenset({"split", "rsplit", "partition", "rpartition"})
 _DOCUMENT = re.compile(r"hvtx/[a-z-]+/\d+")
 # What changes the host: a method of `Links` and `LinkTraits`, or a function of a module of hvtx/host.
 _CHANGES = re.compile(
-    r"(?:links\.(?:change|rename|learn_no_link_local|guard|forget_neighbours)"
-    r"|links\.silence|fdb\.introduce|new_ports\.(?:equip|guard)|traits\.(?:set_port|set_bridge|turn_arp_on)|conntrack\.delete"
+    r"(?:links\.(?:change|rename|learn_no_link_local|guard|forget_neighbours|introduce)"
+    r"|links\.silence|new_ports\.(?:equip|guard)|traits\.(?:set_port|set_bridge|turn_arp_on)|conntrack\.delete"
     r"|tun\.(?:create|attach|set_owner|set_persistent)|xtables\.edit|nfnetlink\.\w+\.batch"
     r"|channel\.batch|sysctl\.write|ForeignRules\(.*\)\.mark)$"
 )
