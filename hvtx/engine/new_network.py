@@ -266,7 +266,7 @@ def describe(runtime: Runtime, request: NetworkRequest) -> Network:
         mtu=request.mtu,
         nat=request.nat,
         isolate=request.isolate,
-        firewall=choose_firewall(runtime.settings.firewall),
+        firewall=_choose_firewall(runtime.settings.firewall),
         subnets=request.subnets,
         gateways=tuple(addressing.gateway_of(subnet) for subnet in request.subnets),
         gateway6=provision.link_local(mac) if six else None,
@@ -283,7 +283,7 @@ def _policy(runtime: Runtime, asked: Policy) -> Policy:
     return asked._replace(egress=asked.egress or runtime.settings.egress)
 
 
-def choose_firewall(asked: str) -> str:
+def _choose_firewall(asked: str) -> str:
     """The backend that is ``asked`` for a new network.
 
     ``auto``: iptables only where a legacy table is in use and nftables is not.
