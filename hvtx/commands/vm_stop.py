@@ -19,6 +19,7 @@ from hvtx.host import failpoint, procfs, signals
 from hvtx.hypervisors import base as hypervisors
 from hvtx.model.reason import Reason
 from hvtx.model.resource import Kind, Outcome, Resource, is_changing
+from hvtx.model.typed import Any
 from hvtx.model.vm import Epoch, Identity, Liveness, Vm
 from hvtx.planner.scope import VmScope, refuse_attachment
 from hvtx.planner.states import VmState, identity_of
@@ -176,12 +177,25 @@ def remove_held(runtime: Runtime, name: str, *, force: bool) -> VmScope:
     if scope.state is not VmState.DEFINED:
         refuse_running(scope, force=force)
         stop_scope(runtime, scope, timeout=5.0, force=True)
-    with begin(runtime, "rm", vm=name) as (sql, operation):
-        if records.has_vm(sql, vm.id):  # gc forgets what an interrupted run left, once it is bare
-            operation.history(sql, [forget_vm(sql, vm.id)])
-    remove_log(runtime.settings.state_directory, vm)
-    operation.end("done")
+    with begin(runtime, "rm", vm=name) as (_, operation):
+        pass
+    try:
+        operation.raise_pending_interrupt()
+        remove_log(runtime.settings.state_directory, vm)
+        operation.end("done", then=lambda sql: forget(sql, operation, vm))
+    except BaseException:
+        operation.unlock()  # it was interrupted: the VM is on record, and down
+        raise
     return scope
+
+
+def forget(sql: Any, operation: Operation, vm: Vm) -> None:
+    """Forget a VM in the transaction that ends the operation: if that fails, both are still there.
+
+    gc forgets what an interrupted run left, once it is bare.
+    """
+    if records.has_vm(sql, vm.id):
+        operation.history(sql, [forget_vm(sql, vm.id)])
 
 
 def refuse_running(scope: VmScope, *, force: bool) -> None:

@@ -11,6 +11,7 @@ from functools import partial
 
 from hvtx.commands.vm_stop import (
     end_process,
+    forget,
     may_run,
     refuse_external,
     refuse_running,
@@ -38,11 +39,10 @@ from hvtx.engine.together import (
 )
 from hvtx.engine.transaction import Operation
 from hvtx.engine.vm_paths import remove_log, run_directory
-from hvtx.engine.vm_record import forget_vm
 from hvtx.errors import HvtxError
 from hvtx.host import failpoint, parallel
 from hvtx.model.resource import Kind, is_changing
-from hvtx.model.typed import TYPE_CHECKING, NamedTuple
+from hvtx.model.typed import TYPE_CHECKING, Any, NamedTuple
 from hvtx.planner.scope import VmScope, refuse_attachment
 from hvtx.planner.states import VmState, identity_of
 from hvtx.store import records
@@ -291,14 +291,18 @@ def _remove(runtime: Runtime, scopes: Sequence[VmScope], tally: Tally, *, force:
     if not down.done:
         return
     names = list(down.done)
-    with begin_each(runtime, "rm", names) as (sql, operations):
-        for name, operation in zip(names, operations, strict=True):
-            vm = down.done[name].vm
-            if records.has_vm(sql, vm.id):  # gc forgets what an interrupted run left
-                operation.history(sql, [forget_vm(sql, vm.id)])
+    with begin_each(runtime, "rm", names) as (_, operations):
+        pass
+    try:
+        operations[0].raise_pending_interrupt()
+        for name in names:
+            remove_log(runtime.settings.state_directory, down.done[name].vm)
+
+        def forget_all(sql: Any) -> None:
+            for name, operation in zip(names, operations, strict=True):
+                forget(sql, operation, down.done[name].vm)
+
+        end_each(operations, then=forget_all)
+    finally:
+        unlock(operations)  # of what did not end
     tally.done |= down.done
-    for name in names:
-        remove_log(runtime.settings.state_directory, down.done[name].vm)
-    end_each(operations)
-    for operation in operations:  # Ctrl-C that came while they were being written: no more of it
-        operation.raise_pending_interrupt()

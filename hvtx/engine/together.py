@@ -108,11 +108,17 @@ def unlock(operations: Iterable[Operation]) -> None:
             operation.unlock()
 
 
-def end_each(operations: Sequence[Operation], result: str = "done") -> None:
-    """Close operations that have nothing more to do, in one transaction."""
+def end_each(
+    operations: Sequence[Operation],
+    result: str = "done",
+    *,
+    then: Callable[[Any], None] = lambda sql: None,
+) -> None:
+    """Close operations that have nothing more to do, in one transaction; ``then`` is done in it."""
     if not operations:
         return
     with operations[0].runtime.store.transaction() as sql:
+        then(sql)
         for operation in operations:
             operation.close(sql, result)
     _ended(operations)
