@@ -54,6 +54,8 @@ def remove_network(runtime: Runtime, name: str) -> None:
             with begin(runtime, "network-rm", network=name) as (_, operation):
                 pass
             _take_down(operation, name, rest, again=AGAIN)
+        if network.block_size is not None:
+            _give_back(runtime, name)
         return
     rows = [row for row in scope.rows if row.network == network.id]
     # One whose removal something stood in the way of is only on record for what it left.

@@ -5,10 +5,17 @@ What left rows is for gc's plan, which decides whether they are released or comm
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from contextlib import suppress
+
 from hvtx.engine import living_limits
 from hvtx.engine.runtime import Runtime
+from hvtx.engine.together import held
+from hvtx.engine.vm_paths import remove_log
 from hvtx.engine.vm_record import forget_vm
 from hvtx.model.resource import Kind, State
+from hvtx.model.typed import Any
+from hvtx.model.vm import Vm
 from hvtx.store import history, intents, records, retention
 from hvtx.store.database import Store
 
@@ -43,23 +50,58 @@ def close_interrupted(runtime: Runtime) -> None:
 
     left = living_limits.carry_through(interrupted, hold_vm)
     idle = [operation.id for operation in interrupted if operation.id not in left]
-    with runtime.store.transaction() as sql:
-        for vm, operation in records.provisional_vms(sql).items():
-            if runtime.is_running(operation):
-                continue
+    begun = runtime.read(_only_begun) if provisional else []
+    with held(runtime, [vm.name for vm in begun]) as mine:
+        # read again: under its lock nobody makes a VM of that name, or takes one back
+        begun = [vm for vm in runtime.read(_only_begun) if vm.name in mine] if begun else []
+        gone = [vm for vm in begun if not runtime.is_running(runtime.read(_maker_of, vm.id))]
+        for vm in gone:  # first: of a VM that is forgotten nothing tells that it has a log
+            with suppress(OSError):
+                remove_log(runtime.settings.state_directory, vm)
+        with runtime.store.transaction() as sql:
+            _close_vms(sql, runtime, {vm.id for vm in gone})
+            _close_networks(sql, runtime)
+            intents.close_idle(sql, idle, history.now())  # last: with a VM its leases go
+
+
+def _only_begun(sql: Any) -> list[Vm]:
+    """The provisional VMs that nothing but leases stands for: no more was begun, or is left."""
+    found = [
+        records.find_vm(sql, records.vm_name(sql, vm) or "")
+        for vm in records.provisional_vms(sql)
+        if all(row.kind == Kind.LEASE for row in records.resources_of_vm(sql, vm))
+    ]
+    return [vm for vm in found if vm is not None]
+
+
+def _maker_of(sql: Any, vm: str) -> int:
+    """The operation that makes a provisional VM; 0 if it is not provisional."""
+    return records.provisional_vms(sql).get(vm, 0)
+
+
+def _close_vms(sql: Any, runtime: Runtime, gone: Collection[str]) -> None:
+    """Put on record for good the VMs whose start went through; forget those (by id) in ``gone``."""
+    for vm, operation in records.provisional_vms(sql).items():
+        if vm in gone:
+            history.add(sql, [forget_vm(sql, vm)], operation=operation, verb="run")
+        elif not runtime.is_running(operation):
             rows = records.resources_of_vm(sql, vm)
             if any(row.kind in _PROVING and row.state == State.COMMITTED for row in rows):
-                # the start went through: the VM is on record for good
                 records.set_vm_confirmed(sql, vm)
-            elif not [row for row in rows if row.kind != Kind.LEASE]:
-                history.add(sql, [forget_vm(sql, vm)], operation=operation, verb="run")
-        for vm in records.bare_attachments(sql):
-            history.add(sql, [forget_vm(sql, vm)], operation=None, verb="gc")
-        for network, operation in records.provisional_networks(sql).items():
-            rows = records.resources_of_network(sql, network)
-            if not runtime.is_running(operation) and not rows:
-                records.remove_network(sql, network)
-        intents.close_idle(sql, idle, history.now())  # last: with a VM its leases go
+    for vm in records.bare_attachments(sql):
+        history.add(sql, [forget_vm(sql, vm)], operation=None, verb="gc")
+
+
+def _close_networks(sql: Any, runtime: Runtime) -> None:
+    """Forget networks that nothing is left of; what nobody has begun to remove stays for good."""
+    for network, operation in records.provisional_networks(sql).items():
+        if runtime.is_running(operation):
+            continue
+        rows = records.resources_of_network(sql, network)
+        if not rows:
+            records.remove_network(sql, network)
+        elif all(row.state == State.COMMITTED for row in rows):
+            records.set_network_confirmed(sql, network)
 
 
 def _prune(store: Store) -> None:

@@ -131,7 +131,8 @@ def take_network(runtime: Runtime, name: str) -> Network:
     raise NotFound(
         f"network {name!r} is incomplete: a command was interrupted",
         hint="hvtx recover; then create it again:"
-        f" hvtx network create {name} --subnet 10.77.0.0/24",
+        f" hvtx network create {name} --subnet 10.77.0.0/24;"
+        f" if something of it could not go: hvtx network rm {name}",
     )
 
 

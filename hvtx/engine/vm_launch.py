@@ -208,7 +208,7 @@ def roll_back(
 ) -> None:
     """Undo a start from its rows; ``problem`` is told what could not be undone."""
     from hvtx.drivers.vm_process import stop
-    from hvtx.engine.undo import attempt, undo
+    from hvtx.engine.undo import undo
     from hvtx.engine.vm_record import forget_vm
 
     if operation.committed:
@@ -221,19 +221,15 @@ def roll_back(
         if identity is not None:
             stop.stop(identity, directory=means.directory, power_down="none", force=True)
 
-    def forget() -> str:
-        left = runtime.read(records.resources_of_vm, vm.id)  # as the undo left them
-        if all(row.kind == Kind.LEASE for row in left):
-            with runtime.store.transaction() as sql:
-                operation.history(sql, [forget_vm(sql, vm.id)])
+    def forget(sql: Any) -> None:
+        left = records.resources_of_vm(sql, vm.id)  # as the undo left them
+        # gc forgets one that is bare
+        if new and records.has_vm(sql, vm.id) and all(row.kind == Kind.LEASE for row in left):
             remove_log(runtime.settings.state_directory, vm)
-        return ""
+            operation.history(sql, [forget_vm(sql, vm.id)])
 
     released = [row for row in rows if row.kind != Kind.LEASE or new]
-    undone = undo(operation, released, before=end_process)
-    undone.tell(problem)
-    if new and not undone.failed:
-        attempt(forget).tell(problem)
+    undo(operation, released, before=end_process, gone=forget).tell(problem)
 
 
 def render(

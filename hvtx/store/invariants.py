@@ -28,6 +28,15 @@ INVARIANTS = (
         ),
     ),
     (
+        "a network that is whole, and that nobody makes or removes, is on record for good",
+        (
+            "SELECT n.id FROM network n JOIN operation o ON o.id = n.operation"
+            " WHERE o.ended IS NOT NULL AND EXISTS (SELECT 1 FROM resource r WHERE r.network = n.id"
+            " AND r.state = 'committed') AND NOT EXISTS (SELECT 1 FROM resource r"
+            " WHERE r.network = n.id AND r.state IN ('intended', 'releasing'))"
+        ),
+    ),
+    (
         "a lease's row has its lease",
         (
             "SELECT id FROM resource WHERE kind = 'lease' AND state <> 'released'"

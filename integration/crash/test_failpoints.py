@@ -609,6 +609,12 @@ def test_killed_at_every_failpoint_it_recovers(
             if command.how == "collects":
                 quick("gc", "--apply")
             assert command.how == "again" or quick.is_clean(), point
+            known = {vm["name"] for vm in quick("vm", "ls", "--json").json()["vms"]}
+            logs = Path(os.environ["HVTX_STATE_DIR"], "logs").glob("*.log")
+            assert {log.stem for log in logs} <= known, point
+            for network in quick("network", "ls", "--json").json()["networks"]:  # it is of use
+                quick("vm", "create", "probe", "--network", network["name"], *SLEEP)
+                quick("vm", "rm", "probe")
         after = host() if command.how == "settles" else {}
         again = hvtx(*given(name), code=None)
         others = {9} if "several" in name else set()  # of these some may be done, others not
