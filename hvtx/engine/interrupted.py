@@ -5,7 +5,7 @@ What left rows is for gc's plan, which decides whether they are released or comm
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 
 from hvtx.engine import living_limits
@@ -59,8 +59,8 @@ def close_interrupted(runtime: Runtime) -> None:
             with suppress(OSError):
                 remove_log(runtime.settings.state_directory, vm)
         with runtime.store.transaction() as sql:
-            _close_vms(sql, runtime, {vm.id for vm in gone})
-            _close_networks(sql, runtime)
+            _close_vms(sql, runtime.is_running, {vm.id for vm in gone})
+            _close_networks(sql, runtime.is_running)
             intents.close_idle(sql, idle, history.now())  # last: with a VM its leases go
 
 
@@ -79,12 +79,12 @@ def _maker_of(sql: Any, vm: str) -> int:
     return records.provisional_vms(sql).get(vm, 0)
 
 
-def _close_vms(sql: Any, runtime: Runtime, gone: Collection[str]) -> None:
+def _close_vms(sql: Any, is_running: Callable[[int], bool], gone: Collection[str]) -> None:
     """Put on record for good the VMs whose start went through; forget those (by id) in ``gone``."""
     for vm, operation in records.provisional_vms(sql).items():
         if vm in gone:
             history.add(sql, [forget_vm(sql, vm)], operation=operation, verb="run")
-        elif not runtime.is_running(operation):
+        elif not is_running(operation):
             rows = records.resources_of_vm(sql, vm)
             if any(row.kind in _PROVING and row.state == State.COMMITTED for row in rows):
                 records.set_vm_confirmed(sql, vm)
@@ -92,10 +92,10 @@ def _close_vms(sql: Any, runtime: Runtime, gone: Collection[str]) -> None:
         history.add(sql, [forget_vm(sql, vm)], operation=None, verb="gc")
 
 
-def _close_networks(sql: Any, runtime: Runtime) -> None:
+def _close_networks(sql: Any, is_running: Callable[[int], bool]) -> None:
     """Forget networks that nothing is left of; what nobody has begun to remove stays for good."""
     for network, operation in records.provisional_networks(sql).items():
-        if runtime.is_running(operation):
+        if is_running(operation):
             continue
         rows = records.resources_of_network(sql, network)
         if not rows:

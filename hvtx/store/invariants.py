@@ -30,10 +30,10 @@ INVARIANTS = (
     (
         "a network that is whole, and that nobody makes or removes, is on record for good",
         (
-            "SELECT n.id FROM network n JOIN operation o ON o.id = n.operation"
-            " WHERE o.ended IS NOT NULL AND EXISTS (SELECT 1 FROM resource r WHERE r.network = n.id"
-            " AND r.state = 'committed') AND NOT EXISTS (SELECT 1 FROM resource r"
-            " WHERE r.network = n.id AND r.state IN ('intended', 'releasing'))"
+            "SELECT min(r.id) FROM network n JOIN operation o ON o.id = n.operation"
+            " JOIN resource r ON r.network = n.id"
+            " WHERE o.ended IS NOT NULL AND r.state <> 'released'"
+            " GROUP BY n.id HAVING sum(r.state <> 'committed') = 0"
         ),
     ),
     (

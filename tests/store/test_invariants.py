@@ -22,6 +22,11 @@ BREAKS = {
     "a committed row of a network belongs to a network on record": (
         "UPDATE resource SET state = 'committed', vm = NULL, network = 'net-gone' WHERE id = 1",
     ),
+    "a network that is whole, and that nobody makes or removes, is on record for good": (
+        "UPDATE resource SET state = 'committed', vm = NULL, network = (SELECT id FROM network)",
+        "UPDATE operation SET ended = began, result = 'done' WHERE id = 2",
+        "UPDATE network SET operation = 2",
+    ),
     "a lease's row has its lease": ("UPDATE resource SET kind = 'lease' WHERE id = 1",),
     "a VM, or a network, has at most one process that counts": (
         "UPDATE resource SET state = 'committed', kind = 'process'",
