@@ -61,7 +61,7 @@ class Changes(NamedTuple):
     user: str | None = None
     directory: str | None = None  # of the command; None: with another command, this one
     publish: tuple[ports.Asked, ...] = ()
-    unpublish: tuple[ports.Taken, ...] = ()
+    unpublish: tuple[ports.Unpublished, ...] = ()
     policy: PolicyChange | None = None
     kept: bool = False  # append and command are as they are on record: checked before
 

@@ -231,7 +231,7 @@ def vm_changes(step: Step) -> dict[str, Any]:
     return {
         **found,
         "publish": tuple(ports.Asked(network, port) for network, port in come),
-        "unpublish": tuple(ports.Taken(p.protocol, p.host_ip, p.host_port) for p in gone),
+        "unpublish": tuple(ports.Unpublished(p.protocol, p.host_ip, p.host_port) for p in gone),
         "kept": True,
     }
 

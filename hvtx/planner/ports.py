@@ -29,7 +29,7 @@ class Asked(NamedTuple):
     port: Publish
 
 
-class Taken(NamedTuple):
+class Unpublished(NamedTuple):
     """A port that is to be published no more; ``host_ip`` None: on every address."""
 
     protocol: str
@@ -142,14 +142,14 @@ def _one(text: str, words: str) -> range:
     return range(port, port + 1)
 
 
-def parse_unpublished(texts: Iterable[str]) -> tuple[Taken, ...]:
+def parse_unpublished(texts: Iterable[str]) -> tuple[Unpublished, ...]:
     """What ``--unpublish`` says: ``[HOSTIP:]HOSTPORT[-LAST][/udp]``. Raises UsageError."""
     with advised("write it as 8080, 8080/udp, 203.0.113.1:8080, [2001:db8::1]:443 or 8000-8010"):
-        found = [taken for text in texts for taken in _no_more(text)]
+        found = [port for text in texts for port in _no_more(text)]
     return tuple(dict.fromkeys(found))
 
 
-def _no_more(text: str) -> list[Taken]:
+def _no_more(text: str) -> list[Unpublished]:
     """One ``--unpublish``; where it is refused, and is what was published, the hint says it."""
     try:
         return _unpublished(text)
@@ -160,7 +160,7 @@ def _no_more(text: str) -> list[Taken]:
         raise UsageError(problem.message, hint=f"write it as {right}") from problem
 
 
-def _unpublished(text: str) -> list[Taken]:
+def _unpublished(text: str) -> list[Unpublished]:
     spelt, slash, protocol = text.partition("/")
     host_ip, _, ports = spelt.rpartition(":")
     try:
@@ -175,22 +175,25 @@ def _unpublished(text: str) -> list[Taken]:
         bare = host_ip.removeprefix("[").removesuffix("]")
         parsed = addressing.parse_address(bare, of=f"--unpublish {text!r}:")
         address = None if parsed in _EVERY else parsed
-    return [Taken(protocol or "tcp", address, port) for port in span]
+    return [Unpublished(protocol or "tcp", address, port) for port in span]
 
 
 # -- a VM with other ports -------------------------------------------------------------------------
 
 
 def changed(
-    vm: Vm, networks: Mapping[str, Network], publish: Sequence[Asked], unpublish: Sequence[Taken]
+    vm: Vm,
+    networks: Mapping[str, Network],
+    publish: Sequence[Asked],
+    unpublish: Sequence[Unpublished],
 ) -> Vm:
     """The VM without what is unpublished and with what is published; ``networks`` by id.
 
     Raises NotFound (not published, no interface there), Conflict, UsageError.
     """
     ports = _Ports(vm, networks)
-    for taken in unpublish:
-        ports.take(taken)
+    for unpublished in unpublish:
+        ports.take(unpublished)
     for asked in publish:
         ports.put(asked)
     return ports.vm()
@@ -210,20 +213,20 @@ class _Ports:
     def _at(self, protocol: str, host_port: int) -> list[tuple[int, Publish]]:
         return self._by_service.setdefault((protocol, host_port), [])
 
-    def take(self, taken: Taken) -> None:
+    def take(self, unpublished: Unpublished) -> None:
         """Without a port. Raises NotFound."""
-        there = self._at(taken.protocol, taken.host_port)
+        there = self._at(unpublished.protocol, unpublished.host_port)
         for position, port in there:
-            if port.host_ip == taken.host_ip:
+            if port.host_ip == unpublished.host_ip:
                 there.remove((position, port))
                 del self._own[position][port]
                 return
         name = self._vm.name
         others = " ".join(f"--unpublish {_words(port)}" for _, port in there)
         has = f"it has: hvtx vm set {name} {others}"
-        where = with_port(taken.host_ip, taken.host_port)
+        where = with_port(unpublished.host_ip, unpublished.host_port)
         raise NotFound(
-            f"VM {name!r} does not publish port {where}/{taken.protocol}",
+            f"VM {name!r} does not publish port {where}/{unpublished.protocol}",
             hint=has if others else f"hvtx vm show {name} lists its ports",
         )
 

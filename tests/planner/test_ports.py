@@ -8,7 +8,7 @@ from hvtx.errors import Conflict, NotFound, UsageError
 from hvtx.model.vm import Publish, Vm
 from hvtx.planner import ports
 from hvtx.planner.exits import parse_exits
-from hvtx.planner.ports import Asked, Taken
+from hvtx.planner.ports import Asked, Unpublished
 
 from .test_provision import DMZ, LAN, PORTS, VM
 
@@ -94,16 +94,16 @@ def test_a_network_that_the_vm_is_not_in() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("8080", [Taken("tcp", None, 8080)]),
-        ("8080/udp", [Taken("udp", None, 8080)]),
-        ("203.0.113.1:8080", [Taken("tcp", "203.0.113.1", 8080)]),
-        ("[2001:db8::1]:8080/udp", [Taken("udp", "2001:db8::1", 8080)]),
-        ("0.0.0.0:8080", [Taken("tcp", None, 8080)]),
-        ("[::1]:8080", [Taken("tcp", "::1", 8080)]),  # of an earlier version's record
-        ("8000-8001", [Taken("tcp", None, 8000), Taken("tcp", None, 8001)]),
+        ("8080", [Unpublished("tcp", None, 8080)]),
+        ("8080/udp", [Unpublished("udp", None, 8080)]),
+        ("203.0.113.1:8080", [Unpublished("tcp", "203.0.113.1", 8080)]),
+        ("[2001:db8::1]:8080/udp", [Unpublished("udp", "2001:db8::1", 8080)]),
+        ("0.0.0.0:8080", [Unpublished("tcp", None, 8080)]),
+        ("[::1]:8080", [Unpublished("tcp", "::1", 8080)]),  # of an earlier version's record
+        ("8000-8001", [Unpublished("tcp", None, 8000), Unpublished("tcp", None, 8001)]),
     ],
 )
-def test_what_unpublish_says(text: str, expected: list[Taken]) -> None:
+def test_what_unpublish_says(text: str, expected: list[Unpublished]) -> None:
     assert list(ports.parse_unpublished([text, text])) == expected
 
 
