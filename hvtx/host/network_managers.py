@@ -20,7 +20,7 @@ _SECONDS = 10.0
 _LEAVES_ALONE = frozenset({"", "unmanaged", "pending", "initialized"})
 
 
-class Taken(NamedTuple):
+class ManagedDevice(NamedTuple):
     """A device that a manager has taken up; ``by``: the file that told it to, or its state."""
 
     device: str
@@ -31,7 +31,7 @@ class Manager(NamedTuple):
     """A manager of networks that runs in this network namespace."""
 
     name: str
-    taken: tuple[Taken, ...] = ()
+    devices: tuple[ManagedDevice, ...] = ()
     files: frozenset[str] = frozenset()  # those of `known` that it sees
     unknown: str | None = None  # why it cannot be told what it has taken
 
@@ -75,7 +75,7 @@ def _running() -> set[tuple[str, int]]:
 
 def _by_networkd(pid: int, devices: Iterable[tuple[int, str]]) -> Manager:
     """What a networkd says; its ``/run`` may be another than ours."""
-    taken = []
+    managed = []
     for index, device in devices:
         path = f"/proc/{pid}/root/run/systemd/netif/links/{index}"
         try:
@@ -86,8 +86,8 @@ def _by_networkd(pid: int, devices: Iterable[tuple[int, str]]) -> Manager:
             return Manager(NETWORKD, unknown=f"{path}: {problem.strerror}")
         by = file_of(text)
         if by is not None:
-            taken.append(Taken(device, by))
-    return Manager(NETWORKD, tuple(taken))
+            managed.append(ManagedDevice(device, by))
+    return Manager(NETWORKD, tuple(managed))
 
 
 def file_of(text: str) -> str | None:
@@ -112,8 +112,8 @@ def _by_network_manager(_: int, devices: Iterable[tuple[int, str]]) -> Manager:
         return Manager(NETWORK_MANAGER, unknown=f"{tool}: {words}")
     states = states_of(ended.output)
     known = [(device, states.get(device, "unmanaged")) for _, device in devices]
-    taken = (Taken(device, state) for device, state in known if state != "unmanaged")
-    return Manager(NETWORK_MANAGER, tuple(taken))
+    managed = (ManagedDevice(device, state) for device, state in known if state != "unmanaged")
+    return Manager(NETWORK_MANAGER, tuple(managed))
 
 
 def states_of(text: str) -> dict[str, str]:

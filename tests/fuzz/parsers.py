@@ -50,12 +50,12 @@ from hvtx.host import (
     kvm,
     libnftables,
     lock_holder,
-    managers,
     monitor_socket,
     mounts,
     named_sets,
     nat_detection,
     netlink,
+    network_managers,
     nfanswers,
     nfbulk,
     nfnetlink,
@@ -1130,10 +1130,10 @@ PARSERS: dict[str, Parser] = {
         (), ("engine.etcd_values.about_of",),
     ),
     "what networkd makes of a link": Parser(
-        managers.file_of, texts(["ADMIN_STATE=configured\nNETWORK_FILE=/etc/systemd/network/50-x.network\n"]), (), ("host.managers.file_of",)
+        network_managers.file_of, texts(["ADMIN_STATE=configured\nNETWORK_FILE=/etc/systemd/network/50-x.network\n"]), (), ("host.network_managers.file_of",)
     ),
     "what nmcli prints": Parser(
-        managers.states_of, texts(["hvbr:connected (externally)\nlo:unmanaged\n"]), (), ("host.managers.states_of",)
+        network_managers.states_of, texts(["hvbr:connected (externally)\nlo:unmanaged\n"]), (), ("host.network_managers.states_of",)
     ),
     "settings of links": Parser(
         lambda body: traits(body).get(1), bodies("links"), GARBLED, ("host.link_settings._traits", "host.link_settings._settings")

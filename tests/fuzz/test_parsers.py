@@ -106,7 +106,7 @@ ASIDE = {
     "drivers.flows._on_link": "compares addresses of any length as numbers",
     "host.lock_holder._described": "replaces what is no text; hands to command_of, which is here",
     "host.nftwords": "hands to xtables.parse, which is here",
-    "host.managers._by_networkd": "replaces what is no text; hands to file_of, which is here",
+    "host.network_managers._by_networkd": "replaces what is no text; hands to file_of, which is here",
     "host.locks.LockFile": "an answer of fcntl, as long as was asked for",
     "host.logger._stays_empty": "an answer of ioctl, as long as was asked for",
     "rulesets.cbpf": "addresses of our own",

@@ -69,7 +69,7 @@ def _passes(runtime: Runtime) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def check_watchers(runtime: Runtime) -> Iterator[Finding]:
     """Managers of networks that have taken up devices that they did not make."""
     from hvtx.host.links import Links
-    from hvtx.host.managers import NETWORKD, managers
+    from hvtx.host.network_managers import NETWORKD, managers
     from hvtx.planner import network_managers
 
     with closing(Links()) as links:
@@ -82,19 +82,19 @@ def check_watchers(runtime: Runtime) -> Iterator[Finding]:
                 "company", "warning", f"cannot tell which devices {manager.name} manages",
                 (manager.unknown,), "run hvtx as root, where nmcli answers",
             )  # fmt: skip
-        if not manager.taken:
+        if not manager.devices:
             continue
         if manager.name == NETWORKD:
             harm = "it removes ports and addresses from bridges when it starts"
-            fix = network_managers.networkd_fix(manager.taken, bridges, manager.files)
+            fix = network_managers.networkd_fix(manager.devices, bridges, manager.files)
         else:
             harm = "its tools take them down or remove them"
             fix = network_managers.network_manager_fix(
-                (taken.device for taken in manager.taken), bridges, manager.files
+                (managed.device for managed in manager.devices), bridges, manager.files
             )
         yield Finding(
             "company", "warning", f"{manager.name} manages devices of hvtx: {harm}",
-            tuple(f"{taken.device}: {taken.by}" for taken in manager.taken), fix,
+            tuple(f"{managed.device}: {managed.by}" for managed in manager.devices), fix,
         )  # fmt: skip
-    if not any(manager.taken or manager.unknown for manager in found):
+    if not any(manager.devices or manager.unknown for manager in found):
         yield Finding("company", "ok", "no network manager manages devices of hvtx")
