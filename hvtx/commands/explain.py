@@ -263,7 +263,7 @@ def _history(sql: Any, row: Resource | None) -> list[Line]:
     """What was done to the thing of this kind and name, oldest first."""
     if row is None:
         return []
-    wanted = history.Wanted(kind=row.kind, key=row.key)
+    wanted = history.Filter(kind=row.kind, key=row.key)
     return history.entries(sql, wanted, limit=_LINES)
 
 

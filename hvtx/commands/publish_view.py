@@ -139,7 +139,7 @@ def gather(runtime: Runtime) -> Published:
             ),
             history=tuple(
                 _published_line(line)
-                for line in history.entries(sql, history.Wanted(), limit=LINES)
+                for line in history.entries(sql, history.Filter(), limit=LINES)
             ),
         )
 

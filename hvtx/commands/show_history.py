@@ -49,10 +49,10 @@ def list_intents(runtime: Runtime) -> list[ShownOperation]:
 
 
 def list_history(runtime: Runtime, *, limit: int, **wanted: Any) -> list[Line]:
-    """The history; ``wanted`` are fields of :class:`hvtx.store.history.Wanted`."""
+    """The history; ``wanted`` are fields of :class:`hvtx.store.history.Filter`."""
     since = wanted.pop("since", None)
     _check_words(runtime, wanted)
-    filters = history.Wanted(**wanted, since=None if since is None else moment(since))
+    filters = history.Filter(**wanted, since=None if since is None else moment(since))
     return runtime.read(history.entries, filters, limit=limit)
 
 

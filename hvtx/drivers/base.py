@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hvtx.host.links import Links
     from hvtx.model.firewall import FirewallSpec
     from hvtx.model.foreign_rule import ForeignRule
-    from hvtx.model.link_settings import Wanted
+    from hvtx.model.link_settings import WantedSettings
     from hvtx.model.ruleset import SeenTable
 
 T = TypeVar("T")
@@ -89,7 +89,7 @@ class Driver(Protocol):
 class LinkDriver(Driver, Protocol):
     """A driver of network devices, which others may change while they stand."""
 
-    def set_traits(self, row: Resource, wanted: Wanted, traits: LinkSettingsSocket) -> None:
+    def set_traits(self, row: Resource, wanted: WantedSettings, traits: LinkSettingsSocket) -> None:
         """Set a device as it should be, beyond what ``repair`` does. Raises OSError."""
 
 

@@ -44,9 +44,9 @@ from hvtx.model.resource import (
 from hvtx.model.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hvtx.host.link_changes import Wanted as Changes
+    from hvtx.host.link_changes import LinkChange
     from hvtx.host.link_settings import LinkSettingsSocket
-    from hvtx.model.link_settings import Wanted
+    from hvtx.model.link_settings import WantedSettings
 
 _MTU_LIMIT = 65000  # anything between what guests' devices can have and what a bridge can
 
@@ -115,7 +115,7 @@ class BridgeDriver:
                 guard(row, links)
         return True
 
-    def set_traits(self, row: Resource, wanted: Wanted, traits: LinkSettingsSocket) -> None:
+    def set_traits(self, row: Resource, wanted: WantedSettings, traits: LinkSettingsSocket) -> None:
         """Set a bridge as it should be, beyond what :meth:`repair` does. Raises OSError."""
         index = bridge_spec(row)["ifindex"]
         traits.set(index, wanted)
@@ -283,7 +283,7 @@ def restore(row: Resource, seen: Link, links: Links, *, loopback: bool) -> None:
     """
     tune(row, seen.name)
     spec = bridge_spec(row)
-    wanted: Changes = {"mtu": spec["mtu"], "up": True}
+    wanted: LinkChange = {"mtu": spec["mtu"], "up": True}
     if seen.mac != spec["mac"]:
         wanted["mac"] = spec["mac"]
     links.change(seen.ifindex, **wanted)

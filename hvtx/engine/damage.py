@@ -20,7 +20,7 @@ from hvtx.host.link_settings import LinkSettingsSocket
 from hvtx.host.links import Links
 from hvtx.host.portowner import Owner
 from hvtx.model.firewall import firewall_spec
-from hvtx.model.link_settings import Wanted
+from hvtx.model.link_settings import WantedSettings
 from hvtx.model.plan import Snapshot
 from hvtx.model.resource import (
     FIREWALL_KINDS,
@@ -274,11 +274,13 @@ def _unguarded(row: Resource, rows: Sequence[Resource], links: Links) -> str | N
     return None
 
 
-def wanted_of(row: Resource, rows: Sequence[Resource], traits: LinkSettingsSocket) -> Wanted:
+def wanted_of(
+    row: Resource, rows: Sequence[Resource], traits: LinkSettingsSocket
+) -> WantedSettings:
     """How a device of ours should be set, where somebody changed that."""
     seen = traits.get(row.ifindex)
     if seen is None:
-        return Wanted()
+        return WantedSettings()
     if row.kind == Kind.BRIDGE:
         return drift(seen, bridge=True)
     guard = guard_of(row, rows)

@@ -48,7 +48,7 @@ from hvtx.model.resource import (
     holder_observed,
 )
 from hvtx.model.typed import TYPE_CHECKING, Any, NamedTuple
-from hvtx.planner.changes import Difference, Wanted
+from hvtx.planner.changes import Difference, WantedRow
 from hvtx.planner.provision import ResourceSpec
 from hvtx.planner.states import identity_of
 from hvtx.store import history, intents, records
@@ -114,7 +114,7 @@ def _flagged(sql: Any, rows: Sequence[Resource]) -> list[Resource]:
     return flagged
 
 
-def _intend(operation: Operation, sql: Any, wanted: Sequence[Wanted]) -> list[Resource]:
+def _intend(operation: Operation, sql: Any, wanted: Sequence[WantedRow]) -> list[Resource]:
     descriptors.need(descriptors.TO_UNDO)
     rows = intents.intend(
         sql,
@@ -310,8 +310,8 @@ def _as_on_record(sql: Any, rows: Sequence[Resource]) -> list[Resource]:
     return [known[row.id] for row in rows]
 
 
-def _again(row: Resource) -> Wanted:
-    return Wanted(ResourceSpec(row.kind, row.key, row.spec), row.vm, row.network)
+def _again(row: Resource) -> WantedRow:
+    return WantedRow(ResourceSpec(row.kind, row.key, row.spec), row.vm, row.network)
 
 
 # -- what was interrupted --------------------------------------------------------------------------

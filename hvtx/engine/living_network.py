@@ -137,7 +137,7 @@ def difference(
 
 def _wanted(
     network: Network, guests: Sequence[Guest], rows: list[Resource], run_directory: str
-) -> list[changes.Wanted]:
+) -> list[changes.WantedRow]:
     own = [row for row in rows if row.vm is None]
     found = changes.of_network(network, own)
     vms = [(guest.vm, inner_tap(guest.rows) is not None) for guest in guests]

@@ -16,7 +16,7 @@ from hvtx.model.resource import Resource
 from hvtx.model.typed import TYPE_CHECKING, Any
 from hvtx.model.vm import Network, Vm
 from hvtx.planner import service
-from hvtx.planner.changes import Wanted
+from hvtx.planner.changes import WantedRow
 
 if TYPE_CHECKING:
     from hvtx.engine.transaction import Operation
@@ -24,14 +24,16 @@ if TYPE_CHECKING:
 
 def of_network(
     network: Network, guests: Iterable[tuple[Vm, bool]], run_directory: str
-) -> list[Wanted]:
+) -> list[WantedRow]:
     """What the service of a network is made of, with what it is told of ``guests`` that run.
 
     Of each whether a VM stands behind a TAP in its namespace.
     """
-    own = [Wanted(want, None, network.id) for want in service.want_service(network, run_directory)]
+    own = [
+        WantedRow(want, None, network.id) for want in service.want_service(network, run_directory)
+    ]
     return own + [
-        Wanted(want, vm.id, network.id)
+        WantedRow(want, vm.id, network.id)
         for vm, tap in guests
         for interface in vm.interfaces
         if interface.network == network.id
@@ -66,10 +68,10 @@ def exchange(
     return seen
 
 
-def names_of(vm: Vm, networks: Mapping[str, Network], run_directory: str) -> list[Wanted]:
+def names_of(vm: Vm, networks: Mapping[str, Network], run_directory: str) -> list[WantedRow]:
     """What the services of a VM's networks are told of names that its policy allows."""
     return [
-        Wanted(want, vm.id, interface.network)
+        WantedRow(want, vm.id, interface.network)
         for interface in vm.interfaces
         for want in service.want_names(vm, interface, networks[interface.network], run_directory)
     ]

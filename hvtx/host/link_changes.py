@@ -21,7 +21,7 @@ _IFF_UP = 1
 Message = tuple[int, int, bytes]
 
 
-class Wanted(TypedDict):
+class LinkChange(TypedDict):
     """What a link is to have; what is not said stays as it is."""
 
     alias: NotRequired[str]
@@ -31,7 +31,7 @@ class Wanted(TypedDict):
     up: NotRequired[Literal[True]]
 
 
-def changed(ifindex: int, **new: Unpack[Wanted]) -> Message:
+def changed(ifindex: int, **new: Unpack[LinkChange]) -> Message:
     """Give a link what is named, in one message."""
     flag = _IFF_UP if "up" in new else 0
     body = _IFINFO.pack(0, 0, ifindex, flag, flag)

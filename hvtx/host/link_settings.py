@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from hvtx.host.netlink import Channel, attribute, attribute_map, legible, nested, text, u32
 from hvtx.host.retry import retry_transient
-from hvtx.model.link_settings import FORWARDING, LinkSettings, Wanted
+from hvtx.model.link_settings import FORWARDING, LinkSettings, WantedSettings
 
 _NEWLINK, _GETLINK, _SETLINK = 16, 18, 19
 _PROTINFO, _TXQLEN, _LINKINFO, _AF_SPEC, _EXT_MASK = 12, 13, 18, 26, 29
@@ -76,7 +76,7 @@ class LinkSettingsSocket:
                 break
         return found
 
-    def set(self, ifindex: int, wanted: Wanted) -> None:
+    def set(self, ifindex: int, wanted: WantedSettings) -> None:
         """Set what is wanted of a link, but how it makes addresses. Raises OSError."""
         if wanted.arp:
             self.turn_arp_on(ifindex)

@@ -157,7 +157,7 @@ class Links(NeighbourTable, TrafficControl):
         *,
         quiet6: bool = False,
         hairpin: bool = False,
-        **new: Unpack[link_changes.Wanted],
+        **new: Unpack[link_changes.LinkChange],
     ) -> None:
         """Give a link what is ``new``; with ``quiet6`` the kernel gives it no fe80:: of its own.
 

@@ -20,7 +20,7 @@ class LinkSettings(NamedTuple):
     txqueuelen: int | None = None
 
 
-class Wanted(NamedTuple):
+class WantedSettings(NamedTuple):
     """What is to be set, and what was found there, in words; all empty where nothing is wrong."""
 
     words: tuple[str, ...] = ()

@@ -24,7 +24,7 @@ from hvtx.model.vm import Network, Vm
 from hvtx.planner.provision import ResourceSpec, network_rules, want_vm
 
 
-class Wanted(NamedTuple):
+class WantedRow(NamedTuple):
     """A resource that is wanted, and whose it is (by id)."""
 
     want: ResourceSpec
@@ -36,11 +36,11 @@ class Difference(NamedTuple):
     """Rows that go, and what is made in their place."""
 
     gone: tuple[Resource, ...]
-    made: tuple[Wanted, ...]
+    made: tuple[WantedRow, ...]
 
 
 def difference(
-    rows: Iterable[Resource], before: Sequence[Wanted], after: Sequence[Wanted]
+    rows: Iterable[Resource], before: Sequence[WantedRow], after: Sequence[WantedRow]
 ) -> Difference:
     """What leads from ``before`` to ``after``; ``rows`` are those that are on record for both.
 
@@ -59,7 +59,7 @@ def difference(
     return Difference(tuple(gone), tuple(made))
 
 
-def _without(wanted: Sequence[Wanted], stays: Counter[Any]) -> list[Wanted]:
+def _without(wanted: Sequence[WantedRow], stays: Counter[Any]) -> list[WantedRow]:
     left, found = Counter(stays), []
     for each in wanted:
         if left[_identity(each)]:
@@ -69,15 +69,15 @@ def _without(wanted: Sequence[Wanted], stays: Counter[Any]) -> list[Wanted]:
     return found
 
 
-def _name(each: Wanted) -> tuple[str | None, str | None, str, str]:
+def _name(each: WantedRow) -> tuple[str | None, str | None, str, str]:
     return each.vm, each.network, each.want.kind, each.want.key
 
 
-def _identity(each: Wanted) -> tuple[Any, ...]:
+def _identity(each: WantedRow) -> tuple[Any, ...]:
     return (*_name(each), json.dumps(each.want.spec, sort_keys=True))
 
 
-def of_vm(vm: Vm, networks: Mapping[str, Network], rows: Sequence[Resource]) -> list[Wanted]:
+def of_vm(vm: Vm, networks: Mapping[str, Network], rows: Sequence[Resource]) -> list[WantedRow]:
     """What a VM that is up has beside devices and its process: with the devices of its ``rows``.
 
     Empty where it does not have them all: it is down, or was taken over from another tool.
@@ -96,11 +96,11 @@ def of_vm(vm: Vm, networks: Mapping[str, Network], rows: Sequence[Resource]) -> 
         process=False,
         flows=flows[0] if flows else FLOWS_EACH,
     )
-    return [Wanted(want, vm.id, network) for want, network in wants if want.kind != Kind.TAP]
+    return [WantedRow(want, vm.id, network) for want, network in wants if want.kind != Kind.TAP]
 
 
-def of_network(network: Network, rows: Sequence[Resource]) -> list[Wanted]:
+def of_network(network: Network, rows: Sequence[Resource]) -> list[WantedRow]:
     """The same of a network that is up, by its own ``rows``: all but bridge and addresses."""
     flows = [firewall_spec(r).get("flows", FLOWS_EACH) for r in rows if r.role == "network"]
     wants = network_rules(network, flows[0] if flows else FLOWS_EACH)
-    return [Wanted(want, None, network.id) for want in wants]
+    return [WantedRow(want, None, network.id) for want in wants]

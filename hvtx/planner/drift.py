@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from hvtx.model.link_settings import FORWARDING, LinkSettings, Wanted
+from hvtx.model.link_settings import FORWARDING, LinkSettings, WantedSettings
 
 _GEN_MODES = {0: "eui64", 1: "none", 2: "stable_secret", 3: "random"}
 _AGEING = 30_000  # hundredths of a second: the kernel's own
@@ -36,7 +36,7 @@ _APART = {"mcast_flood": 0, "bcast_flood": 0, "mcast_router": 0}  # hvtx.host.li
 _BRIDGE = {"stp_state": 0, "vlan_filtering": 0, "group_fwd_mask": 0, "no_linklocal_learn": 1}
 
 
-def drift(seen: LinkSettings, *, bridge: bool, apart: bool = False) -> Wanted:
+def drift(seen: LinkSettings, *, bridge: bool, apart: bool = False) -> WantedSettings:
     """What somebody changed of a bridge or a TAP of ours; ``apart``: of an isolated network."""
     words: list[str] = []
     silent = seen.addrgenmode not in (None, 1)
@@ -50,7 +50,7 @@ def drift(seen: LinkSettings, *, bridge: bool, apart: bool = False) -> Wanted:
         words += [f"its {name} was {seen.bridge[name]}" for name in wrong]
         if not seen.arp:
             words.append("its ARP was off")
-        return Wanted(tuple(words), silent, not seen.arp, {}, wrong)
+        return WantedSettings(tuple(words), silent, not seen.arp, {}, wrong)
     wrong = dict(_differing(seen.port, {**_PORT, **(_APART if apart else {})}))
     words += [f"its port flag {name} was {_shown(name, seen.port[name])}" for name in wrong]
     state = seen.port.get("state", FORWARDING)
@@ -59,7 +59,7 @@ def drift(seen: LinkSettings, *, bridge: bool, apart: bool = False) -> Wanted:
         words.append(f"its port state was {_STATES.get(state, state)}")
     queue = _QUEUE if seen.txqueuelen == 0 else 0
     words += ["its txqueuelen was 0: no frame came to its guest"] if queue else []
-    return Wanted(tuple(words), silent, False, wrong, {}, queue)
+    return WantedSettings(tuple(words), silent, False, wrong, {}, queue)
 
 
 _STATES = {0: "disabled", 1: "listening", 2: "learning", 4: "blocking"}

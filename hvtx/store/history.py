@@ -26,7 +26,7 @@ class Event(NamedTuple):
     detail: Mapping[str, Any] | None = None  # what it was: enough to tell, or to have it again
 
 
-class Wanted(NamedTuple):
+class Filter(NamedTuple):
     """Which lines are asked for; None is any."""
 
     vm: str | None = None
@@ -107,7 +107,7 @@ def of_operation(sql: sqlite3.Connection, operation: int, *, after: int) -> list
     return [_line(row)._asdict() for row in rows]
 
 
-def entries(sql: sqlite3.Connection, wanted: Wanted, *, limit: int) -> list[Line]:
+def entries(sql: sqlite3.Connection, wanted: Filter, *, limit: int) -> list[Line]:
     """The newest ``limit`` lines that are wanted, oldest first."""
     asked = {name: value for name, value in wanted._asdict().items() if value is not None}
     since = asked.pop("since", None)
@@ -126,8 +126,8 @@ def entries(sql: sqlite3.Connection, wanted: Wanted, *, limit: int) -> list[Line
 
 
 def has(sql: sqlite3.Connection, column: str, value: str) -> bool:
-    """Whether some line has this value; ``column`` is a field of :class:`Wanted`."""
-    assert column in Wanted._fields
+    """Whether some line has this value; ``column`` is a field of :class:`Filter`."""
+    assert column in Filter._fields
     found = sql.execute(f"SELECT 1 FROM history WHERE {column} = ? LIMIT 1", (value,))
     return found.fetchone() is not None
 

@@ -59,7 +59,7 @@ class FakeRuntime:
 
     def told(self) -> list[tuple[str, str]]:
         with self.store.reading() as sql:
-            lines = history.entries(sql, history.Wanted(kind="file"), limit=100)
+            lines = history.entries(sql, history.Filter(kind="file"), limit=100)
             return [(line.event, line.message) for line in lines]
 
 

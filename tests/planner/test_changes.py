@@ -7,7 +7,7 @@ from typing import Any
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.vm import Publish
 from hvtx.planner import changes, provision
-from hvtx.planner.changes import Wanted
+from hvtx.planner.changes import WantedRow
 from hvtx.planner.provision import ResourceSpec
 
 from .test_provision import DEVICES, DMZ, LAN, VM
@@ -15,7 +15,7 @@ from .test_provision import DEVICES, DMZ, LAN, VM
 NETWORKS = {LAN.id: LAN, DMZ.id: DMZ}
 
 
-def row(number: int, each: Wanted, **more: Any) -> Resource:
+def row(number: int, each: WantedRow, **more: Any) -> Resource:
     want = each.want
     return Resource(
         number, want.kind, want.key, State.COMMITTED, f"mark {number}", want.spec, {}, 1, 1,
@@ -29,7 +29,7 @@ def up() -> list[Resource]:
         VM, NETWORKS, bridges={LAN.id: 1, DMZ.id: 2}, devices=DEVICES, directory=None,
         process=True, flows=77,
     )  # fmt: skip
-    return [row(n, Wanted(want, VM.id, net)) for n, (want, net) in enumerate(wants, 1)]
+    return [row(n, WantedRow(want, VM.id, net)) for n, (want, net) in enumerate(wants, 1)]
 
 
 def test_what_is_wanted_of_a_vm_that_is_up_is_what_it_has() -> None:
@@ -68,8 +68,8 @@ def test_rows_of_an_earlier_version_stay_as_they_are() -> None:
     assert changes.difference(old, before, before) == ((), ())
 
 
-def _wanted(key: str, value: int) -> Wanted:
-    return Wanted(ResourceSpec(Kind.FILTER, key, {"value": value}), "vm", "net")
+def _wanted(key: str, value: int) -> WantedRow:
+    return WantedRow(ResourceSpec(Kind.FILTER, key, {"value": value}), "vm", "net")
 
 
 def test_the_same_key_with_another_value_is_replaced() -> None:
@@ -92,7 +92,7 @@ def test_what_comes_and_is_there_under_its_name_is_replaced() -> None:
 
 
 def test_a_network() -> None:
-    rows = [row(1, Wanted(want, None, LAN.id)) for want in provision.network_rules(LAN, 99)]
+    rows = [row(1, WantedRow(want, None, LAN.id)) for want in provision.network_rules(LAN, 99)]
     before = changes.of_network(LAN, rows)
     gone, made = changes.difference(
         rows, before, changes.of_network(LAN._replace(isolate=not LAN.isolate), rows)

@@ -221,7 +221,7 @@ def test_a_reader_of_each_older_store_finds_what_it_asks_for(
         assert records.vms(sql) == records.networks(sql) == records.resources(sql) == []
         assert records.attachments(sql) == {}
         assert records.tombstones(sql, ["hvtx:1:none:1.x"]) == {}
-        assert history.entries(sql, history.Wanted(), limit=10) == []
+        assert history.entries(sql, history.Filter(), limit=10) == []
         assert records.evidence_of_vms(sql, ["none"]) == []
         assert blocks.blocks(sql) == []
         assert (blocks.seen(sql), blocks.machine(sql), blocks.newest(sql)) == ((None, 0), None, 0)
@@ -266,7 +266,7 @@ def read(store: Store) -> dict[str, object]:
             "rows": records.resources(sql),
             "operations": records.operations(sql),
             "tombstones": records.tombstones(sql, [str(row["mark"]) for _, row in ROWS[10:14]]),
-            "history": history.entries(sql, history.Wanted(vm="web"), limit=10),
+            "history": history.entries(sql, history.Filter(vm="web"), limit=10),
             "evidence": records.evidence_of_vms(sql, [vm.id for vm in vms]),
             "leases": leases.counts(sql),
         }

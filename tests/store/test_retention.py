@@ -149,6 +149,6 @@ def test_a_line_of_the_history_is_read_as_it_was_written(shelf: Shelf) -> None:
             ]
             history.add(sql, told, operation=1, verb="stop")
         with store.reading() as sql:
-            lines = history.entries(sql, history.Wanted(), limit=10)
+            lines = history.entries(sql, history.Filter(), limit=10)
             assert history.forgotten_vm(sql, "web") == {"name": "web"}
         assert [line.detail for line in lines] == [detail, {"name": "web"}, None]

@@ -24,7 +24,7 @@ from hvtx.model.typed import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hvtx.drivers.tap.standing import Above
     from hvtx.host.link_settings import LinkSettingsSocket
-    from hvtx.model.link_settings import Wanted
+    from hvtx.model.link_settings import WantedSettings
 
 Guard = Callable[..., dict[str, bool]]  # `filters.guard` with the program that it puts there
 
@@ -131,7 +131,7 @@ class TapDriver:
             if named_again(self.links, row.ifindex, row.mark, row.key) is not None:
                 _making().filters.limit(row)
 
-    def set_traits(self, row: Resource, wanted: Wanted, traits: LinkSettingsSocket) -> None:
+    def set_traits(self, row: Resource, wanted: WantedSettings, traits: LinkSettingsSocket) -> None:
         """Set a device as it should be, beyond what :meth:`repair` does. Raises OSError."""
         index = tap_spec(row)["ifindex"]
         traits.set(index, wanted)

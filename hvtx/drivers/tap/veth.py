@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from hvtx.drivers.tap.standing import Above
     from hvtx.host.link_settings import LinkSettingsSocket
-    from hvtx.model.link_settings import Wanted
+    from hvtx.model.link_settings import WantedSettings
 
 
 class VethDriver:
@@ -108,7 +108,7 @@ class VethDriver:
                 filters.limit(row)
         return True
 
-    def set_traits(self, row: Resource, wanted: Wanted, traits: LinkSettingsSocket) -> None:
+    def set_traits(self, row: Resource, wanted: WantedSettings, traits: LinkSettingsSocket) -> None:
         """Set the host's end as it should be, beyond what :meth:`repair` does. Raises OSError."""
         index = tap_spec(row)["ifindex"]
         traits.set(index, wanted)
