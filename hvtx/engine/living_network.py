@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from hvtx.engine import living_service, vm_change
+from hvtx.engine import vm_change
 from hvtx.engine.egress_flows import ROLE
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import Busy, Conflict
@@ -16,7 +16,7 @@ from hvtx.model.container import inner_tap
 from hvtx.model.resource import PORTS, Kind, Resource, State, is_changing, only_flows_remain
 from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.vm import Network, Vm
-from hvtx.planner import changes
+from hvtx.planner import changes, service_changes
 from hvtx.planner.egress import is_plain
 from hvtx.store import records
 
@@ -141,7 +141,7 @@ def _wanted(
     own = [row for row in rows if row.vm is None]
     found = changes.of_network(network, own)
     vms = [(guest.vm, inner_tap(guest.rows) is not None) for guest in guests]
-    found += living_service.of_network(network, vms, run_directory)
+    found += service_changes.want_service_and_told(network, vms, run_directory)
     for guest in guests:
         wants = changes.of_vm(guest.vm, {**guest.networks, network.id: network}, guest.rows)
         if not wants:

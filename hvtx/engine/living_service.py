@@ -6,7 +6,7 @@ made and started. A guest that asks in between asks again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from hvtx.engine import effects, network_service
 from hvtx.engine.shut_in import starts_vms
@@ -14,31 +14,9 @@ from hvtx.errors import HostRefused
 from hvtx.host import failpoint
 from hvtx.model.resource import Resource
 from hvtx.model.typed import TYPE_CHECKING, Any
-from hvtx.model.vm import Network, Vm
-from hvtx.planner import service
-from hvtx.planner.changes import WantedRow
 
 if TYPE_CHECKING:
     from hvtx.engine.transaction import Operation
-
-
-def of_network(
-    network: Network, guests: Iterable[tuple[Vm, bool]], run_directory: str
-) -> list[WantedRow]:
-    """What the service of a network is made of, with what it is told of ``guests`` that run.
-
-    Of each whether a VM stands behind a TAP in its namespace.
-    """
-    own = [
-        WantedRow(want, None, network.id) for want in service.want_service(network, run_directory)
-    ]
-    return own + [
-        WantedRow(want, vm.id, network.id)
-        for vm, tap in guests
-        for interface in vm.interfaces
-        if interface.network == network.id
-        for want in service.want_told(vm, interface, network, run_directory, tap=tap)
-    ]
 
 
 def exchange(
@@ -66,15 +44,6 @@ def exchange(
     network_service.go_on(operation, list(made), kept)
     network_service.settle(operation.runtime, made, seen)
     return seen
-
-
-def names_of(vm: Vm, networks: Mapping[str, Network], run_directory: str) -> list[WantedRow]:
-    """What the services of a VM's networks are told of names that its policy allows."""
-    return [
-        WantedRow(want, vm.id, interface.network)
-        for interface in vm.interfaces
-        for want in service.want_names(vm, interface, networks[interface.network], run_directory)
-    ]
 
 
 def _end(operation: Operation, rows: Sequence[Resource]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hvtx.engine import egress_base, exchange, living_limits, living_service, privileges
+from hvtx.engine import egress_base, exchange, living_limits, privileges
 from hvtx.engine.network_build import ensure_networks
 from hvtx.engine.peer_ports import holding_ports
 from hvtx.engine.resolve import resolve
@@ -18,7 +18,7 @@ from hvtx.errors import Conflict
 from hvtx.model.resource import is_changing
 from hvtx.model.typed import Any
 from hvtx.model.vm import Publish, Vm
-from hvtx.planner import changes
+from hvtx.planner import changes, service_changes
 from hvtx.planner.scope import VmScope
 from hvtx.planner.start import families_of, ports_of
 from hvtx.store import leases, records
@@ -67,7 +67,7 @@ def change_running(
         )
     after = changes.of_vm(wanted, scope.networks, scope.rows)
     told = [
-        living_service.names_of(each, scope.networks, runtime.store.run_directory)
+        service_changes.want_policy_names(each, scope.networks, runtime.store.run_directory)
         for each in (vm, wanted)
     ]
     difference = changes.difference(scope.rows, before + told[0], after + told[1])
