@@ -184,7 +184,7 @@ class ViewSource:
         networks = {
             network["id"]: show.Surroundings(
                 list(zip(network["subnets"], network["gateway"], strict=True)),
-                _policy_of(network),
+                _published_policy(network),
                 network["mtu"],
             )
             for network in self._seen["networks"]
@@ -203,24 +203,25 @@ class ViewSource:
 
 
 def _vm_of(fields: Sequence[Any]) -> Vm:
-    told: dict[str, Any] = dict(zip(Vm._fields, fields, strict=False))  # an older view tells less
-    told["interfaces"] = tuple(
+    # an older view tells less
+    values: dict[str, Any] = dict(zip(Vm._fields, fields, strict=False))
+    values["interfaces"] = tuple(
         Interface._make((*i[:6], tuple(Publish(*port) for port in i[6]), tuple((*i, ())[7])))
-        for i in told["interfaces"]
+        for i in values["interfaces"]
     )
-    if "limits" in told:
-        told["limits"] = Limits(*told["limits"])
-    if "policy" in told:
-        egress, rules = told["policy"]
-        told["policy"] = Policy(egress, tuple(EgressRule(*rule) for rule in rules))
-    if told.get("attachment"):
-        told["attachment"] = Attachment(*told["attachment"])
-    return Vm(**told)
+    if "limits" in values:
+        values["limits"] = Limits(*values["limits"])
+    if "policy" in values:
+        egress, rules = values["policy"]
+        values["policy"] = Policy(egress, tuple(EgressRule(*rule) for rule in rules))
+    if values.get("attachment"):
+        values["attachment"] = Attachment(*values["attachment"])
+    return Vm(**values)
 
 
-def _policy_of(told: Mapping[str, Any]) -> Policy:
+def _published_policy(published: Mapping[str, Any]) -> Policy:
     """A network's policy, of its object; an older view tells of none."""
-    egress = told.get("egress")
+    egress = published.get("egress")
     if egress is None:
         return NO_POLICY
     from hvtx.planner.egress_rules import parse_rule
@@ -229,32 +230,34 @@ def _policy_of(told: Mapping[str, Any]) -> Policy:
     return Policy(None if egress["from"] == "default" else egress["mode"], rules)
 
 
-def _network_of(told: Mapping[str, Any]) -> ShownNetwork:
+def _network_of(published: Mapping[str, Any]) -> ShownNetwork:
     return ShownNetwork(
-        name=told["name"],
-        id=told["id"],
-        bridge=told["bridge"],
-        subnets=tuple(told["subnets"]),
-        gateways=tuple(told["gateway"]),
-        nat=told["nat"],
-        isolate=told["isolate"],
-        dhcp=told.get("dhcp", False),
-        mtu=told["mtu"],
-        firewall=told["firewall"],
-        passage=told.get("passage", True),
-        egress=effective(NO_POLICY, _policy_of(told)),
-        vms=tuple(told["vms"]),
+        name=published["name"],
+        id=published["id"],
+        bridge=published["bridge"],
+        subnets=tuple(published["subnets"]),
+        gateways=tuple(published["gateway"]),
+        nat=published["nat"],
+        isolate=published["isolate"],
+        dhcp=published.get("dhcp", False),
+        mtu=published["mtu"],
+        firewall=published["firewall"],
+        passage=published.get("passage", True),
+        egress=effective(vm=NO_POLICY, network=_published_policy(published)),
+        vms=tuple(published["vms"]),
         resources=tuple(
-            Resource(n, row["kind"], row["key"], row["state"], "", {}, {}, 0, 0, None, told["id"])
-            for n, row in enumerate(told["resources"])
+            Resource(
+                n, row["kind"], row["key"], row["state"], "", {}, {}, 0, 0, None, published["id"]
+            )
+            for n, row in enumerate(published["resources"])
         ),
-        uplink=told.get("uplink"),
-        sources=tuple(told.get("source", ())),
+        uplink=published.get("uplink"),
+        sources=tuple(published.get("source", ())),
     )
 
 
-def _line_of(told: Mapping[str, Any]) -> Line:
-    return Line(*(told[name] for name in Line._fields[:-1]))
+def _line_of(published: Mapping[str, Any]) -> Line:
+    return Line(*(published[name] for name in Line._fields[:-1]))
 
 
 def _row_of(

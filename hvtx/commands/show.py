@@ -167,7 +167,7 @@ def _shown_interface(
     return ShownInterface(
         interface.network_name, device, interface.mac, interface.ipv4, interface.ipv6,
         prefix, gateway4, prefix6, gateway6, interface.publish,
-        effective(policy, network.policy), refused, network.mtu, interface.more,
+        effective(vm=policy, network=network.policy), refused, network.mtu, interface.more,
     )  # fmt: skip
 
 

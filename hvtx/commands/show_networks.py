@@ -50,7 +50,7 @@ def shown_network(runtime: Runtime, network: Network) -> ShownNetwork:
         mtu=network.mtu,
         firewall=network.firewall,
         passage=network.passage,
-        egress=effective(NO_POLICY, network.policy),
+        egress=effective(vm=NO_POLICY, network=network.policy),
         vms=tuple(users),
         resources=tuple(rows),
         uplink=network.uplink,

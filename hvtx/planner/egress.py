@@ -19,7 +19,7 @@ def is_limited(vm: Policy, network: Policy) -> bool:
     return vm != NO_POLICY or not is_plain(network)
 
 
-def effective(vm: Policy, network: Policy) -> Egress:
+def effective(*, vm: Policy, network: Policy) -> Egress:
     """What holds for a guest of a VM in a network.
 
     A VM that says a mode has a policy of its own; one that only has rules adds them: they come

@@ -212,7 +212,7 @@ def useless(policy: Policy, networks: Iterable[Network]) -> list[str]:
     """Rules that decide nothing, or less than they say, for guests of these networks, in words."""
     networks = list(networks)
     families = {family for network in networks for family in network.families}
-    modes = {effective(policy, network.policy).mode for network in networks}
+    modes = {effective(vm=policy, network=network.policy).mode for network in networks}
     found = [
         f"--allow {written(rule)} opens nothing more: a name opens what is on the internet, and"
         f" that is reached without it (--egress {', '.join(sorted(modes))})"

@@ -132,8 +132,8 @@ def from_store(runtime: Any, base: Path) -> dict[str, Any]:
     }
 
 
-def _from_view(told: dict[str, Any]) -> dict[str, Any]:
-    seen = view.ViewSource(told, told["seq"] + 1)
+def _from_view(published: dict[str, Any]) -> dict[str, Any]:
+    seen = view.ViewSource(published, published["seq"] + 1)
     return {
         "view-vm": documents.vm.document(seen.show_vm("web"), seen.view),
         "view-vms": documents.vms.document(seen.list_vms(), seen.view),

@@ -40,14 +40,15 @@ def test_a_guest_whose_network_is_limited_is_counted_only() -> None:
 
 def test_a_vm_has_the_last_word_about_the_mode_and_the_first_about_rules() -> None:
     shared = Policy("internet", (ALLOW, DENY))
-    assert egress.effective(Policy("none"), shared) == ("none", (), "vm")
-    more = egress.effective(Policy(None, (ALLOW,)), shared)
+    assert egress.effective(vm=Policy("none"), network=shared) == ("none", (), "vm")
+    more = egress.effective(vm=Policy(None, (ALLOW,)), network=shared)
     assert more == ("internet", (ALLOW, DENY, ALLOW), "network")
-    assert egress.effective(NO_POLICY, NO_POLICY) == ("open", (), "default")
+    assert egress.effective(vm=NO_POLICY, network=NO_POLICY) == ("open", (), "default")
 
 
 def test_denials_are_told_first() -> None:
-    assert egress.effective(Policy("open", (ALLOW, DENY)), NO_POLICY).rules == (DENY, ALLOW)
+    found = egress.effective(vm=Policy("open", (ALLOW, DENY)), network=NO_POLICY)
+    assert found.rules == (DENY, ALLOW)
 
 
 def test_the_other_backend_stands_alone() -> None:

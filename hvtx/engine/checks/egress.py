@@ -24,7 +24,7 @@ def check_egress(runtime: Runtime) -> Iterator[Finding]:
     with runtime.reading() as sql:
         networks, vms = records.networks(sql), records.vms(sql)
     for network in networks:
-        policy = effective(NO_POLICY, network.policy)
+        policy = effective(vm=NO_POLICY, network=network.policy)
         own = [
             f"VM {vm.name}: {policy_words(vm.policy)}"
             for vm in vms
