@@ -165,15 +165,19 @@ class Channel:
             raise OSError(90, "a netlink answer was cut off")
         return data if address[0] == 0 else b""
 
-    def _messages(self, wanted: Container[int]) -> Iterator[tuple[int, int, int, bytes]]:
-        """Those of one answer whose numbers are ``wanted``, which may become fewer meanwhile."""
+    def _answers(self, waiting: Container[int]) -> Iterator[tuple[int, int, int, bytes]]:
+        """Those of one datagram to requests that are ``waiting``: type, flags, number, body.
+
+        ``waiting`` are the numbers of requests, which may become fewer meanwhile. Raises OSError,
+        Garbled.
+        """
         data = self._receive()
         at, size = 0, len(data)
         while at + 16 <= size:
             length, kind, flags, seq, _ = _HEADER.unpack_from(data, at)
             if length < 16 or at + length > size:
                 raise Garbled("a netlink message runs past its datagram")
-            if seq in wanted:
+            if seq in waiting:
                 yield kind, flags, seq, data[at + 16 : at + length]
             at += (length + 3) & ~3
 
@@ -187,7 +191,7 @@ class Channel:
         open_ = set(seqs)
         failure: KernelError | None = None
         while open_:
-            for kind, flags, seq, body in self._messages(open_):
+            for kind, flags, seq, body in self._answers(open_):
                 if kind == _ERROR:
                     failure = failure or kernel_error(body, flags)
                     open_.discard(seq)
@@ -231,7 +235,7 @@ class Channel:
         found: dict[int, KernelError] = {}
         last = len(seqs) - 1
         while last >= 0:
-            for kind, flags, seq, body in self._messages(seqs):
+            for kind, flags, seq, body in self._answers(seqs):
                 if kind != _ERROR:
                     continue
                 failure = kernel_error(body, flags)
@@ -251,7 +255,7 @@ class Channel:
         seq = self.next_seq()
         self._socket.send(message(kind, REQUEST | flags, seq, body))
         while True:
-            # written out instead of through `_messages`: a start asks for twenty
+            # written out instead of through `_answers`: a start asks for twenty
             data = self._receive()
             at, size = 0, len(data)
             while at + 16 <= size:
@@ -278,7 +282,7 @@ class Channel:
         self._socket.send(message(kind, REQUEST | ACK | ECHO, seq, body))
         found = None
         while True:
-            for answer, flags, _, payload in self._messages((seq,)):
+            for answer, flags, _, payload in self._answers((seq,)):
                 if answer != _ERROR:
                     found = payload
                     continue
@@ -297,7 +301,7 @@ class Channel:
         found: list[bytes] = []
         interrupted, head = False, _HEADER.unpack_from
         while True:
-            # written out instead of through `_messages`: a plan reads tens of thousands
+            # written out instead of through `_answers`: a plan reads tens of thousands
             data = self._receive()
             at, size = 0, len(data)
             last = size - 16

@@ -137,7 +137,7 @@ class Nftables(Channel):
         failure: BatchRefused | None = None
         index = {begin: -1, **index}
         while True:
-            for kind, flags, seq, body in self._messages(index):
+            for kind, flags, seq, body in self._answers(index):
                 if kind != _ERROR:
                     continue
                 problem = kernel_error(body, flags)
@@ -158,10 +158,10 @@ class Nftables(Channel):
 
     def _lookup_some(self, pieces: Sequence[SetElement]) -> list[Element | None]:
         parts: list[bytes] = []
-        slots: dict[int, int] = {}
+        waiting: dict[int, int] = {}  # positions in `pieces`, by number
         for i, piece in enumerate(pieces):
             seq = self.next_seq()
-            slots[seq] = i
+            waiting[seq] = i
             named = element_named(piece)
             size, family = _HEAD.size + len(named), FAMILIES[piece.family]
             head = (size, SUBSYSTEM << 8 | GETSETELEM, REQUEST, seq, 0, family, 0, 0)
@@ -169,9 +169,9 @@ class Nftables(Channel):
         self._socket.send(b"".join(parts))
         answers: list[Element | None] = [None] * len(pieces)
         failure: KernelError | None = None
-        while slots:
-            for kind, flags, seq, body in self._messages(slots):
-                slot = slots.pop(seq)
+        while waiting:
+            for kind, flags, seq, body in self._answers(waiting):
+                position = waiting.pop(seq)
                 if kind == _ERROR:
                     problem = kernel_error(body, flags)
                     if problem is not None and problem.errno != errno.ENOENT:
@@ -180,8 +180,8 @@ class Nftables(Channel):
                 some: list[Element] = []
                 parse_elements(body, some)
                 # of ranges, the kernel answers with the one in which the key lies
-                same = [one for one in some if not one.interval or one.key == pieces[slot].key]
-                answers[slot] = same[0] if same else None
+                same = [one for one in some if not one.interval or one.key == pieces[position].key]
+                answers[position] = same[0] if same else None
         if failure is not None:
             raise failure
         return answers

@@ -1109,7 +1109,7 @@ PARSERS: dict[str, Parser] = {
     ),
     "netlink dumps": Parser(
         dumped, conversations(), (*GARBLED, netlink.DumpInterrupted),
-        ("host.netlink.Channel.dump", "host.netlink.Channel._messages", "host.netlink.Channel.get"),
+        ("host.netlink.Channel.dump", "host.netlink.Channel._answers", "host.netlink.Channel.get"),
     ),
     "netlink acknowledgements": Parser(answered, conversations(), GARBLED, ("host.netlink.Channel.transact",)),
     "netlink refusals": Parser(refused, conversations(), GARBLED, ("host.netlink.Channel.refusals",)),
