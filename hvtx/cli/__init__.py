@@ -1,1 +1,1 @@
-"""The command line: options in, engine called, results rendered."""
+"""The command line: options in, :mod:`hvtx.api` called, results rendered."""

@@ -157,20 +157,24 @@ class ServiceDriver(Driver, Protocol):
 
 
 class ExchangingDriver(Driver, Protocol):
-    """A driver that can change what stands, without a moment between before and after."""
+    """A driver that can change what stands: what comes takes the place of what goes."""
 
     def exchange(
         self, gone: Sequence[Resource], made: Sequence[Resource]
     ) -> Mapping[int, dict[str, Any]]:
-        """Take what stands for ``gone`` and make what stands for ``made``, at once.
+        """Take what stands for ``gone`` and make what stands for ``made``.
 
-        Of nftables in one batch, of iptables in one commit a table. Returns what was read back of
-        each row of ``made``, by its id. What of it is there, with its own mark, stays as it is, and
-        what is gone already is: given again, the same call comes to the same end. What has the
-        place of something of ``made`` and carries the mark of one of ``gone`` is replaced.
+        Of nftables in one batch, of iptables in one commit a table, without a moment between. Of
+        firewalld what goes is released, then what comes is made: in between there is neither.
+
+        Returns what was read back of each row of ``made``, by its id. What of it is there, with its
+        own mark, stays as it is, and what is gone already is: given again, the same call comes to
+        the same end. What has the place of something of ``made`` and carries the mark of one of
+        ``gone`` is replaced.
 
         Raises Conflict, where something is in the way that carries another mark or none (then
-        nothing was changed), HostRefused, NotPermitted, Busy, Contended.
+        nothing was changed, but what firewalld had released), HostRefused, NotPermitted, Busy,
+        Contended.
         """
 
 

@@ -86,7 +86,10 @@ class FirewalldDriver:
     def exchange(
         self, gone: Sequence[Resource], made: Sequence[Resource]
     ) -> Mapping[int, dict[str, Any]]:
-        """Release and make; see :class:`hvtx.drivers.base.ExchangingDriver`."""
+        """Release, then make: in between there is neither, and a Conflict may come after the first.
+
+        See :class:`hvtx.drivers.base.ExchangingDriver`.
+        """
         for outcome in self.release(gone).values():
             if not outcome.gone:
                 raise Conflict(outcome.message, hint="hvtx doctor")

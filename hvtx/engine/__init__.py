@@ -1,1 +1,1 @@
-"""The verbs, one module each, around the one transaction."""
+"""What the verbs (:mod:`hvtx.commands`) are made of, around the one transaction."""

@@ -61,9 +61,11 @@ def made_by(driver: Driver, rows: Sequence[Resource]) -> Mapping[int, Mapping[st
 def exchange(
     operation: RunningOperation, gone: Sequence[Resource], made: Sequence[Resource]
 ) -> dict[int, Mapping[str, Any]]:
-    """What stands for ``made`` takes the place of what stands for ``gone``, at once per driver.
+    """What stands for ``made`` takes the place of what stands for ``gone``, driver by driver.
 
-    What was read back, by row of ``made``. Given again it comes to the same end. Raises HvtxError.
+    Whether there is a moment between the two is the driver's:
+    :meth:`hvtx.drivers.base.ExchangingDriver.exchange`. Returns what was read back, by row of
+    ``made``. Given again it comes to the same end. Raises HvtxError.
     """
     observed: dict[int, Mapping[str, Any]] = {}
     names = dict.fromkeys(driver_name(row) for row in creation_order([*made, *gone]))

@@ -6,8 +6,13 @@ kernel refuses if anything changed in between. The socket is kept open for the d
 closing one after deletions waits some 14 ms for the kernel's RCU.
 
 :mod:`driver` is what the engine calls; :mod:`session` reads and acts under one generation,
-:mod:`ruleset` reads all as entries, :mod:`tables` makes and repairs an installation's tables,
-:mod:`release` removes, :mod:`judging` decides over what was read.
+:mod:`tables` makes and repairs an installation's tables, :mod:`release` removes, :mod:`exchange`
+puts elements in the place of others, :mod:`passages` puts accepts of ours into chains of others.
+
+:mod:`expected` has the entries that stand for a row, :mod:`lacking` tells which rows do not stand,
+each looked up by its keys. :mod:`whole` reads all that concerns an installation: rules as entries
+(:mod:`ruleset`), elements of our own tables as bytes (:mod:`own_elements`). :mod:`judging` decides
+over what was read.
 """
 
 from hvtx.drivers.nftables.driver import NftablesDriver
