@@ -11,7 +11,7 @@ from functools import partial
 from types import TracebackType
 
 from hvtx import commands
-from hvtx.api.calls import Calls, Events, Notices, again_when_full, named, texts
+from hvtx.api.calls import Calls, Events, Notices, named, texts
 from hvtx.errors import HvtxError, NotPermitted, StoreError
 from hvtx.model.typed import TYPE_CHECKING, NamedTuple, Self
 
@@ -237,7 +237,6 @@ class Host:
 
     # -- acting --------------------------------------------------------------------------------
 
-    @again_when_full
     def recover(
         self,
         *,
@@ -260,7 +259,6 @@ class Host:
                 tell=tell or (lambda part: None),
             )
 
-    @again_when_full
     def repair(self, name: str | None = None) -> Repair:
         """``hvtx repair``: put back what is missing, of everything or of a VM or network.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hvtx import commands
-from hvtx.api.calls import Calls, again_when_full
+from hvtx.api.calls import Calls
 from hvtx.errors import Conflict, HostRefused
 from hvtx.model.typed import TYPE_CHECKING
 
@@ -37,7 +37,6 @@ class Attachments:
         ) as runtime:
             return commands.cni_add.add(runtime, request)
 
-    @again_when_full
     def delete(self, key: AttachmentKey) -> None:
         """End an attachment, whether its namespace lives or not; one that is not there is done.
 
@@ -54,7 +53,6 @@ class Attachments:
         with self._calls.opened(writable=False) as runtime:
             return commands.cni_check.check(runtime, request)
 
-    @again_when_full
     def collect(self, network: str, valid: Collection[tuple[str, str]]) -> Collected:
         """Release what a configuration's attachments have that are not listed and proven dead.
 

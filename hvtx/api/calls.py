@@ -10,20 +10,18 @@ from __future__ import annotations
 import errno
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
-from functools import wraps
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 
 from hvtx import commands, documents
 from hvtx.engine import notice
 from hvtx.errors import HostRefused, HvtxError, NotPermitted, StoreError, UsageError, room_hint
 from hvtx.host import children
-from hvtx.model.typed import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from hvtx.model.typed import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from hvtx.commands.published_view import StoreSource, ViewSource
     from hvtx.engine.runtime import Runtime, Settings
 
-P = ParamSpec("P")
 T = TypeVar("T")
 Notices = Callable[[str, str], None]  # ``warning`` or ``note``, and a sentence
 Events = Callable[[Sequence[Mapping[str, Any]]], None]  # entries, as ``log --json`` has them
@@ -220,38 +218,6 @@ def _to_log(level: str, words: str) -> None:
     if not log.handlers:
         log.addHandler(logging.NullHandler())
     log.log(logging.WARNING if level == "warning" else logging.INFO, "%s", words)
-
-
-def again_when_full(verb: Callable[P, T]) -> Callable[P, T]:
-    """Run a verb that ends or frees something once more, if the disk was full in the middle.
-
-    Then it has given up the reserve, and what it had done already it does not do again. What the
-    first time had begun is put on record as ended.
-    """
-
-    @wraps(verb)
-    def run(*args: P.args, **options: P.kwargs) -> T:
-        try:
-            return verb(*args, **options)
-        except StoreError as problem:
-            if problem.code != "store-full":
-                raise
-            done = verb(*args, **options)
-            calls = getattr(next(iter(args), None), "_calls", None)
-            if isinstance(calls, Calls):
-                _end_first(calls)
-            return done
-
-    return run
-
-
-def _end_first(calls: Calls) -> None:
-    """Close the operation that was cut off where nothing but its end was not on record yet."""
-    from hvtx.engine.interrupted import close_interrupted
-
-    with suppress(HvtxError), calls.opened(writable=True, create=False, spends=True) as runtime:
-        runtime.enter()
-        close_interrupted(runtime)  # if it cannot be done now, `recover` does it
 
 
 # -- errors of the system --------------------------------------------------------------------------

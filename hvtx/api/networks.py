@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from hvtx import commands
 from hvtx.api import given as check
-from hvtx.api.calls import Calls, again_when_full, named, texts
+from hvtx.api.calls import Calls, named, texts
 from hvtx.api.vms import policy_change, taken_rules
 from hvtx.model.typed import TYPE_CHECKING, Any
 
@@ -52,7 +52,6 @@ class Networks:
             changed = commands.network_set.set_network(runtime, name, wanted)
             return commands.show_networks.shown_network(runtime, changed)
 
-    @again_when_full
     def rm(self, name: str) -> None:
         """Remove a network that no VM uses. Raises NotFound, Conflict, PartialFailure, Busy."""
         named(name)

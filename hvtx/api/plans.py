@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from hvtx import commands, documents
-from hvtx.api.calls import Calls, again_when_full, named
+from hvtx.api.calls import Calls, named
 from hvtx.errors import UsageError
 from hvtx.model.typed import TYPE_CHECKING, Any
 
@@ -42,7 +42,6 @@ class Plans:
         with self._calls.opened(writable=False) as runtime:
             return gc_plan.make_plan(runtime, everything=everything, whole=whole)
 
-    @again_when_full
     def apply(
         self,
         reviewed: Report | Path | None = None,
@@ -71,7 +70,6 @@ class Plans:
         with self._calls.opened(writable=False) as runtime:
             return commands.gc_heuristic.make_plan(runtime)
 
-    @again_when_full
     def apply_heuristic(self, reviewed: Report | Path | None = None) -> Report:
         """``gc --heuristic --apply --yes``: remove what is guessed. Raises as :meth:`apply`."""
         saved = _identities(reviewed, heuristic=True)
@@ -92,7 +90,6 @@ class Plans:
         """
         return self._of_lost(installation, to_remove=False)
 
-    @again_when_full
     def apply_installation(self, installation: str) -> Report:
         """``gc --apply --installation ID --yes``. Raises Conflict too where it may still live."""
         report = self._of_lost(installation, to_remove=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from hvtx import commands
-from hvtx.api.calls import Calls, again_when_full, named
+from hvtx.api.calls import Calls, named
 from hvtx.model.typed import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 if TYPE_CHECKING:
@@ -101,7 +101,6 @@ class Vms:
         with self._calls.opened(writable=True, create=False) as runtime:
             return commands.show.shown_vm(runtime, commands.vm_start.start_vm(runtime, name))
 
-    @again_when_full
     def stop(
         self, name: str, *, timeout: float = 30.0, force: bool = False, tell: Tell | None = None
     ) -> ShownVm:
@@ -144,7 +143,6 @@ class Vms:
         with self._calls.opened(writable=True, create=False) as runtime:
             return commands.show.shown_vm(runtime, commands.vm_set.set_vm(runtime, name, wanted))
 
-    @again_when_full
     def rm(self, name: str, *, force: bool = False) -> None:
         """Forget a VM and free its addresses and ports; ``force`` stops it first.
 
@@ -163,7 +161,6 @@ class Vms:
             came = commands.vm_start_many.start_each(runtime, every, progress=progress or _silently)
             return _shown(runtime, came)
 
-    @again_when_full
     def stop_each(
         self,
         names: Iterable[str],
@@ -182,7 +179,6 @@ class Vms:
             )  # fmt: skip
             return _shown(runtime, came)
 
-    @again_when_full
     def rm_each(
         self, names: Iterable[str], *, force: bool = False, progress: Progress | None = None
     ) -> Each:

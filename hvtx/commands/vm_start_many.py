@@ -89,7 +89,8 @@ def start_slice(runtime: Runtime, names: Sequence[str], tally: Tally) -> None:
     for name in tally.left(names):
         tally.attempt(name, partial(_alone, runtime, name))
     if failed:
-        close_interrupted(runtime)
+        with contextlib.suppress(HvtxError, OSError):  # as in hvtx.commands.vm_stop_many
+            close_interrupted(runtime)
 
 
 def _alone(runtime: Runtime, name: str) -> VmScope:

@@ -7,6 +7,7 @@ batch. What does not go so is tried for its VM alone. See :mod:`hvtx.engine.toge
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 
 from hvtx.commands.vm_stop import (
@@ -134,7 +135,8 @@ def _slice(
     for name in tally.left(names):
         tally.attempt(name, partial(alone, name))
     if failed:
-        close_interrupted(runtime)
+        with suppress(HvtxError, OSError):  # what became of each is known
+            close_interrupted(runtime)
 
 
 def _scopes(runtime: Runtime, names: Sequence[str], tally: Tally) -> list[VmScope]:

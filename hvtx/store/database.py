@@ -7,8 +7,9 @@ Invariants
    high-water mark in the run directory is raised to it. A store behind its mark has lost commits.
 4. Readers open ``mode=ro``; a missing store reads as an empty one, one on a read-only or full file
    system by a copy.
-5. On a full disk whoever ends, frees or reads still works: writers of that kind give up a reserve,
-   readers read a copy (:mod:`hvtx.store.reserve`).
+5. On a full disk whoever ends, frees or reads still works: writers of that kind give up a reserve
+   (:mod:`hvtx.store.reserve`), and what found no room even so is written once more
+   (:mod:`hvtx.store.written`); readers read a copy.
 6. The database file is never opened beside SQLite while a connection lives: closing a second
    descriptor drops SQLite's POSIX locks.
 7. Whoever decides something reads all that it decides from in one :meth:`Store.reading` (or in the
@@ -26,10 +27,12 @@ from hvtx.errors import LIFT_FILE_SIZE, CommitUnknown, HvtxError, Refused, Store
 from hvtx.host import queued_lock
 from hvtx.host.job_control import going_on
 from hvtx.host.locks import LockFile
+from hvtx.model.typed import Any
 from hvtx.store import reserve
 from hvtx.store.connection import refuse_newer, version_of
-from hvtx.store.errors import full, is_full, too_large, translated, untrusted, unwritable
+from hvtx.store.errors import FULL, full, is_full, too_large, translated, untrusted, unwritable
 from hvtx.store.high_water_mark import HighWaterMark
+from hvtx.store.written import Written
 
 FILE = "hvtx.db"
 QUEUE = "queue.lock"
@@ -89,6 +92,8 @@ class Store:
     def spend_reserve(self) -> None:
         """From here on what is written ends or frees something: a full disk must not stop it."""
         self._spends = True
+        # all is written at the commit, so that it alone can meet a full disk
+        self.connection.execute("PRAGMA cache_spill=OFF")
         if reserve.is_low(self.state_directory):
             self._relieve()
 
@@ -117,7 +122,9 @@ class Store:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """One durable write; all or nothing. Ctrl-Z waits, since all other writers do.
 
-        Raises Busy, Conflict (a unique constraint), StoreError (full, read-only), CommitUnknown.
+        A body runs once: where the commit of what ends or frees something has no room, the reserve
+        is given up and the same is written again. Raises Busy, Conflict (a unique constraint),
+        StoreError (full, read-only), CommitUnknown.
         """
         with going_on(), self._writing() as sql:
             yield sql
@@ -135,21 +142,23 @@ class Store:
             if self._spends and reserve.is_low(self.state_directory):
                 self._relieve()
             self.mark.open()  # with its room taken: what comes after the commit must not fail
-            try:
-                with translated():  # Ctrl-C may be told once it has begun
-                    self.connection.execute("BEGIN IMMEDIATE")
-                self._refuse_replaced()
+            written = Written(self.connection) if self._spends else None
+            sql: Any = written or self.connection
+            with self._begun():
                 with translated():
                     refuse_newer(version_of(self.connection), self.path)
-                    yield self.connection
+                    yield sql
                     self._refuse_replaced()
-                    seq = self.connection.execute(
-                        "UPDATE meta SET seq = seq + 1 RETURNING seq"
-                    ).fetchone()[0]
-            except BaseException:
-                self._roll_back()
-                raise
-            self._commit(seq)
+                    seq = sql.execute("UPDATE meta SET seq = seq + 1 RETURNING seq").fetchone()[0]
+                if self.watch is not None:
+                    with suppress(OSError, HvtxError):
+                        self.watch(seq)
+            try:
+                self._commit()
+            except StoreError as problem:
+                if written is None or problem.code != FULL:
+                    raise
+                self._write_again(written, seq, problem)
             self.mark.raise_to(seq)
             try:
                 self._refuse_replaced()
@@ -158,12 +167,20 @@ class Store:
         finally:
             queue.unlock(QUEUE_BYTE)
 
-    def _commit(self, seq: int) -> None:
-        """Tell who watches of change ``seq``, and commit it."""
+    @contextmanager
+    def _begun(self) -> Iterator[None]:
+        """An open transaction, which goes where the body fails."""
         try:
-            if self.watch is not None:
-                with suppress(OSError, HvtxError):
-                    self.watch(seq)
+            with translated():  # Ctrl-C may be told once it has begun
+                self.connection.execute("BEGIN IMMEDIATE")
+            self._refuse_replaced()
+            yield
+        except BaseException:
+            self._roll_back()
+            raise
+
+    def _commit(self) -> None:
+        try:
             self.connection.execute("COMMIT")
         except sqlite3.Error as problem:
             if is_full(problem):
@@ -181,6 +198,21 @@ class Store:
         except BaseException:  # Ctrl-C; after the commit there is nothing to roll back
             self._roll_back()
             raise
+
+    def _write_again(self, written: Written, seq: int, problem: StoreError) -> None:
+        """Commit change ``seq`` with the reserve's room; ``problem``: it had none.
+
+        Raises as :meth:`_commit` does, and ``problem`` where another program wrote meanwhile.
+        """
+        self._relieve()
+        with suppress(sqlite3.Error):  # what is in the log already may leave it
+            self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        with self._begun(), translated():
+            written.write_again()
+            if self.connection.execute("SELECT seq FROM meta").fetchone()[0] != seq:
+                raise problem
+            self._refuse_replaced()
+        self._commit()
 
     def tell_watch(self) -> None:
         """Tell ``watch`` the number of the last change, while nobody writes. Raises Busy."""

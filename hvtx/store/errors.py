@@ -15,6 +15,7 @@ from hvtx.errors import LIFT_FILE_SIZE, Busy, Conflict, NotPermitted, Refused, S
 from hvtx.host.paths import UnsafeError
 from hvtx.store import reserve
 
+FULL = "store-full"  # the code of what a full disk refuses
 KEPT = "locking protocol"  # what SQLITE_PROTOCOL says
 _LOCKED = ("locked", KEPT)
 _WRITING = frozenset(  # a file that cannot grow: the database, its log, the log's index
@@ -134,13 +135,13 @@ def too_full(directory: str) -> StoreError:
             f"the disk of the state store is full: {directory} has no inodes left for anything new",
             hint="remove files there that nobody needs (df -i); what ends and frees still works:"
             " vm stop, vm rm, gc --apply",
-            code="store-full",
+            code=FULL,
         )
     return StoreError(
         f"the disk of the state store is full: {directory} has too little room left for anything"
         " new",
         hint="free some space; what ends and frees still works: vm stop, vm rm, gc --apply",
-        code="store-full",
+        code=FULL,
     )
 
 
@@ -149,7 +150,7 @@ def full(problem: sqlite3.Error) -> StoreError:
     return StoreError(
         f"the disk of the state store is full: {problem}",
         hint="free some space; if `hvtx intents` then shows anything, `hvtx recover` resolves it",
-        code="store-full",
+        code=FULL,
     )
 
 

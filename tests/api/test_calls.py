@@ -23,7 +23,7 @@ from hvtx import (
     StoreError,
     UsageError,
 )
-from hvtx.api.calls import Calls, again_when_full, unexpected
+from hvtx.api.calls import Calls, unexpected
 from hvtx.engine import notice
 
 # Calls a function in itself until the interpreter has no room for one more.
@@ -178,23 +178,6 @@ def test_a_call_without_memory_for_its_frame_is_out_of_memory(calls: Calls) -> N
     assert told.value.code == "memory"
     with pytest.raises(SystemError), calls.speaking():
         raise SystemError("bad argument to internal function")
-
-
-def test_what_ends_something_is_tried_again_once_when_the_disk_was_full() -> None:
-    tried = []
-
-    @again_when_full
-    def verb(*, often: int) -> str:
-        tried.append(often)
-        if len(tried) <= often:
-            raise StoreError("full", code="store-full")
-        return "done"
-
-    assert verb(often=1) == "done"
-    tried.clear()
-    with pytest.raises(StoreError):
-        verb(often=2)
-    assert len(tried) == 2
 
 
 # -- where it may be called ------------------------------------------------------------------------
