@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from hvtx import Host
+from hvtx.commands import vm_start_many, vm_stop_many
 from hvtx.engine import together
+from hvtx.errors import Busy, StoreError
 from hvtx.store.database import Store
 from integration import lab
 from integration.commands.test_gc_foreign import hold
@@ -331,6 +333,33 @@ def test_ctrl_c_while_starts_are_committed_begins_no_more(
         Host().vm.start_each(NAMES)
     assert states(hvtx, *NAMES) == ["running", "running", "defined"]
     assert hvtx("repair", "--json").json()["repaired"] == []
+    assert hvtx.is_clean()
+
+
+def test_what_became_of_each_outlives_what_is_closed_last(
+    hvtx: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Together it failed, alone it went: that the rest could not be closed then takes nothing back."""
+    made(hvtx, *NAMES)
+    closed = []
+
+    def fails(*_: object, **__: object) -> None:
+        raise StoreError("the disk has no room", hint="make some")
+
+    def held_up(_: object) -> None:
+        closed.append("not")
+        raise Busy("the state store is held", hint="try again")
+
+    with monkeypatch.context() as patch:
+        for module in (vm_start_many, vm_stop_many):
+            patch.setattr(module, "begin_each", fails)
+            patch.setattr(module, "close_interrupted", held_up)
+        verbs = Host().vm
+        for verb in (verbs.start_each, verbs.stop_each, verbs.rm_each):
+            came = verb(NAMES)
+            assert (list(came.done), came.failed) == ([*NAMES], {}), verb
+    assert len(closed) == 3
+    assert hvtx("vm", "ls", "--json").json()["vms"] == []
     assert hvtx.is_clean()
 
 
