@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +127,47 @@ def test_what_another_program_wrote_meanwhile_is_not_written_over(shelf: Shelf) 
         store.connection = inner
         assert caught.value.code == "store-full"
         assert len(records.resources(store.connection)) == 3
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system of its own")
+def test_a_change_larger_than_the_room_that_is_left(tmp_path: Path) -> None:
+    """A real tmpfs with more room than counts as low, and a change that needs more than that."""
+    words = textwrap.dedent("""
+        import os, sys
+        from hvtx.store import reserve
+        from tests.store.shelf import *
+        state, run = sys.argv[1:]
+        store = open_store(state, run, writable=True)
+        rows = [(Kind.FILE, "x" * 3000 + str(n)) for n in range(400)]
+        intend(store, enter(store), *rows)
+        store.close()
+        store = open_store(state, run, writable=True)  # whose close makes the reserve greater
+        enter(store)
+        store.close()
+        with open(os.path.join(state, "filler"), "wb", buffering=0) as file:
+            while reserve.room(state) > reserve.LOW + 65536:
+                file.write(bytes(4096))
+        store = open_store(state, run, writable=True, spends=True)
+        print(reserve.is_there(state))
+        bodies = 0
+        with store.transaction() as sql:
+            bodies += 1
+            sql.execute("UPDATE resource SET key = key || 'y'")
+        print(reserve.is_there(state), bodies)
+        print(sum(row.key.endswith("y") for row in records.resources(store.connection)))
+        store.close()
+    """)
+    state = tmp_path / "small"
+    state.mkdir(mode=0o700)
+    mount = 'mount -t tmpfs -o size=16m,mode=700 tmpfs "$0" && exec "$@"'
+    ran = subprocess.run(
+        [
+            "unshare", "-m", "sh", "-c", mount, str(state), sys.executable, "-c", words,
+            str(state), str(tmp_path / "run"),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        check=False,
+    )  # fmt: skip
+    assert ran.stdout.split("\n")[:3] == ["True", "False 1", "400"], ran.stdout + ran.stderr
