@@ -72,7 +72,9 @@ def shown_scope(runtime: Runtime, name: str) -> VmScope:
 
 def _scope(life: Epoch, record: _Record, judged: Any) -> VmScope:
     state, liveness, rows = judged
-    return VmScope(life, record.vm, rows, record.networks, record.provisional, state, liveness)
+    vm, unended = record.vm, record.moment.operations.get(record.vm.name, ())
+    verbs = tuple(operation.verb for operation in unended)
+    return VmScope(life, vm, rows, record.networks, record.provisional, state, liveness, verbs)
 
 
 def after(scope: VmScope, vm: Vm, rows: Sequence[Resource]) -> VmScope:
@@ -85,7 +87,7 @@ def after(scope: VmScope, vm: Vm, rows: Sequence[Resource]) -> VmScope:
         vm.hypervisor, rows, life=scope.life, lives=lives, facts=process_facts(list(rows))
     )
     state = vm_state(rows, None, liveness)
-    return scope._replace(vm=vm, rows=rows, provisional=False, state=state, liveness=liveness)
+    return VmScope(scope.life, vm, rows, scope.networks, False, state, liveness)
 
 
 def bridges_now(runtime: Runtime, networks: Iterable[Network]) -> Mapping[str, Resource]:

@@ -17,7 +17,7 @@ from hvtx.engine.scope import networks_now, vm_scope
 from hvtx.errors import Conflict
 from hvtx.model.resource import is_changing
 from hvtx.model.typed import Any
-from hvtx.model.vm import Publish, Vm
+from hvtx.model.vm import Liveness, Publish, Vm
 from hvtx.planner import changes, service_changes
 from hvtx.planner.scope import VmScope
 from hvtx.planner.start import families_of, ports_of
@@ -28,11 +28,11 @@ from hvtx.store.history import Event
 def settled_scope(runtime: Runtime, name: str) -> VmScope:
     """A VM whose lock is held, once a change of it that was interrupted is carried through.
 
-    Raises NotFound, Conflict where that change cannot be.
+    Raises NotFound, Conflict or HostRefused where that change cannot be.
     """
     scope = vm_scope(runtime, name)
     if not is_changing(scope.rows):
-        return scope
+        return _with_limits_held(runtime, scope)
     plan = resolve(runtime, vm=name)
     scope = vm_scope(runtime, name)
     if is_changing(scope.rows):
@@ -41,6 +41,23 @@ def settled_scope(runtime: Runtime, name: str) -> VmScope:
             f"a change of VM {name!r} was interrupted, and cannot be carried through: {left}",
             hint=f"hvtx gc --plan shows it; hvtx repair {name} puts back what is missing",
         )
+    return scope
+
+
+def _with_limits_held(runtime: Runtime, scope: VmScope) -> VmScope:
+    """The same of a change of limits, which only its operation tells of: its rows say the new ones.
+
+    Raises HostRefused, NotPermitted.
+    """
+    if living_limits.VERB not in scope.unended:
+        return scope
+    from hvtx.engine.interrupted import close_interrupted  # which hardly any change needs
+
+    close_interrupted(runtime)
+    scope = vm_scope(runtime, scope.vm.name)
+    if living_limits.VERB in scope.unended and scope.liveness is not Liveness.DEAD:
+        devices = living_limits.devices_of(scope.rows, runtime.life.id)
+        living_limits.hold(runtime.devices(), devices)  # once more, to tell why it cannot be
     return scope
 
 

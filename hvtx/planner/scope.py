@@ -94,6 +94,7 @@ class VmScope(NamedTuple):
     provisional: bool  # there only as long as the operation that is making it
     state: VmState
     liveness: Liveness
+    unended: Collection[str] = ()  # verbs of its operations on record that have not ended
 
     @property
     def leases(self) -> list[Resource]:

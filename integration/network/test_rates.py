@@ -227,18 +227,27 @@ def test_a_limit_is_there_from_the_first_frame(hvtx: Program, world: lab.Namespa
     assert hvtx.vm("web")["limit"] == {"in": 5 * 10**6}
 
 
-@pytest.mark.parametrize("point", ["intended", "acted:limit", "ended"])
+@pytest.mark.parametrize(
+    ("point", "then"),
+    [
+        ("intended", ("recover",)),
+        ("acted:limit", ("recover",)),
+        ("ended", ("recover",)),
+        ("intended", ("vm", "set", "web", "--limit", "out=2mbit")),
+        ("intended", ("vm", "set", "web", "--autostart")),
+    ],
+)
 def test_a_change_that_is_killed_is_carried_through(
-    hvtx: Program, world: lab.Namespace, point: str
+    hvtx: Program, world: lab.Namespace, point: str, then: tuple[str, ...]
 ) -> None:
-    """Record and device agree after `recover`, and the guest was never without a limit."""
+    """By `recover` or the next `vm set` record and device agree; no guest was without a limit."""
     hvtx("network", "create", "net", "--subnet", "10.77.0.0/24")
     hvtx("vm", "run", "web", "--network", "net", "--limit", "out=1mbit", "--", "sleep", "600")
     device = hvtx.vm("web")["interfaces"][0]["device"]
     killed = {"code": -signal.SIGKILL, "HVTX_FAILPOINT": f"{point}:kill"}
     hvtx("vm", "set", "web", "--limit", "out=2mbit", **killed)
     assert "hvtx-rate" in lab.run("tc", "filter", "show", "dev", device, "ingress")
-    hvtx("recover")
+    hvtx(*then)
     assert hvtx("intents", "--json").json()["operations"] == []
     assert hvtx.vm("web")["limit"] == {"out": 2 * 10**6}
     assert "hvtx-rate 2000000bit" in lab.run("tc", "filter", "show", "dev", device, "ingress")
