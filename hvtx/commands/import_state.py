@@ -116,6 +116,7 @@ def record_and_mark(
         events=events,
         then=lambda sql: _forget(sql, verdict.vm_id, unmarked),
     )
+    operation.raise_pending_interrupt()  # not before: what is on record is marked, or forgotten
     return outcomes
 
 

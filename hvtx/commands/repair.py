@@ -87,6 +87,7 @@ def repair(runtime: Runtime, name: str | None = None) -> Repair:
     if damages:
         with begin(runtime, "repair", vm=name if vms and not networks else None) as (_, operation):
             pass
+        operation.end_if_interrupted()
         _fix_all(runtime, damages, rows, repaired, failed)
         names = {vm.id: vm.name for vm in vms}
         _hold_again(runtime, [d for d in damages if d.unheld], rows, names, (repaired, failed))

@@ -66,6 +66,7 @@ def attach(runtime: Runtime, name: str, pid: int) -> VmScope:
         )[0]
         intents.record_observed(sql, row.id, identity._asdict())
     operation.end("done", events=[Event("attached", f"process {pid}", Kind.PROCESS, name)])
+    operation.raise_pending_interrupt()  # too late: the whole was on record with the operation
     rest = [known for known in rows if known not in old]
     return after(scope, vm, [*rest, row._replace(observed=identity._asdict())])
 

@@ -14,6 +14,7 @@ from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import bridges_now
 from hvtx.engine.transaction import Operation, begin
 from hvtx.engine.vm_options import VmRequest, refuse_names, warn_of_useless
+from hvtx.engine.vm_record import forget_vm
 from hvtx.engine.vm_user import check_user
 from hvtx.errors import Conflict, NotFound, UsageError, advised
 from hvtx.host import paths
@@ -123,6 +124,7 @@ def create_vm(runtime: Runtime, request: VmRequest) -> Vm:
         begin(runtime, "create", vm=request.name) as (sql, operation),
     ):
         vm, rows = record_vm(operation, sql, request, networks, committed=True, taken=own)
+    operation.end_if_interrupted(then=lambda sql: operation.history(sql, [forget_vm(sql, vm.id)]))
     operation.end(
         "done",
         events=[Event("made", f"VM {vm.name}")],

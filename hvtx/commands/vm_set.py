@@ -156,6 +156,7 @@ def set_vm(runtime: Runtime, name: str, changes: Changes) -> VmScope:
     if running and "limits" in different:
         living_limits.change(operation, vm, old, wanted.limits)
         return scope._replace(vm=wanted, rows=[limited.get(row.id, row) for row in scope.rows])
+    operation.end_if_interrupted()
     operation.end("done", events=events, then=vm_change.record_of(wanted, vm))
     return scope._replace(vm=wanted)
 

@@ -42,8 +42,10 @@ def execute(
     """Carry out the acting items of a plan, and end the operation; the plan with what came of each.
 
     ``recorded``: items may be of rows, and their order is gc's and not the plan's. ``networks``:
-    what belongs to no VM may be touched.
+    what belongs to no VM may be touched. Raises the KeyboardInterrupt that came while the operation
+    was put on record; then nothing is begun.
     """
+    operation.end_if_interrupted()
     acting = plan.acting()
     own = [item.row for item in acting if item.row] if recorded else []
     rows = operation.runtime.read(records.resources_by_id, own) if own else {}

@@ -6,7 +6,7 @@ What becomes of its rows is the protocol's: :mod:`hvtx.engine.transaction`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 from hvtx.engine.runtime import Runtime, wrong_namespace
@@ -59,6 +59,20 @@ class RunningOperation:
         if self.interrupted:
             self.interrupted = False
             raise KeyboardInterrupt
+
+    def end_if_interrupted(self, *, then: Callable[[Any], None] = lambda sql: None) -> None:
+        """End it as ``undone`` and raise, if Ctrl-C came while it was put on record.
+
+        For who has done nothing yet. ``then`` takes back what was put on record with it.
+        """
+        if not self.interrupted:
+            return
+        with self.runtime.store.transaction() as sql:
+            then(sql)
+            self.close(sql, "undone")
+        self.verify()
+        self.unlock()
+        self.raise_pending_interrupt()
 
     def new_mark(self, row: int) -> str:
         """A fresh mark for a row."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hvtx.engine import egress_base, exchange, living_limits, privileges
+from hvtx.engine.interrupted import close_interrupted
 from hvtx.engine.network_build import ensure_networks
 from hvtx.engine.peer_ports import holding_ports
 from hvtx.engine.resolve import resolve
@@ -31,33 +32,23 @@ def settled_scope(runtime: Runtime, name: str) -> VmScope:
     Raises NotFound, Conflict or HostRefused where that change cannot be.
     """
     scope = vm_scope(runtime, name)
-    if not is_changing(scope.rows):
-        return _with_limits_held(runtime, scope)
-    plan = resolve(runtime, vm=name)
-    scope = vm_scope(runtime, name)
     if is_changing(scope.rows):
-        left = "; ".join(dict.fromkeys(i.message for i in plan.items if i.message))
-        raise Conflict(
-            f"a change of VM {name!r} was interrupted, and cannot be carried through: {left}",
-            hint=f"hvtx gc --plan shows it; hvtx repair {name} puts back what is missing",
-        )
-    return scope
-
-
-def _with_limits_held(runtime: Runtime, scope: VmScope) -> VmScope:
-    """The same of a change of limits, which only its operation tells of: its rows say the new ones.
-
-    Raises HostRefused, NotPermitted.
-    """
-    if living_limits.VERB not in scope.unended:
-        return scope
-    from hvtx.engine.interrupted import close_interrupted  # which hardly any change needs
-
-    close_interrupted(runtime)
-    scope = vm_scope(runtime, scope.vm.name)
-    if living_limits.VERB in scope.unended and scope.liveness is not Liveness.DEAD:
-        devices = living_limits.devices_of(scope.rows, runtime.life.id)
-        living_limits.hold(runtime.devices(), devices)  # once more, to tell why it cannot be
+        plan = resolve(runtime, vm=name)
+        scope = vm_scope(runtime, name)
+        if is_changing(scope.rows):
+            left = "; ".join(dict.fromkeys(i.message for i in plan.items if i.message))
+            raise Conflict(
+                f"a change of VM {name!r} was interrupted, and cannot be carried through: {left}",
+                hint=f"hvtx gc --plan shows it; hvtx repair {name} puts back what is missing",
+            )
+    elif (
+        living_limits.VERB in scope.unended
+    ):  # of limits alone: their devices' rows say the new ones
+        close_interrupted(runtime)
+        scope = vm_scope(runtime, name)
+        if living_limits.VERB in scope.unended and scope.liveness is not Liveness.DEAD:
+            devices = living_limits.devices_of(scope.rows, runtime.life.id)
+            living_limits.hold(runtime.devices(), devices)  # once more, to tell why it cannot be
     return scope
 
 

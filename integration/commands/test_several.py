@@ -8,8 +8,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from hvtx.errors import Busy, StoreError
 from hvtx.store.database import Store
 from integration import lab
 from integration.commands.test_gc_foreign import hold
+from integration.lab.interrupting import interrupt_after
 from integration.lab.program import Program
 from integration.lab.verbs import BACKENDS, create, ended, hvtx, network, state, stopped
 
@@ -289,22 +289,6 @@ def test_ctrl_c_after_the_commit_comes_too_late(hvtx: Program) -> None:
     assert states(hvtx, *NAMES) == ["running"] * 3
     assert hvtx("repair", "--json").json()["repaired"] == [], "nobody's port was let go of"
     assert hvtx.is_clean()
-
-
-def interrupt_after(monkeypatch: pytest.MonkeyPatch, query: str, found: tuple[object, ...]) -> None:
-    """Ctrl-C, once, right after the transaction in which ``query`` gives this row."""
-    write = Store.transaction
-
-    @contextmanager
-    def interrupted(store: Store) -> Iterator[sqlite3.Connection]:
-        with write(store) as sql:
-            yield sql
-            row = sql.execute(query).fetchone()
-        if row == found:
-            monkeypatch.setattr(Store, "transaction", write)
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Store, "transaction", interrupted)
 
 
 def test_ctrl_c_while_a_removal_is_written_ends_the_run(

@@ -18,11 +18,13 @@ import pytest
 
 from integration import lab
 from integration.crash.test_failpoints import COMMANDS, end_everything, given, host
+from integration.lab.interrupting import interrupt_after
 from integration.lab.program import Forked, Program, preload
 from integration.lab.stepper import run_stepped
 from integration.lab.waiting import until
 
 INTERRUPTED = 130
+OPEN = "SELECT verb FROM operation WHERE ended IS NULL"
 PARTS = (0.2, 0.5, 0.7, 0.82, 0.87, 0.91, 0.95)
 
 
@@ -228,6 +230,46 @@ def test_who_started_it_with_the_signal_ignored_is_obeyed(number: signal.Signals
     finally:
         signal.signal(number, before)
     assert hvtx.vm("web")["state"] == "running"
+    end_everything(hvtx)
+
+
+@pytest.mark.parametrize(
+    ("name", "verb"),
+    [("vm set", "set"), ("vm create", "create"), ("repair", "repair"), ("gc --apply", "gc"),
+     ("gc --apply --unrecorded", "gc"), ("gc --heuristic", "heuristic")],
+)  # fmt: skip
+def test_ctrl_c_while_an_operation_is_put_on_record_begins_nothing(
+    name: str, verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All is as it was, with nothing to recover; given again, it is done."""
+    preload()
+    hvtx = Forked(HVTX_FIREWALL="nftables")
+    COMMANDS[name].prepare(hvtx)
+    before, vms = host(), hvtx("vm", "ls", "--json").json()["vms"]
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, OPEN, (verb,))
+        hvtx(*given(name), code=INTERRUPTED)
+    assert lab.difference(before, host()) == ""
+    assert hvtx("vm", "ls", "--json").json()["vms"] == vms
+    assert hvtx("intents", "--json").json()["operations"] == []
+    hvtx(*given(name))
+    assert hvtx.is_clean()
+    end_everything(hvtx)
+
+
+@pytest.mark.parametrize(("name", "verb"), [("vm attach", "attach"), ("import", "import")])
+def test_ctrl_c_while_the_whole_is_put_on_record_is_too_late(
+    name: str, verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told as interrupted, and what is on record stands."""
+    preload()
+    hvtx = Forked(HVTX_FIREWALL="nftables")
+    COMMANDS[name].prepare(hvtx)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, OPEN, (verb,))
+        hvtx(*given(name), code=INTERRUPTED)
+    assert [vm["state"] for vm in hvtx("vm", "ls", "--json").json()["vms"]] == ["running"]
+    assert hvtx.is_clean()
     end_everything(hvtx)
 
 

@@ -25,6 +25,7 @@ class FakeOperation:
         self.rows = {row.id: row for row in rows}
         self.busy = busy
         self.vm: str | None = None
+        self.interrupted = False
         self.said: list[Any] = []
         self.outcomes: dict[int, Outcome] = {}
         self.runtime = self
@@ -42,6 +43,11 @@ class FakeOperation:
     @contextmanager
     def reading(self) -> Iterator[None]:
         yield None
+
+    def end_if_interrupted(self) -> None:
+        if self.interrupted:
+            self.end("undone")
+            raise KeyboardInterrupt
 
     def complete(self, rows: Sequence[Resource]) -> int:
         self.said.append(("commit", [row.id for row in rows]))
@@ -191,6 +197,14 @@ def test_things_without_rows_go_one_by_one_in_the_order_of_the_plan() -> None:
     ]
     assert operation.said == [("end", "partial")]
     assert told == [(1, 3, "c"), (2, 3, "b"), (3, 3, "a")]
+
+
+def test_ctrl_c_while_it_was_put_on_record_begins_nothing() -> None:
+    operation = FakeOperation([row(1)])
+    operation.interrupted = True
+    with pytest.raises(KeyboardInterrupt):
+        carried(operation, [item(1, Reason.REBOOTED), unrecorded("a")], recorded=True)
+    assert operation.said == [("end", "undone")]
 
 
 def test_equal_items_have_each_their_own_result() -> None:

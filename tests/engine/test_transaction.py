@@ -135,6 +135,17 @@ def test_ctrl_c_while_rows_are_written_is_raised_before_anything_is_made(
     operation.end("undone")
 
 
+def test_who_has_done_nothing_yet_ends_it_as_undone_on_ctrl_c(runtime: Any) -> None:
+    with begin(runtime, "test") as (_, operation):
+        pass
+    operation.end_if_interrupted()
+    assert [known.id for known in runtime.read(records.operations)] == [operation.id]
+    operation.interrupted = True
+    with pytest.raises(KeyboardInterrupt):
+        operation.end_if_interrupted()
+    assert runtime.read(records.operations) == []
+
+
 def test_what_is_observed_is_on_record_at_once(runtime: Any) -> None:
     operation, rows = made(runtime)
     now = operation.observe(rows, {rows[0].id: {"inode": 7}})
