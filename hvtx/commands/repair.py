@@ -7,7 +7,7 @@ old one; it is reported.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from hvtx.engine import flows, network_service, notice, ownrules, port_holders, service_upkeep
 from hvtx.engine.damage import (
@@ -89,8 +89,7 @@ def repair(runtime: Runtime, name: str | None = None) -> Repair:
             pass
         operation.end_if_interrupted()
         _fix_all(runtime, damages, rows, repaired, failed)
-        names = {vm.id: vm.name for vm in vms}
-        _hold_again(runtime, [d for d in damages if d.unheld], rows, names, (repaired, failed))
+        _hold_again(runtime, [d for d in damages if d.unheld], rows, vms, (repaired, failed))
         _look_again(runtime, repaired, failed)
         ports = [damage.row for damage in damages if damage.row.kind == Kind.PUBLISH]
         unended = flows.end_past(operation, ports)  # datagrams of meanwhile went past their rules
@@ -258,19 +257,19 @@ def _hold_again(
     runtime: Runtime,
     damages: Sequence[Damage],
     rows: Sequence[Resource],
-    names: Mapping[str, str],
+    vms: Sequence[Vm],
     told: tuple[list[Repaired], list[Failed]],
 ) -> None:
-    """Bind sockets to published ports that nobody holds; ``names`` are the VMs', by id."""
+    """Bind sockets to published ports that nobody holds."""
     repaired, failed = told
-    for vm, name in names.items():
-        own = [damage for damage in damages if damage.row.vm == vm]
+    for vm in vms:
+        own = [damage for damage in damages if damage.row.vm == vm.id]
         if not own:
             continue
-        processes = [row for row in rows if row.vm == vm and row.kind == Kind.PROCESS]
+        processes = [row for row in rows if row.vm == vm.id and row.kind == Kind.PROCESS]
         lost = [damage.row for damage in own]
         try:
-            _, why = port_holders.hold_recorded(runtime.store, lost, processes, name)
+            _, why = port_holders.hold_recorded(runtime.store, lost, processes, vm.name)
         except (HvtxError, OSError) as problem:
             why = {damage.row.id: str(problem) for damage in own}
         for damage in own:

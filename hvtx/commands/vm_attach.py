@@ -52,18 +52,11 @@ def attach(runtime: Runtime, name: str, pid: int) -> VmScope:
                 hint="a process runs one VM: give its pid",
             )
     old = [row for row in rows if row.kind == Kind.PROCESS]
+    spec = {"hypervisor": "external", "directory": None}
+    want = provision.ResourceSpec(Kind.PROCESS, name, spec)
     with begin(runtime, "attach", vm=name) as (sql, operation):
         intents.forget(sql, old)
-        row = operation.intend(
-            sql,
-            [
-                provision.ResourceSpec(
-                    Kind.PROCESS, name, {"hypervisor": "external", "directory": None}
-                )
-            ],
-            vm=vm.id,
-            committed=True,
-        )[0]
+        row = operation.intend(sql, [want], vm=vm.id, committed=True)[0]
         intents.record_observed(sql, row.id, identity._asdict())
     operation.end("done", events=[Event("attached", f"process {pid}", Kind.PROCESS, name)])
     operation.raise_pending_interrupt()  # too late: the whole was on record with the operation

@@ -179,8 +179,8 @@ def remove_held(runtime: Runtime, name: str, *, force: bool) -> VmScope:
         stop_scope(runtime, scope, timeout=5.0, force=True)
     with begin(runtime, "rm", vm=name) as (_, operation):
         pass
+    operation.end_if_interrupted()
     try:
-        operation.raise_pending_interrupt()
         remove_log(runtime.settings.state_directory, vm)
         operation.end("done", then=lambda sql: forget(sql, operation, vm))
     except BaseException:

@@ -296,7 +296,9 @@ def _remove(runtime: Runtime, scopes: Sequence[VmScope], tally: Tally, *, force:
     with begin_each(runtime, "rm", names) as (_, operations):
         pass
     try:
-        operations[0].raise_pending_interrupt()
+        if operations[0].interrupted:
+            end_each(operations, "undone")
+            operations[0].raise_pending_interrupt()
         for name in names:
             remove_log(runtime.settings.state_directory, down.done[name].vm)
 

@@ -67,11 +67,13 @@ class RunningOperation:
         """
         if not self.interrupted:
             return
-        with self.runtime.store.transaction() as sql:
-            then(sql)
-            self.close(sql, "undone")
-        self.verify()
-        self.unlock()
+        try:
+            with self.runtime.store.transaction() as sql:
+                then(sql)
+                self.close(sql, "undone")
+            self.verify()
+        finally:
+            self.unlock()
         self.raise_pending_interrupt()
 
     def new_mark(self, row: int) -> str:

@@ -291,16 +291,24 @@ def test_ctrl_c_after_the_commit_comes_too_late(hvtx: Program) -> None:
     assert hvtx.is_clean()
 
 
+@pytest.mark.parametrize(
+    ("query", "found", "left"),
+    [
+        ("SELECT verb FROM operation WHERE ended IS NULL", "rm", ["a", "b", "c"]),
+        ("SELECT count(*) FROM operation WHERE verb = 'rm' AND ended IS NOT NULL", 2, ["c"]),
+    ],
+    ids=["as it begins", "as it ends"],
+)
 def test_ctrl_c_while_a_removal_is_written_ends_the_run(
-    hvtx: Program, monkeypatch: pytest.MonkeyPatch
+    hvtx: Program, monkeypatch: pytest.MonkeyPatch, query: str, found: object, left: list[str]
 ) -> None:
-    """What was written is done, and what comes after it is not begun."""
+    """What had only begun is undone, what was written is done, and what comes after is not begun."""
     made(hvtx, *NAMES)
     monkeypatch.setattr(together, "SLICE", 2)
-    interrupt_after(monkeypatch, "SELECT count(*) FROM vm", (1,))
+    interrupt_after(monkeypatch, query, (found,))
     with pytest.raises(KeyboardInterrupt):
         Host().vm.rm_each(NAMES)
-    assert [vm["name"] for vm in hvtx("vm", "ls", "--json").json()["vms"]] == ["c"]
+    assert [vm["name"] for vm in hvtx("vm", "ls", "--json").json()["vms"]] == left
     assert hvtx("intents", "--json").json()["operations"] == []
     assert hvtx.is_clean()
 

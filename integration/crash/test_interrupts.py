@@ -235,7 +235,7 @@ def test_who_started_it_with_the_signal_ignored_is_obeyed(number: signal.Signals
 
 @pytest.mark.parametrize(
     ("name", "verb"),
-    [("vm set", "set"), ("vm create", "create"), ("repair", "repair"), ("gc --apply", "gc"),
+    [("vm set", "set"), ("vm rm", "rm"), ("vm create", "create"), ("repair", "repair"), ("gc --apply", "gc"),
      ("gc --apply --unrecorded", "gc"), ("gc --heuristic", "heuristic")],
 )  # fmt: skip
 def test_ctrl_c_while_an_operation_is_put_on_record_begins_nothing(
