@@ -11,11 +11,12 @@ from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
 from hvtx.engine.unsettled import resolved_networks
 from hvtx.engine.vm_options import changed_policy, refuse_names, warn_of_useless
-from hvtx.errors import Conflict, UsageError
+from hvtx.errors import Conflict, PartialFailure, UsageError
 from hvtx.model.policy import NO_POLICY, names_in, policy_words, written
 from hvtx.model.resource import PORTS, Kind, Resource
 from hvtx.model.typed import TYPE_CHECKING, Any, NamedTuple
 from hvtx.model.vm import Network, Vm
+from hvtx.planner.changes import Difference
 from hvtx.planner.exits import Exits, parse_exits
 from hvtx.store import records
 from hvtx.store.history import Event
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from hvtx.planner.egress_rules import PolicyChange
 
 _FIELDS = ("isolate", "policy", "dhcp", "uplink", "sources", "passage")
-_ACCEPTED = ("dhcp", "uplink", "passage")  # what others' filters are to accept follows from these
 
 
 class Changes(NamedTuple):
@@ -38,6 +38,11 @@ class Changes(NamedTuple):
     sources: Sequence[str] = ()  # in the place of all that there are
     no_source: bool = False
     passage: bool | None = None
+
+    def accepted(self) -> bool:
+        """Whether what others' filters are to accept follows from any of it."""
+        asked = (self.dhcp, self.uplink, self.passage)
+        return self.no_uplink or any(value is not None for value in asked)
 
 
 def parse_changes(**wanted: Any) -> Changes:
@@ -63,7 +68,8 @@ def set_network(runtime: Runtime, name: str, wish: Changes) -> Network:
 
     Raises UsageError (what does not go together), NotFound (the network, a device), Conflict (VMs
     are up that hear of it only at their start; an address that is not the host's; a port that
-    somebody has), HostRefused (all is as it was), Busy.
+    somebody has), HostRefused (all is as it was), PartialFailure (it is changed, and flows that
+    were known before may go on), Busy.
     """
     runtime.enter()
     with_guests = wish.dhcp is not None or bool(wish.sources) or wish.no_source
@@ -74,6 +80,8 @@ def set_network(runtime: Runtime, name: str, wish: Changes) -> Network:
         raise records.no_network(name, [each.name for each in scope.networks.values()])
     wanted = _wanted(network, wish, runtime.settings.egress)
     if wanted == network:
+        if wish.accepted():  # who made it so may have been cut off before this
+            settle_accepts(runtime, scope, locked=True)
         return network
     read = runtime.read
     _refuse(read, network, wanted, scope.networks.values())
@@ -89,19 +97,27 @@ def set_network(runtime: Runtime, name: str, wish: Changes) -> Network:
         guests = living_network.newly_counted(read, runtime.try_lock, life, network, wanted)
     own = read(records.resources_of_network, network.id)
     where = runtime.life.id, runtime.store.run_directory
-    exchange.exchange(
-        runtime,
-        exchange.Change(
-            living_network.difference(network, wanted, own, guests, *where),
-            lambda sql: records.set_network(sql, wanted),
-            lambda sql: records.set_network(sql, network),
-            [Event("changed", f"network {name}: {_words(network, wanted)}")],
-        ),
-        network=name,
-    )
-    if any(getattr(wanted, field) != getattr(network, field) for field in _ACCEPTED):
+    difference = living_network.difference(network, wanted, own, guests, *where)
+    unended: PartialFailure | None = None
+    try:
+        exchange.exchange(runtime, _change(network, wanted, difference), network=name)
+    except PartialFailure as problem:  # it is changed all the same
+        unended = problem
+    if wish.accepted():
         settle_accepts(runtime, all_networks(runtime), locked=True)
+    if unended is not None:
+        raise unended
     return wanted
+
+
+def _change(network: Network, wanted: Network, difference: Difference) -> exchange.Change:
+    """What makes a network another (pure)."""
+    return exchange.Change(
+        difference,
+        lambda sql: records.set_network(sql, wanted),
+        lambda sql: records.set_network(sql, network),
+        [Event("changed", f"network {network.name}: {_words(network, wanted)}")],
+    )
 
 
 def _wanted(network: Network, wish: Changes, egress: str | None) -> Network:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -261,6 +262,36 @@ def test_accepts_come_and_go_with_what_is_set(host: Host, variant: str) -> None:
     assert not [line for line in marked(variant) if "hvnet" in line]
     assert host.hvtx.is_clean()
     host.leave()
+
+
+@pytest.mark.parametrize("host", FIREWALLS, indirect=True)
+def test_accepts_come_though_known_flows_may_go_on(host: Host) -> None:
+    """The network is changed, and what could not be ended is told when all else is done."""
+    ipt("nft", "-P FORWARD DROP")
+    host.create("--no-passage")
+    wish = ("network", "set", "net", "--passage", "--egress", "internet")
+    told = host.hvtx(*wish, code=9, HVTX_FAILPOINT="flushing:refused:error").err
+    assert "connections that" in told
+    assert marked("nft")
+    host.hvtx("gc", "--apply")
+    assert host.hvtx.is_clean()
+    host.hvtx("network", "rm", "net")
+
+
+@pytest.mark.parametrize("host", FIREWALLS, indirect=True)
+def test_accepts_come_with_what_was_cut_off_before_them(host: Host) -> None:
+    """The record says all that is wanted, and no accept does yet: the same once more settles it."""
+    ipt("nft", "-P FORWARD DROP")
+    host.create("--no-passage")
+    wish = ("network", "set", "net", "--passage")
+    host.hvtx(*wish, code=-signal.SIGKILL, HVTX_FAILPOINT="committed:kill")
+    assert not marked("nft")
+    host.hvtx("network", "set", "net", "--no-isolate")
+    assert not marked("nft"), "only who asks for what they follow from looks at them"
+    host.hvtx(*wish)
+    assert marked("nft")
+    assert host.hvtx.is_clean()
+    host.hvtx("network", "rm", "net")
 
 
 @pytest.mark.parametrize("host", ["nftables"], indirect=True)
