@@ -5,16 +5,15 @@ What left rows is for gc's plan, which decides whether they are released or comm
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 
 from hvtx.engine import living_limits
 from hvtx.engine.runtime import Runtime
-from hvtx.engine.together import held
 from hvtx.engine.vm_paths import remove_log
 from hvtx.engine.vm_record import forget_vm
 from hvtx.model.resource import Kind, State
-from hvtx.model.typed import Any
+from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.vm import Vm
 from hvtx.store import history, intents, records, retention
 from hvtx.store.database import Store
@@ -50,33 +49,39 @@ def close_interrupted(runtime: Runtime) -> None:
 
     left = living_limits.carry_through(interrupted, hold_vm)
     idle = [operation.id for operation in interrupted if operation.id not in left]
-    begun = runtime.read(_only_begun) if provisional else []
-    with held(runtime, [vm.name for vm in begun]) as mine:
+    begun = runtime.read(_only_begun) if provisional else {}
+    names = {**bare, **{vm: each.vm.name for vm, each in begun.items()}}
+    with _held(names, runtime.try_lock, runtime.unlock) as mine:
         # read again: under its lock nobody makes a VM of that name, or takes one back
-        begun = [vm for vm in runtime.read(_only_begun) if vm.name in mine] if begun else []
-        gone = [vm for vm in begun if not runtime.is_running(runtime.read(_maker_of, vm.id))]
+        begun = runtime.read(_only_begun) if begun else {}
+        gone = {vm for vm in mine & begun.keys() if not runtime.is_running(begun[vm].operation)}
         for vm in gone:  # first: of a VM that is forgotten nothing tells that it has a log
             with suppress(OSError):
-                remove_log(runtime.settings.state_directory, vm)
+                remove_log(runtime.settings.state_directory, begun[vm].vm)
         with runtime.store.transaction() as sql:
-            _close_vms(sql, runtime.is_running, {vm.id for vm in gone})
+            _close_vms(sql, runtime.is_running, gone)
+            for vm in mine & records.bare_attachments(sql).keys():
+                history.add(sql, [forget_vm(sql, vm)], operation=None, verb="gc")
             _close_networks(sql, runtime.is_running)
             intents.close_idle(sql, idle, history.now())  # last: with a VM its leases go
 
 
-def _only_begun(sql: Any) -> list[Vm]:
-    """The provisional VMs that nothing but leases stands for: no more was begun, or is left."""
-    found = [
-        records.find_vm(sql, records.vm_name(sql, vm) or "")
-        for vm in records.provisional_vms(sql)
-        if all(row.kind == Kind.LEASE for row in records.resources_of_vm(sql, vm))
-    ]
-    return [vm for vm in found if vm is not None]
+class _Begun(NamedTuple):
+    """A VM that an operation has begun to make."""
+
+    vm: Vm
+    operation: int
 
 
-def _maker_of(sql: Any, vm: str) -> int:
-    """The operation that makes a provisional VM; 0 if it is not provisional."""
-    return records.provisional_vms(sql).get(vm, 0)
+def _only_begun(sql: Any) -> dict[str, _Begun]:
+    """The provisional VMs (by id) that have only leases: no more was begun, or is left."""
+    found = {}
+    for id_, operation in records.provisional_vms(sql).items():
+        vm = records.find_vm(sql, records.vm_name(sql, id_) or "")
+        rows = records.resources_of_vm(sql, id_)
+        if vm is not None and all(row.kind == Kind.LEASE for row in rows):
+            found[id_] = _Begun(vm, operation)
+    return found
 
 
 def _close_vms(sql: Any, is_running: Callable[[int], bool], gone: Collection[str]) -> None:
@@ -88,8 +93,6 @@ def _close_vms(sql: Any, is_running: Callable[[int], bool], gone: Collection[str
             rows = records.resources_of_vm(sql, vm)
             if any(row.kind in _PROVING and row.state == State.COMMITTED for row in rows):
                 records.set_vm_confirmed(sql, vm)
-    for vm in records.bare_attachments(sql):
-        history.add(sql, [forget_vm(sql, vm)], operation=None, verb="gc")
 
 
 def _close_networks(sql: Any, is_running: Callable[[int], bool]) -> None:
@@ -102,6 +105,22 @@ def _close_networks(sql: Any, is_running: Callable[[int], bool]) -> None:
             records.remove_network(sql, network)
         elif all(row.state == State.COMMITTED for row in rows):
             records.set_network_confirmed(sql, network)
+
+
+@contextmanager
+def _held(
+    names: Mapping[str, str],
+    try_lock: Callable[[str, str], bool],
+    unlock: Callable[[str, str], None],
+) -> Iterator[set[str]]:
+    """Hold the locks of those of these VMs (names by id) that nobody else holds; their ids."""
+    mine: set[str] = set()
+    try:
+        mine.update(vm for vm, name in names.items() if try_lock("vm", name))
+        yield mine
+    finally:
+        for vm in mine:
+            unlock("vm", names[vm])
 
 
 def _prune(store: Store) -> None:

@@ -16,6 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from hvtx.engine import attachments as attachments_on_record
+from hvtx.engine.runtime import Runtime
+from hvtx.model.attachment import AttachmentKey
+from hvtx.model.vm import Vm
 from integration import lab
 from integration.crash.test_failpoints import COMMANDS, end_everything, given, host
 from integration.lab.interrupting import interrupt_after
@@ -361,5 +365,26 @@ def test_a_command_that_sleeps_keeps_what_it_works_on(argv: tuple[str, ...], poi
         os.kill(asleep.pid, signal.SIGCONT)
         assert asleep.wait(60) == 0
     assert hvtx.vm("web")["state"] == ("running" if "start" in argv else "defined")
+    assert hvtx.is_clean()
+    end_everything(hvtx)
+
+
+@pytest.mark.parametrize("verb", ["add", "del"])
+def test_gc_leaves_what_a_runtime_asks_of_to_it(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a DEL that was cut off only the record is left, which gc would forget: somebody has it."""
+    preload()
+    hvtx = Forked(HVTX_FIREWALL="nftables")
+    COMMANDS["cni del"].prepare(hvtx)
+    hvtx(*given("cni del"), code=-signal.SIGKILL, HVTX_FAILPOINT="forgotten:kill")
+    find = attachments_on_record.find
+
+    def found_before_gc(runtime: Runtime, key: AttachmentKey) -> Vm | None:
+        vm = find(runtime, key)
+        Program(HVTX_FIREWALL="nftables")("recover")
+        return vm
+
+    monkeypatch.setattr(attachments_on_record, "find", found_before_gc)
+    hvtx(*given(f"cni {verb}"))
+    assert len(hvtx("vm", "ls", "--json").json()["vms"]) == (verb == "add")
     assert hvtx.is_clean()
     end_everything(hvtx)

@@ -104,14 +104,14 @@ def attachment_of(sql: sqlite3.Connection, vm: str) -> Attachment | None:
     return Attachment(*row) if row else None
 
 
-def bare_attachments(sql: sqlite3.Connection) -> list[str]:
-    """The VMs (by id) of attachments that are on record for good, and have nothing but leases."""
+def bare_attachments(sql: sqlite3.Connection) -> dict[str, str]:
+    """The VMs (names by id) of attachments that are on record for good and have only leases."""
     found = sql.execute(
-        "SELECT v.id FROM attachment a JOIN vm v ON v.id = a.vm WHERE v.operation IS NULL"
+        "SELECT v.id, v.name FROM attachment a JOIN vm v ON v.id = a.vm WHERE v.operation IS NULL"
         " AND NOT EXISTS (SELECT 1 FROM resource r WHERE r.state <> 'released' AND r.vm = v.id"
         " AND r.kind <> 'lease')"
     )
-    return [row[0] for row in found]
+    return dict(found)
 
 
 def vm_names(sql: sqlite3.Connection) -> dict[str, str]:
