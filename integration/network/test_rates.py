@@ -7,15 +7,19 @@ how fast this machine is. The limits come and go under devices that are held ope
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import pytest
 
+from hvtx import HostRefused
+from hvtx.drivers.tap.driver import TapDriver
+from hvtx.model.resource import Resource
 from integration import lab
 from integration.lab.firewall_contract import arp, icmp6, ipv4, ipv6, udp4, udp6
 from integration.lab.frames import ARP, IP4, IP6, TCP, Gso, bare, packed_ip, packed_mac
@@ -251,6 +255,27 @@ def test_a_change_that_is_killed_is_carried_through(
     assert hvtx("intents", "--json").json()["operations"] == []
     assert hvtx.vm("web")["limit"] == {"out": 2 * 10**6}
     assert "hvtx-rate 2000000bit" in lab.run("tc", "filter", "show", "dev", device, "ingress")
+    assert hvtx.is_clean()
+
+
+def test_what_cannot_be_carried_through_is_told(
+    hvtx: Program, world: lab.Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No `vm set` says that all is well while the kernel has not what the record says."""
+    hvtx("network", "create", "net", "--subnet", "10.77.0.0/24")
+    hvtx("vm", "run", "web", "--network", "net", "--", "sleep", "600")
+    killed = {"code": -signal.SIGKILL, "HVTX_FAILPOINT": "intended:kill"}
+    hvtx("vm", "set", "web", "--limit", "out=2mbit", **killed)
+
+    def refuse(_: TapDriver, devices: Sequence[Resource]) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), devices[0].key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TapDriver, "limit", refuse)
+        told = hvtx("vm", "set", "web", "--limit", "out=2mbit", code=HostRefused.exit_code).err
+    assert "the kernel refused the limit of" in told
+    assert [one["verb"] for one in hvtx("intents", "--json").json()["operations"]] == ["set"]
+    hvtx("vm", "set", "web", "--limit", "out=2mbit")
     assert hvtx.is_clean()
 
 
