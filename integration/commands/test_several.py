@@ -17,7 +17,6 @@ from hvtx import Host
 from hvtx.commands import vm_start_many, vm_stop_many
 from hvtx.engine import together
 from hvtx.errors import Busy, StoreError
-from hvtx.store.database import Store
 from integration import lab
 from integration.commands.test_gc_foreign import hold
 from integration.lab.interrupting import interrupt_after
