@@ -584,6 +584,13 @@ def in_turns(found: list[str], name: str, firewall: str) -> list[str]:
     return found[first::2] or found
 
 
+def _use(hvtx: Program) -> None:
+    """Make a VM in each network that is on record, and forget it."""
+    for network in hvtx("network", "ls", "--json").json()["networks"]:
+        hvtx("vm", "create", "probe", "--network", network["name"], *SLEEP)
+        hvtx("vm", "rm", "probe")
+
+
 @pytest.mark.parametrize("firewall", BACKENDS)
 @pytest.mark.parametrize("name", list(COMMANDS))
 def test_killed_at_every_failpoint_it_recovers(
@@ -612,9 +619,8 @@ def test_killed_at_every_failpoint_it_recovers(
             known = {vm["name"] for vm in quick("vm", "ls", "--json").json()["vms"]}
             logs = Path(os.environ["HVTX_STATE_DIR"], "logs").glob("*.log")
             assert {log.stem for log in logs} <= known, point
-            for network in quick("network", "ls", "--json").json()["networks"]:  # it is of use
-                quick("vm", "create", "probe", "--network", network["name"], *SLEEP)
-                quick("vm", "rm", "probe")
+            if name != "store restore":  # whose copy would be an older one then
+                _use(quick)
         after = host() if command.how == "settles" else {}
         again = hvtx(*given(name), code=None)
         others = {9} if "several" in name else set()  # of these some may be done, others not
