@@ -141,7 +141,8 @@ def commits(calls: list[Site]) -> list[int]:
     """Which writes of the store are the first of a commit, as they are counted.
 
     After its size was set or something was read it is SQLite's index, which is made anew, or the
-    checkpoint at the end, which may come to nothing.
+    checkpoint at the end, which may come to nothing. The first of all is the index, whatever was
+    done before it, which differs between versions of SQLite (3.40, 3.45).
     """
     ours = [call for call in calls if call.to == "store"]
     starts = [
@@ -151,7 +152,7 @@ def commits(calls: list[Site]) -> list[int]:
         and ours[n - 1].deed not in ("read", "write")
         and "resize" not in {before.deed for before in ours[max(n - 3, 0) : n]}
     ]
-    return [ours[: n + 1].count(WRITE) for n in starts]
+    return [number for n in starts if (number := ours[: n + 1].count(WRITE)) > 1]
 
 
 @pytest.mark.skipif(not SUPPORTED, reason="errors are put into registers of x86-64")

@@ -160,14 +160,15 @@ def test_a_start_that_died_late_is_completed(hvtx: Forked) -> None:
     is_whole(hvtx)
 
 
-def test_what_gc_forgot_meanwhile_is_removed(hvtx: Forked) -> None:
-    """A run was killed, and gc forgets its VM between the stop and the removal of `rm --force`."""
+def test_what_is_being_removed_is_not_forgotten_meanwhile(hvtx: Forked) -> None:
+    """A run was killed, and gc looks at its VM between the stop and the removal of `rm --force`."""
     run = ("vm", "run", "two", "--network", "net", "--", "sleep", "600")
     hvtx(*run, code=-signal.SIGKILL, HVTX_FAILPOINT="acted:filter:kill")
     with stopped("vm", "rm", "two", "--force", at="ended:stop") as rm:
         hvtx("gc", "--apply")
-        hvtx("vm", "show", "two", code=3)
+        assert hvtx("vm", "show", "two", "--json").json()["state"] == "defined"
         assert rm.go_on() == 0, rm.output
+    hvtx("vm", "show", "two", code=3)
     assert hvtx.is_clean(), hvtx("intents", "--json").out
 
 
