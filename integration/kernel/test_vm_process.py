@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
+import resource
 import select
 import shutil
 import signal
@@ -181,6 +182,23 @@ assert high >= 10 and not os.get_inheritable(high) and mine == [high], high
 assert spawning._raised(os.open("/dev/null", os.O_RDONLY), mine) == high + 1
 """
     lab.run(sys.executable, "-c", code)
+
+
+def test_whoever_is_out_of_descriptors_keeps_none_of_a_failed_start(room):
+    """A program that has hvtx as a library would have one less after each attempt."""
+    room.spawn(command(room.path, "/bin/sleep", "60")).cancel()  # everything is loaded
+    before = os.listdir("/proc/self/fd")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for left in range(1, 7):  # two for each pipe, and one to raise an end
+        with contextlib.ExitStack() as filled:
+            filled.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+            most = [filled.enter_context(open(os.devnull)) for _ in range(256 - len(before) + 1)]
+            for file in most[:left]:
+                file.close()
+            with contextlib.suppress(HostRefused):
+                spawning.spawn(command(room.path, "/bin/sleep", "60"), room.log).cancel()
+        assert os.listdir("/proc/self/fd") == before, left
 
 
 def test_cancel_leaves_nothing(room):

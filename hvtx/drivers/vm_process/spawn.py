@@ -59,9 +59,10 @@ def spawn(launch: Launch, log_path: str, name: str = "", user: User | None = Non
     launch, shown = _reachable(launch._replace(argv=_as_found(launch.argv, what)), user)
     mine: list[int] = []
     try:
-        given = _all_raised(fd_passing.open_all(launch.handed, user), mine)
+        opened = fd_passing.open_all(launch.handed, user)
+        given = _all_raised(opened, mine, len(opened))
         begins = _make_log(log_path)
-        said, log = (_raised(end, mine, len(given)) for end in os.pipe())
+        said, log = _all_raised(os.pipe(), mine, len(given))
         if user is not None:  # what is open as its standard output can be opened by that name
             os.fchmod(log, 0o660)
             os.fchown(log, user.uid, os.getegid())
@@ -69,7 +70,7 @@ def spawn(launch: Launch, log_path: str, name: str = "", user: User | None = Non
             writer = logger.spawn(log_path, said, begins)
         # After the logger: posix_spawn returns before its child has closed what it does not keep,
         # and while that has the read end, it is not noticed that a gate was killed.
-        read, write = (_raised(end, mine, len(given)) for end in os.pipe())
+        read, write = _all_raised(os.pipe(), mine, len(given))
         pid = _spawned(launch, user, shown, _actions(read, log, given))
         mine.remove(write)
     except (OSError, ValueError) as problem:
@@ -203,12 +204,13 @@ def _raised(descriptor: int, mine: list[int], handed: int = 0) -> int:
     return high
 
 
-def _all_raised(descriptors: list[int], mine: list[int]) -> list[int]:
+def _all_raised(descriptors: Sequence[int], mine: list[int], handed: int) -> list[int]:
+    """The same of several; whichever fails, ``mine`` has all that are open. Raises OSError."""
     mine += descriptors
     found = []
     for descriptor in descriptors:
         mine.remove(descriptor)
-        found.append(_raised(descriptor, mine, len(descriptors)))
+        found.append(_raised(descriptor, mine, handed))
     return found
 
 
