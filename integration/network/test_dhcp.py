@@ -362,6 +362,7 @@ def test_the_next_owner_of_an_address_gets_it_and_a_third_is_not_disturbed(one: 
     third.link()
     assert third.does("six", "eth0")["addresses"] == [third.ipv6]
     assert one.is_clean()
+    assert "not on record" not in one("log").out, "the one that was ended was on record"
 
 
 def test_a_mac_that_another_vm_had_gets_the_new_address(one: Program) -> None:

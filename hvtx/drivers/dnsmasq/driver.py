@@ -124,7 +124,7 @@ class DnsmasqDriver:
     def _make_way(self, row: Resource) -> None:
         """End who served there until now, off an older record. Raises HostRefused, OSError."""
         before = self._before.pop(row.id, None)
-        if before is not None:
+        if before is not None and _is_alive(before):  # who is on record has been ended by now
             if not end(before):
                 words = f"cannot serve: pid {before.pid}, which served before, does not end"
                 raise _refused(row, words)
