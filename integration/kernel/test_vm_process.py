@@ -691,9 +691,29 @@ def test_the_scope_is_asked_for_and_a_refusal_is_a_warning(room, tmp_path, monke
     warning = scopes.enter_scope("web", gate.identity.pid)
     assert "hvtx-web.scope" in warning and "refused" in warning
     asked = (tmp_path / "asked").read_text().splitlines()
-    assert tuple(asked) == scopes.scope_call("web", gate.identity.pid)
+    assert tuple(asked) == scopes.scope_call("hvtx-web.scope", "web", gate.identity.pid)
     assert asked[4:7] == ["StartTransientUnit", "ssa(sv)a(sa(sv))", "hvtx-web.scope"]
     assert asked[asked.index("PIDs") :] == ["PIDs", "au", "1", str(gate.identity.pid), "0"]
+
+
+@pytest.mark.parametrize("words", ["already exists", "was already loaded or has a fragment file"])
+def test_a_second_vm_of_a_name_has_a_scope_of_another(room, tmp_path, monkeypatch, words):
+    """One of another installation; a stand-in for busctl refuses the name, as systemd does."""
+    monkeypatch.setattr(scopes, "_systemd_is_ours", lambda: True)
+    waited = []
+    monkeypatch.setattr(scopes, "_in_unit", lambda pid, unit: waited.append((pid, unit)) or True)
+    tool = tmp_path / "busctl"
+    tool.write_text(
+        f"#!/bin/sh\nprintf '%s\\n' \"$7\" >> {tmp_path}/asked\n[ $7 != hvtx-web.scope ] ||"
+        f" {{ echo 'Call failed: Unit hvtx-web.scope {words}.' >&2; exit 1; }}\n"
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    gate = room.spawn(command(room.path, "sleep", "60"))
+    own = f"hvtx-web.{gate.identity.pid}.scope"
+    assert scopes.enter_scope("web", *gate.pids) is None
+    assert (tmp_path / "asked").read_text().split() == ["hvtx-web.scope", own]
+    assert waited == [(pid, own) for pid in gate.pids]
 
 
 # --- who holds a TAP
