@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 
 from hvtx.drivers.base import Host
-from hvtx.errors import HostRefused, HvtxError
+from hvtx.errors import Busy, HostRefused, HvtxError
 from hvtx.host import forgotten, paths
 from hvtx.host.files import is_there
 from hvtx.model.resource import GONE, Kind, Outcome, ReservationSpec, Resource, file_spec
@@ -35,8 +35,17 @@ class ReservationDriver:
         }
 
     def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
-        """Remove the files that carry their mark; the network's dnsmasq may know them on."""
-        return {row.id: _release(self._host, row) for row in resources}
+        """Remove the files that carry their mark; the network's dnsmasq may know them on.
+
+        A lock of a network that somebody keeps is waited for once, whatever the number of files.
+        """
+        outcomes, seconds = {}, self._host.lock_timeout
+        for row in resources:
+            outcome = _release(self._host, row, seconds)
+            outcomes[row.id] = outcome
+            if outcome.reason == Busy.code:
+                seconds = 0.0
+        return outcomes
 
 
 def network_directory(row: Resource) -> str:
@@ -108,12 +117,12 @@ def _write(directory: str, path: str, text: str) -> None:
 
 
 @contextlib.contextmanager
-def _table_lock(directory: str) -> Iterator[None]:
+def _table_lock(directory: str, seconds: float) -> Iterator[None]:
     """Nobody fills the table of names meanwhile, from files of which one is about to go."""
     if not is_there(directory):  # somebody emptied the run directory
         yield
         return
-    with forgotten.locked(os.path.join(directory, dnsmasq.NAMED_LOCK)):
+    with forgotten.locked(os.path.join(directory, dnsmasq.NAMED_LOCK), seconds):
         yield
 
 
@@ -127,7 +136,7 @@ def _close(host: Host, row: Resource) -> None:
     named_sets.removed(egress_names.closed(host.installation, network_directory(row), mac))
 
 
-def _release(host: Host, row: Resource) -> Outcome:
+def _release(host: Host, row: Resource, seconds: float) -> Outcome:
     path, directory, names = file_spec(row)["path"], network_directory(row), _is_of_names(row)
     beside = [os.path.join(directory, f".{os.path.basename(path)}")]
     if not names:
@@ -139,12 +148,12 @@ def _release(host: Host, row: Resource) -> Outcome:
         if carried not in (None, row.mark):
             return Outcome(False, "mark-mismatch", f"{path} does not carry the mark {row.mark}")
         if names:
-            with _table_lock(directory):
+            with _table_lock(directory, seconds):
                 _close(host, row)
                 if carried is not None:
                     os.unlink(path)
         elif carried is not None:
-            with forgotten.locked(os.path.join(directory, dnsmasq.FORGOTTEN)) as file:
+            with forgotten.locked(os.path.join(directory, dnsmasq.FORGOTTEN), seconds) as file:
                 os.write(file, dnsmasq.forgotten(file_spec(row)["reservation"]).encode())
                 os.unlink(path)
         for left in beside:
@@ -154,6 +163,8 @@ def _release(host: Host, row: Resource) -> Outcome:
             _end_lease(directory, file_spec(row)["reservation"])
     except OSError as problem:
         return Outcome(False, "host-refused", f"{path} cannot be removed: {problem.strerror}")
+    except Busy as problem:
+        return Outcome(False, Busy.code, f"{path} cannot be removed: {problem.message}")
     except HvtxError as problem:
         return Outcome(False, "host-refused", f"what {path} opens stays open: {problem.message}")
     return GONE

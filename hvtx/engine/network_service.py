@@ -227,12 +227,12 @@ def renew(
     """Start a network's service again: it is dead, or knows what these reservations displace.
 
     Nothing is done where somebody was quicker, unless it is to be done ``always``. One at a time:
-    of two that start it at once, one would end with the other on record. Raises HostRefused; the
-    row stays, and whoever comes next tries again.
+    of two that start it at once, one would end with the other on record. Raises HostRefused, Busy;
+    the row stays, and whoever comes next tries again.
     """
     path = os.path.join(service_spec(row)["directory"], rules.FORGOTTEN)
     try:
-        with forgotten.locked(path):
+        with forgotten.locked(path, runtime.settings.lock_timeout):
             found = runtime.read(records.resources_by_id, [row.id]).get(row.id)
             if found is None or found.state != State.COMMITTED:
                 return

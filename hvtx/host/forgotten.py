@@ -7,9 +7,11 @@ the file's lock, so that no reservation is read that no line tells of.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
+
+from hvtx.host.job_control import going_on
+from hvtx.host.locks import lock_whole
 
 MOST = 1 << 16  # bytes: then dnsmasq is started again at the next occasion, whoever it is
 
@@ -24,15 +26,19 @@ def read(path: str) -> str:
 
 
 @contextlib.contextmanager
-def locked(path: str) -> Iterator[int]:
-    """Hold the file's lock; a descriptor to append with. Raises OSError."""
+def locked(path: str, seconds: float) -> Iterator[int]:
+    """Hold the file's lock, waiting for at most ``seconds``; a descriptor to append with.
+
+    Raises Busy, OSError.
+    """
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     descriptor = os.open(path, flags, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield descriptor
-    finally:
-        os.close(descriptor)
+    with going_on():  # every start and stop in the network would wait for a Ctrl-Z in here to end
+        try:
+            lock_whole(descriptor, path, seconds, path)
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
 
 def empty(path: str) -> None:

@@ -17,6 +17,7 @@ import time
 from _weakref import ref  # of weakref's own classes none is needed
 from binascii import crc32
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 
 from hvtx.errors import Busy, StoreError
@@ -60,16 +61,7 @@ class LockFile:
 
     def lock(self, offset: int, seconds: float, what: str, *, shared: bool = False) -> None:
         """Take the byte, waiting for at most ``seconds``; raises Busy naming ``what``."""
-        deadline = time.monotonic() + seconds
-        pause = 0.001
-        while not self.try_lock(offset, shared=shared):
-            if time.monotonic() >= deadline:
-                from hvtx.host import lock_holder
-
-                message, hint = lock_holder.told(what, lock_holder.of_byte(self.path, offset))
-                raise Busy(message, hint=hint)
-            time.sleep(pause)
-            pause = min(pause * 1.5, 0.05)
+        _wait(lambda: self.try_lock(offset, shared=shared), seconds, what, self.path, offset)
 
     def held_elsewhere(self, offset: int) -> bool:
         """Whether another open file holds the byte."""
@@ -106,6 +98,42 @@ class LockFile:
         """Give everything back."""
         _files.discard(self._listed)
         os.close(self.descriptor)
+
+
+def lock_whole(descriptor: int, path: str, seconds: float, what: str) -> None:
+    """Take flock(2) of the file at ``path``, which is open as ``descriptor``.
+
+    It waits for at most ``seconds``. Raises Busy naming ``what``, OSError.
+    """
+
+    def attempt() -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    _wait(attempt, seconds, what, path, None)
+
+
+def _wait(
+    attempt: Callable[[], bool], seconds: float, what: str, path: str, offset: int | None
+) -> None:
+    """Try until it is had, for at most ``seconds``; ``offset``: the byte, None of the whole."""
+    deadline = time.monotonic() + seconds
+    pause = 0.001
+    while not attempt():
+        if time.monotonic() >= deadline:
+            from hvtx.host import lock_holder
+
+            if offset is None:
+                holder = lock_holder.of_file(path)
+            else:
+                holder = lock_holder.of_byte(path, offset)
+            message, hint = lock_holder.told(what, holder)
+            raise Busy(message, hint=hint)
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.05)
 
 
 _files: set[ref[LockFile]] = set()

@@ -2,7 +2,33 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+_HOLD = """
+import fcntl, os, signal, sys
+fcntl.flock(os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o600), fcntl.LOCK_EX)
+print(flush=True)
+signal.pause()
+"""
+
+
+@contextmanager
+def stopped_with_lock_of(path: Path) -> Iterator[int]:
+    """A process that has flock(2) of a file and is stopped; its pid."""
+    words = (sys.executable, "-I", "-c", _HOLD, str(path))
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as holder:
+        try:
+            assert holder.stdout is not None
+            holder.stdout.readline()
+            holder.send_signal(signal.SIGSTOP)
+            yield holder.pid
+        finally:
+            holder.kill()
 
 
 def letter(pid: int) -> str:

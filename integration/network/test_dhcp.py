@@ -26,6 +26,7 @@ from hvtx.model.attachment import AttachmentKey, AttachmentRequest, TapRequest
 from integration import lab
 from integration.boot.test_reboots import Booted, forget_everything
 from integration.lab import HOST4, HOST6, witness
+from integration.lab.processes import stopped_with_lock_of
 from integration.lab.program import Forked, Program, preload
 from integration.lab.services import services
 from integration.lab.vms import end_vms, findings
@@ -1033,6 +1034,27 @@ def test_a_container_has_no_reservation_and_its_address_is_given_on_at_no_cost(
         box.close()
     assert web.does("reboot", "eth0", web.ipv4)["type"] == "ack"
     assert one.is_clean()
+
+
+def test_who_keeps_a_networks_reservations_holds_nobody_up_for_good(one: Program) -> None:
+    """Starts and stops wait as long as they were told to, and name who it is."""
+    network(one)
+    start(one, "old", "--ip", "10.77.0.9")
+    start(one, "web", "--ip", "10.77.0.8")
+    one("vm", "rm", "old", "--force")
+    (file,) = Path(os.environ["HVTX_RUN_DIR"]).glob("*/networks/*/forgotten")
+    quick = ("--lock-timeout", "0.2")
+    run = ("vm", "run", "new", "--network", "net", "--hypervisor", "command")
+    with stopped_with_lock_of(file) as pid:
+        ran = one(*quick, *run, "--ip", "10.77.0.9", "--", "sleep", "99", code=75)
+        assert f"{file} is held by another operation: pid {pid} " in ran.err
+        assert "which is stopped (T)" in ran.err
+        ran = one(*quick, "vm", "stop", "web", "--force", code=9)
+        assert f"is held by another operation: pid {pid} " in ran.out + ran.err
+        assert one(*quick, "gc", "--apply", code=9).out.count(f"pid {pid} ") >= 1
+    one("gc", "--apply")
+    assert one.is_clean()
+    assert start(one, "new", "--ip", "10.77.0.9").does("four", "eth0")["address"] == "10.77.0.9"
 
 
 @contextmanager

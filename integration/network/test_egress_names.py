@@ -18,8 +18,10 @@ from pathlib import Path
 import pytest
 
 from hvtx.drivers.dnsmasq import driver
+from hvtx.rulesets import dnsmasq
 from integration import lab
 from integration.lab import HOST4, HOST6, WORLD4
+from integration.lab.processes import stopped_with_lock_of
 from integration.lab.program import Forked, Program, preload
 from integration.lab.services import services
 from integration.lab.vms import end_vms
@@ -392,6 +394,23 @@ def test_nothing_stays_of_a_vm_that_is_gone(
     hvtx("vm", "rm", "two", "--force")
     hvtx("network", "rm", "net")
     assert tables() == []
+
+
+def test_who_keeps_a_table_holds_nobody_up_for_good(hvtx: Program) -> None:
+    """Who comes, and who goes, waits as long as it was told to, and names who it is."""
+    allow = ("--network", "net", "--egress", "none", "--allow", "example.org")
+    run = ("--hypervisor", "command", "--", "sleep", "99")
+    hvtx("vm", "run", "web", *allow, *run)
+    (file,) = Path(os.environ["HVTX_RUN_DIR"]).glob(f"*/networks/*/{dnsmasq.NAMED_LOCK}")
+    quick = ("--lock-timeout", "0.2")
+    with stopped_with_lock_of(file) as pid:
+        ran = hvtx(*quick, "vm", "run", "two", *allow, *run, code=75)
+        assert f"{file} is held by another operation: pid {pid} " in ran.err
+        ran = hvtx(*quick, "vm", "stop", "web", "--force", code=9)
+        assert f"is held by another operation: pid {pid} " in ran.out + ran.err
+        assert len(tables()) == 1
+    hvtx("gc", "--apply")
+    assert hvtx.is_clean()
 
 
 def test_the_host_is_as_before_when_the_network_is_gone(hvtx: Program, resolver: Resolver) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hvtx.errors import Busy
-from hvtx.host import lock_holder, xtlock
+from hvtx.host import forgotten, lock_holder, xtlock
 from hvtx.host.job_control import going_on
 from hvtx.host.locks import LockFile
 
@@ -84,6 +84,29 @@ def test_who_holds_the_lock_of_iptables_is_named(
     assert f"pid {pid} (" in refused.value.message
     assert "stopped (T)" in refused.value.message
     assert f"kill -CONT {pid}" in str(refused.value.hint)
+
+
+def test_who_keeps_the_reservations_of_a_network_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "forgotten"
+    path.touch()
+
+    def hold() -> int:
+        descriptor = os.open(path, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        return descriptor
+
+    with another(hold) as pid, pytest.raises(Busy) as refused, forgotten.locked(str(path), 0.05):
+        pass
+    assert f"{path} is held by another operation: pid {pid} (" in refused.value.message
+    with forgotten.locked(str(path), 0.05) as file:
+        os.write(file, b"one\n")
+    assert forgotten.read(str(path)) == "one\n"
+
+
+def test_a_terminal_stops_nobody_who_has_the_reservations_of_a_network(tmp_path: Path) -> None:
+    with forgotten.locked(str(tmp_path / "forgotten"), 0):
+        assert signal.SIGTSTP in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    assert signal.SIGTSTP not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_a_lock_that_nobody_is_seen_to_hold_is_told_as_ever(tmp_path: Path) -> None:

@@ -134,7 +134,8 @@ class DnsmasqDriver:
         """Have it act by what is told to it by now; False where it has to be started for that.
 
         Names that it looks up already may be open to others by now. What it has read is asked, not
-        its configuration: that is another where its successor never served. Raises HostRefused.
+        its configuration: that is another where its successor never served. Raises HostRefused,
+        Busy.
         """
         path = os.path.join(service_spec(row)["directory"], dnsmasq.SERVED)
         try:
@@ -142,7 +143,7 @@ class DnsmasqDriver:
                 return False
             from hvtx.drivers.dnsmasq import names_table
 
-            names_table.fill(self._host.installation, row)
+            names_table.fill(self._host, row)
         except OSError:
             return False
         return True
@@ -150,7 +151,7 @@ class DnsmasqDriver:
     def _prepared(self, row: Resource) -> tuple[list[str], str]:
         """Write what it reads; its command line, and whom it becomes.
 
-        Raises OSError, HostRefused, before anything is changed if names cannot be looked up.
+        Raises OSError, HostRefused, Busy, before anything is changed if names cannot be looked up.
         """
         spec = service_spec(row)
         directory = spec["directory"]
@@ -168,7 +169,7 @@ class DnsmasqDriver:
         if _has_names(row):
             from hvtx.drivers.dnsmasq import names_table  # few networks have names
 
-            names_table.fill(self._host.installation, row)
+            names_table.fill(self._host, row)
         whom, way = _becomes(directory)
         path = os.path.join(directory, dnsmasq.CONFIGURATION)
         _write(path, self._told(row))

@@ -12,6 +12,7 @@ import contextlib
 import os
 import time
 
+from hvtx.drivers.base import Host
 from hvtx.errors import ServiceRefused
 from hvtx.host import forgotten, named_sets, paths
 from hvtx.model.mark import Mark, parse_mark
@@ -55,14 +56,14 @@ def configuration(installation: str, row: Resource) -> list[str]:
     return egress_names.configuration(table, owners(row))
 
 
-def fill(installation: str, row: Resource) -> None:
+def fill(host: Host, row: Resource) -> None:
     """Make the table as these files have it: whole, in one batch; without any, none.
 
-    Raises HostRefused, NotPermitted, OSError.
+    Raises HostRefused, NotPermitted, Busy, OSError.
     """
     directory = service_spec(row)["directory"]
-    with forgotten.locked(os.path.join(directory, dnsmasq.NAMED_LOCK)):
-        _fill(egress_names.table_of(installation, directory), row, owners(row))
+    with forgotten.locked(os.path.join(directory, dnsmasq.NAMED_LOCK), host.lock_timeout):
+        _fill(egress_names.table_of(host.installation, directory), row, owners(row))
 
 
 def _fill(table: str, row: Resource, wanted: list[Owner]) -> None:
