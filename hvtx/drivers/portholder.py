@@ -143,9 +143,8 @@ def hold(ports: Iterable[Publish]) -> Held:
     held = Held()
     deadline = time.monotonic() + _PASSING_SECONDS
     wanted = list(ports)
-    make_room(wanted)
     try:
-        with low_numbers_left(wanted):
+        with room_for(wanted):
             for port in wanted:
                 while True:
                     try:
@@ -168,10 +167,9 @@ def taken_over(identity: Identity, ports: Iterable[Publish]) -> Held:
     Raises HostRefused where they cannot be had from it.
     """
     wanted = list(ports)
-    make_room(wanted)
     held = Held()
     try:
-        with low_numbers_left(wanted):
+        with room_for(wanted):
             held.adopt(identity, {where for port in wanted for where in _wheres(port)})
     except OSError as problem:
         held.close()
@@ -191,19 +189,14 @@ def _wheres(port: Publish) -> list[_Where]:
     return [(_KINDS[port.protocol], host, port.host_port) for host in hosts]
 
 
-def make_room(ports: Sequence[Publish]) -> None:
-    """Let this process open a socket for each address of each port. Raises HostRefused."""
-    if ports:
-        descriptors.room_for_ports(len(ports), _sockets(ports))
+def room_for(ports: Sequence[Publish]) -> contextlib.AbstractContextManager[None]:
+    """While these ports are bound: room for a socket for each address of each.
 
-
-def low_numbers_left(ports: Sequence[Publish]) -> contextlib.AbstractContextManager[None]:
-    """While these ports are bound: their sockets leave the lowest descriptors to others."""
-    return descriptors.low_numbers_left(_sockets(ports))
-
-
-def _sockets(ports: Sequence[Publish]) -> int:
-    return sum(1 if port.host_ip else 2 for port in ports)
+    The sockets leave the lowest descriptors to others. Raises HostRefused, OSError.
+    """
+    if not ports:
+        return contextlib.nullcontext()
+    return descriptors.room_for_ports(len(ports), sum(1 if p.host_ip else 2 for p in ports))
 
 
 def _bind(found: socket.socket, where: tuple[str, int]) -> None:

@@ -173,8 +173,7 @@ def renew(
     from hvtx.drivers import portholder
 
     ports = [port_of(row) for row in rows]
-    portholder.make_room(ports)
-    with portholder.low_numbers_left(ports):
+    with portholder.room_for(ports):
         held, why = _held_again(portholder.Held(), rows)
     why.update((row.id, held.unheld[port_of(row)]) for row in rows if port_of(row) in held.unheld)
     followed = next((found for row in processes if (found := identity_of(row))), None)

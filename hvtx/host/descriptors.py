@@ -23,7 +23,7 @@ def need(number: int) -> None:
 
     The soft limit is raised, if it is below the usual one and the hard one lets it.
     """
-    if _are_free(number):
+    if _is_room(_taken(), number):
         return
     import resource  # a millisecond that hardly anybody needs
 
@@ -31,7 +31,7 @@ def need(number: int) -> None:
     wanted = USUAL if hard == resource.RLIM_INFINITY else min(USUAL, hard)
     if soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        if _are_free(number):
+        if _is_room(_taken(), number):
             return
     raise HostRefused(
         f"this process may open too few files: {number} more are needed, its limit is {soft}",
@@ -39,18 +39,38 @@ def need(number: int) -> None:
     )
 
 
-def room_for_ports(ports: int, sockets: int) -> None:
-    """Raise HostRefused unless this process may open ``sockets`` more for ``ports``, and go on.
+SELECTED = 1024  # FD_SETSIZE: who waits by select(2) in C can use no descriptor from here on
+_MANY = SELECTED // 2
 
-    The soft limit is raised as far as that takes; the hard one is somebody's decision.
+
+@contextmanager
+def room_for_ports(ports: int, sockets: int) -> Iterator[None]:
+    """While ``sockets`` are opened for ``ports``: there is room for them, and to go on.
+
+    The soft limit is raised as far as that takes; the hard one is somebody's decision. Low numbers
+    stay free, where what is opened inside could take all of them: libnftables waits by select(2),
+    and with a number from ``SELECTED`` on, glibc ends the process. Raises HostRefused, OSError.
     """
-    number = sockets + TO_MAKE + _BESIDE
-    if _are_free(number):
-        return
+    taken = _taken()
+    if not _is_room(taken, sockets + TO_MAKE + _BESIDE):
+        _raise_limit(ports, sockets)
+    kept: list[int] = []
+    try:
+        if taken + sockets > _MANY:
+            kept.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+            kept.extend(os.dup(kept[0]) for _ in range(TO_MAKE + _BESIDE - 1))
+        yield
+    finally:
+        for one in kept:
+            os.close(one)
+
+
+def _raise_limit(ports: int, sockets: int) -> None:
+    """Raise the soft limit for so many more. Raises HostRefused where the hard one is below it."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = highest() + 1 + number
+    wanted = highest() + 1 + sockets + TO_MAKE + _BESIDE
     if hard == resource.RLIM_INFINITY or wanted <= hard:
         if soft < wanted:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
@@ -66,42 +86,23 @@ def room_for_ports(ports: int, sockets: int) -> None:
     )
 
 
-SELECTED = 1024  # FD_SETSIZE: who waits by select(2) in C can use no descriptor from here on
-_MANY = SELECTED // 2
-
-
-@contextmanager
-def low_numbers_left(sockets: int) -> Iterator[None]:
-    """Leave low numbers free, where what is opened inside could take all of them.
-
-    libnftables waits by select(2): with a number from ``SELECTED`` on, glibc ends the process.
-    Raises OSError.
-    """
-    kept: list[int] = []
-    try:
-        if _taken() + sockets > _MANY:
-            kept.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
-            kept.extend(os.dup(kept[0]) for _ in range(TO_MAKE + _BESIDE - 1))
-        yield
-    finally:
-        for one in kept:
-            os.close(one)
-
-
 def highest() -> int:
     """The highest number of a descriptor of this process."""
     return max(map(int, os.listdir("/proc/self/fd")), default=2)
 
 
 def _taken() -> int:
-    """How many descriptors this process has; one call since Linux 6.2 (fs/proc/fd.c)."""
-    return os.stat("/proc/self/fd").st_size or len(os.listdir("/proc/self/fd")) - 1  # the list's
+    """How many descriptors this process has; one call since Linux 6.2 (fs/proc/fd.c).
 
-
-def _are_free(number: int) -> bool:
+    As many as it may have, where they cannot be counted for want of one.
+    """
     try:
-        taken = _taken()
+        return os.stat("/proc/self/fd").st_size or len(os.listdir("/proc/self/fd")) - 1  # its own
     except OSError as problem:
-        return problem.errno not in (errno.EMFILE, errno.ENFILE)
+        none_left = problem.errno in (errno.EMFILE, errno.ENFILE)
+        return os.sysconf("SC_OPEN_MAX") if none_left else 0
+
+
+def _is_room(taken: int, number: int) -> bool:
     limit = os.sysconf("SC_OPEN_MAX")  # the soft limit
     return limit < 0 or limit - taken >= number

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Collection, Iterable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from ipaddress import ip_address, ip_interface
 from types import SimpleNamespace
 from typing import Any, Self
@@ -571,7 +571,7 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.drivers.portholder.Held": lambda: FakeHeld(kernel),
         "hvtx.drivers.portholder.hold": hold,
         "hvtx.drivers.portholder.taken_over": taken_over,
-        "hvtx.drivers.portholder.make_room": lambda ports: None,
+        "hvtx.drivers.portholder.room_for": lambda ports: nullcontext(),
         "hvtx.drivers.portholder.spawn": lambda held, vm, words: FakeHolder(kernel, held, vm),
         "hvtx.drivers.portholder.end": end_holder,
         "hvtx.drivers.portholder.ended": lambda identity: kernel.find(identity) is None,
