@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from hvtx.drivers.vm_process import stop
 from hvtx.drivers.vm_process.gate import TERM_SECONDS
@@ -14,7 +15,7 @@ from hvtx.engine.transaction import Operation, begin
 from hvtx.engine.undo import take_down
 from hvtx.engine.vm_paths import remove_log, run_directory
 from hvtx.engine.vm_record import forget_vm
-from hvtx.errors import Conflict, PartialFailure
+from hvtx.errors import Conflict, HvtxError, PartialFailure
 from hvtx.host import failpoint, procfs, signals
 from hvtx.hypervisors import base as hypervisors
 from hvtx.model.reason import Reason
@@ -83,10 +84,15 @@ def stop_scope(
     failpoint.reach("ended:process")
     _release_all(runtime, operation, vm)
     if is_changing(rows):
-        from hvtx.engine.interrupted import close_interrupted  # which hardly any stop needs
-
-        close_interrupted(runtime)  # the operation of the change has no rows any more
+        _close_interrupted(runtime)
     return after(scope, vm, scope.leases)
+
+
+def _close_interrupted(runtime: Runtime) -> None:
+    """Close what had made or changed the VM and was cut off: it has no rows any more."""
+    from hvtx.engine.interrupted import close_interrupted  # which hardly any stop needs
+
+    close_interrupted(runtime)
 
 
 def refuse_external(vm: Vm, liveness: Liveness, rows: Sequence[Resource], *, force: bool) -> None:
@@ -186,6 +192,9 @@ def remove_held(runtime: Runtime, name: str, *, force: bool) -> VmScope:
     except BaseException:
         operation.unlock()  # it was interrupted: the VM is on record, and down
         raise
+    if scope.provisional:
+        with suppress(HvtxError, OSError):  # the VM is forgotten; `recover` closes it likewise
+            _close_interrupted(runtime)
     return scope
 
 

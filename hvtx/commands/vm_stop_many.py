@@ -310,3 +310,8 @@ def _remove(runtime: Runtime, scopes: Sequence[VmScope], tally: Tally, *, force:
     finally:
         unlock(operations)  # of what did not end
     tally.done |= down.done
+    if any(scope.provisional for scope in scopes):
+        with suppress(
+            HvtxError, OSError
+        ):  # what had made them and was cut off has no rows any more
+            close_interrupted(runtime)

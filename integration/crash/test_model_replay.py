@@ -172,6 +172,17 @@ def test_what_is_being_removed_is_not_forgotten_meanwhile(hvtx: Forked) -> None:
     assert hvtx.is_clean(), hvtx("intents", "--json").out
 
 
+def test_what_a_killed_run_left_is_removed_whole(hvtx: Forked) -> None:
+    """Its operation is closed with its VM, alone or among several."""
+    for point in ("intended", "acted:filter", "opened"):
+        for others in ((), ("one",)):
+            for name in ("two", *others):
+                run = ("vm", "run", name, "--network", "net", "--", "sleep", "600")
+                hvtx(*run, code=-signal.SIGKILL, HVTX_FAILPOINT=f"{point}:kill")
+            hvtx("vm", "rm", "two", *others, "--force")
+            assert hvtx.is_clean(), (point, others, hvtx("intents", "--json").out)
+
+
 def test_a_gate_that_was_never_opened_leaves_nothing(hvtx: Forked) -> None:
     """gate-opened-before-noted, identity-with-the-commit: no process runs off the record."""
     for point in ("spawned", "registered"):
