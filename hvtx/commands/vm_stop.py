@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 
 from hvtx.drivers.vm_process import stop
 from hvtx.drivers.vm_process.gate import TERM_SECONDS
@@ -15,7 +14,7 @@ from hvtx.engine.transaction import Operation, begin
 from hvtx.engine.undo import take_down
 from hvtx.engine.vm_paths import remove_log, run_directory
 from hvtx.engine.vm_record import forget_vm
-from hvtx.errors import Conflict, HvtxError, PartialFailure
+from hvtx.errors import Conflict, PartialFailure
 from hvtx.host import failpoint, procfs, signals
 from hvtx.hypervisors import base as hypervisors
 from hvtx.model.reason import Reason
@@ -24,7 +23,7 @@ from hvtx.model.typed import Any
 from hvtx.model.vm import Epoch, Identity, Liveness, Vm
 from hvtx.planner.scope import VmScope, refuse_attachment
 from hvtx.planner.states import VmState, identity_of
-from hvtx.store import records
+from hvtx.store import history, intents, records
 
 
 def stop_vm(
@@ -84,15 +83,10 @@ def stop_scope(
     failpoint.reach("ended:process")
     _release_all(runtime, operation, vm)
     if is_changing(rows):
-        _close_interrupted(runtime)
+        from hvtx.engine.interrupted import close_interrupted  # which hardly any stop needs
+
+        close_interrupted(runtime)  # the operation of the change has no rows any more
     return after(scope, vm, scope.leases)
-
-
-def _close_interrupted(runtime: Runtime) -> None:
-    """Close what had made or changed the VM and was cut off: it has no rows any more."""
-    from hvtx.engine.interrupted import close_interrupted  # which hardly any stop needs
-
-    close_interrupted(runtime)
 
 
 def refuse_external(vm: Vm, liveness: Liveness, rows: Sequence[Resource], *, force: bool) -> None:
@@ -188,23 +182,25 @@ def remove_held(runtime: Runtime, name: str, *, force: bool) -> VmScope:
     operation.end_if_interrupted()
     try:
         remove_log(runtime.settings.state_directory, vm)
-        operation.end("done", then=lambda sql: forget(sql, operation, vm))
+        operation.end("done", then=lambda sql: forget(sql, [operation], [vm]))
     except BaseException:
         operation.unlock()  # it was interrupted: the VM is on record, and down
         raise
-    if scope.provisional:
-        with suppress(HvtxError, OSError):  # the VM is forgotten; `recover` closes it likewise
-            _close_interrupted(runtime)
     return scope
 
 
-def forget(sql: Any, operation: Operation, vm: Vm) -> None:
-    """Forget a VM in the transaction that ends the operation: if that fails, both are still there.
+def forget(sql: Any, operations: Sequence[Operation], vms: Sequence[Vm]) -> None:
+    """Forget VMs in the transaction that ends their operations: if that fails, all is still there.
 
-    gc forgets what an interrupted run left, once it is bare.
+    What others had begun with them and was cut off is closed too: it has no rows any more.
     """
-    if records.has_vm(sql, vm.id):
+    for operation, vm in zip(operations, vms, strict=True):
         operation.history(sql, [forget_vm(sql, vm.id)])
+    own, names = {operation.id for operation in operations}, {vm.name for vm in vms}
+    others = [one for one in records.operations(sql) if one.vm in names and one.id not in own]
+    is_running = operations[0].runtime.is_running
+    cut_off = [one.id for one in others if not is_running(one.id)]
+    intents.close_idle(sql, cut_off, history.now())
 
 
 def refuse_running(scope: VmScope, *, force: bool) -> None:

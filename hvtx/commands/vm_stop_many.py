@@ -43,7 +43,7 @@ from hvtx.engine.vm_paths import remove_log, run_directory
 from hvtx.errors import HvtxError
 from hvtx.host import failpoint, parallel
 from hvtx.model.resource import Kind, is_changing
-from hvtx.model.typed import TYPE_CHECKING, Any, NamedTuple
+from hvtx.model.typed import TYPE_CHECKING, NamedTuple
 from hvtx.planner.scope import VmScope, refuse_attachment
 from hvtx.planner.states import VmState, identity_of
 from hvtx.store import records
@@ -301,17 +301,8 @@ def _remove(runtime: Runtime, scopes: Sequence[VmScope], tally: Tally, *, force:
             operations[0].raise_pending_interrupt()
         for name in names:
             remove_log(runtime.settings.state_directory, down.done[name].vm)
-
-        def forget_all(sql: Any) -> None:
-            for name, operation in zip(names, operations, strict=True):
-                forget(sql, operation, down.done[name].vm)
-
-        end_each(operations, then=forget_all)
+        vms = [down.done[name].vm for name in names]
+        end_each(operations, then=lambda sql: forget(sql, operations, vms))
     finally:
         unlock(operations)  # of what did not end
     tally.done |= down.done
-    if any(scope.provisional for scope in scopes):
-        with suppress(
-            HvtxError, OSError
-        ):  # what had made them and was cut off has no rows any more
-            close_interrupted(runtime)
