@@ -164,7 +164,7 @@ def _create(runtime: Runtime, numbers: range, network: Network) -> list[Vm]:
 
 def _start(runtime: Runtime, vms: list[Vm], network: Network) -> None:
     rows: list[Resource] = []
-    networks = networks_now(runtime, [network])
+    networks = networks_now(runtime, [network.id])
     with begin(runtime, "start") as (sql, operation):
         for vm in vms:
             means = vm_start.means_of(runtime, vm, networks)

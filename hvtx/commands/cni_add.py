@@ -52,7 +52,7 @@ def add(runtime: Runtime, request: AttachmentRequest) -> Attached:
     network = take(runtime, request)
     check_request(runtime, wanted)
     privileges.need_to_start([network])
-    networks = ensure_networks(runtime, networks_now(runtime, [network]))
+    networks = ensure_networks(runtime, networks_now(runtime, [network.id]))
     networks = egress_base.ensure(runtime, wanted.policy, networks)
     own = taken_addresses([network], runtime.off_record)
     with (

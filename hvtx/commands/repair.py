@@ -64,9 +64,8 @@ def repair(runtime: Runtime, name: str | None = None) -> Repair:
     resolved_networks(runtime, all_networks(runtime))
     _end_changes(runtime, vms)
     networks, vms = _still_there(runtime, name, vms)
-    ensure_networks(
-        runtime, networks_now(runtime, networks), "repair", settle=False, resolved=True, serve=False
-    )
+    there = networks_now(runtime, [network.id for network in networks])
+    ensure_networks(runtime, there, "repair", settle=False, resolved=True, serve=False)
     failed: list[Failed] = []
     repaired = settle_accepts(runtime, all_networks(runtime), locked=True, failed=failed)
     snapshot = take_snapshot(runtime)

@@ -1,21 +1,21 @@
 """`vm start`, `vm run`, `vm restart`: what has to be so before a VM starts, and its intent.
 
-Each reads what is on record once, under the VM's lock; what follows from it is decided in
-:mod:`hvtx.planner.start` and carried out in :mod:`hvtx.engine.vm_launch`.
+Each reads what is on record once, under the VM's lock, and its networks once more under theirs.
+What follows is decided in :mod:`hvtx.planner.start`, and :mod:`hvtx.engine.vm_launch` does it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from hvtx.engine import egress_base, own_addresses, port_holders, privileges
 from hvtx.engine.guest_routes import look_by
 from hvtx.engine.network_build import ensure_networks
 from hvtx.engine.peer_ports import holding_ports
 from hvtx.engine.runtime import Runtime
-from hvtx.engine.scope import after, networks_now, start_scope, vm_scope
+from hvtx.engine.scope import after, networks_now, vm_scope
 from hvtx.engine.transaction import Operation, begin
 from hvtx.engine.vm_launch import Means, bring_up, refuse_diverted_vms
 from hvtx.engine.vm_paths import log_path, run_directory
@@ -26,7 +26,7 @@ from hvtx.host.flows import flow_limit
 from hvtx.model.resource import Resource
 from hvtx.model.typed import TYPE_CHECKING, Any
 from hvtx.model.user import User
-from hvtx.model.vm import BRIDGE_PORTS, Liveness, Vm
+from hvtx.model.vm import BRIDGE_PORTS, Liveness, Network, Vm
 from hvtx.planner import provision
 from hvtx.planner import start as decide
 from hvtx.planner.scope import NetworkScope, VmScope, refuse_attachment
@@ -55,13 +55,15 @@ def start_vm(runtime: Runtime, name: str) -> VmScope:
 
 def start_held(runtime: Runtime, name: str) -> VmScope:
     """The same of a VM whose lock is held."""
-    scope, networks = free_for_start(runtime, name)
+    scope = free_for_start(runtime, name)
     vm = scope.vm
     probes = probe_of(runtime, vm)
     with contextlib.suppress(OSError):  # its ports are held for flows that may go on: it is back
         port_holders.end_all(scope.waiting)
     with holding_ports(runtime, decide.ports_of(vm), decide.families_of(vm)) as held:
-        networks = egress_base.ensure(runtime, vm.policy, networks_for_start(runtime, networks))
+        networks = networks_for_start(runtime, scope.networks.values())
+        networks = egress_base.ensure(runtime, vm.policy, networks)
+        scope = scope._replace(networks=networks.networks)
         look = look_by(runtime.devices().links)  # one for both, of now
         own_addresses.refuse_start(vm, networks.networks.values(), look.local)
         if runtime.off_record is not None:
@@ -101,7 +103,8 @@ def run_vm(runtime: Runtime, request: VmRequest) -> VmScope:
     with holding_ports(runtime, request.publish, families) as held:
         taken = vm_create.take_networks(runtime, request)
         privileges.need_to_start(taken)
-        networks = ensure_networks(runtime, networks_now(runtime, taken))
+        networks = networks_now(runtime, [network.id for network in taken])
+        networks = ensure_networks(runtime, networks)
         networks = egress_base.ensure(runtime, request.policy, networks)
         own = vm_create.taken_addresses(taken, runtime.off_record)
         with (
@@ -186,9 +189,12 @@ def _draft(request: VmRequest) -> Vm:
     )  # fmt: skip
 
 
-def free_for_start(runtime: Runtime, name: str) -> tuple[VmScope, NetworkScope]:
-    """The VM, which is down; refuse one that runs, release what a crash or an interruption left."""
-    scope, networks = start_scope(runtime, name)
+def free_for_start(runtime: Runtime, name: str) -> VmScope:
+    """The VM, which is down; refuse one that runs, release what a crash or an interruption left.
+
+    What its networks are may change until they are locked (:func:`networks_for_start`).
+    """
+    scope = vm_scope(runtime, name)
     refusal = decide.refusal(scope)
     if refusal is not None:
         if decide.is_half_recorded(scope):
@@ -196,7 +202,7 @@ def free_for_start(runtime: Runtime, name: str) -> tuple[VmScope, NetworkScope]:
         raise refusal
     _need_own_blocks(runtime, scope)
     if not decide.has_leftovers(scope):
-        return scope, networks
+        return scope
     plan = _resolve(runtime, name)
     rows = runtime.read(records.resources_of_vm, scope.vm.id)  # as the release left them
     kept = decide.kept(rows)
@@ -207,7 +213,7 @@ def free_for_start(runtime: Runtime, name: str) -> tuple[VmScope, NetworkScope]:
             f"VM {name!r} was made by an interrupted `vm run`, which is undone now",
             hint=f"run it again: hvtx vm run {name}, with all that it was given",
         )
-    return start_scope(runtime, name)  # read anew: the plan closed rows of it
+    return vm_scope(runtime, name)  # read anew: the plan closed rows of it
 
 
 def _need_own_blocks(runtime: Runtime, scope: VmScope) -> None:
@@ -230,15 +236,18 @@ def _not_released(runtime: Runtime, vm: Vm, kept: Sequence[Resource], plan: Plan
     )
 
 
-def networks_for_start(runtime: Runtime, networks: NetworkScope) -> NetworkScope:
-    """The VM's networks, rebuilt where this life of the host has not seen them.
+def networks_for_start(runtime: Runtime, networks: Iterable[Network]) -> NetworkScope:
+    """These networks, locked and as they are now, rebuilt where this life has not seen them.
 
     Raises NotPermitted, HostRefused before anything is made where the VM could not start.
     """
-    for network in networks.networks.values():
+    ids = []
+    for network in networks:
         runtime.lock("network", network.name, shared=True)
-    privileges.need_to_start(networks.networks.values())
-    return ensure_networks(runtime, networks)
+        ids.append(network.id)
+    there = networks_now(runtime, ids)  # `network set` may have been quicker: no VM was up in them
+    privileges.need_to_start(there.networks.values())
+    return ensure_networks(runtime, there)
 
 
 def intend(

@@ -109,7 +109,7 @@ def _together(runtime: Runtime, names: Sequence[str], tally: Tally) -> bool:
     ready: list[_Ready] = []
     for name in names:
         try:
-            scope, _ = free_for_start(runtime, name)
+            scope = free_for_start(runtime, name)
             ready.append(_Ready(scope, probe_of(runtime, scope.vm)))
         except (HvtxError, OSError) as problem:
             tally.fail(name, problem)
@@ -131,6 +131,7 @@ def _start(runtime: Runtime, ready: Sequence[_Ready], tally: Tally, stack: ExitS
     # of which a VM alone has enough, and is started alone then
     descriptors.need(descriptors.TO_MAKE + _DESCRIPTORS * len(ready))
     networks = _networks_of_all(runtime, ready, stack)
+    ready = [_locked(one, networks) for one in ready]
     own = own_addresses.in_subnets(networks.networks.values())
     begun = []
     for one in ready:
@@ -170,12 +171,18 @@ def _start(runtime: Runtime, ready: Sequence[_Ready], tally: Tally, stack: ExitS
 def _networks_of_all(runtime: Runtime, ready: Sequence[_Ready], stack: ExitStack) -> NetworkScope:
     """The networks of all of them, rebuilt where this life of the host has not seen them."""
     every = {known.id: known for one in ready for known in one.scope.networks.values()}
-    networks = networks_for_start(runtime, networks_now(runtime, every.values()))
-    for network in networks.networks.values():
+    networks = networks_for_start(runtime, every.values())
+    for network in every.values():
         stack.callback(runtime.unlock, "network", network.name)
     for one in ready:
-        policy = one.scope.vm.policy
-        asked = networks._replace(networks=one.scope.networks)
-        if egress_base.ensure(runtime, policy, asked) is not asked:
-            networks = networks_now(runtime, every.values())
+        scope = _locked(one, networks).scope
+        asked = networks._replace(networks=scope.networks)
+        if egress_base.ensure(runtime, scope.vm.policy, asked) is not asked:
+            networks = networks_now(runtime, every)
     return networks
+
+
+def _locked(one: _Ready, networks: NetworkScope) -> _Ready:
+    """The same with its networks as they are now that they are locked."""
+    own = {network: networks.networks[network] for network in one.scope.networks}
+    return one._replace(scope=one.scope._replace(networks=own))

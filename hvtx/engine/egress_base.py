@@ -14,14 +14,15 @@ from hvtx.planner.scope import NetworkScope
 def ensure(runtime: Runtime, policy: Policy, scope: NetworkScope) -> NetworkScope:
     """Make the table where a VM with this policy is the first that needs it; the scope then.
 
-    It is the installation's, and stays until the last network goes. Raises what making it raises.
+    It is the installation's, and stays until the last network goes. The caller holds the networks.
+    Raises what making it raises.
     """
     if not _missing(policy, scope):
         return scope
     runtime.lock("all", "networks")
     try:
         # under the lock: another command may have been quicker
-        scope = networks_now(runtime, scope.networks.values())
+        scope = _rows_now(runtime, scope)
         bases = _missing(policy, scope)
         if bases:
             from hvtx.engine.unsettled import resolved_networks  # no start loads it but the first
@@ -29,10 +30,15 @@ def ensure(runtime: Runtime, policy: Policy, scope: NetworkScope) -> NetworkScop
             # a table of one that was killed here is in the way, and on record as half done
             resolved_networks(runtime, all_networks(runtime))
             make(runtime, "rebuild", provision.want_bases(bases))
-            scope = networks_now(runtime, scope.networks.values())
+            scope = _rows_now(runtime, scope)
         return scope
     finally:
         runtime.unlock("all", "networks")
+
+
+def _rows_now(runtime: Runtime, scope: NetworkScope) -> NetworkScope:
+    """What these networks stand on now; they are what the caller, who holds them, makes of them."""
+    return networks_now(runtime, scope.networks)._replace(networks=scope.networks)
 
 
 def _missing(policy: Policy, scope: NetworkScope) -> list[str]:

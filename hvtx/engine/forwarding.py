@@ -70,7 +70,7 @@ def keep_settings(runtime: Runtime, networks: Iterable[Network]) -> list[Resourc
     What is on record already is not looked at. Returns the new rows. Raises HostRefused,
     NotPermitted (undone).
     """
-    scope = networks_now(runtime, networks)
+    scope = networks_now(runtime, [network.id for network in networks])
     there = scope.bridges()
     families = families_of(n for n in scope.networks.values() if n.id in there)
     recorded = scope.settings()

@@ -158,7 +158,8 @@ def supply(runtime: Runtime, networks: Iterable[Network]) -> dict[str, str]:
 
     The caller holds the lock of all networks.
     """
-    scope, told = networks_now(runtime, networks), {}
+    told: dict[str, str] = {}
+    scope = networks_now(runtime, [network.id for network in networks])
     for network in service.unserved(scope):
         if scope.bridge(network.id) is None:
             continue

@@ -23,7 +23,7 @@ def bring_up_to_date(runtime: Runtime, scope: NetworkScope) -> None:
     runtime.lock("all", "networks")
     try:
         # read again under the lock: another command may have been quicker
-        for row in _made_otherwise(runtime, networks_now(runtime, scope.networks.values())):
+        for row in _made_otherwise(runtime, networks_now(runtime, scope.networks)):
             observed = runtime.firewall(row.backend).repair([row])
             with runtime.store.transaction() as sql:
                 intents.record_observed(sql, row.id, observed[row.id])

@@ -269,7 +269,7 @@ class Passages:
         if half:
             self._release()
         if half or not locked:  # read again: another command may have been quicker
-            scope = networks_now(self._runtime, scope.networks.values())
+            scope = networks_now(self._runtime, scope.networks)
             found = change(scope, thorough=thorough)
         for backend, rows in _by_backend(found.move).items():
             self._runtime.firewall(backend).repair(rows)

@@ -5,7 +5,9 @@ anew only after an operation of this run has changed what it says, and where a l
 later lets others in before: each such place says so.
 
 A VM's scope holds as long as the VM's lock is held: start, stop, gc and repair move rows of a VM
-only under it. The networks in it stay as well, since a network that a VM is in cannot be removed.
+only under it. The networks in it stay as well, since a network that a VM is in cannot be removed;
+but what they are may change until they are locked, so who makes what follows from them reads them
+after that (:func:`networks_now`).
 """
 
 from __future__ import annotations
@@ -32,14 +34,19 @@ class _Record(NamedTuple):
 
 def _read_vm(sql: Any, name: str) -> _Record:
     vm = records.get_vm(sql, name)
-    networks = records.networks_by_id(sql, {i.network for i in vm.interfaces})
-    order = dict.fromkeys(i.network for i in vm.interfaces)
     return _Record(
         vm,
         read_moment(sql, vm.id),
-        {network: networks[network] for network in order},
+        _by_id(sql, (i.network for i in vm.interfaces)),
         records.is_provisional(sql, vm.id),
     )
+
+
+def _by_id(sql: Any, ids: Iterable[str]) -> dict[str, Network]:
+    """The networks with these ids that are on record, in the order of the ids."""
+    order = dict.fromkeys(ids)
+    found = records.networks_by_id(sql, order)
+    return {network: found[network] for network in order if network in found}
 
 
 def _networks_of(sql: Any, life: Epoch, networks: Mapping[str, Network]) -> NetworkScope:
@@ -54,14 +61,6 @@ def vm_scope(runtime: Runtime, name: str) -> VmScope:
     """A VM whose lock is held; raises NotFound."""
     record = runtime.read(_read_vm, name)
     return _scope(runtime.life, record, judge(runtime, record.vm, record.moment))
-
-
-def start_scope(runtime: Runtime, name: str) -> tuple[VmScope, NetworkScope]:
-    """The same, and what its networks stand on, of the same moment."""
-    with runtime.reading() as sql:
-        record = _read_vm(sql, name)
-        networks = _networks_of(sql, runtime.life, record.networks)
-    return _scope(runtime.life, record, judge(runtime, record.vm, record.moment)), networks
 
 
 def shown_scope(runtime: Runtime, name: str) -> VmScope:
@@ -98,11 +97,13 @@ def bridges_now(runtime: Runtime, networks: Iterable[Network]) -> Mapping[str, R
     return NetworkScope(runtime.life.id, known, rows).bridges()
 
 
-def networks_now(runtime: Runtime, networks: Iterable[Network]) -> NetworkScope:
-    """What these networks stand on now."""
-    known = {network.id: network for network in networks}
+def networks_now(runtime: Runtime, ids: Iterable[str]) -> NetworkScope:
+    """What these networks are now, as far as they are on record, and what they stand on.
+
+    By id, so that nobody goes on with what a network was before it was locked.
+    """
     with runtime.reading() as sql:
-        return _networks_of(sql, runtime.life, known)
+        return _networks_of(sql, runtime.life, _by_id(sql, ids))
 
 
 def all_networks(runtime: Runtime, only: Collection[str] | None = None) -> NetworkScope:

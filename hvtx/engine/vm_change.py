@@ -63,19 +63,19 @@ def change_running(
     vm = scope.vm
     for network in scope.networks.values():
         runtime.lock("network", network.name, shared=True)
-    networks = scope.networks.values()
-    privileges.need_to_start(networks)
-    there = ensure_networks(runtime, networks_now(runtime, networks))  # in this version's layout
+    networks = networks_now(runtime, scope.networks)  # as they are now that they are locked
+    privileges.need_to_start(networks.networks.values())
+    there = ensure_networks(runtime, networks)  # in this version's layout
     egress_base.ensure(runtime, wanted.policy, there)
-    before = changes.of_vm(vm, scope.networks, scope.rows)
+    before = changes.of_vm(vm, there.networks, scope.rows)
     if not before:
         raise Conflict(
             f"VM {vm.name!r} runs with devices that hvtx did not make: its rules stay as they are",
             hint=f"stop it, change it, and let hvtx start it: hvtx vm stop {vm.name}",
         )
-    after = changes.of_vm(wanted, scope.networks, scope.rows)
+    after = changes.of_vm(wanted, there.networks, scope.rows)
     told = [
-        service_changes.want_policy_names(each, scope.networks, runtime.store.run_directory)
+        service_changes.want_policy_names(each, there.networks, runtime.store.run_directory)
         for each in (vm, wanted)
     ]
     difference = changes.difference(scope.rows, before + told[0], after + told[1])

@@ -95,17 +95,19 @@ def made(world: FakeWorld, *more: tuple[str, ...]) -> None:
 # -- each row once ---------------------------------------------------------------------------------
 
 READS = {
-    # the VM (three tables), its rows, whether it is provisional, operations, lives, its networks
-    # (two tables), what they stand on and what all of them do
+    # the VM (three tables), its rows, whether it is provisional, operations, lives, its networks,
+    # and once they are locked: them once more, what they stand on and what all of them do
     "start": (("vm", "start", "web"), (), 11),
     # all but what the networks stand on; and its rows again once its process has ended
-    "stop": (("vm", "stop", "web"), (("vm", "start", "web"),), 10),
-    "show": (("vm", "show", "web"), (("vm", "start", "web"),), 9),
-    "set": (("vm", "set", "web", "--memory", "64"), (), 9),
-    # networks (two tables), what they stand on, operations, lives, what is provisional (two); and
-    # for the answer who uses it and what it has by now
-    "network create": (("network", "create", "two", "--subnet", "10.78.0.0/24"), (), 9),
+    "stop": (("vm", "stop", "web"), (("vm", "start", "web"),), 9),
+    "show": (("vm", "show", "web"), (("vm", "start", "web"),), 8),
+    "set": (("vm", "set", "web", "--memory", "64"), (), 8),
+    # networks, what they stand on, operations, lives, what is provisional (two); and for the answer
+    # who uses it and what it has by now
+    "network create": (("network", "create", "two", "--subnet", "10.78.0.0/24"), (), 8),
 }
+# What is read once more: a VM's rows once its process has ended; networks once they are locked.
+AGAIN = {"stop": "vm = ?", "start": "FROM network "}
 
 
 @pytest.mark.parametrize("verb", READS)
@@ -113,8 +115,8 @@ def test_a_verb_reads_each_row_once(world: FakeWorld, verb: str) -> None:
     argv, before, most = READS[verb]
     made(world, *before)
     found = asked(world, *argv)
-    again = twice(found)
-    assert [words for words in again if verb != "stop" or "vm = ?" not in words] == []
+    again = [words for words in twice(found) if AGAIN.get(verb, "not read") not in words]
+    assert again == []
     assert found.total() <= most, found
 
 
@@ -123,7 +125,7 @@ def test_a_start_with_two_networks_reads_no_more(world: FakeWorld) -> None:
     does(world, "network", "create", "two", "--subnet", "10.78.0.0/24")
     does(world, *VM[:2], "both", *VM[3:7], "--network", "two", *VM[7:])
     found = asked(world, "vm", "start", "both")
-    assert twice(found) == []
+    assert [words for words in twice(found) if AGAIN["start"] not in words] == []
     assert found.total() <= READS["start"][2], found
 
 

@@ -24,7 +24,7 @@ def check_dhcp(runtime: Runtime) -> Iterator[Finding]:
     """Services that are missing (one that died is a damage), and what would keep them from it."""
     with runtime.reading() as sql:
         networks, vms = records.networks(sql), records.vms(sql)
-    scope = networks_now(runtime, networks)
+    scope = networks_now(runtime, [network.id for network in networks])
     served = [network for network in scope.networks.values() if network.dhcp]
     lack = dnsmasq.lack() or dnsmasq.broken()
     if lack is not None:

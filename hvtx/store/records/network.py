@@ -23,37 +23,36 @@ def networks(sql: sqlite3.Connection) -> list[Network]:
 def _found(sql: sqlite3.Connection, where: str, values: tuple[Any, ...] = ()) -> list[Network]:
     """Networks by name; ``where``, a constant, speaks of the table ``network``."""
     subnets: dict[str, list[tuple[str, str]]] = {}
-    for network, cidr, gateway in sql.execute(
-        "SELECT s.network, s.cidr, s.gateway FROM network JOIN subnet s ON s.network = network.id"
-        f" WHERE {where} ORDER BY s.network, s.family",
+    first = []
+    for *columns, cidr, gateway in sql.execute(
+        "SELECT id, name, bridge, mac, mtu, nat, isolate, firewall, gateway6, settings,"
+        " s.cidr, s.gateway"
+        " FROM network LEFT JOIN subnet s ON s.network = id"
+        f" WHERE {where} ORDER BY name, s.family",
         values,
     ):
-        subnets.setdefault(network, []).append((cidr, gateway))
-    found = []
-    for row in sql.execute(
-        "SELECT id, name, bridge, mac, mtu, nat, isolate, firewall, gateway6, settings"
-        " FROM network"
-        f" WHERE {where} ORDER BY name",
-        values,
-    ):
-        pairs = subnets.get(row[0], [])
-        found.append(
-            Network(
-                id=row[0],
-                name=row[1],
-                bridge=row[2],
-                mac=row[3],
-                mtu=row[4],
-                nat=bool(row[5]),
-                isolate=bool(row[6]),
-                firewall=row[7],
-                subnets=tuple(cidr for cidr, _ in pairs),
-                gateways=tuple(gateway for _, gateway in pairs),
-                gateway6=row[8],
-                **settings.network_fields(decode(row[9])),
-            )
+        if columns[0] not in subnets:
+            subnets[columns[0]] = []
+            first.append(columns)
+        if cidr is not None:
+            subnets[columns[0]].append((cidr, gateway))
+    return [
+        Network(
+            id=row[0],
+            name=row[1],
+            bridge=row[2],
+            mac=row[3],
+            mtu=row[4],
+            nat=bool(row[5]),
+            isolate=bool(row[6]),
+            firewall=row[7],
+            subnets=tuple(cidr for cidr, _ in subnets[row[0]]),
+            gateways=tuple(gateway for _, gateway in subnets[row[0]]),
+            gateway6=row[8],
+            **settings.network_fields(decode(row[9])),
         )
-    return found
+        for row in first
+    ]
 
 
 def provisional_networks(sql: sqlite3.Connection) -> dict[str, int]:
