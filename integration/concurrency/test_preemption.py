@@ -55,6 +55,12 @@ def _stopped(hvtx: Program) -> None:
     hvtx("vm", "stop", "web", "--timeout", "1")
 
 
+def _sourced(hvtx: Program) -> None:
+    """On a host with an address by which guests could leave it."""
+    lab.run("ip", "addr", "replace", f"{SOURCE}/32", "dev", "lo")
+    _created(hvtx)
+
+
 def _killed_network(hvtx: Program) -> None:
     hvtx(*NETWORK, code=-9, HVTX_FAILPOINT="acted:filter:kill")
 
@@ -66,6 +72,7 @@ def _default(hvtx: Program) -> None:
 
 GC, RECOVER, START = ("gc", "--apply"), ("recover",), ("vm", "start", "web")
 STOP, RM = ("vm", "stop", "web", "--timeout", "1"), ("vm", "rm", "web")
+SET, SOURCE = ("network", "set", "net"), "203.0.113.7"
 OTHER = ("vm", "create", "other", "--network", "net", "-p", "8080:80", *SLEEP)
 FREE, FOUND = {0}, {0, 4}
 PAIRS = {
@@ -81,6 +88,9 @@ PAIRS = {
     "recover, start": Pair(_interrupted, RECOVER, START, (FREE, FREE)),
     "start, start": Pair(_created, START, START, (FOUND, FOUND)),
     "start, network rm": Pair(_created, START, ("network", "rm", "net"), (FREE, {4})),
+    "start, network set --isolate": Pair(_created, START, (*SET, "--isolate"), (FREE, FOUND)),
+    "start, network set --source": Pair(_sourced, START, (*SET, "--source", SOURCE), (FREE, FREE)),
+    "start, network set --dhcp": Pair(_created, START, (*SET, "--dhcp"), (FREE, FREE)),
     "stop, rm": Pair(_running, STOP, RM, (FREE | {3}, FOUND)),
     "stop, rm --force": Pair(_running, STOP, (*RM, "--force"), (FREE | {3}, FREE)),
     "rm, start": Pair(_created, RM, START, (FOUND, {0, 3})),

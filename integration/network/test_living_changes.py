@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from hvtx.engine.runtime import Runtime
 from integration import lab
+from integration.crash.test_failpoints import host
 from integration.lab import HOST4, HOST6, WORLD4, WORLD6, vms
 from integration.lab.firewall_contract import inside, reach, unreachable
 from integration.lab.program import Program
@@ -360,6 +362,40 @@ def test_a_network_is_changed(hvtx: Program) -> None:
     hvtx("network", "set", "net", code=2)
     assert hvtx.is_clean()
     hvtx("vm", "rm", "web")
+    hvtx("network", "rm", "net")
+
+
+@pytest.mark.parametrize("names", [("web",), ("web", "two")], ids=["one", "several"])
+@pytest.mark.parametrize("change", ["--isolate", "--source", "--dhcp"])
+def test_a_start_that_was_overtaken_follows_the_network(
+    change: str, names: tuple[str, ...], hvtx: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was changed after the start had looked at it, when no VM was up: as the next start has it.
+
+    What the start makes is compared with what it makes again, when all has long been as it is.
+    """
+    source = "203.0.113.7"
+    lab.run("ip", "addr", "add", f"{source}/32", "dev", "lo")
+    given = ("network", "set", "net", change, *([source] if change == "--source" else []))
+    for name in names:
+        hvtx("vm", "create", name, "--network", "net", *SLEEP)
+    lock, done = Runtime.lock, []
+
+    def late(runtime: Runtime, kind: str, name: str, *, shared: bool = False) -> None:
+        if kind == "network" and shared and not done:  # the child of `vm start`: once
+            done.append(Program(**hvtx.environment)(*given))
+        lock(runtime, kind, name, shared=shared)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Runtime, "lock", late)
+        hvtx("vm", "start", *names)
+    found, kinds = host(), [[row["kind"] for row in hvtx.vm(name)["resources"]] for name in names]
+    for name in names:
+        hvtx("vm", "restart", name, "--timeout", "1")
+    assert lab.difference(host(), found) == ""
+    assert [[row["kind"] for row in hvtx.vm(name)["resources"]] for name in names] == kinds
+    for name in names:
+        hvtx("vm", "rm", name, "--force")
     hvtx("network", "rm", "net")
 
 
