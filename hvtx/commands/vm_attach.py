@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 
 from hvtx.engine.runtime import Runtime
-from hvtx.engine.scope import after, vm_scope
+from hvtx.engine.scope import after
 from hvtx.engine.transaction import begin
+from hvtx.engine.vm_change import settled_scope
 from hvtx.errors import Conflict, NotFound
 from hvtx.host import procfs
-from hvtx.model.resource import Kind, only_flows_remain
+from hvtx.model.resource import Kind, State, only_flows_remain
 from hvtx.model.vm import Identity, Liveness
 from hvtx.planner import provision
 from hvtx.planner.scope import VmScope, refuse_attachment
-from hvtx.planner.states import identity_of
+from hvtx.planner.states import VmState, identity_of
 from hvtx.store import intents, records
 from hvtx.store.history import Event
 
@@ -21,11 +22,13 @@ from hvtx.store.history import Event
 def attach(runtime: Runtime, name: str, pid: int) -> VmScope:
     """Record a process that hvtx did not start as the process of an `external` VM.
 
-    Returns the VM with it.
+    Returns the VM with it. Raises NotFound (the VM, the process), Conflict (what hvtx starts
+    itself, what is not started, or not whole; a process that is a VM's, or that cannot be one),
+    HostRefused (a change of it was interrupted, and cannot be carried through), Busy.
     """
     runtime.enter()
     runtime.lock("vm", name)
-    scope = vm_scope(runtime, name)
+    scope = settled_scope(runtime, name)
     vm, rows = scope.vm, scope.rows
     refuse_attachment(vm)
     if vm.hypervisor != "external":
@@ -34,10 +37,7 @@ def attach(runtime: Runtime, name: str, pid: int) -> VmScope:
             hint=f"hvtx vm start {name}; only VMs created with --hypervisor external need `vm "
             "attach`",
         )
-    own = [row for row in rows if row.kind not in (Kind.LEASE, Kind.PROCESS)]
-    own = [row for row in own if not only_flows_remain(row)]
-    if not any(row.life == runtime.life.id for row in own):  # what a reboot left is only on record
-        raise Conflict(f"VM {name!r} is not started", hint=f"hvtx vm start {name}")
+    _refuse_incomplete(scope)
     if scope.liveness is Liveness.ALIVE:
         raise Conflict(
             f"VM {name!r} has a process already", hint=f"hvtx vm show {name} tells its pid"
@@ -62,6 +62,25 @@ def attach(runtime: Runtime, name: str, pid: int) -> VmScope:
     operation.raise_pending_interrupt()  # too late: the whole was on record with the operation
     rest = [known for known in rows if known not in old]
     return after(scope, vm, [*rest, row._replace(observed=identity._asdict())])
+
+
+def _refuse_incomplete(scope: VmScope) -> None:
+    """Raise Conflict for a VM that is not started, or of which something is half made or half gone.
+
+    Nothing would ever complete it: once it has a process it counts as running.
+    """
+    name, here = scope.vm.name, scope.life.id
+    own = [row for row in scope.rows if row.kind not in (Kind.LEASE, Kind.PROCESS)]
+    own = [row for row in own if not only_flows_remain(row)]
+    if not any(row.life == here for row in own):  # what a reboot left is only on record
+        raise Conflict(f"VM {name!r} is not started", hint=f"hvtx vm start {name}")
+    if all((row.state, row.life) == (State.COMMITTED, here) for row in own):
+        return
+    first = f"hvtx vm stop {name}, then: " if scope.state is VmState.UNKNOWN else ""
+    raise Conflict(
+        f"VM {name!r} is incomplete: a command was interrupted",
+        hint=f"{first}hvtx vm start {name}",
+    )
 
 
 def _identified(pid: int) -> Identity:

@@ -134,6 +134,47 @@ def test_an_attached_process(hvtx: Program, monkeypatch: pytest.MonkeyPatch) -> 
             guest.wait()
 
 
+@pytest.mark.parametrize(
+    ("verb", "point", "first"),
+    [
+        ("start", "acted:tap", "start"),
+        ("start", "acted:filter", "start"),
+        ("stop", "seized", "start"),
+        ("stop", "released:nftables", "start"),
+        ("set", "registered", None),
+        ("set", "exchanged:nftables", None),
+    ],
+)
+def test_what_is_half_made_gets_no_process(
+    hvtx: Program, verb: str, point: str, first: str | None
+) -> None:
+    """It would run on what is there, and the rest would never come, or go.
+
+    ``first``: what has to be done first, as the hint says; a change is carried through.
+    """
+    network(hvtx)
+    hvtx("vm", "create", "ext", "--network", "net", "-p", "8080:80", "--hypervisor", "external")
+    if verb != "start":
+        hvtx("vm", "start", "ext")
+    more = ("-p", "8081:81") if verb == "set" else ()
+    hvtx("vm", verb, "ext", *more, code=-9, HVTX_FAILPOINT=f"{point}:kill")
+    guest = subprocess.Popen(["sleep", "600"])
+    attach = ("vm", "attach", "ext", "--pid", str(guest.pid))
+    try:
+        if first is not None:
+            assert f"hvtx vm {first} ext" in conflict(hvtx, *attach).err
+            hvtx("vm", first, "ext")
+        hvtx(*attach)
+        found = hvtx.vm("ext")
+        assert found["state"] == "running"
+        assert {row["state"] for row in found["resources"]} == {"committed"}
+        assert hvtx.is_clean()
+        hvtx("vm", "rm", "ext", "--force")
+    finally:
+        guest.kill()
+        guest.wait()
+
+
 def test_a_process_runs_one_vm(hvtx: Program) -> None:
     """Attached to a second one it would outlive what is collected for the first."""
     network(hvtx)
