@@ -139,8 +139,8 @@ def end_process(
 
 
 def _release_all(runtime: Runtime, operation: Operation, vm: Vm) -> None:
-    # Read again: a guest may take long to power down, and meanwhile the start of another VM makes
-    # the rules of this one anew where an earlier version had made them (hvtx.engine.outdated).
+    # Read again: a guest may take long to power down, and a program of an earlier version that runs
+    # on makes rules anew without the VM's lock (hvtx.engine.outdated).
     rows = [row for row in runtime.read(records.resources_of_vm, vm.id) if row.kind != Kind.LEASE]
     kept = take_down(operation, rows, reason=operation.verb)
     if kept:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import networks_now
 from hvtx.loader import module_named
 from hvtx.model.resource import (
     FIREWALL_KINDS,
+    HOLDER,
     Resource,
     State,
 )
@@ -17,18 +18,54 @@ from hvtx.store import intents, records
 
 
 def bring_up_to_date(runtime: Runtime, scope: NetworkScope) -> None:
-    """Make tables and chains anew that an earlier version made otherwise; VMs run on meanwhile."""
+    """Make tables and chains anew that an earlier version made otherwise; VMs run on meanwhile.
+
+    And rules of VMs where their chains were, but for a VM that another command has: it ends or
+    changes it. `doctor` names what is left then, and `repair` or its next start makes that anew.
+    """
     if not _made_otherwise(runtime, scope):
         return
     runtime.lock("all", "networks")
     try:
         # read again under the lock: another command may have been quicker
-        for row in _made_otherwise(runtime, networks_now(runtime, scope.networks)):
-            observed = runtime.firewall(row.backend).repair([row])
-            with runtime.store.transaction() as sql:
-                intents.record_observed(sql, row.id, observed[row.id])
+        old = _made_otherwise(runtime, networks_now(runtime, scope.networks))
+        for row in old:
+            if row.vm is None:
+                make_anew(runtime, row)
+        for vm in dict.fromkeys(row.vm for row in old if row.vm is not None):
+            _make_vm_anew(runtime, vm, {row.id for row in old if row.vm == vm})
     finally:
         runtime.unlock("all", "networks")
+
+
+def _make_vm_anew(runtime: Runtime, vm: str, old: Collection[int]) -> None:
+    """The same of a VM (by id) and those rows that are still there once it is held.
+
+    It is not waited for: VMs are held before networks, so who has it may wait for us.
+    """
+    name = runtime.read(records.vm_name, vm)
+    if name is None or not runtime.try_lock("vm", name):
+        return
+    try:
+        for row in _outdated_of(runtime, runtime.read(records.resources_of_vm, vm)):
+            if row.id in old:
+                make_anew(runtime, row)
+    finally:
+        runtime.unlock("vm", name)
+
+
+def make_anew(runtime: Runtime, row: Resource) -> None:
+    """Put back what a firewall row stands for, as this version makes it; who holds its port stays.
+
+    Raises HvtxError, OSError.
+    """
+    observed = runtime.firewall(row.backend).repair([row])
+    if row.role != "base" and not outdated(row):
+        return
+    if row.id in observed:
+        kept = {name: value for name, value in row.observed.items() if name == HOLDER}
+        with runtime.store.transaction() as sql:
+            intents.record_observed(sql, row.id, {**observed[row.id], **kept})
 
 
 def _made_otherwise(runtime: Runtime, scope: NetworkScope) -> list[Resource]:

@@ -13,15 +13,15 @@ from hvtx.engine.damage import Damage, guard_of, has_guard, wanted_of
 from hvtx.engine.effects import made_by
 from hvtx.engine.forwarding import ipv6_problem
 from hvtx.engine.loopback import bridges_in_need
-from hvtx.engine.outdated import outdated
+from hvtx.engine.outdated import make_anew
 from hvtx.engine.registry import driver_name
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import HvtxError
 from hvtx.host.link_settings import LinkSettingsSocket
 from hvtx.host.links import Links
 from hvtx.model.address import is_ipv6
-from hvtx.model.resource import HOLDER, PORTS, Kind, Resource, tap_spec
-from hvtx.store import intents, records
+from hvtx.model.resource import PORTS, Kind, Resource, tap_spec
+from hvtx.store import records
 
 
 def repair_object(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) -> None:
@@ -117,8 +117,4 @@ def repair_rules(runtime: Runtime, damage: Damage) -> None:
     driver = runtime.firewall(row.backend)
     if damage.copies and not (left := driver.remove_copies(row)).gone:
         raise HvtxError(left.message)
-    observed = driver.repair([row])
-    if (row.role == "base" or outdated(row)) and row.id in observed:
-        kept = {name: value for name, value in row.observed.items() if name == HOLDER}
-        with runtime.store.transaction() as sql:
-            intents.record_observed(sql, row.id, {**observed[row.id], **kept})
+    make_anew(runtime, row)

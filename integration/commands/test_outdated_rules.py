@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from hvtx.drivers.iptables import IptablesDriver
+from hvtx.model.resource import Resource
 from integration import lab
 from integration.lab.program import Forked, Program, preload
+from integration.lab.verbs import ended, stopped
 from integration.security.test_fail_closed import bridge_of, leads
 
 EMPTIED = ("inet raw", "inet prerouting", "inet flows", "inet seen", "bridge guard_source6",
@@ -127,3 +132,84 @@ def test_the_next_start_brings_the_rules(hvtx: Program) -> None:
     hvtx("network", "rm", "net")
     assert "hvtx" not in lab.run("nft", "list", "ruleset")
     assert "HVTX" not in lab.run("iptables-legacy-save")
+
+
+FORMER = {  # what an earlier version might have worded otherwise
+    "! -s 127.0.0.0/8 ! -d 127.0.0.0/8 -m addrtype": "-m addrtype",
+    "-p tcp -m tcp --dport 8080": "! -s 192.0.2.9/32 -p tcp -m tcp --dport 8080",
+    "-p tcp -m tcp --dport 8090": "! -s 192.0.2.9/32 -p tcp -m tcp --dport 8090",
+}
+
+
+@pytest.fixture
+def legacy() -> Iterator[Program]:
+    """Two VMs with a port each, on rules as an earlier version worded them, and one that is down."""
+    preload()
+    program = Forked(HVTX_FIREWALL="iptables")
+    program("network", "create", "net", "--subnet", "10.77.0.0/24")
+    for name, port in (("stays", "8080"), ("goes", "8090")):
+        program("vm", "run", name, "--network", "net", "-p", f"{port}:80", "--", "sleep", "600")
+    program("vm", "create", "next", "--network", "net", "--", "sleep", "600")
+    saved = lab.run("iptables-legacy-save")
+    for now, before in FORMER.items():
+        saved = saved.replace(now, before)
+    lab.run("iptables-legacy-restore", stdin=saved)
+    with closing(sqlite3.connect(Path(os.environ["HVTX_STATE_DIR"], "hvtx.db"))) as store, store:
+        for now, before in FORMER.items():
+            store.execute("UPDATE resource SET observed = replace(observed, ?, ?)", (now, before))
+    yield program
+    for name in ("stays", "goes", "next"):
+        program("vm", "rm", name, "--force", code=None)
+
+
+def ports() -> dict[str, int]:
+    """How many rules translate each port, and of how many versions."""
+    saved = lab.run("iptables-legacy-save", "-t", "nat")
+    lines = [line for line in saved.splitlines() if "DNAT --to" in line]
+    found = {"former": sum("192.0.2.9" in line for line in lines)}
+    return found | {port: sum(port in line for line in lines) for port in ("8080", "8090")}
+
+
+@pytest.mark.parametrize("verb", [("stop", "goes", "--force"), ("rm", "goes", "--force")])
+def test_what_goes_meanwhile_is_not_made_anew(
+    verb: tuple[str, ...], legacy: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows were read, and the tables of all come first: nobody inherits its port."""
+    assert ports() == {"former": 4, "8080": 2, "8090": 2}
+    repair, done = IptablesDriver.repair, []
+
+    def late(driver: IptablesDriver, rows: Sequence[Resource]) -> Any:
+        if not done:  # in the child of `vm start`
+            done.append(Program(**legacy.environment)("vm", *verb))
+        return repair(driver, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(IptablesDriver, "repair", late)
+        legacy("vm", "start", "next")
+    assert ports() == {"former": 0, "8080": 2, "8090": 0}
+    assert legacy.is_clean()
+
+
+def test_whose_vm_another_command_has_is_left_to_it(legacy: Program) -> None:
+    """It is not waited for: it would wait for the lock that is held here."""
+    stopping = stopped(legacy, "ended:process", "vm", "stop", "goes", "--force")
+    try:
+        legacy("vm", "start", "next")
+        assert ports() == {"former": 2, "8080": 2, "8090": 2}
+    finally:
+        ended(stopping, signal.SIGCONT)
+    assert ports() == {"former": 0, "8080": 2, "8090": 0}
+    assert legacy.is_clean()
+
+
+def test_who_holds_a_port_stays_known(legacy: Program) -> None:
+    """Else nothing would end it with its port."""
+
+    def known() -> list[str]:
+        with closing(sqlite3.connect(Path(os.environ["HVTX_STATE_DIR"], "hvtx.db"))) as store:
+            asked = "SELECT observed FROM resource WHERE kind = 'publish' ORDER BY key"
+            return [json.loads(row[0])["holder"] for row in store.execute(asked)]
+
+    before = known()
+    legacy("vm", "start", "next")
+    assert (known(), ports()["former"]) == (before, 0)
