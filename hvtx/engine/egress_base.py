@@ -19,10 +19,11 @@ def ensure(runtime: Runtime, policy: Policy, scope: NetworkScope) -> NetworkScop
     """
     if not _missing(policy, scope):
         return scope
+    held = scope.networks  # `network set` asks with what it is about to make of one
     runtime.lock("all", "networks")
     try:
         # under the lock: another command may have been quicker
-        scope = _rows_now(runtime, scope)
+        scope = networks_now(runtime, held)._replace(networks=held)
         bases = _missing(policy, scope)
         if bases:
             from hvtx.engine.unsettled import resolved_networks  # no start loads it but the first
@@ -30,15 +31,10 @@ def ensure(runtime: Runtime, policy: Policy, scope: NetworkScope) -> NetworkScop
             # a table of one that was killed here is in the way, and on record as half done
             resolved_networks(runtime, all_networks(runtime))
             make(runtime, "rebuild", provision.want_bases(bases))
-            scope = _rows_now(runtime, scope)
+            scope = networks_now(runtime, held)._replace(networks=held)
         return scope
     finally:
         runtime.unlock("all", "networks")
-
-
-def _rows_now(runtime: Runtime, scope: NetworkScope) -> NetworkScope:
-    """What these networks stand on now; they are what the caller, who holds them, makes of them."""
-    return networks_now(runtime, scope.networks)._replace(networks=scope.networks)
 
 
 def _missing(policy: Policy, scope: NetworkScope) -> list[str]:

@@ -13,8 +13,13 @@ from hvtx.model.resource import (
     Resource,
     State,
 )
+from hvtx.model.typed import TYPE_CHECKING
 from hvtx.planner.scope import NetworkScope
 from hvtx.store import intents, records
+
+if TYPE_CHECKING:
+    from hvtx.drivers.base import FirewallDriver
+    from hvtx.store.database import Store
 
 
 def bring_up_to_date(runtime: Runtime, scope: NetworkScope) -> None:
@@ -31,7 +36,7 @@ def bring_up_to_date(runtime: Runtime, scope: NetworkScope) -> None:
         old = _made_otherwise(runtime, networks_now(runtime, scope.networks))
         for row in old:
             if row.vm is None:
-                make_anew(runtime, row)
+                make_anew(runtime.firewall(row.backend), runtime.store, row)
         for vm in dict.fromkeys(row.vm for row in old if row.vm is not None):
             _make_vm_anew(runtime, vm, {row.id for row in old if row.vm == vm})
     finally:
@@ -49,22 +54,22 @@ def _make_vm_anew(runtime: Runtime, vm: str, old: Collection[int]) -> None:
     try:
         for row in _outdated_of(runtime, runtime.read(records.resources_of_vm, vm)):
             if row.id in old:
-                make_anew(runtime, row)
+                make_anew(runtime.firewall(row.backend), runtime.store, row)
     finally:
         runtime.unlock("vm", name)
 
 
-def make_anew(runtime: Runtime, row: Resource) -> None:
+def make_anew(driver: FirewallDriver, store: Store, row: Resource) -> None:
     """Put back what a firewall row stands for, as this version makes it; who holds its port stays.
 
     Raises HvtxError, OSError.
     """
-    observed = runtime.firewall(row.backend).repair([row])
+    observed = driver.repair([row])
     if row.role != "base" and not outdated(row):
         return
     if row.id in observed:
         kept = {name: value for name, value in row.observed.items() if name == HOLDER}
-        with runtime.store.transaction() as sql:
+        with store.transaction() as sql:
             intents.record_observed(sql, row.id, {**observed[row.id], **kept})
 
 

@@ -117,4 +117,4 @@ def repair_rules(runtime: Runtime, damage: Damage) -> None:
     driver = runtime.firewall(row.backend)
     if damage.copies and not (left := driver.remove_copies(row)).gone:
         raise HvtxError(left.message)
-    make_anew(runtime, row)
+    make_anew(driver, runtime.store, row)
