@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
-from hvtx.engine import notice, own_addresses
+from hvtx.engine import guest_routes, notice, own_addresses
 from hvtx.engine.guest_options import GuestOptions, check_user_data
 from hvtx.engine.new_network import default_draft, take_network
 from hvtx.engine.peer_ports import refuse_ports
@@ -114,6 +114,10 @@ def create_vm(runtime: Runtime, request: VmRequest) -> Vm:
     """
     runtime.enter()
     runtime.lock("vm", request.name)
+    if runtime.read(records.is_half_made, request.name):  # what was interrupted is undone whole
+        from hvtx.engine.resolve import resolve  # the planner is loaded only where something is
+
+        resolve(runtime, vm=request.name)
     check_request(runtime, request)
     warn_of_disks(request.kernel, request.disks)
     networks = take_networks(runtime, request)
@@ -159,8 +163,6 @@ def _refuse_lost(runtime: Runtime, networks: Sequence[Network], ips: Sequence[st
 
     One without a request gets any address, so it is refused only where the whole subnet is lost.
     """
-    from hvtx.engine import guest_routes
-
     bridges = bridges_now(runtime, networks)
     for network in networks:
         row = bridges.get(network.id)

@@ -173,7 +173,7 @@ def _runs(scope: VmScope) -> bool:
     """Whether a VM is up, or may be; raises Conflict for one that is half recorded."""
     if scope.provisional:
         raise Conflict(
-            f"VM {scope.vm.name!r} is incomplete: `vm run` was interrupted",
+            f"VM {scope.vm.name!r} is incomplete: the command that makes it was interrupted",
             hint="run `hvtx recover`, then: hvtx vm ls",
         )
     if scope.state in (VmState.STARTING, VmState.STOPPING):

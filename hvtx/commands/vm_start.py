@@ -94,9 +94,8 @@ def run_vm(runtime: Runtime, request: VmRequest) -> VmScope:
 
     runtime.enter()
     runtime.lock("vm", request.name)
-    leftover = runtime.read(records.find_vm, request.name)
-    if leftover is not None:
-        _resolve(runtime, request.name)  # an interrupted `run` is undone whole
+    if runtime.read(records.is_half_made, request.name):
+        _resolve(runtime, request.name)  # an interrupted `run` or `create` is undone whole
     families = vm_create.check_request(runtime, request, starts=True)
     vm_create.warn_of_disks(request.kernel, request.disks)
     probes = probe_of(runtime, _draft(request))
@@ -209,9 +208,11 @@ def free_for_start(runtime: Runtime, name: str) -> VmScope:
     if kept:
         raise _not_released(runtime, scope.vm, kept, plan)
     if runtime.read(records.find_vm, name) is None:
+        again = f"run it again: hvtx vm run {name}, with all that it was given"
+        if "create" in scope.unended:
+            again = f"create it again: hvtx vm create {name}, with all that it was given"
         raise NotFound(
-            f"VM {name!r} was made by an interrupted `vm run`, which is undone now",
-            hint=f"run it again: hvtx vm run {name}, with all that it was given",
+            f"VM {name!r} was made by an interrupted command, which is undone now", hint=again
         )
     return vm_scope(runtime, name)  # read anew: the plan closed rows of it
 

@@ -213,6 +213,43 @@ def test_an_interrupted_start_is_started(hvtx: Program) -> None:
     assert hvtx.is_clean()
 
 
+def test_a_run_of_a_name_that_is_taken_does_nothing(hvtx: Program) -> None:
+    """What a crash left is for its start, or for who wants to look at it."""
+    network(hvtx)
+    create(hvtx, "web", "-p", "8080:80")
+    lab.end(hvtx("vm", "start", "web", "--json").json()["pid"])
+    until("a crash", lambda: state(hvtx) == "crashed")
+    for verb in ("run", "create"):
+        assert "exists already" in conflict(hvtx, "vm", verb, "web", "--network", "net", *SLEEP).err
+    assert state(hvtx) == "crashed"
+    hvtx("vm", "start", "web", code=-9, HVTX_FAILPOINT="acted:tap:kill")
+    conflict(hvtx, "vm", "run", "web", "--network", "net", *SLEEP)
+    assert len(hvtx("intents", "--json").json()["operations"]) == 1
+
+
+@pytest.mark.parametrize("then", ["run", "create", "start"])
+@pytest.mark.parametrize(
+    ("verb", "point"), [("create", "intended"), ("run", "intended"), ("run", "acted:tap")]
+)
+def test_what_was_never_made_is_undone_first(
+    hvtx: Program, verb: str, point: str, then: str
+) -> None:
+    """Its name and its port are free, and who wants to start it is told what to give again."""
+    network(hvtx)
+    words = ("web", "--network", "net", "-p", "8080:80", *SLEEP)
+    hvtx("vm", verb, *words, code=-9, HVTX_FAILPOINT=f"{point}:kill")
+    if then == "start":
+        told = hvtx("vm", "start", "web", code=3).err
+        assert "an interrupted command" in told
+        assert f"hvtx vm {verb} web," in told
+        assert hvtx("vm", "ls", "--json").json()["vms"] == []
+    else:
+        hvtx("vm", then, *words)
+        assert state(hvtx) == ("running" if then == "run" else "defined")
+        hvtx("vm", "rm", "web", "--force")
+    assert hvtx.is_clean()
+
+
 def test_a_stop_that_waits(hvtx: Program) -> None:
     """TERM is given its time; --force does not wait."""
     network(hvtx)

@@ -139,6 +139,12 @@ def is_provisional(sql: sqlite3.Connection, vm: str) -> bool:
     return found is not None and found[0] is not None
 
 
+def is_half_made(sql: sqlite3.Connection, name: str) -> bool:
+    """The same of a VM by its name; whether there is one."""
+    asked = "SELECT 1 FROM vm WHERE name = ? AND operation IS NOT NULL"
+    return sql.execute(asked, (name,)).fetchone() is not None
+
+
 def provisional_vms(sql: sqlite3.Connection) -> dict[str, int]:
     """The VMs (by id) that are there only as long as the operation that is making them; which."""
     return dict(sql.execute("SELECT id, operation FROM vm WHERE operation IS NOT NULL"))
