@@ -35,6 +35,7 @@ from hvtx.model.resource import (
     FIREWALL_KINDS,
     Kind,
     Resource,
+    State,
     address_spec,
     is_changing,
     sysctl_spec,
@@ -107,11 +108,19 @@ def _serve_outside(settings: Settings, scope: NetworkScope) -> None:
 
 
 def _end_changes(runtime: Runtime, vms: Sequence[Vm]) -> None:
-    """Resolve changes of VMs that were interrupted: else their old rules would be put back."""
-    changing = {row.vm for row in runtime.read(records.resources_of_vms) if is_changing([row])}
+    """Resolve changes of VMs that were interrupted: else their old rules would be put back.
+
+    And complete the record of a VM that runs and whose start was: only what is committed is put
+    back.
+    """
+    rows = runtime.read(records.resources_of_vms)
+    changing = {row.vm for row in rows if is_changing([row])}
+    starting = {row.vm for row in rows if row.state == State.INTENDED} - changing
     for vm in vms:
         if vm.id in changing:
             resolve(runtime, vm=vm.name)
+        elif vm.id in starting:
+            resolve(runtime, vm=vm.name, completing=True)
 
 
 def _events(repaired: Sequence[Repaired], failed: Sequence[Failed]) -> list[Event]:

@@ -13,7 +13,7 @@ def made(row: Resource) -> Event:
 
 def completed(row: Resource, vm: str | None) -> Event:
     """A row was committed for the operation that had been interrupted."""
-    words = f"{row.kind} {row.key}: made by an interrupted start, in use"
+    words = f"{row.kind} {row.key}: made by an interrupted start, and its VM runs"
     return Event("completed", words, row.kind, row.key, "in-use-before-commit", vm)
 
 

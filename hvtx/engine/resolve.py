@@ -5,17 +5,20 @@ from __future__ import annotations
 from hvtx.engine.gc_apply import apply_plan
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import take_snapshot
-from hvtx.model.plan import Item, Plan
+from hvtx.model.plan import Action, Item, Plan
 from hvtx.model.reason import Reason
 from hvtx.model.resource import State
 from hvtx.planner.gc import plan_gc
 
 
-def resolve(runtime: Runtime, *, vm: str | None = None, networks: bool = False) -> Plan:
+def resolve(
+    runtime: Runtime, *, vm: str | None = None, networks: bool = False, completing: bool = False
+) -> Plan:
     """Release what is left of a crashed or interrupted VM, or of interrupted network operations.
 
-    With ``networks`` also what a saved ruleset brought back from an earlier life. By gc's own
-    rules; what may not be touched stays, and is skipped in the plan returned.
+    With ``networks`` also what a saved ruleset brought back from an earlier life. ``completing``:
+    nothing is released, the record of a VM that runs is completed. By gc's own rules; what may not
+    be touched stays, and is skipped in the plan returned.
     """
     snapshot = take_snapshot(runtime)
     plan = plan_gc(snapshot)
@@ -31,5 +34,11 @@ def resolve(runtime: Runtime, *, vm: str | None = None, networks: bool = False) 
             return row.vm is None and row.state != State.COMMITTED
         return row.vm is not None and snapshot.vms.get(row.vm, None) is not None and item.vm == vm
 
-    chosen = Plan(tuple(item for item in plan.items if concerns(item)))
+    chosen = Plan(
+        tuple(
+            item
+            for item in plan.items
+            if concerns(item) and (item.action is Action.COMMIT or not completing)
+        )
+    )
     return apply_plan(runtime, chosen, verb="resolve", vm=vm, networks_locked=networks)

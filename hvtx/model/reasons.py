@@ -19,7 +19,7 @@ MEANING: Mapping[Reason, str] = {
     Reason.REPLACED: "releasing: a change of its VM or network took it, and was interrupted",
     Reason.DUPLICATE_COPY: "surplus identical copies of a marked rule; one stays",
     Reason.FLOWS_REMAIN: "tracked connections past its rules are not proven to have ended",
-    Reason.IN_USE_BEFORE_COMMIT: "intended, complete, its VM is alive: the record is completed",
+    Reason.IN_USE_BEFORE_COMMIT: "intended by an interrupted start, its VM lives: it is committed",
     Reason.CHANGE_INTERRUPTED: "intended by an interrupted change of a VM or network: it is made",
     Reason.ALREADY_GONE: "on record, proven absent",
     Reason.REBOOTED: "on record for an earlier life of this host",

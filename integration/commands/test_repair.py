@@ -65,6 +65,27 @@ def test_what_was_flushed_is_put_back_with_its_marks(hvtx: Program) -> None:
     assert not hvtx.plan().get(("skip", "lost"))
 
 
+@pytest.mark.parametrize("recovers", [True, False])
+def test_what_was_flushed_of_an_interrupted_start_is_put_back(
+    hvtx: Program, recovers: bool
+) -> None:
+    """Its VM runs, so the record is completed, by either of the two; then it is as of any VM."""
+    hvtx("vm", "create", "late", "--network", "net", "-p", "8081:80", "--", "sleep", "600")
+    hvtx("vm", "start", "late", code=-9, HVTX_FAILPOINT="opened:kill")
+    before = handles_aside(lab.dump())
+    flush(hvtx)
+    if recovers:
+        hvtx("recover")
+        assert {row["state"] for row in hvtx.vm("late")["resources"]} == {"committed"}
+        assert ("skip", "lost") in hvtx.plan()
+    done = hvtx("repair", "--json").json()
+    assert done["failed"] == []
+    assert lab.difference(before, handles_aside(lab.dump())) == ""
+    assert {row["state"] for row in hvtx.vm("late")["resources"]} == {"committed"}
+    assert not hvtx("intents", "--json").json()["operations"]
+    hvtx("vm", "rm", "late", "--force")
+
+
 def test_a_bridge_that_was_deleted_comes_back_with_its_ports(hvtx: Program) -> None:
     """Bridge, addresses and the membership of running VMs' devices."""
     before = lab.dump()

@@ -58,7 +58,7 @@ MARKS = [
 VM = [
     *MARKS,
     (
-        {"vm": {"alive"}, "life": {"now"}, "state": {"intended"}, "evidence": {"whole", "record", "on-top"}},
+        {"vm": {"alive"}, "life": {"now"}, "state": {"intended"}, "evidence": {"whole", "part", "absent", "record", "on-top"}},
         "commit",
         "in-use-before-commit",
     ),

@@ -1400,10 +1400,15 @@ def _remains(s: State, generation: int, *, meddled: bool) -> str | None:
         return "a device of ours is left, off the record" if tap and not s.forked else None
     live = alive(s, generation)
     open_rows = [kind for kind in KINDS if getattr(rows, kind)[0] != "x"]
-    whole = tap is not None and tap.mark == rows.mark and any(e[1] == rows.mark for e in s.table)
     if live:
-        done = all(getattr(rows, kind)[0] == "c" for kind in KINDS)
-        return "a live VM's rows are not completed" if whole and not done and not s.forked else None
+        places = {mark for _, mark, _ in s.table if mark not in (STRANGER, OTHER)}
+        taken = {
+            "t": tap.mark != rows.mark if tap else alien is not None and alien.name == name,
+            "r": bool(places) and rows.mark not in places,
+            "p": False,
+        }
+        done = all(getattr(rows, kind)[0] == "c" or taken[kind] for kind in KINDS)
+        return "a live VM's rows are not completed" if not done and not s.forked else None
     excused = (
         (tap is not None and (tap.holder == "X" or (tap.mark != rows.mark and tap.mark == 0)))
         or (alien is not None and alien.name == name)

@@ -75,7 +75,6 @@ class RowCase(NamedTuple):
     vm: Alive
     held: Held
     flows: Flows
-    whole: bool  # all that the row's operation intended is there
     others: bool  # somebody else put something on it
     passing: bool = False  # a lease of a VM whose record goes with it
 

@@ -42,7 +42,7 @@ _VM, _NETWORK, _NOW, _EARLIER = Owner.VM, Owner.NETWORK, RowEpoch.NOW, RowEpoch.
 _IDLE, _RUNNING, _MOVED = Work.NONE, Work.RUNNING, Work.MOVED
 _NOT_HELD, _NO_FLOWS, _NOBODY = Held.NO, Flows.NONE, Alive.NOBODY
 _LEASE = Kind.LEASE.value
-_TAP, _INTENDED, _COMMITTED = Kind.TAP.value, State.INTENDED.value, State.COMMITTED.value
+_TAP, _COMMITTED = Kind.TAP.value, State.COMMITTED.value
 
 
 class Tops(NamedTuple):
@@ -87,7 +87,6 @@ class Facts:
         self.held_vms = {row.vm for row in owned if self._is_open(row)}
         self._unseen_vms = {row.vm for row in owned if self._is_unseen(row)} - self.held_vms
         self._users = self._users_of_networks(row for row in self._taps if row.vm)
-        self._wholes: dict[int, bool] = {}
 
     # -- a row's case --------------------------------------------------------------------------
 
@@ -113,7 +112,6 @@ class Facts:
             self._liveliest_user(row) if network else self.alive(row.vm),
             _NOT_HELD if network else self._held(row, seen),
             _flows(row) if row.observed else _NO_FLOWS,
-            row.state == _INTENDED and self._whole(row),
             row.kind in _ON_DEVICES and bool(self.others_on(row, seen)),
             row.kind == _LEASE and not network and self._passes(row.vm),
         )
@@ -173,16 +171,6 @@ class Facts:
         """Whether a row's device may be there and open, and that could not be inspected."""
         seen = self.presences[row.id]
         return self.life(row) is RowEpoch.NOW and seen.here is None and seen.problem is None
-
-    def _whole(self, row: Resource) -> bool:
-        """Whether everything that the row's operation intended is there."""
-        if row.operation not in self._wholes:
-            self._wholes[row.operation] = all(
-                self.presences[other.id].here and self.presences[other.id].complete
-                for other in self.snapshot.rows
-                if other.operation == row.operation and other.state == State.INTENDED
-            )
-        return self._wholes[row.operation]
 
     # -- who uses a network --------------------------------------------------------------------
 

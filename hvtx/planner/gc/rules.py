@@ -31,6 +31,7 @@ from hvtx.planner.gc.table import decider, rule
 _SKIP, _DELETE, _FORGET, _COMMIT = Action.SKIP, Action.DELETE, Action.FORGET, Action.COMMIT
 _VM, _NETWORK = {"owner": Owner.VM}, {"owner": Owner.NETWORK}
 _LIVE_VM = {"owner": Owner.VM, "vm": Alive.ALIVE}
+_INTENDED = {"state": State.INTENDED}
 _COMMITTED = {"state": State.COMMITTED}
 _EARLIER = {"life": RowEpoch.EARLIER}
 _FIREWALL = tuple(sorted(FIREWALL_KINDS))
@@ -84,14 +85,20 @@ _NETWORKS = (
     rule(_SKIP, Reason.LIVENESS_UNKNOWN, say.PERHAPS_USED, vm=Alive.UNKNOWN, **_NETWORK),
 )
 
+# A gate opens only after all was made: what is missing of a VM that runs went since, or was taken.
+# Committed it is `lost`, which `repair` puts back; intended, nobody would ever look for it.
 _VMS = (
     rule(
         _DELETE, Reason.FLOWS_REMAIN, say.FLOWS_PAST,
         flows=Flows.PAST, seen=Seen.PRESENT, vm=_NOT_DEAD, **_VM, **_COMMITTED,
     ),
     rule(
-        _COMMIT, Reason.IN_USE_BEFORE_COMMIT, say.MADE_WHOLE,
-        state=State.INTENDED, whole=True, **_LIVE_VM,
+        _COMMIT, Reason.IN_USE_BEFORE_COMMIT, say.MADE,
+        seen=Seen.PRESENT, **_INTENDED, **_LIVE_VM,
+    ),
+    rule(
+        _COMMIT, Reason.IN_USE_BEFORE_COMMIT, say.MADE_AND_GONE,
+        seen=Seen.ABSENT, **_INTENDED, **_LIVE_VM,
     ),
     rule(_SKIP, Reason.LOST, say.LOST, seen=Seen.ABSENT, **_LIVE_VM, **_COMMITTED),
     rule(_SKIP, Reason.VM_ALIVE, say.RUNS, **_LIVE_VM),
@@ -108,7 +115,7 @@ _COLLECT = (
     rule(_FORGET, Reason.ALREADY_GONE, say.GONE, seen=Seen.ABSENT),
     rule(_SKIP, Reason.IN_USE, say.HELD, held=Held.ITSELF),
     rule(_SKIP, Reason.FOREIGN_DEPENDENTS, say.OTHERS_ON_TOP, others=True),
-    rule(_DELETE, Reason.INTENT_ABANDONED, say.ABANDONED, state=State.INTENDED),
+    rule(_DELETE, Reason.INTENT_ABANDONED, say.ABANDONED, **_INTENDED),
     rule(_DELETE, Reason.RELEASE_INTERRUPTED, say.RELEASE_INTERRUPTED, state=State.RELEASING),
     rule(_DELETE, Reason.VM_DEAD, say.DEAD, **_VM),
 )

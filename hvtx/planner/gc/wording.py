@@ -35,7 +35,8 @@ STARTED_EARLIER = Words(
     "its VM was started in an earlier life of this host and is not proven dead", _VM
 )
 LEASED = Words("stays leased while VM {vm!r} is on record")
-MADE_WHOLE = Words("created by an interrupted start and in use: marking the record committed", _VM)
+MADE = Words("created by an interrupted start and in use: marking the record committed", _VM)
+MADE_AND_GONE = Words("created by an interrupted start: marking the record committed; {gone}", _VM)
 LOST = Words("{gone}", _VM)
 FLOWS_PAST = Words(
     "flows to its port from before it was published may not all have ended, and bypass it",

@@ -77,7 +77,7 @@ def at_random(kind: Any, count: int, **fixed: Any) -> list[Any]:
 PLAIN = {
     RowCase: RowCase._make(
         [Owner.VM, "tap", "committed", RowEpoch.NOW, Seen.PRESENT, None, Work.NONE, Alive.DEAD, Held.NO,
-         Flows.NONE, False, False, False]
+         Flows.NONE, False, False]
     ),
     LinkCase: LinkCase(Whose.OURS, Record.REMOVED, Likeness.SAME, held=False, others=False),
     EntryCase: EntryCase(
