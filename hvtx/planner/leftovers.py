@@ -29,11 +29,10 @@ from hvtx.model.resource import (
     put_by_others,
 )
 from hvtx.model.seed import mark_path
-from hvtx.planner.presence import SnapshotIndex, index
+from hvtx.planner.presence import SET_VALUE, SnapshotIndex, index
 
 AGAIN = "hvtx gc --apply"
 _PID = re.compile(r"\(pid (\d+)\)")
-_SET_VALUE = " -> "
 
 
 def hint(
@@ -160,5 +159,5 @@ def removal(entry: Entry) -> str:
         return f"`hvtx explain {table}` tells of it"
     if entry.handle:
         return f"nft delete rule {family} {table} {chain} handle {entry.handle}"
-    key = " . ".join(entry.text.partition(_SET_VALUE)[0].replace("[", "").replace("]", "").split())
+    key = " . ".join(entry.text.partition(SET_VALUE)[0].replace("[", "").replace("]", "").split())
     return f"nft delete element {family} {table} {chain} {shlex.quote(f'{{ {key} }}')}"

@@ -32,6 +32,7 @@ from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Liveness, ProcessFacts
 from hvtx.planner.states import judge_process
 
+SET_VALUE = " -> "  # between the key of an element of a map and where it leads
 OBJECT_KEY = itemgetter(0, 1, 2)  # `Entry.object_key`, called by C code alone
 
 
@@ -166,13 +167,32 @@ def _entry_presence(row: Resource, snapshot: Snapshot, sights: SnapshotIndex) ->
             reason = Reason.MARK_STRIPPED if other.mark is None else Reason.MARK_MISMATCH
             carried = f"comment {other.mark}" if other.mark else "no mark"
             return Presence(None, (f"{other.place}: {other.text} has {carried}",), reason)
-    if not found and row.imported and (changed := _changed(wanted, seen)):
+    changed = _edited(missing, seen)
+    if changed is None and not found and row.imported:
         # nobody puts it back: if it were gone, it would stay for good, and off the record
+        changed = _changed(wanted, seen)
+    if changed is not None:
         words = (f"{changed.place}: {changed.text} carries its mark",)
         return Presence(None, words, Reason.EDITED_COPY)
     if not found:
         return Presence(False, ("nothing in the firewall carries its mark",))
     return Presence(True, (f"comment {row.mark}",), complete=not missing)
+
+
+def _edited(missing: Sequence[tuple[str, Place, str]], seen: Sequence[Entry]) -> Entry | None:
+    """An element of a map with the mark and key of one that is missing, which leads elsewhere.
+
+    No release takes it, and no start finds its place free: it is no copy beside what was made.
+    """
+    keys = {_key(*one) for one in missing if SET_VALUE in one[2]}
+    if not keys:
+        return None
+    found = [e for e in seen if not e.handle and _key(*e.object_key) in keys]
+    return min(found, key=lambda e: (str(e.place), e.text), default=None)
+
+
+def _key(backend: str, place: Place, text: str) -> tuple[str, Place, str]:
+    return backend, place, text.partition(SET_VALUE)[0]
 
 
 def _changed(wanted: Sequence[Entry], seen: Sequence[Entry]) -> Entry | None:

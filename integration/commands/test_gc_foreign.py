@@ -323,6 +323,36 @@ def test_a_copied_rule(hvtx: Program) -> None:
     assert "tcp dport 1 accept" in lab.run("nft", "list", "table", "ip", "theirs")
 
 
+@pytest.mark.parametrize("hvtx", ["nftables"], indirect=True)
+def test_an_element_of_ours_that_was_changed(hvtx: Program) -> None:
+    """edited-copy: it is told with what takes it away, no run fails on it, and none forgets it."""
+    mark = next(r["mark"] for r in hvtx.vm("web")["resources"] if r["kind"] == "publish")
+    table = next(line for line in lab.run("nft", "list", "tables").split() if "hvtx" in line)
+    where = f"element inet {table} dnat4_any"
+    elsewhere = f'{{ tcp . 8080 comment "{mark}" : 10.77.0.99 . 80 }}'
+    lab.run("nft", f"delete {where} {{ tcp . 8080 }}; add {where} {elsewhere}")
+    told = hvtx.plan()["skip", "edited-copy"]
+    assert any("hvtx repair" in item["message"] for item in told if item["kind"] == "publish")
+    hvtx("repair")
+    assert ("skip", "edited-copy") not in hvtx.plan()
+    lab.run("nft", f"delete {where} {{ tcp . 8080 }}; add {where} {elsewhere}")
+    kill(hvtx)
+    assert not [
+        i for i in hvtx.plan().get(("forget", "already-gone"), ()) if i["kind"] == "publish"
+    ]
+    for _ in range(2):
+        hvtx("gc", "--apply")
+        assert "10.77.0.99" in lab.run("nft", "list", "ruleset")
+    plan = hvtx.plan()
+    assert {action for action, _ in plan} == {"skip"}
+    told = plan["skip", "edited-copy"]
+    fix = next(i["message"] for i in told if "nft delete" in i["message"])
+    hvtx("vm", "start", "web", code=4)
+    lab.run("sh", "-c", fix[fix.index("nft delete") :])
+    hvtx("vm", "start", "web")
+    assert hvtx.is_clean()
+
+
 def test_surplus_copies_of_our_rules_go(hvtx: Program) -> None:
     """`iptables-restore -n` or `nft -f` of a saved file doubles rules: one stays, the rest go."""
     clean = lab.dump()

@@ -135,6 +135,24 @@ def test_a_changed_copy_of_an_imported_rule_is_told_and_of_our_own_is_absent() -
     assert verdict(RULES, entries=(changed,), expected={10: (one,)}).here is False
 
 
+def test_an_element_of_ours_that_leads_elsewhere_is_not_gone() -> None:
+    """Its key is taken; another key with the mark is a copy beside it, which is nobody's obstacle."""
+    one = Entry("nftables", PLACE, "tcp 80 -> 10.77.0.2:80", RULES.mark)
+    two = one._replace(text="tcp 81 -> 10.77.0.2:80")
+    edited, beside = (
+        one._replace(text="tcp 80 -> 10.77.0.9:80"),
+        one._replace(text="tcp 9 -> 10.77.0.2:80"),
+    )
+    for seen, problem in (
+        ((edited,), Reason.EDITED_COPY),
+        ((edited, two), Reason.EDITED_COPY),
+        ((beside,), None),
+        ((edited._replace(mark=mark(11)),), None),
+    ):
+        found = verdict(RULES, entries=seen, expected={10: (one, two)})
+        assert (found.here, found.problem) == (None if problem else False, problem)
+
+
 def test_an_address_is_ours_on_a_device_with_its_networks_mark() -> None:
     seen = (Address(5, "10.77.0.1/24"),)
     bridge = link(5, "hvbr0", "bridge", mark(9))

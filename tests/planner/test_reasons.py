@@ -707,6 +707,29 @@ def test_a_rule_taken_over_that_was_changed_is_not_gone(scene: Scene) -> None:
     assert {(item.action, item.reason) for item in plan} == {(SKIP, Reason.EDITED_COPY)}
 
 
+@pytest.mark.parametrize(
+    ("liveness", "state", "fix"),
+    [
+        (DEAD, State.COMMITTED, "nft delete element inet t map '{ tcp . 80 }'"),
+        (DEAD, State.RELEASING, "nft delete element inet t map '{ tcp . 80 }'"),
+        (ALIVE, State.COMMITTED, "`hvtx repair` puts it back"),
+        (ALIVE, State.INTENDED, "nft delete element inet t map '{ tcp . 80 }'"),
+    ],
+)
+def test_an_element_that_was_changed_is_not_gone(
+    scene: Scene, liveness: Liveness, state: State, fix: str
+) -> None:
+    """It stands in its place with its mark: nothing is forgotten, and what helps is named."""
+    row = scene.row(Kind.PUBLISH, vm=scene.vm(liveness=liveness), state=state)
+    own = Entry("nftables", MAP, "tcp 80 -> 10.77.0.2:80", row.mark)
+    scene.expected[row.id] = (own,)
+    scene.entries.append(own._replace(text="tcp 80 -> 10.77.0.9:80"))
+    assert scene.verdict(row) == (SKIP, Reason.EDITED_COPY)
+    item = next(item for item in scene.plan().items if item.entry is None)
+    assert item.message.endswith(fix)
+    assert not scene.plan().acting()
+
+
 def test_our_mark_on_a_rule_elsewhere_is_a_duplicate(scene: Scene) -> None:
     """In a chain where no rule of that row ever stood."""
     row = scene.row(Kind.FILTER, vm=scene.vm())

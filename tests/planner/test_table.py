@@ -29,9 +29,9 @@ BAD = {"stripped", "stolen", "nonce", "kind"}
 EVIDENCE = {
     Kind.TAP: ("whole", "absent", "stripped", "stolen", "nonce", "kind", "unseen", "on-top"),
     Kind.BRIDGE: ("whole", "absent", "stripped", "stolen", "nonce", "kind", "unseen", "on-top"),
-    Kind.FILTER: ("whole", "part", "absent", "stripped", "nonce", "unseen"),
-    Kind.PUBLISH: ("whole", "part", "absent", "stripped", "nonce", "unseen"),
-    Kind.MASQUERADE: ("whole", "part", "absent", "stripped", "nonce", "unseen"),
+    Kind.FILTER: ("whole", "part", "absent", "stripped", "nonce", "edited", "unseen"),
+    Kind.PUBLISH: ("whole", "part", "absent", "stripped", "nonce", "edited", "unseen"),
+    Kind.MASQUERADE: ("whole", "part", "absent", "stripped", "nonce", "edited", "unseen"),
     Kind.ADDRESS: ("whole", "absent", "nonce", "unseen"),
     Kind.FILE: ("whole", "absent", "nonce"),
     Kind.VETH: ("whole", "absent", "stripped", "stolen", "nonce", "kind", "unseen", "on-top"),
@@ -46,6 +46,7 @@ OF_NETWORK = (Kind.BRIDGE, Kind.FILTER, Kind.ADDRESS, Kind.SYSCTL)
 # (pattern, action, reason): a pattern's field must be in the set; fields not named are free.
 MARKS = [
     ({"kind": WALLS, "evidence": {"stripped"}}, "skip", "mark-stripped"),
+    ({"evidence": {"edited"}}, "skip", "edited-copy"),
     ({"evidence": BAD}, "skip", "mark-mismatch"),
     (
         {"kind": DEVICES, "life": {"earlier"}, "evidence": {"whole", "on-top"}},
@@ -91,7 +92,7 @@ VM = [
     ({}, "delete", "vm-dead"),
 ]  # fmt: skip
 NETWORK = [
-    *MARKS[:4],
+    *MARKS[:5],
     ({"life": {"earlier"}, "kind": WALLS, "evidence": {"whole", "part"}}, "delete", "stale-restored"),
     ({"life": {"earlier"}}, "forget", "rebooted"),
     ({"state": UNDONE, "vm": {"alive"}}, "skip", "vm-alive"),
@@ -232,6 +233,10 @@ def show(scene: Scene, row: Any, evidence: str) -> None:
             scene.entries.append(seen_entry._replace(mark=None))
         elif evidence == "nonce":
             scene.entries.append(seen_entry._replace(mark=mark(row.id, "z")))
+        elif evidence == "edited":
+            text = f"{seen_entry.text} -> here"
+            scene.expected[row.id] = (*scene.expected[row.id], seen_entry._replace(text=text))
+            scene.entries += [seen_entry, seen_entry._replace(text=f"{seen_entry.text} -> there")]
         elif evidence == "whole":
             scene.entries.append(seen_entry)
 

@@ -8,12 +8,13 @@ from hvtx.model.plan import Action, Item, LeftAlone, SettledRow, Snapshot
 from hvtx.model.reason import Reason
 from hvtx.model.resource import EXCHANGE, FIREWALL_KINDS, FLOWS, PORTS, Kind, Link, Resource, State
 from hvtx.model.vm import Liveness
+from hvtx.planner.gc.cases import Alive
 from hvtx.planner.gc.exchanges import CARRIED_ON, interrupted
 from hvtx.planner.gc.facts import Facts
 from hvtx.planner.gc.rules import decide_row
 from hvtx.planner.order import RELEASED
 from hvtx.planner.presence import Presence
-from hvtx.planner.remedy import gone
+from hvtx.planner.remedy import REPAIR, gone
 
 # members by another name: an enum's attribute takes five times as long (Python 3.11)
 _COMMITTED = State.COMMITTED.value
@@ -139,9 +140,18 @@ def _fixes(facts: Facts, row: Resource, seen: Presence) -> str:
     """What lets gc go on where something stands in the place of a row's thing."""
     if seen.problem is None:
         return ""
+    if seen.problem is Reason.EDITED_COPY and _is_kept_up(facts, row):
+        return f": `{REPAIR}` puts it back"
     from hvtx.planner.leftovers import fixes
 
     return "".join(f": {m}" for m in fixes(row, seen.problem, facts.snapshot, facts.sights))
+
+
+def _is_kept_up(facts: Facts, row: Resource) -> bool:
+    """Whether `repair` puts a row's thing back as it is on record."""
+    if row.imported or row.state != _COMMITTED:
+        return False
+    return row.vm is None or facts.alive(row.vm) in (Alive.ALIVE, Alive.UNKNOWN)
 
 
 _SHARED = {

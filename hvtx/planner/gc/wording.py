@@ -24,7 +24,7 @@ WORKING = Words("an operation is working on it")
 STRANGE = Words("recorded for an earlier life of this host, yet an object of that name exists")
 OTHER_MARK = Words("an object without the recorded mark is in its place{fixes}")
 NO_MARK = Words("a rule like it exists, without its mark{fixes}")
-EDITED = Words("it carries its mark, but changed after it was taken over{fixes}")
+EDITED = Words("it carries its mark, but somebody changed it{fixes}")
 
 # VMs
 RUNS = Words("its VM runs", _VM)
