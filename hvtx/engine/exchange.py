@@ -186,7 +186,7 @@ def _carry_through(
         _close(sql, [row for row in gone if row.id not in why])
         for row in gone:
             if row.id in why:
-                intents.record_observed(sql, row.id, {**row.observed, FLOWS: True})
+                intents.amend_observed(sql, row.id, {FLOWS: True})
 
     operation.commit(
         made,

@@ -13,10 +13,10 @@ from hvtx.engine import lines, notice
 from hvtx.errors import HvtxError
 from hvtx.host import failpoint
 from hvtx.model.firewall import addresses_in, firewall_spec
-from hvtx.model.resource import FIREWALL_KINDS, FLOWS, GONE, Kind, Outcome, Resource
+from hvtx.model.resource import FIREWALL_KINDS, FLOWS, GONE, Kind, Outcome, Resource, State
 from hvtx.model.typed import TYPE_CHECKING, Any, NamedTuple
 from hvtx.model.vm import Publish
-from hvtx.store import intents
+from hvtx.store import intents, records
 from hvtx.store.history import Event
 
 if TYPE_CHECKING:
@@ -101,12 +101,17 @@ def end_past(operation: RunningOperation, rows: Sequence[Resource]) -> Outcome:
     doors = _doors(rows)
     words = _close_doors(doors.values())
     due = words is not None
-    changed = [row for row in rows if row.id in doors and (FLOWS in row.observed) != due]
+    # as they are now: `rows` may be of before the VM's lock was had
+    now = operation.runtime.read(records.resources_by_id, list(doors)) if doors else {}
+    changed = [
+        row
+        for row in now.values()
+        if row.state != State.RELEASED and (FLOWS in row.observed) != due
+    ]
     if changed:
         with operation.runtime.store.transaction() as sql:
             for row in changed:
-                kept = {name: value for name, value in row.observed.items() if name != FLOWS}
-                intents.record_observed(sql, row.id, {**kept, FLOWS: True} if due else kept)
+                intents.amend_observed(sql, row.id, {FLOWS: True if due else None})
             if not due:
                 operation.history(
                     sql, [lines.ended(row, operation.vm_name(sql, row)) for row in changed]

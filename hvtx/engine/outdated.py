@@ -9,7 +9,6 @@ from hvtx.engine.scope import networks_now
 from hvtx.loader import module_named
 from hvtx.model.resource import (
     FIREWALL_KINDS,
-    HOLDER,
     Resource,
     State,
 )
@@ -60,7 +59,7 @@ def _make_vm_anew(runtime: Runtime, vm: str, old: Collection[int]) -> None:
 
 
 def make_anew(driver: FirewallDriver, store: Store, row: Resource) -> None:
-    """Put back what a firewall row stands for, as this version makes it; who holds its port stays.
+    """Put back what a firewall row stands for, as this version makes it.
 
     Raises HvtxError, OSError.
     """
@@ -68,9 +67,8 @@ def make_anew(driver: FirewallDriver, store: Store, row: Resource) -> None:
     if row.role != "base" and not outdated(row):
         return
     if row.id in observed:
-        kept = {name: value for name, value in row.observed.items() if name == HOLDER}
         with store.transaction() as sql:
-            intents.record_observed(sql, row.id, {**observed[row.id], **kept})
+            intents.record_remade(sql, row.id, observed[row.id])
 
 
 def _made_otherwise(runtime: Runtime, scope: NetworkScope) -> list[Resource]:

@@ -243,7 +243,7 @@ def hold_recorded(
     try:
         with store.transaction() as sql:
             for row, seen in observed.items():
-                intents.record_observed(sql, row, seen)
+                intents.amend_observed(sql, row, {HOLDER: seen[HOLDER]})
         holder.open()
     except BaseException:
         holder.cancel()
@@ -287,7 +287,7 @@ def let_go(store: Store, gone: Sequence[Resource], staying: Sequence[Resource], 
                     enter_own_scope(name, holder.identity.pid)
                     with store.transaction() as sql:
                         for row, seen in noted(others, holder.identity).items():
-                            intents.record_observed(sql, row, seen)
+                            intents.amend_observed(sql, row, {HOLDER: seen[HOLDER]})
                     holder.open()
                 except BaseException:
                     holder.cancel()

@@ -163,7 +163,7 @@ class Operation(RunningOperation):
             intents.forget(sql, gone)
             for row in moved:
                 if outcomes[row.id].reason == Reason.FLOWS_REMAIN:
-                    intents.record_observed(sql, row.id, {**row.observed, FLOWS: True})
+                    intents.amend_observed(sql, row.id, {FLOWS: True})
             names = self.vm_names(sql, moved)
             told = [(row, outcomes[row.id], reasons.get(row.id), names[row.vm]) for row in moved]
             self.history(sql, [lines.removal(*each) for each in told])

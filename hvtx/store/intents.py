@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from hvtx.model import json_text
-from hvtx.model.resource import Kind, Resource, State
+from hvtx.model.resource import FLOWS, HOLDER, Kind, Resource, State
 from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.vm import Identity
-from hvtx.store.codec import encode
+from hvtx.store.codec import decode, encode
 
 # Their marks never stand on anything that a restore could bring back.
 _NO_TOMBSTONE = (Kind.LEASE, Kind.PROCESS, Kind.ADDRESS, Kind.SYSCTL, Kind.FILE, Kind.NETNS)
@@ -100,6 +100,29 @@ def intend(
 def record_observed(sql: sqlite3.Connection, row: int, observed: Mapping[str, Any]) -> None:
     """Keep what was learnt of a row that stays in its state (the gate's identity, a pid)."""
     sql.execute("UPDATE resource SET observed = ? WHERE id = ?", (encode(observed), row))
+
+
+def amend_observed(sql: sqlite3.Connection, row: int, learnt: Mapping[str, Any]) -> None:
+    """Change a part of what was learnt of a row, of which others may have noted more since.
+
+    A value of None takes its name away. Nothing happens where there is no such row.
+    """
+    found = sql.execute("SELECT observed FROM resource WHERE id = ?", (row,)).fetchone()
+    if found is not None:
+        now = decode(found[0]) | learnt
+        gone = {name for name, value in learnt.items() if value is None}
+        record_observed(sql, row, {k: v for k, v in now.items() if k not in gone})
+
+
+def record_remade(sql: sqlite3.Connection, row: int, observed: Mapping[str, Any]) -> None:
+    """Keep what was read back of an object that was made anew.
+
+    Who holds its port, and which flows are due, is no part of the object, and stays noted.
+    """
+    found = sql.execute("SELECT observed FROM resource WHERE id = ?", (row,)).fetchone()
+    if found is not None:
+        noted = {k: v for k, v in decode(found[0]).items() if k in (HOLDER, FLOWS)}
+        record_observed(sql, row, {**observed, **noted})
 
 
 def record_spec(sql: sqlite3.Connection, row: int, spec: Mapping[str, Any]) -> None:

@@ -205,6 +205,24 @@ def test_a_holder_that_was_killed_is_told_of_and_comes_back(hvtx: Program) -> No
     until("its end", lambda: procfs.look(again).ended or not procfs.look(again).exists)
 
 
+def test_a_holder_that_repair_started_stays_on_record_when_the_flows_are_settled(
+    hvtx: Program,
+) -> None:
+    """Both are noted of one row, and neither undoes the other."""
+    ports = ("-p", "8081:80/udp")
+    late = "flushing:ports:error"  # so it is noted that flows may be left
+    hvtx("vm", "run", "web", "--network", "net", *ports, *SLEEP, HVTX_FAILPOINT=late)
+    assert ("delete", "flows-remain") in hvtx.plan()
+    lab.end(the_holder())
+    hvtx("repair")
+    assert ("delete", "flows-remain") not in hvtx.plan()
+    assert {f["level"] for f in findings(hvtx, "damage")} == {"ok"}
+    assert hvtx("repair", "--json").json()["repaired"] == []
+    assert refused("udp", Where("0.0.0.0"), 8081)
+    hvtx("vm", "stop", "web", "--timeout", "1")
+    assert holders() == []
+
+
 def test_who_took_a_port_meanwhile_is_named_and_the_others_are_held(hvtx: Program) -> None:
     """`repair` holds what can be had, and exits with 9."""
     run(hvtx, "8080:80", "8081:80")
