@@ -1,7 +1,8 @@
 """`recover`: resolve what was interrupted; in a new life of the host rebuild and start again.
 
 Every step is a step of its own in the store, and the life is marked as recovered last, so that a
-killed `recover` goes on where it was.
+killed `recover` goes on where it was. One without a network that should be there is not recovered:
+the next run tries again, or tells of it again.
 """
 
 from __future__ import annotations
@@ -75,15 +76,16 @@ def recover(
     late = settle() if doubted else []  # first: till then no VM with an address of a block starts
     scope = all_networks(runtime)  # now that the plan is carried out
     if not runtime.life.recovered:
-        rebuilt, problems = _rebuild(runtime, scope)
+        rebuilt, refused = _rebuild(runtime, scope)
+        failed += refused.values()
+        tell(Recovery(networks=tuple(rebuilt), failed=tuple(refused.values())))
+        started, problems = _autostart(runtime, frozenset(refused), progress, tell)
         failed += problems
-        tell(Recovery(networks=tuple(rebuilt), failed=tuple(problems)))
-        started, problems = _autostart(runtime, progress, tell)
-        failed += problems
-        with runtime.store.transaction() as sql:
-            records.set_recovered(sql, runtime.life.id, history.now())
-        runtime.life = runtime.life._replace(recovered=True)
-        scope = all_networks(runtime)  # read again: networks were rebuilt
+        scope = all_networks(runtime)  # read again: networks were rebuilt, by starts too
+        if refused.keys().isdisjoint(network.id for network in scope.missing()):
+            with runtime.store.transaction() as sql:
+                records.set_recovered(sql, runtime.life.id, history.now())
+            runtime.life = runtime.life._replace(recovered=True)
     late += [] if doubted else settle()
     late += _serve(runtime, scope)
     failed += late
@@ -167,27 +169,33 @@ def _interrupted(snapshot: Snapshot, plan: Plan) -> tuple[Item, ...]:
     return tuple(filter(interrupted, plan.judged()))
 
 
-def _rebuild(runtime: Runtime, scope: NetworkScope) -> tuple[list[str], list[tuple[str, str]]]:
-    """Make each network that is missing.
+def _rebuild(runtime: Runtime, scope: NetworkScope) -> tuple[list[str], dict[str, tuple[str, str]]]:
+    """Make each network that is missing; the names of those made, and by id why others were not.
 
     What interruptions and restored rulesets left of them is released by now, unless a lock of
     somebody else's or a passing error kept it: that is tried again under the networks' lock.
     """
-    rebuilt, failed = [], []
+    rebuilt: list[str] = []
+    refused: dict[str, tuple[str, str]] = {}
     for network in scope.missing():
         try:
             ensure_networks(runtime, scope.of(network), "recover")
             rebuilt.append(network.name)
         except HvtxError as problem:
-            failed.append((f"network {network.name}", problem.message))
+            words = f"{problem.message}; `hvtx recover` tries again"
+            refused[network.id] = f"network {network.name}", words
         failpoint.reach("rebuilt")
-    return rebuilt, failed
+    return rebuilt, refused
 
 
 def _autostart(
-    runtime: Runtime, progress: Progress, tell: Tell
+    runtime: Runtime, refused: frozenset[str], progress: Progress, tell: Tell
 ) -> tuple[list[str], list[tuple[str, str]]]:
-    """Start each VM that wants it and was not yet tried in this life, some at a time."""
+    """Start each VM that wants it and was not yet tried in this life, some at a time.
+
+    One that failed and is of a network that could not be rebuilt, as ``refused`` has it by id, was
+    not tried: it is started once its network is there.
+    """
     with runtime.reading() as sql:
         tried = records.attempted(sql, runtime.life.id)
         wanted = {vm.name: vm for vm in records.vms(sql) if vm.autostart and vm.id not in tried}
@@ -201,7 +209,8 @@ def _autostart(
         # Last, so that a start that dies with us is tried again by the next run.
         with runtime.store.transaction() as sql:
             for vm in vms:
-                records.set_attempted(sql, runtime.life.id, vm.id)
+                if vm.name not in came.failed or refused.isdisjoint(_networks_of(vm)):
+                    records.set_attempted(sql, runtime.life.id, vm.id)
         failpoint.reach("attempted")
         started += came.done
         failed += problems
@@ -209,6 +218,10 @@ def _autostart(
         count += len(part)
         progress(count, len(wanted), part[-1])
     return started, failed
+
+
+def _networks_of(vm: Vm) -> list[str]:
+    return [interface.network for interface in vm.interfaces]
 
 
 def _down(runtime: Runtime, vms: Sequence[Vm]) -> list[Vm]:

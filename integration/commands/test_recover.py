@@ -84,6 +84,49 @@ def test_a_new_life(firewall: str) -> None:
         assert hvtx.is_clean()
 
 
+def test_a_network_that_could_not_be_rebuilt_is_tried_again(hvtx: Program) -> None:
+    """Each run tells of it until it is there; then what could not start without it is started."""
+    network(hvtx)
+    hvtx("network", "create", "other", "--subnet", "10.78.0.0/24")
+    create(hvtx, "web", "--autostart")
+    hvtx("vm", "create", "two", "--network", "other", "--autostart", "--", "false")
+    other_boot()
+    with lab.private_network():
+        lab.run("ip", "link", "add", "vpn", "type", "veth", "peer", "name", "far")
+        lab.run("ip", "link", "set", "vpn", "up")
+        lab.run("ip", "route", "add", "10.77.0.0/25", "dev", "vpn")
+        first = hvtx("recover", code=9).out
+        assert "network net: 10.77.0.0/24 overlaps" in first
+        assert "network other is rebuilt" in first
+        assert "VM two" in first
+        again = hvtx("recover", code=9).out
+        assert "network net: 10.77.0.0/24 overlaps" in again
+        assert "network other" not in again
+        assert "VM two" not in again, "it was tried"
+        assert [state(hvtx, name) for name in ("web", "two")] == ["defined", "defined"]
+        lab.run("ip", "link", "del", "vpn")
+        last = hvtx("recover").out
+        assert "network net is rebuilt" in last
+        assert state(hvtx) == "running"
+        hvtx("vm", "stop", "web", "--force")
+        assert "nothing to recover" in hvtx("recover").out
+        assert state(hvtx) == "defined", "stopped by hand"
+        assert hvtx.is_clean()
+
+
+def test_a_network_that_a_start_has_rebuilt_keeps_no_life_unrecovered(hvtx: Program) -> None:
+    """What stood in the way was gone when the VMs were started: all is there then."""
+    network(hvtx)
+    create(hvtx, "web", "--autostart")
+    other_boot()
+    with lab.private_network():
+        hvtx("recover", code=9, HVTX_FAILPOINT="acted:bridge:error")
+        assert state(hvtx) == "running"
+        hvtx("vm", "stop", "web", "--force")
+        assert "nothing to recover" in hvtx("recover").out
+        assert state(hvtx) == "defined"
+
+
 def test_start_in_an_unrecovered_life_rebuilds_what_it_needs(hvtx: Program) -> None:
     network(hvtx)
     hvtx("network", "create", "other", "--subnet", "10.78.0.0/24")
