@@ -109,7 +109,7 @@ def amend_observed(sql: sqlite3.Connection, row: int, learnt: Mapping[str, Any])
     """
     found = sql.execute("SELECT observed FROM resource WHERE id = ?", (row,)).fetchone()
     if found is not None:
-        now = decode(found[0]) | learnt
+        now = {**decode(found[0]), **learnt}
         gone = {name for name, value in learnt.items() if value is None}
         record_observed(sql, row, {k: v for k, v in now.items() if k not in gone})
 
