@@ -9,10 +9,8 @@ from typing import Any
 
 import pytest
 
-from hvtx.engine import flows, outdated, repair_row
-from hvtx.engine.damage import Damage
+from hvtx.engine import flows, outdated
 from hvtx.model.resource import FLOWS, HOLDER, Kind, Resource, State
-from hvtx.planner.presence import Presence
 from hvtx.store import intents, records
 from hvtx.store.database import Store
 from tests.store.shelf import Shelf, enter, intend
@@ -110,18 +108,6 @@ def test_rules_of_an_earlier_version_are_made_anew_beside_what_is_noted(
     runtime: FakeRuntime, row: Resource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     note(runtime, row.id, **{HOLDER: NEW})
-    monkeypatch.setattr(outdated, "_made_otherwise", lambda *_: [row])
-    monkeypatch.setattr(outdated, "networks_now", lambda *_: None)
-    scope: Any = type("Scope", (), {"networks": {}})
-    outdated.bring_up_to_date(runtime, scope)  # type: ignore[arg-type]
-    assert now(runtime, row.id).observed == {"rules": ["new"], HOLDER: NEW, FLOWS: True}
-
-
-def test_rules_that_are_repaired_are_made_anew_beside_what_is_noted(
-    runtime: FakeRuntime, row: Resource, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    note(runtime, row.id, **{HOLDER: NEW})
-    monkeypatch.setattr(repair_row, "outdated", lambda _: True)
-    damage = Damage(row, "it was made by an earlier version", Presence(True, ()))
-    repair_row.repair_rules(runtime, damage)  # type: ignore[arg-type]
+    monkeypatch.setattr(outdated, "outdated", lambda _: True)
+    outdated.make_anew(runtime, runtime.store, row)  # type: ignore[arg-type]
     assert now(runtime, row.id).observed == {"rules": ["new"], HOLDER: NEW, FLOWS: True}

@@ -138,6 +138,7 @@ ASIDE = {
     "store.high_water_mark.HighWaterMark": "numbers of our own, in a file that only the store's owner may write",
     "store.codec": "rows of our own, in a store that only its owner may write",
     "store.history": "rows of our own, in a store that only its owner may write",
+    "store.intents": "rows of our own, in a store that only its owner may write",
     "store.records": "rows of our own, in a store that only its owner may write",
     "store.view.Publisher.is_fresh": "looks at the length first",
 }
