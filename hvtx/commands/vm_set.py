@@ -27,7 +27,7 @@ from hvtx.planner import ports
 from hvtx.planner.scope import VmScope, refuse_attachment
 from hvtx.planner.start import families_of, ports_of
 from hvtx.planner.states import VmState
-from hvtx.store import leases
+from hvtx.store import leases, records
 from hvtx.store.history import Event
 
 if TYPE_CHECKING:
@@ -135,8 +135,11 @@ def set_vm(runtime: Runtime, name: str, changes: Changes) -> VmScope:
         check_user(changes.user, vm.hypervisor, *where)
     wanted = wanted._replace(policy=vm_options.changed_policy(vm.policy, changes.policy))
     if wanted.policy != vm.policy:
-        vm_options.refuse_names(wanted.policy, scope.networks.values())
-        vm_options.warn_of_useless(wanted.policy, list(scope.networks.values()))
+        for network in scope.networks.values():  # which may lose the DNS that looks up names
+            runtime.lock("network", network.name, shared=True)
+        networks = runtime.read(records.networks_by_id, scope.networks)  # now that they are locked
+        vm_options.refuse_names(wanted.policy, networks.values())
+        vm_options.warn_of_useless(wanted.policy, list(networks.values()))
     different = _differences(vm, wanted)
     if not different:
         return scope

@@ -5,12 +5,15 @@ from __future__ import annotations
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
 
+from hvtx.engine import vm_options
 from hvtx.engine.runtime import Runtime
+from hvtx.model.policy import Policy
+from hvtx.model.vm import Network
 from integration import lab
 from integration.crash.test_failpoints import host
 from integration.lab import HOST4, HOST6, WORLD4, WORLD6, vms
@@ -20,6 +23,7 @@ from integration.lab.vms import SLEEP
 from integration.network.test_guests_network import GuestVm, run
 from integration.network.test_held_ports import Where, holders, refused
 
+NO_DHCP = ("network", "set", "net", "--no-dhcp")
 BACKENDS = ["nftables", "iptables"]
 
 
@@ -396,6 +400,33 @@ def test_a_start_that_was_overtaken_follows_the_network(
     assert [[row["kind"] for row in hvtx.vm(name)["resources"]] for name in names] == kinds
     for name in names:
         hvtx("vm", "rm", name, "--force")
+    hvtx("network", "rm", "net")
+
+
+@pytest.mark.parametrize("up", [False, True], ids=["down", "up"])
+def test_the_dns_of_names_stays_while_they_come(
+    up: bool, hvtx: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two at once, one that needs it and one that takes it away, one waits or is refused."""
+    hvtx("network", "set", "net", "--dhcp")
+    hvtx("vm", "create", "web", "--network", "net", *SLEEP)
+    if up:
+        hvtx("vm", "start", "web")
+    look, done = vm_options.refuse_names, []
+
+    def late(policy: Policy, networks: Iterable[Network], **more: bool) -> None:
+        look(policy, networks, **more)
+        done.append(Program(**hvtx.environment)(*NO_DHCP, code=None, HVTX_LOCK_TIMEOUT="0.5"))
+        assert done[0].code in (0, 4, 75)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(vm_options, "refuse_names", late)
+        hvtx("vm", "set", "web", "--egress", "none", "--allow", "example.org:443")
+    served = hvtx("network", "show", "net", "--json").json()["dhcp"]
+    assert served
+    assert "example.org" in hvtx("vm", "show", "web", "--json").out
+    hvtx(*NO_DHCP, code=4)
+    hvtx("vm", "rm", "web", "--force")
     hvtx("network", "rm", "net")
 
 
