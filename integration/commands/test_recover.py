@@ -122,6 +122,7 @@ def test_a_network_that_a_start_has_rebuilt_keeps_no_life_unrecovered(hvtx: Prog
     with lab.private_network():
         hvtx("recover", code=9, HVTX_FAILPOINT="acted:bridge:error")
         assert state(hvtx) == "running"
+        assert "\nhvtx_recovered 1" in hvtx("metrics").out
         hvtx("vm", "stop", "web", "--force")
         assert "nothing to recover" in hvtx("recover").out
         assert state(hvtx) == "defined"
