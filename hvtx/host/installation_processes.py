@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Callable, Collection
 
 from hvtx.host.procfs import read_whole
@@ -13,6 +14,8 @@ from hvtx.model.typed import NamedTuple
 # the kernel's fs/exec.c). Any process can show terabytes later: PR_SET_MM_MAP of prctl(2).
 _MOST = 6 << 20
 _ENDED = (errno.ENOENT, errno.ESRCH)
+# Of the first interface, and of its others; HVTX_TAP_USER is a setting of hvtx's own.
+_TAP = re.compile(rb"HVTX_TAP(?:_[0-9]+)?=(.+)", re.DOTALL)
 
 
 class Users(NamedTuple):
@@ -23,9 +26,10 @@ class Users(NamedTuple):
 
 
 def of(installation: str, devices: Collection[str]) -> Users:
-    """Processes with one of the devices in their ``HVTX_TAP…``, or that work in a VM's directory.
+    """Processes that were given one of the devices as a VM's, or that work in a VM's directory.
 
-    An environment is what a process began with, so that of a hypervisor which hvtx started tells.
+    The first by their ``HVTX_TAP``, ``HVTX_TAP_2`` and so on. An environment is what a process
+    began with, so that of a hypervisor which hvtx started tells.
     """
     place = f"/{installation}/vms/"
     values = {device.encode() for device in devices}
@@ -45,9 +49,10 @@ def at(directory: str) -> Users:
 
 
 def with_other_taps(known: Collection[str]) -> Users:
-    """Processes of this network namespace with a TAP in their ``HVTX_TAP…`` that is not ``known``.
+    """Processes of this network namespace that were given a TAP which is not ``known``.
 
-    Who runs as a VM that is on no record may have none of its files, and not even its device, open.
+    It is in their ``HVTX_TAP``, ``HVTX_TAP_2`` and so on. Who runs as a VM that is on
+    no record may have none of its files, and not even its device, open.
     """
     values, here = {name.encode() for name in known}, _inode("/proc/thread-self/ns/net")
     return _those(
@@ -119,7 +124,8 @@ def _taps(pid: str) -> list[bytes]:
     """The devices that a process was given as a VM's, by the environment that it began with."""
     # not taken apart at each end of a word: there may be nothing else in it
     words = (b"\0" + read_whole(f"/proc/{pid}/environ", _MOST)).split(b"\0HVTX_TAP")[1:]
-    return [word.partition(b"\0")[0].partition(b"=")[2] for word in words]
+    found = [_TAP.fullmatch(b"HVTX_TAP" + word.partition(b"\0")[0]) for word in words]
+    return [each[1] for each in found if each is not None]
 
 
 def _command(pid: str) -> str:

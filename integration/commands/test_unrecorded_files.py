@@ -158,7 +158,7 @@ def test_a_strangers_word_keeps_what_is_not_on_record_alone(hvtx: Program, tmp_p
     gone = later(hvtx, "later")
     put_back(hvtx, tmp_path / "backup")
     lab.end(gone.pid)
-    words = {"HVTX_TAP0": "tap-of-nobody", "PATH": os.environ["PATH"]}
+    words = {"HVTX_TAP": "tap-of-nobody", "PATH": os.environ["PATH"]}
     stranger = subprocess.Popen(["sleep", "600"], env=words, cwd="/", user=65534, group=65534)
     try:
         assert (

@@ -63,7 +63,7 @@ def test_words_without_an_end_are_read_to_a_bounded_size(
     endless: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the one that shows them nothing is told; who is at a directory is found all the same."""
-    own = {"HVTX_TAP0": "tap-off-record", "PATH": os.environ["PATH"]}
+    own = {"HVTX_TAP_2": "tap-off-record", "PATH": os.environ["PATH"]}
     user = subprocess.Popen(["sleep", "60"], cwd=tmp_path, env=own)
     monkeypatch.setattr(os, "listdir", _listing({endless, user.pid}))
     try:
@@ -81,6 +81,19 @@ def test_words_without_an_end_are_read_to_a_bounded_size(
 def test_a_command_line_without_an_end_is_read_to_a_bounded_size(endless: int) -> None:
     with little_room():
         assert set(procfs.command_line(endless)) == {""}
+
+
+def test_only_what_a_vm_is_told_is_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A setting of hvtx's own has a name that begins so; one without a value names no device."""
+    own = {"HVTX_TAP_USER": "kvm", "HVTX_TAP": "", "HVTX_TAPS": "tap7"}
+    user = subprocess.Popen(["/bin/sleep", "60"], env=own)
+    monkeypatch.setattr(os, "listdir", _listing({user.pid}))
+    try:
+        assert installation_processes.with_other_taps({"tap0"}).found == ()
+        assert installation_processes.of("a" * 10, {"kvm", "tap7", ""}).found == ()
+    finally:
+        user.kill()
+        user.wait()
 
 
 def _listing(pids: set[int]):
