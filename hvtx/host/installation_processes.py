@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Collection
 
-from hvtx.host.procfs import read_whole
+from hvtx.host.procfs import proc_is_foreign, read_whole
 from hvtx.model.typed import NamedTuple
 
 # Bytes of arguments or environment: execve(2) takes no more of both together (_STK_LIM / 4 * 3 in
@@ -61,10 +61,13 @@ def with_other_taps(known: Collection[str]) -> Users:
 
 
 def _those(asked: Callable[[str], bool]) -> Users:
-    """The processes of which it is so, but for this one and the first."""
-    found, complete = [], True
-    for name in os.listdir("/proc"):
-        if not name.isdigit() or int(name) in (1, os.getpid()):
+    """The processes of which it is so, but for this one and the first. Raises OSError."""
+    found: list[str] = []
+    pids = [name for name in os.listdir("/proc") if name.isdigit()]
+    # the first is missing where hidepid hides other people's processes from us
+    complete = "1" in pids and not proc_is_foreign()
+    for name in pids:
+        if int(name) in (1, os.getpid()):
             continue
         try:
             if asked(name):

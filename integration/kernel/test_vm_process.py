@@ -861,13 +861,14 @@ def test_who_may_not_look_knows_that_the_answer_is_not_whole():
 
 HIDDEN = """
 import os, select, signal, sys
-from hvtx.host import openfiles, procfs
+from hvtx.host import installation_processes, openfiles, procfs
 os.setgroups([])  # the group with id 0 may see everything, proc(5)
 os.setresgid(65534, 65534, 65534)
 os.setresuid(65534, 65534, 65534)
 seen = procfs.look(int(sys.argv[1]))
 assert seen.exists and seen.error and not seen.ended, seen
 assert openfiles.tap_holders({"x"}).complete is False
+assert installation_processes.of("a" * 10, {"x"}).complete is False
 """
 
 
@@ -880,9 +881,10 @@ def test_hidden_processes_are_unknown_and_not_gone():
 
 FOREIGN = """
 import os
-from hvtx.host import openfiles, procfs
+from hvtx.host import installation_processes, openfiles, procfs
 assert procfs.look(os.getpid()).error
 assert openfiles.tap_holders({"x"}).complete is False
+assert installation_processes.of("a" * 10, {"x"}).complete is False
 """
 
 

@@ -65,7 +65,7 @@ def test_words_without_an_end_are_read_to_a_bounded_size(
     """Of the one that shows them nothing is told; who is at a directory is found all the same."""
     own = {"HVTX_TAP_2": "tap-off-record", "PATH": os.environ["PATH"]}
     user = subprocess.Popen(["sleep", "60"], cwd=tmp_path, env=own)
-    monkeypatch.setattr(os, "listdir", _listing({endless, user.pid}))
+    monkeypatch.setattr(os, "listdir", _listing({1, endless, user.pid}))
     try:
         found = installation_processes.Users((f"sleep (pid {user.pid})",), True)
         with little_room():
@@ -87,13 +87,25 @@ def test_only_what_a_vm_is_told_is_a_device(monkeypatch: pytest.MonkeyPatch) -> 
     """A setting of hvtx's own has a name that begins so; one without a value names no device."""
     own = {"HVTX_TAP_USER": "kvm", "HVTX_TAP": "", "HVTX_TAPS": "tap7"}
     user = subprocess.Popen(["/bin/sleep", "60"], env=own)
-    monkeypatch.setattr(os, "listdir", _listing({user.pid}))
+    monkeypatch.setattr(os, "listdir", _listing({1, user.pid}))
     try:
         assert installation_processes.with_other_taps({"tap0"}).found == ()
         assert installation_processes.of("a" * 10, {"kvm", "tap7", ""}).found == ()
     finally:
         user.kill()
         user.wait()
+
+
+@pytest.mark.parametrize("hidden", [False, True], ids=["another's /proc", "hidepid"])
+def test_a_proc_that_does_not_show_all_processes_is_not_complete(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, hidden: bool
+) -> None:
+    """Whom it does not list may be the one that is asked for."""
+    monkeypatch.setattr(os, "listdir", _listing({2} if hidden else {1, 2}))
+    monkeypatch.setattr(installation_processes, "proc_is_foreign", lambda: not hidden)
+    assert not installation_processes.of("a" * 10, {"tap0"}).complete
+    assert not installation_processes.at(str(tmp_path)).complete
+    assert not installation_processes.with_other_taps({"tap0"}).complete
 
 
 def _listing(pids: set[int]):
