@@ -20,6 +20,7 @@ from hvtx.model.resource import (
     FIREWALL_KINDS,
     GONE,
     Kind,
+    Link,
     Outcome,
     Resource,
     State,
@@ -30,9 +31,11 @@ from hvtx.planner.order import creation_order, release_order
 from hvtx.store import records
 
 if TYPE_CHECKING:
-    from hvtx.drivers.base import Driver
+    from hvtx.drivers.base import DeviceDriver, Driver
     from hvtx.engine.operation import RunningOperation
     from hvtx.model.plan import Item
+
+_ATTACHED = 64  # devices that are asked at a time whether somebody has them: a descriptor each
 
 
 def create(operation: RunningOperation, rows: Sequence[Resource]) -> dict[int, Mapping[str, Any]]:
@@ -182,27 +185,60 @@ def remove_seen(driver: Driver, item: Item, addresses: Sequence[str] = ()) -> Ou
     """
     link = item.link
     assert link is not None
-    spec: dict[str, Any] = {"ifindex": link.ifindex, "device": link.name, "mac": link.mac}
-    spec["addresses"] = list(addresses)
-    return _remove_marked(driver, item, link.name, spec, {"ifindex": link.ifindex})
+    row = _seen_device(item.kind, link, item.mark, item.row, addresses)
+    return released_by(driver, [row])[row.id]
+
+
+def held_by_others(devices: DeviceDriver, taps: Sequence[Link]) -> list[Outcome]:
+    """Those of some marked TAP devices that somebody has open, or that could not be attached to.
+
+    All are asked, some at a time; none is held afterwards.
+    """
+    rows = [_seen_device(Kind.TAP, link, link.alias) for link in taps]
+    busy: list[Outcome] = []
+    for start in range(0, len(rows), _ATTACHED):
+        try:
+            try:
+                busy += devices.attach(rows[start : start + _ATTACHED]).values()
+            finally:
+                devices.detach()
+        except (OSError, DumpInterrupted) as problem:
+            words = f"TAP devices could not be attached: {problem}"
+            busy.append(Outcome(False, "observe-failed", words))
+    return busy
 
 
 def remove_seen_file(driver: Driver, item: Item) -> Outcome:
     """Remove a run-time directory or a seed that no row accounts for, by the mark seen on it."""
-    return _remove_marked(driver, item, item.key, {"path": item.key}, {})
+    row = _seen(item.kind, item.key, item.mark, item.row, {"path": item.key}, {})
+    return released_by(driver, [row])[row.id]
 
 
-def _remove_marked(
-    driver: Driver, item: Item, key: str, spec: dict[str, Any], observed: dict[str, Any]
-) -> Outcome:
-    assert item.mark is not None
-    thing = Resource(
-        id=item.row,
-        kind=item.kind,
+def _seen_device(
+    kind: str, link: Link, mark: str | None, row: int = 0, addresses: Sequence[str] = ()
+) -> Resource:
+    """A device as the row of it would be; of several that no row is of, each has its own number."""
+    spec: dict[str, Any] = {"ifindex": link.ifindex, "device": link.name, "mac": link.mac}
+    spec["addresses"] = list(addresses)
+    return _seen(kind, link.name, mark, row or -link.ifindex, spec, {"ifindex": link.ifindex})
+
+
+def _seen(
+    kind: str,
+    key: str,
+    mark: str | None,
+    row: int,
+    spec: dict[str, Any],
+    observed: dict[str, Any],
+) -> Resource:
+    assert mark is not None
+    return Resource(
+        id=row,
+        kind=kind,
         key=key,
         # with no other state the mark alone is the proof: it may have been taken off meanwhile
         state=State.COMMITTED,
-        mark=item.mark,
+        mark=mark,
         spec=spec,
         observed=observed,
         operation=0,
@@ -210,7 +246,6 @@ def _remove_marked(
         vm=None,
         network=None,
     )
-    return released_by(driver, [thing])[item.row]
 
 
 def end_absent(operation: RunningOperation, rows: Sequence[Resource]) -> None:

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 
 from hvtx.drivers.base import FirewallDriver
 from hvtx.engine.effects import released_by, remove_seen, remove_seen_file
-from hvtx.engine.looks import known_taps
+from hvtx.engine.off_record_lives import OffRecordLives
 from hvtx.engine.processes import alive_again
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation
 from hvtx.errors import HvtxError
-from hvtx.host import devices, installation_processes, openfiles
+from hvtx.host import devices, installation_processes
 from hvtx.host.files import is_there
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.place import Place
 from hvtx.model.plan import Item, ItemResult, Result
 from hvtx.model.reason import Reason
-from hvtx.model.resource import FIREWALL_KINDS, GONE, PORTS, Kind, Outcome, State
+from hvtx.model.resource import FIREWALL_KINDS, GONE, Kind, Outcome, State
 from hvtx.model.seed import directory_of, mark_path
 from hvtx.planner.execution import result_of
 from hvtx.store import records
 from hvtx.store.history import Event
 
-_FRESH = 0.5  # seconds: how old an answer may be when something is removed on it
 _SIGHTED = 64  # items that are removed by their own marks between two looks at the firewall
 
 _SERVES = ItemResult(Result.SKIPPED, "it stands in the place of what its VM, which runs now, needs")
+_CONTAINER_LIVES = Outcome(False, "in-use", "stays: as long as it is there, its container lives")
 _WENT = ItemResult(Result.SKIPPED, "it is gone by now")  # whoever removed it has told so
 
 
@@ -39,8 +38,7 @@ class MarkedRemover:
         self.runtime = runtime
         self._sights: dict[str, Counter[tuple[Place, str, str | None]]] = {}
         self._asked = 0
-        self._living = ""
-        self._looked = float("-inf")
+        self._lives = OffRecordLives(runtime.installation, runtime.read, runtime.devices)
 
     def __call__(self, operation: Operation, item: Item) -> ItemResult:
         """Remove it, under the lock of its VM, unless it is needed by now, or gone."""
@@ -64,17 +62,15 @@ class MarkedRemover:
     def _remove(self, item: Item) -> Outcome:
         assert item.mark is not None
         if item.reason is Reason.UNRECORDED:
-            try:
-                living = self._lives()
-            except (OSError, DumpInterrupted) as problem:
-                return Outcome(False, "observe-failed", f"the links could not be listed: {problem}")
-            if living:
-                words = f"stays as long as a VM that is not on record runs: {living}"
-                return Outcome(False, "in-use", f"{item.key} {words}")
+            objection = self._lives.objection()
+            if objection is None and item.kind == Kind.VETH:
+                objection = _CONTAINER_LIVES
+            if objection is not None:
+                return objection._replace(message=f"{item.key} {objection.message}")
         if item.kind == Kind.FILE:
             return self._remove_file(item, item.mark)
         if item.entry is None:
-            return remove_seen(self.runtime.driver(item.kind), item)
+            return self._remove_device(item)
         firewall = self.runtime.firewall(item.entry.backend)
         if item.alone or item.reason is Reason.UNRECORDED:
             return _remove_each(firewall, item)
@@ -85,6 +81,12 @@ class MarkedRemover:
         if not outcome.gone and row.role == "base":
             # it was restored into the tables and chains of the base that is there now, which stay
             return _remove_each(firewall, item)
+        return outcome
+
+    def _remove_device(self, item: Item) -> Outcome:
+        outcome = remove_seen(self.runtime.driver(item.kind), item)
+        if not outcome.gone and item.reason is Reason.UNRECORDED and item.kind == Kind.TAP:
+            self._lives.device_stays(outcome)
         return outcome
 
     def _remove_file(self, item: Item, mark: str) -> Outcome:
@@ -98,23 +100,6 @@ class MarkedRemover:
             words = "may be in use: some processes cannot be looked into, run hvtx as root"
             return Outcome(False, "observe-failed", f"{item.key} {words}")
         return remove_seen_file(self.runtime.driver(item.kind), item)
-
-    def _lives(self) -> str:
-        """Who runs as a VM that is not on record, in words; looked at now and then.
-
-        Which of the unrecorded things are its own nothing tells, so that none of them goes. Raises
-        OSError, DumpInterrupted.
-        """
-        if time.monotonic() - self._looked > _FRESH:
-            own = self.runtime.read(records.resources_of_kind, *PORTS)
-            links = devices.every()
-            known = known_taps(self.runtime.installation, links, own, ())
-            holders = openfiles.tap_holders({link.name for link in links} - known).found.values()
-            held = [f"{one.command} (pid {one.pid})" for each in holders for one in each]
-            started = installation_processes.with_other_taps(known).found
-            self._living = ", ".join(dict.fromkeys((*started, *held)))
-            self._looked = time.monotonic()
-        return self._living
 
     def _gone_already(self, item: Item) -> bool:
         """Whether somebody else has removed it since; what cannot be inspected is not gone."""

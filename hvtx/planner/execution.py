@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from hvtx.model.plan import DONE, Item, ItemResult, Result
 from hvtx.model.reason import Reason
-from hvtx.model.resource import Outcome, Resource, State
+from hvtx.model.resource import PORTS, Outcome, Resource, State
 from hvtx.model.typed import NamedTuple, StrEnum
 
 CHUNK = 640  # items, of some 128 VMs: 64 devices wait for the kernel at a time
@@ -105,7 +105,13 @@ def _chunks(
         yield tuple(chunk)
 
 
-def _depth(item: Item) -> tuple[bool, bool]:
-    """Devices first, then what stands in a table, then the table."""
+def _depth(item: Item) -> int:
+    """Guests' devices first, then others and files, then what stands in a table, the table last.
+
+    A TAP that somebody has open cannot be removed: that is known before anything of its VM goes.
+    And a bridge goes after its ports.
+    """
     places = [entry.place for entry in (item.entry, *item.more) if entry is not None]
-    return bool(places), any(place.is_table for place in places)
+    if any(place.is_table for place in places):
+        return 3
+    return 2 if places else int(item.kind not in PORTS)

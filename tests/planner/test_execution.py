@@ -106,6 +106,14 @@ def test_a_table_goes_after_what_stands_in_it() -> None:
     assert schedule(items, {}).late == (3, 2, 0, 1)
 
 
+def test_guests_devices_go_before_all_else_that_is_unrecorded() -> None:
+    """A TAP that is held is met before its rules go; a bridge has its ports taken first."""
+    kinds = (Kind.BRIDGE, Kind.FILE, Kind.TAP, Kind.VETH)
+    items = [item(Reason.UNRECORDED, row=0, state=None, entry=ELEMENT, kind=Kind.FILTER)]
+    items += [item(Reason.UNRECORDED, row=0, state=None, kind=kind) for kind in kinds]
+    assert schedule(items, {}).late == (3, 4, 1, 2, 0)
+
+
 def test_without_rows_the_order_is_the_plans() -> None:
     assert in_order([item(), item(), item()]) == Schedule((), (), (0, 1, 2))
 
