@@ -15,15 +15,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from hvtx.drivers import dnsmasq
-from hvtx.drivers.base import FirewallDriver, Host
-from hvtx.engine.effects import remove_seen
+from hvtx.drivers.base import DeviceDriver, FirewallDriver, Host
+from hvtx.engine.effects import held_by_others, remove_seen
 from hvtx.engine.executor import execute
 from hvtx.engine.gc_plan import Report
 from hvtx.engine.registry import DRIVERS, FIREWALLS
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import Operation, begin
 from hvtx.errors import Conflict, HvtxError, NotFound, UsageError
-from hvtx.host import failpoint, installation_processes, openfiles, paths, store_location
+from hvtx.host import devices, failpoint, installation_processes, openfiles, paths, store_location
 from hvtx.host.links import Links
 from hvtx.host.locks import LockFile
 from hvtx.host.netlink import DumpInterrupted
@@ -34,8 +34,10 @@ from hvtx.model.resource import GONE, Entry, Kind, Link, Outcome
 from hvtx.model.typed import Any, NamedTuple
 from hvtx.planner.execution import result_of
 from hvtx.planner.lost import (
+    CONTAINER,
     Remains,
     Service,
+    containers,
     devices_of,
     installations,
     is_table,
@@ -89,20 +91,20 @@ def _look(runtime: Runtime, installation: str) -> Remains:
     for backend in FIREWALLS:
         if backend == "nftables" or legacy_tables():
             entries += _driver(runtime, installation, backend).observe()
-    devices = devices_of(links, installation)
+    own = devices_of(links, installation)
     services = _services(installation)
-    if not devices and not services and installation not in installations((), entries):
+    if not own and not services and installation not in installations((), entries):
         known = installations(links, entries) - {runtime.installation}
         raise NotFound(
             f"nothing on this host carries a mark of installation {installation}",
             hint=f"others here: {', '.join(sorted(known))}" if known else "nor of another one",
         )
-    taps = [link.name for link in devices if link.kind == "tun"]
+    taps = [link.name for link in own if link.kind == "tun"]
+    # whom this does not show is met by attaching to all of them, before anything goes
     holders = openfiles.tap_holders(set(taps))
     held = {n: tuple(f"{h.command} (pid {h.pid})" for h in hs) for n, hs in holders.found.items()}
     word = ask(runtime, installation, taps)
     objections = list(word.objections)
-    # who holds a device unseen is met by attaching to it
     objections += [f"{', '.join(who)} has {name} open" for name, who in held.items()]
     return Remains(
         installation, links, addresses, filtered, entries, held, tuple(objections), services
@@ -154,11 +156,19 @@ def ask(runtime: Runtime, installation: str, taps: list[str]) -> Word:
             f" devices and `nft delete table inet hvtx-{installation}` by hand"
         )
     objections += _locked(runtime, installation)
+    objections += _containers(installation)
     seen = installation_processes.of(installation, taps)
     objections += [f"{_PROCESS}{who}" for who in seen.found]
     if not seen.complete:
         objections.append("cannot inspect every process: run hvtx as root")
     return Word(tuple(dict.fromkeys(objections)), tuple(dict.fromkeys(evidence)))
+
+
+def _containers(installation: str) -> list[str]:
+    try:
+        return containers(devices.every(), installation)
+    except (OSError, DumpInterrupted) as problem:
+        return [f"the links could not be listed: {problem}"]
 
 
 def _traces(runtime: Runtime, installation: str) -> dict[str, str]:
@@ -236,6 +246,7 @@ def apply(runtime: Runtime, installation: str) -> Report:
     acting = report.plan.acting()
     if not acting:
         return report._replace(applied=True)
+    _refuse_held(runtime.devices(), installation, report.plan)
     with begin(runtime, "gc") as (sql, operation):
         words = f"installation {installation}, whose store is gone: {len(acting)} things to remove"
         operation.history(sql, [Event("began", words, reason=Reason.OTHER_INSTALLATION.value)])
@@ -256,6 +267,17 @@ def refuse_living(runtime: Runtime, installation: str, plan: Plan) -> None:
         )
 
 
+def _refuse_held(driver: DeviceDriver, installation: str, plan: Plan) -> None:
+    """Raise Conflict if somebody has a TAP of it open whom no look at processes shows."""
+    taps = [item.link for item in plan.items if item.kind == Kind.TAP and item.link is not None]
+    held = [outcome.message for outcome in held_by_others(driver, taps)]
+    if held:
+        raise Conflict(
+            f"installation {installation} may still be in use: {'; '.join(held[:3])}",
+            hint=_way_out(installation, ()),
+        )
+
+
 def _way_out(installation: str, objections: Sequence[str]) -> str:
     """What to do about a refusal: where only processes stand in the way, a person can end them."""
     way = _by_hand(installation, objections, "these")
@@ -265,7 +287,7 @@ def _way_out(installation: str, objections: Sequence[str]) -> str:
 
 def _by_hand(installation: str, objections: Sequence[str], who: str) -> str | None:
     """The way without its own hvtx, in words; None where more than processes speaks for a store."""
-    if not all(words.startswith(_PROCESS) for words in objections):
+    if not all(words.startswith((_PROCESS, CONTAINER)) for words in objections):
         return None
     return (
         f"no store of it was found: end {who} yourself, then run"
@@ -293,6 +315,8 @@ class LostRemover:
             self._late = ask(self.runtime, self.installation, self._taps).objections
             self._asked = time.monotonic()
         outcome = self._remove(item)
+        if item.kind == Kind.TAP and not outcome.gone and outcome.reason != "foreign-dependents":
+            self._late = self._late or (outcome.message,)  # whose it is may live
         self._left = self._left or not outcome.gone
         words = f"{item.kind} {item.key}" if outcome.gone else outcome.message
         event = Event(
@@ -365,7 +389,7 @@ def about(runtime: Runtime, installation: str) -> Mapping[str, Any]:
         way = _by_hand(installation, word.objections, "its processes")
         return {"evidence": evidence} if way is None else {"evidence": evidence, "why": way}
     why = (
-        "its store is gone, and no process of it lives: on your word `hvtx gc --apply "
+        "its store is gone, and no process or container of it lives: on your word `hvtx gc --apply "
         f"--installation {installation} --yes` removes all of it; first `hvtx gc --plan "
         f"--installation {installation}`"
     )

@@ -14,10 +14,12 @@ from hvtx.model.mark import parse_mark
 from hvtx.model.place import NFT
 from hvtx.model.plan import Action, Item, Plan
 from hvtx.model.reason import Reason
-from hvtx.model.resource import Address, Entry, Kind, Link, filters_on, put_by_others
+from hvtx.model.resource import PORTS, Address, Entry, Kind, Link, filters_on, put_by_others
 from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Identity
 
+_KINDS = {"tun": Kind.TAP, "veth": Kind.VETH, "bridge": Kind.BRIDGE}
+CONTAINER = "a container has an interface of it: "
 _WORDS = "marked by an installation whose store is gone"
 
 
@@ -58,9 +60,18 @@ def belongs(mark: str | None, installation: str) -> bool:
 
 
 def devices_of(links: Iterable[Link], installation: str) -> list[Link]:
-    """The TAPs and bridges with a mark of the installation; other kinds are nothing of hvtx's."""
+    """The devices of hvtx's kinds with a mark of the installation."""
     ours = [link for link in links if belongs(link.alias, installation)]
-    return [link for link in ours if link.kind in ("tun", "bridge")]
+    return [link for link in ours if link.kind in _KINDS]
+
+
+def containers(links: Iterable[Link], installation: str) -> list[str]:
+    """What speaks for the life of containers, in words: as long as a pair is there, its own does.
+
+    With its namespace it goes.
+    """
+    pairs = [link for link in devices_of(links, installation) if link.kind == "veth"]
+    return [f"{CONTAINER}{link.name}" for link in pairs]
 
 
 def installations(links: Iterable[Link], entries: Iterable[Entry]) -> set[str]:
@@ -71,15 +82,20 @@ def installations(links: Iterable[Link], entries: Iterable[Entry]) -> set[str]:
 
 
 def plan_lost(remains: Remains) -> Plan:
-    """Every thing of the installation: to be deleted, or why not. Processes first, tables last."""
+    """Every thing of the installation: to be deleted, or why not. Guests' devices first.
+
+    One that somebody has open cannot be removed, which is known so before anything else goes. After
+    them processes, rules, bridges; tables last.
+    """
     services = [_service(remains, service) for service in remains.services]
-    devices = devices_of(remains.links, remains.installation)
-    taps = [_device(remains, link, Kind.TAP) for link in devices if link.kind == "tun"]
-    bridges = [_device(remains, link, Kind.BRIDGE) for link in devices if link.kind == "bridge"]
+    found = devices_of(remains.links, remains.installation)
+    devices = [_device(remains, link, _KINDS[link.kind]) for link in found]
+    ports = [item for item in devices if item.kind in PORTS]
+    bridges = [item for item in devices if item.kind not in PORTS]
     rules = _rules(remains)
     tables = sorted((item for item in rules if _is_table(item)), key=_tells)
     others = [item for item in rules if not _is_table(item)]
-    rest = [*services, *others, *taps, *bridges]
+    rest = [*ports, *services, *others, *bridges]
     if any(item.action is Action.SKIP for item in rest):
         tables = [_kept_to_the_last(item) for item in tables]
     return Plan((*rest, *tables))

@@ -8,13 +8,19 @@ import os
 import shutil
 import signal
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from hvtx import Host
+from hvtx.model.attachment import AttachmentKey, AttachmentRequest
+from hvtx.model.vm import Publish
 from integration import lab
 from integration.crash.test_failpoints import BACKENDS, SLEEP, host
+from integration.lab.example_host import hold
 from integration.lab.program import Forked, Program, preload
 from integration.lab.services import services
 
@@ -66,7 +72,8 @@ def refused(two: Two, lost: str, words: str) -> None:
     assert {item["action"] for item in plan["items"]} == {"skip"}
     told = two.two("gc", "--apply", "--installation", lost, "--yes", code=4).err
     assert words in told
-    by_hand = words.startswith("a process of it lives") or " is held open by" in words
+    lives = words.startswith(("a process of it lives", "a container has"))
+    by_hand = lives or " is held open by" in words
     assert ("end these yourself" in told) == by_hand
     assert ("use its own hvtx" in told) != by_hand
     assert lab.difference(before, lab.dump()) == ""
@@ -239,6 +246,64 @@ def test_what_others_use_of_it_stays(nft: Two) -> None:
     lab.run("ip", "addr", "del", "192.0.2.77/32", "dev", bridge)
     nft.two("gc", "--apply", "--installation", lost, "--yes")
     assert [link["ifname"] for link in lab.dump()["links"]] == ["lo"]  # type: ignore[attr-defined]
+    assert lab.dump()["nft"] == []
+
+
+def test_a_container_that_lives_keeps_all(both: Two) -> None:
+    """Its rules, its pair and its bridge, with what dead VMs left; once it has ended all goes."""
+    before = host()
+    lost = both.peopled()
+    box = lab.Namespace()
+    try:
+        asked = AttachmentRequest(
+            AttachmentKey("net", "c0ffee", "eth0"), "net", f"/proc/{box.pid}/ns/net",
+            publish=(Publish("tcp", None, 9090, 90),),
+        )  # fmt: skip
+        words = both.one.environment
+        with Host(
+            state_dir=words["HVTX_STATE_DIR"], run_dir=words["HVTX_RUN_DIR"],
+            firewall=words["HVTX_FIREWALL"],
+        ) as library:  # fmt: skip
+            pair = library.attachments.add(asked).host_device
+        lab.end(both.one.vm("web")["pid"])
+        both.lose()
+        refused(both, lost, f"a container has an interface of it: {pair}")
+        told = both.two("explain", pair, "--json").json()
+        assert f"a container has an interface of it: {pair}" in told["evidence"]
+    finally:
+        box.close()
+    done = both.two("gc", "--apply", "--installation", lost, "--yes", "--json").json()
+    assert {item["outcome"] for item in done["items"]} == {"done"}
+    Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
+    Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text("0")
+    assert lab.difference(before, host()) == ""
+
+
+def test_who_cannot_be_seen_keeps_all_by_its_device(nft: Two) -> None:
+    """hvtx in a pid namespace of its own sees no process of the host's; the device tells."""
+    lost = nft.peopled()
+    shown = nft.one.vm("web")
+    lab.end(shown["pid"])
+    nft.lose()
+    device = shown["interfaces"][0]["device"]
+    holder = hold(device)
+    before = lab.dump()
+    command = ["gc", "--apply", "--installation", lost, "--yes"]
+    inside = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-m", "hvtx", *command]
+    try:
+        ran = subprocess.run(
+            inside,
+            env=os.environ | nft.two.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ran.returncode == 4, ran
+        assert f"{device} is held open by some process" in ran.stderr
+        assert lab.difference(before, lab.dump()) == ""
+    finally:
+        os.close(holder)
+    nft.two(*command)
     assert lab.dump()["nft"] == []
 
 

@@ -11,7 +11,14 @@ from hvtx.model.plan import Action
 from hvtx.model.reason import Reason
 from hvtx.model.resource import Address, Entry
 from hvtx.model.vm import Identity
-from hvtx.planner.lost import Remains, Service, installations, own_addresses, plan_lost
+from hvtx.planner.lost import (
+    Remains,
+    Service,
+    containers,
+    installations,
+    own_addresses,
+    plan_lost,
+)
 from tests.planner.scene import OURS, THEIRS, link, mark
 
 TAP, BRIDGE, BASE, OWN = (mark(n, installation=THEIRS) for n in (1, 2, 3, 4))
@@ -48,28 +55,28 @@ KEEP = (Action.SKIP, Reason.OTHER_INSTALLATION)
 
 
 def test_all_of_it_and_nothing_else_in_order() -> None:
-    """Elements, devices, and the tables last; of others, ours among them, nothing."""
+    """TAPs, elements, bridges, and the tables last; of others, ours among them, nothing."""
     plan = plan_lost(remains())
     table = f"nft bridge hvtx-{THEIRS}: table"
     element = f"nft inet hvtx-{THEIRS} masq4: 10.0.0.2"
-    assert [item.key for item in plan.items] == [element, "hvtap", "hvbrx", table]
+    assert [item.key for item in plan.items] == ["hvtap", element, "hvbrx", table]
     assert set(verdicts(remains()).values()) == {DELETE}
     assert [len(item.more) for item in plan.items] == [0, 0, 0, 1]
 
 
-def test_a_dnsmasq_of_it_goes_first() -> None:
+def test_a_dnsmasq_of_it_goes_before_its_rules() -> None:
     """It is listed, by what it reads; what speaks for the installation keeps it too."""
     path = f"/run/hvtx/{THEIRS}/networks/n/dnsmasq.conf"
     serving = (Service(Identity("boot", 77, 1234), path),)
     assert serving[0].run_directory == "/run/hvtx"
     plan = plan_lost(remains(services=serving))
-    assert [item.key for item in plan.items][:2] == ["dnsmasq, pid 77", plan.items[1].key]
-    first = plan.items[0]
+    assert [item.key for item in plan.items][:2] == ["hvtap", "dnsmasq, pid 77"]
+    first = plan.items[1]
     assert (first.kind, first.action, first.reason, first.mark) == ("process", *DELETE, None)
     assert first.evidence == (f"it reads {path}", "it started at tick 1234")
     kept = plan_lost(remains(services=serving, objections=("its store is /x/hvtx.db",)))
-    assert kept.items[0].action is Action.SKIP
-    assert kept.items[0].message == "it stays: its store is /x/hvtx.db"
+    assert kept.items[1].action is Action.SKIP
+    assert kept.items[1].message == "it stays: its store is /x/hvtx.db"
 
 
 def test_one_objection_keeps_all() -> None:
@@ -100,6 +107,19 @@ def test_what_others_put_on_top_keeps_it(more: dict[str, Any], key: str) -> None
     assert found[key] == (Action.SKIP, Reason.FOREIGN_DEPENDENTS)
     assert found[f"nft bridge hvtx-{THEIRS}: table"] == KEEP  # it tells whose the rest is
     assert found[f"nft inet hvtx-{THEIRS} masq4: 10.0.0.2"] == DELETE
+
+
+def test_a_containers_interface_is_a_port_of_its_own_and_speaks_for_its_life() -> None:
+    """It is listed, and keeps all; its bridge has no port of somebody else's."""
+    pair = link(14, "hvpair", "veth", mark(6, installation=THEIRS), master=10)
+    ours = link(15, "ours2", "veth", mark(7), master=10)
+    words = containers((*LINKS, pair, ours), THEIRS)
+    assert words == ["a container has an interface of it: hvpair"]
+    seen = remains(links=(*LINKS, pair), objections=tuple(words))
+    assert verdicts(seen)["hvpair"] == KEEP
+    assert verdicts(seen)["hvbrx"] == KEEP
+    listed = next(item for item in plan_lost(seen).items if item.key == "hvpair")
+    assert (listed.kind, listed.message) == ("veth", f"it stays: {words[0]}")
 
 
 def test_a_bridges_own_addresses() -> None:
