@@ -152,6 +152,9 @@ class ServiceDriver(Driver, Protocol):
     def open(self, resources: Sequence[Resource]) -> None:
         """Let what was made go on, and wait until it serves. Raises HostRefused."""
 
+    def end_unknown(self, directory: str) -> Outcome:
+        """End who serves from a directory that is on no record; where nobody does it is gone."""
+
     def learns(self, row: Resource) -> bool:
         """Have it act by what is told to it by now; False where it has to be started for that."""
 

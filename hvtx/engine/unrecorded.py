@@ -18,8 +18,9 @@ from hvtx.model.place import Place
 from hvtx.model.plan import Item, ItemResult, Result
 from hvtx.model.reason import Reason
 from hvtx.model.resource import FIREWALL_KINDS, GONE, Kind, Outcome, State
-from hvtx.model.seed import directory_of, mark_path
+from hvtx.model.seed import directory_of, is_of_network, mark_path
 from hvtx.planner.execution import result_of
+from hvtx.planner.lost import own_addresses
 from hvtx.store import records
 from hvtx.store.history import Event
 
@@ -84,22 +85,48 @@ class MarkedRemover:
         return outcome
 
     def _remove_device(self, item: Item) -> Outcome:
-        outcome = remove_seen(self.runtime.driver(item.kind), item)
+        try:
+            own = self._own_addresses(item)
+        except (OSError, DumpInterrupted) as problem:
+            words = f"the addresses of {item.key} could not be listed: {problem}"
+            return Outcome(False, "observe-failed", words)
+        outcome = remove_seen(self.runtime.driver(item.kind), item, own)
         if not outcome.gone and item.reason is Reason.UNRECORDED and item.kind == Kind.TAP:
             self._lives.device_stays(outcome)
         return outcome
+
+    def _own_addresses(self, item: Item) -> list[str]:
+        """Those of a bridge that its network gave it; by what is there where no record tells."""
+        if item.link is None or item.kind != Kind.BRIDGE:
+            return []
+        if item.row:
+            return self.runtime.read(records.resources_by_id, [item.row])[item.row].addresses
+        return own_addresses(each.address for each in devices.addresses(item.link.ifindex))
 
     def _remove_file(self, item: Item, mark: str) -> Outcome:
         """It goes if no process is at it, nor may be, and its mark is still not on record."""
         if self.runtime.read(records.marks_on_record, [mark]):
             return Outcome(False, "contended", f"{item.key} is on record by now")
+        ended = self._end_service(item.key)
+        if not ended.gone:
+            return ended
         seen = installation_processes.at(directory_of(item.key))
         if seen.found:
             return Outcome(False, "in-use", f"{item.key} is in use by {', '.join(seen.found)}")
         if not seen.complete:
             words = "may be in use: some processes cannot be looked into, run hvtx as root"
             return Outcome(False, "observe-failed", f"{item.key} {words}")
-        return remove_seen_file(self.runtime.driver(item.kind), item)
+        outcome = remove_seen_file(self.runtime.driver(item.kind), item)
+        return ended if outcome.gone else outcome
+
+    def _end_service(self, path: str) -> Outcome:
+        """The dnsmasq of a network that is not on record; it serves nobody who is, and would stay.
+
+        Where there is none it is gone.
+        """
+        if not is_of_network(path):
+            return GONE
+        return self.runtime.drivers.of("dnsmasq").end_unknown(path)
 
     def _gone_already(self, item: Item) -> bool:
         """Whether somebody else has removed it since; what cannot be inspected is not gone."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from hvtx.host.links import Links
-from hvtx.model.resource import Link
+from hvtx.model.resource import Address, Link
 
 
 def names() -> list[str]:
@@ -21,6 +21,15 @@ def every() -> list[Link]:
     source = Links()
     try:
         return source.all()
+    finally:
+        source.close()
+
+
+def addresses(index: int) -> list[Address]:
+    """Those of the device of this index; raises OSError, DumpInterrupted."""
+    source = Links()
+    try:
+        return source.addresses(index)
     finally:
         source.close()
 

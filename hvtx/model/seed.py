@@ -32,6 +32,11 @@ def directory_of(path: str) -> str:
     return above if name == SEED else path
 
 
+def is_of_network(path: str) -> bool:
+    """Whether a run-time directory is a network's, and not a VM's."""
+    return path.rsplit("/", 2)[-2:-1] == ["networks"]
+
+
 class SeedSpec(TypedDict):
     """The seed of one VM; what its user-data says is read when it is made, and is on no record."""
 

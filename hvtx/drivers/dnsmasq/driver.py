@@ -20,6 +20,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from hvtx.drivers.base import Host
+from hvtx.drivers.dnsmasq.serving import end, ended, of_installation, serving
 from hvtx.errors import HostRefused, HvtxError, ServiceRefused
 from hvtx.host import (
     capabilities,
@@ -29,7 +30,6 @@ from hvtx.host import (
     logger,
     path_mounts,
     paths,
-    pids,
     procfs,
     signals,
 )
@@ -46,7 +46,7 @@ from hvtx.model.vm import Identity
 from hvtx.rulesets import dnsmasq
 
 _MOST = 1 << 24  # bytes of a file of ours
-READY_SECONDS, TERM_SECONDS, KILL_SECONDS = 10.0, 2.0, 5.0
+READY_SECONDS = 10.0
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -71,7 +71,7 @@ class DnsmasqDriver:
         identity = identity_in(process_observed(row))
         if identity is not None and _is_alive(identity):
             raise HostRefused(f"{row.key} runs already, as pid {identity.pid}", hint="hvtx repair")
-        if (before := _serving(spec["directory"])) is not None:
+        if (before := serving(spec["directory"])) is not None:
             self._before[row.id] = before
         try:
             words, user = self._prepared(row)
@@ -209,15 +209,18 @@ class DnsmasqDriver:
             waiting = None  # it waits to take the place of the one that is ended
         elif waiting is not None:
             os.close(self._gates.pop(row.id)[1])
-        for identity in {one for one in (known, waiting[0] if waiting else None) if one}:
-            try:
-                if not end(identity):
-                    words = f"{row.key} (pid {identity.pid}) does not end, not even by SIGKILL"
-                    return Outcome(False, "host-refused", words)
-            except OSError as problem:
-                words = f"{row.key} cannot be ended: {problem.strerror or problem}"
-                return Outcome(False, "observe-failed", words)
-        return GONE
+        identities = {one for one in (known, waiting[0] if waiting else None) if one}
+        outcomes = [ended(identity, row.key) for identity in identities]
+        return next((outcome for outcome in outcomes if not outcome.gone), GONE)
+
+    def end_unknown(self, directory: str) -> Outcome:
+        """End who serves from a network's directory that is on no record; nobody is ``gone``."""
+        identity = serving(directory)
+        if identity is None:
+            return GONE
+        outcome = ended(identity, f"the dnsmasq of {directory}")
+        words = f"{directory}: its dnsmasq, pid {identity.pid}, was ended"
+        return Outcome(True, message=words) if outcome.gone else outcome
 
 
 def _is_alive(identity: Identity) -> bool:
@@ -228,54 +231,6 @@ def _is_alive(identity: Identity) -> bool:
     if facts.error:
         return not facts.elsewhere
     return not facts.ended and procfs.same(identity, facts)
-
-
-def end(identity: Identity) -> bool:
-    """End a process, which ends what it has forked; whether it is gone. Raises OSError."""
-    if identity.boot_id != procfs.boot_id():
-        return True
-    for number, seconds in ((signals.SIGTERM, TERM_SECONDS), (signals.SIGKILL, KILL_SECONDS)):
-        if not procfs.signal(identity, number) or procfs.wait_gone(identity, seconds):
-            children.reap(identity.pid)
-            return True
-    return False
-
-
-def _serving(directory: str) -> Identity | None:
-    """Who serves from a directory of ours: who has written its pid there, and reads its file.
-
-    The directory is made by hvtx, in one that is root's alone, and is one network's.
-    """
-    try:
-        pid = int(paths.read_regular(os.path.join(directory, dnsmasq.PID), 64))
-        found = procfs.identify(pid)
-        own = _file_of(pid) == os.path.join(directory, dnsmasq.CONFIGURATION)
-    except (OSError, ValueError):
-        return None
-    return found if own else None
-
-
-def _file_of(pid: int) -> str:
-    """The file that a dnsmasq was started with; empty of all that is none. Raises OSError."""
-    words = procfs.command_line(pid)
-    named = words[1].startswith("--conf-file=") if words[1:] else False
-    return words[1].partition("=")[2] if named else ""
-
-
-def of_installation(installation: str) -> list[tuple[Identity, str]]:
-    """The dnsmasq processes of an installation whose store is lost, each with the file it reads.
-
-    Only who looks into hvtx's own run directory for its configuration is one.
-    """
-    found = []
-    for pid in pids.numbers():
-        try:
-            path = _file_of(pid)
-            if path.split("/")[-4:-2] == [installation, "networks"]:
-                found.append((procfs.identify(pid), path))
-        except OSError:
-            continue
-    return found
 
 
 def _becomes(directory: str) -> tuple[tuple[str, str] | None, tuple[str, ...]]:

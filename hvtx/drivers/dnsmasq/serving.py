@@ -1,0 +1,72 @@
+"""The processes that serve networks: who they are, by what they read, and their end."""
+
+from __future__ import annotations
+
+import os
+
+from hvtx.host import children, paths, pids, procfs, signals
+from hvtx.model.resource import GONE, Outcome
+from hvtx.model.vm import Identity
+from hvtx.rulesets import dnsmasq
+
+TERM_SECONDS, KILL_SECONDS = 2.0, 5.0
+
+
+def end(identity: Identity) -> bool:
+    """End a process, which ends what it has forked; whether it is gone. Raises OSError."""
+    if identity.boot_id != procfs.boot_id():
+        return True
+    for number, seconds in ((signals.SIGTERM, TERM_SECONDS), (signals.SIGKILL, KILL_SECONDS)):
+        if not procfs.signal(identity, number) or procfs.wait_gone(identity, seconds):
+            children.reap(identity.pid)
+            return True
+    return False
+
+
+def ended(identity: Identity, what: str) -> Outcome:
+    """What became of ending a process; ``what`` it is, for messages."""
+    try:
+        if end(identity):
+            return GONE
+    except OSError as problem:
+        words = f"{what} cannot be ended: {problem.strerror or problem}"
+        return Outcome(False, "observe-failed", words)
+    words = f"{what} (pid {identity.pid}) does not end, not even by SIGKILL"
+    return Outcome(False, "host-refused", words)
+
+
+def serving(directory: str) -> Identity | None:
+    """Who serves from a directory of ours: who has written its pid there, and reads its file.
+
+    The directory is made by hvtx, in one that is root's alone, and is one network's.
+    """
+    try:
+        pid = int(paths.read_regular(os.path.join(directory, dnsmasq.PID), 64))
+        found = procfs.identify(pid)
+        own = _file_of(pid) == os.path.join(directory, dnsmasq.CONFIGURATION)
+    except (OSError, ValueError):
+        return None
+    return found if own else None
+
+
+def _file_of(pid: int) -> str:
+    """The file that a dnsmasq was started with; empty of all that is none. Raises OSError."""
+    words = procfs.command_line(pid)
+    named = words[1].startswith("--conf-file=") if words[1:] else False
+    return words[1].partition("=")[2] if named else ""
+
+
+def of_installation(installation: str) -> list[tuple[Identity, str]]:
+    """The dnsmasq processes of an installation whose store is lost, each with the file it reads.
+
+    Only who looks into hvtx's own run directory for its configuration is one.
+    """
+    found = []
+    for pid in pids.numbers():
+        try:
+            path = _file_of(pid)
+            if path.split("/")[-4:-2] == [installation, "networks"]:
+                found.append((procfs.identify(pid), path))
+        except OSError:
+            continue
+    return found
