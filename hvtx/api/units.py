@@ -67,6 +67,7 @@ class Units:
             sys.argv[0],
             None if metrics is None else os.path.abspath(metrics),
             known.group,
+            known.cluster,
         )
 
     def _environment(self) -> dict[str, str]:

@@ -54,6 +54,7 @@ from hvtx.engine.units import (
 from hvtx.errors import Conflict, HostRefused, NotPermitted, UsageError
 from hvtx.host import output, program
 from hvtx.host.kvm import VARIABLE, wanted_accelerator
+from hvtx.model.block import Cluster
 from hvtx.model.typed import NamedTuple
 
 
@@ -84,6 +85,7 @@ def place(
     argv0: str,
     metrics: str | None = None,
     group: str | None = None,
+    cluster: Cluster | None = None,
 ) -> Place:
     """What the units are made for; ``argv0`` is how this program was called.
 
@@ -100,6 +102,7 @@ def place(
         metrics,
         tuple(sorted({os.path.realpath(path) for path in reads})),
         group,
+        cluster,
     )
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from hvtx.engine.packaged_units import drop_in
 from hvtx.engine.units import (
+    ASKING,
     COLLECT,
+    CUT_OFF,
     DIRECTORY,
     DROP_IN,
     PACKAGED,
@@ -30,6 +33,28 @@ def hidden(root: str = "/") -> list[str]:
     """Unit files of ours in /etc that hide the ones of hvtx's Debian package."""
     places = [below(root, f"{DIRECTORY}/{name}") for name in units_of_package(root)]
     return [path for path in places if is_ours(text_at(path) or "")]
+
+
+def cut_off(root: str = "/") -> list[str]:
+    """Units of ours that ask the cluster, and whose sandbox keeps them from it.
+
+    They were made before ``[cluster]`` was. Raises HostRefused, NotPermitted.
+    """
+    return [name for name in ASKING if _is_cut_off(name, root)]
+
+
+def _is_cut_off(name: str, root: str) -> bool:
+    own = text_at(below(root, f"{DIRECTORY}/{name}"))
+    texts = [own or text_at(below(root, path_of_package(name))) or ""]
+    more = os.path.join(below(root, DIRECTORY), f"{name}.d")
+    with suppress(OSError):
+        files = sorted(one for one in os.listdir(more) if one.endswith(".conf"))
+        texts += [text_at(os.path.join(more, one)) or "" for one in files]
+    lines = [line for text in texts for line in text.splitlines()]
+    if any(line.startswith("IPAddressAllow=") for line in lines):
+        return False  # somebody's own
+    said = [line for line in lines if line.startswith("IPAddressDeny=")]
+    return said[-1:] == [CUT_OFF]
 
 
 def below(root: str, path: str) -> str:

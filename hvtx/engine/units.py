@@ -15,6 +15,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from hvtx.engine.shut_in import AUTOSTART, BY_SYSTEMD
+from hvtx.model.block import Cluster
 from hvtx.model.typed import NamedTuple
 from hvtx.planner import network_managers
 
@@ -29,6 +30,8 @@ MEASURE, MEASURE_TIMER = "hvtx-metrics.service", "hvtx-metrics.timer"
 OPTIONAL = (MEASURE, MEASURE_TIMER)
 TIMERS = (TIMER, MEASURE_TIMER)
 ENABLED = (RECOVER, *TIMERS)
+ASKING = (RECOVER, COLLECT)  # of the cluster, for blocks of addresses
+CUT_OFF = "IPAddressDeny=any"  # systemd drops every packet of the service, also to itself
 # How hvtx is told that it runs in the sandbox, where it must start no VM and no dnsmasq itself.
 
 # Whoever loads or flushes the host's rules at boot goes first, or our rules would be flushed with
@@ -82,7 +85,6 @@ _SANDBOX = (
     "RestrictSUIDSGID=yes",
     "LockPersonality=yes",
     "MemoryDenyWriteExecute=yes",
-    "IPAddressDeny=any",
     "RestrictAddressFamilies=AF_UNIX AF_NETLINK AF_INET AF_INET6",
     "SystemCallArchitectures=native",
     "SystemCallFilter=@system-service",
@@ -124,6 +126,7 @@ class Place(NamedTuple):
     metrics: str | None = None  # the file of `hvtx metrics --textfile`, if that is wanted
     reads: tuple[str, ...] = ()  # directories that the program itself is read from
     group: str | None = None  # whose view collection publishes without being able to give it away
+    cluster: Cluster | None = None  # as the configuration has it
 
 
 def units(place: Place) -> tuple[Unit, ...]:
@@ -179,6 +182,7 @@ def _recover(place: Place) -> str:
         "Description=hvtx recovery: networks and autostart VMs",
         *_common_conditions(place),
         f"After=local-fs.target network.target {_FIREWALLS}",
+        *_online(place),
         f"Before={_STARTERS}",
         f"Wants={_MODULES}",
         f"After={_MODULES}",
@@ -299,6 +303,32 @@ def _common_conditions(place: Place) -> tuple[str, ...]:
     )
 
 
+def _asks(place: Place, name: str) -> bool:
+    """Whether a service has a question to etcd."""
+    return name in ASKING and place.cluster is not None and bool(place.cluster.endpoints)
+
+
+def _online(place: Place) -> tuple[str, ...]:
+    """What recovery waits for at boot, where it has a question to etcd."""
+    online = "network-online.target"
+    return (f"Wants={online}", f"After={online}") if _asks(place, RECOVER) else ()
+
+
+def _network(place: Place, name: str) -> tuple[str, ...]:
+    """Endpoints may be names, whose addresses change: who asks etcd is not cut off at all.
+
+    It is said by an empty list, since a drop-in has to take back the package's.
+    """
+    return ("# It asks etcd.", "IPAddressDeny=") if _asks(place, name) else (CUT_OFF,)
+
+
+def _certificates(place: Place, name: str) -> tuple[str, ...]:
+    cluster = place.cluster
+    if cluster is None or not _asks(place, name):
+        return ()
+    return tuple(path for path in (cluster.ca, cluster.cert, cluster.key) if path)
+
+
 def _apart(place: Place) -> dict[str, str]:
     return {**place.environment, AUTOSTART: BY_SYSTEMD}
 
@@ -313,11 +343,13 @@ def _service(
     directories = (place.state_directory, place.run_directory, *more)
     writable = " ".join(_quoted(f"-{path}") for path in directories)
     needed = (*directories, place.program[0], *place.reads, *environment.values())
+    needed += _certificates(place, name)
     return (
         *(f"Environment={_quoted(f'{key}={environment[key]}')}" for key in sorted(environment)),
         "# Only the process itself is ended with the unit, and never a VM.",
         "KillMode=process",
         *_SANDBOX,
+        *_network(place, name),
         f"CapabilityBoundingSet={_CAPABILITIES[name]}",
         *(_LOOKS if name == MEASURE else _DEEDS),
         *(

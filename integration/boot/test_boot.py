@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from hvtx.engine.packaged_units import packaged_zone
-from hvtx.engine.units import ENABLED, FOLLOWERS, Place, units
+from hvtx.engine.units import ASKING, ENABLED, FOLLOWERS, Place, units
+from hvtx.model.block import Cluster
 from integration import lab
 from integration.lab.boot import image
 from integration.lab.boot.container import Host, booted
@@ -91,6 +92,12 @@ def test_each_service_is_shut_in(tmp_path: Path) -> None:
         if unit.name.endswith(".service"):
             (tmp_path / unit.name).write_text(unit.text)
             assert exposure(tmp_path / unit.name) <= EXPOSURE
+    etcd = Cluster("etcd", endpoints=("https://etcd.example:2379",))
+    asking = Place(("/usr/bin/env",), "/var/lib/hvtx", "/run/hvtx", {}, cluster=etcd)
+    for unit in units(asking):
+        if unit.name in ASKING:
+            (tmp_path / unit.name).write_text(unit.text)
+            assert exposure(tmp_path / unit.name) <= EXPOSURE + 0.1
 
 
 def test_print_shows_what_install_writes(hvtx: Program, root: Path) -> None:

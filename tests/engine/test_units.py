@@ -2,17 +2,27 @@
 
 import configparser
 import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hvtx.engine import unit_files
+from hvtx.engine.checks.own import check_units
 from hvtx.engine.packaged_units import drop_in, packaged, packaged_links
+from hvtx.engine.runtime import Runtime, Settings
+from hvtx.engine.unit_files import cut_off
 from hvtx.engine.units import (
+    ASKING,
+    DIRECTORY,
     ENABLED,
     FIREWALLS,
     FOLLOWERS,
     MARKER,
+    PACKAGED,
     Place,
     command_line,
     is_ours,
@@ -21,6 +31,7 @@ from hvtx.engine.units import (
     shields,
     units,
 )
+from hvtx.model.block import Cluster
 
 PLACE = Place(("/usr/bin/hvtx",), "/var/lib/hvtx", "/run/hvtx", {})
 
@@ -290,3 +301,74 @@ def test_collection_publishes_as_a_member_of_the_group() -> None:
     for other in (PLACE, place._replace(group=None)):
         assert "SupplementaryGroups" not in texts(other)["hvtx-gc.service"]
     assert "SupplementaryGroups" not in texts(place)["hvtx-recover.service"]
+
+
+ETCD = Cluster("etcd", endpoints=("https://etcd.example:2379",), ca="/etc/hvtx/ca.pem")
+
+
+def test_who_asks_etcd_is_not_cut_off_and_has_a_network_at_boot() -> None:
+    asking = PLACE._replace(cluster=ETCD, metrics="/var/lib/prom/hvtx.prom")
+    for name, text in texts(asking).items():
+        if name in ASKING:
+            assert value(name, "IPAddressDeny", asking) == ""
+        elif name.endswith(".service"):
+            assert value(name, "IPAddressDeny", asking) == "any"
+        assert ("network-online" in text) == (name == "hvtx-recover.service"), name
+    static = Cluster("static", blocks={"lab": ("10.64.3.0/26",)})
+    assert texts(PLACE._replace(cluster=static)) == texts()
+    for name in ASKING:
+        assert value(name, "IPAddressDeny") == "any"
+
+
+def test_who_asks_etcd_may_read_what_it_asks_with() -> None:
+    for field in ("ca", "cert", "key"):
+        place = PLACE._replace(cluster=ETCD._replace(**{field: "/root/etcd.pem"}))
+        for name in ASKING:
+            assert value(name, "ProtectHome", place) == "read-only"
+        assert value("hvtx-repair.service", "ProtectHome", place) == "yes"
+        place = PLACE._replace(cluster=ETCD._replace(**{field: "/tmp/etcd.pem"}))
+        assert value("hvtx-gc.service", "PrivateTmp", place) == "no"
+
+
+def test_a_drop_in_takes_back_what_the_package_cuts_off() -> None:
+    theirs = {unit.name: unit.text for unit in packaged()}
+    for unit in units(PLACE._replace(cluster=ETCD)):
+        made = drop_in(theirs[unit.name], unit.text)
+        assert ("\nIPAddressDeny=\n" in (made or "")) == (unit.name in ASKING)
+
+
+@pytest.mark.parametrize("name", ASKING)
+def test_units_of_before_the_cluster_are_told(tmp_path: Path, name: str) -> None:
+    def place(directory: str, file: str, text: str) -> None:
+        where = tmp_path / directory.lstrip("/")
+        where.mkdir(parents=True, exist_ok=True)
+        (where / file).write_text(text)
+
+    assert cut_off(str(tmp_path)) == []
+    before, after = texts()[name], texts(PLACE._replace(cluster=ETCD))[name]
+    theirs = next(unit.text for unit in packaged() if unit.name == name)
+    place(PACKAGED, name, theirs)
+    assert cut_off(str(tmp_path)) == [name]
+    place(f"{DIRECTORY}/{name}.d", "hvtx.conf", drop_in(theirs, after) or "")
+    assert cut_off(str(tmp_path)) == []
+    place(f"{DIRECTORY}/{name}.d", "hvtx.conf", "")
+    place(DIRECTORY, name, before)
+    assert cut_off(str(tmp_path)) == [name]
+    place(f"{DIRECTORY}/{name}.d", "own.conf", "[Service]\nIPAddressAllow=192.0.2.0/24\n")
+    assert cut_off(str(tmp_path)) == []
+    (tmp_path / DIRECTORY.lstrip("/") / f"{name}.d" / "own.conf").unlink()
+    place(DIRECTORY, name, after)
+    assert cut_off(str(tmp_path)) == []
+
+
+def test_doctor_says_so_where_etcd_is_to_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unit_files, "cut_off", lambda: ["hvtx-gc.service"])
+    monkeypatch.setattr(unit_files, "hidden", list)
+    said = [
+        list(check_units(cast(Runtime, SimpleNamespace(settings=Settings(cluster=cluster)))))
+        for cluster in (None, Cluster("static"), ETCD)
+    ]
+    assert said[:2] == [[], []]
+    assert [(one.level, one.evidence, one.hint) for one in said[2]] == [
+        ("error", ("hvtx-gc.service",), "hvtx systemd install")
+    ]

@@ -170,9 +170,14 @@ def check_processes(runtime: Runtime) -> Iterator[Finding]:
 
 
 def check_units(runtime: Runtime) -> Iterator[Finding]:
-    """Units in /etc, written by an earlier hvtx, in whose place the Debian package has its own."""
-    from hvtx.engine.unit_files import hidden
+    """Whether units in /etc hide those of the Debian package, or are shut in too far."""
+    from hvtx.engine.unit_files import cut_off, hidden
 
+    cluster = runtime.settings.cluster
+    names = cut_off() if cluster is not None and cluster.endpoints else []
+    if names:
+        words = "their sandbox is of before [cluster]: they cannot ask etcd"
+        yield Finding("units", "error", words, tuple(names), "hvtx systemd install")
     paths = hidden()
     if paths:
         yield Finding(
