@@ -7,14 +7,13 @@ from collections.abc import Sequence
 
 from hvtx import commands
 from hvtx.api.calls import Calls
+from hvtx.model.setting import EVERY, PATHS
 from hvtx.model.typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from hvtx.commands.cni_install import File, Outcome
 
 DEFAULT_NETWORK = "default"
-_PATHS = ("state_dir", "run_dir", "config")
-_VALUES = ("firewall", "lock_timeout")
 
 
 class PrintedPlugin(NamedTuple):
@@ -86,8 +85,8 @@ class CniPlugin:
         """What was given, here or by the environment; checked by being read."""
         assert self._calls.settings
         given: dict[str, str | float] = {}
-        for name in (*_PATHS, *_VALUES):
+        for name in EVERY:
             value = self._calls.given.get(name) or os.environ.get(f"HVTX_{name.upper()}")
             if value:
-                given[name] = os.path.abspath(value) if name in _PATHS else str(value)
+                given[name] = os.path.abspath(value) if name in PATHS else str(value)
         return given

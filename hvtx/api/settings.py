@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from hvtx.errors import HostRefused, NotFound, NotPermitted, UsageError
+from hvtx.model.setting import EVERY, NUMBERS
 from hvtx.model.typed import Any
 
 DEFAULT_CONFIG = "/etc/hvtx/config.toml"
@@ -101,11 +102,7 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= 40 else f"{text[:39]}…")
 
 
-_KEYS = {
-    *("state_dir", "run_dir", "firewall", "lock_timeout", "history_lines"),
-    *("group", "tap_user", "vm_user", "egress", "dhcp", "cluster"),
-}
-_NUMBERS = {"lock_timeout", "history_lines"}
+_KEYS = {*EVERY, "cluster"} - {"config"}
 
 
 _OF_THE_HOST = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EINTR})
@@ -171,11 +168,11 @@ def _checked_texts(found: dict[str, Any], path: str) -> dict[str, Any]:
     """The settings that are texts and numbers. Raises UsageError."""
     for name, entry in found.items():
         number = isinstance(entry, int | float) and not isinstance(entry, bool)
-        if not (number if name in _NUMBERS else isinstance(entry, str) and entry):
-            kind = "a number" if name in _NUMBERS else "a text"
+        if not (number if name in NUMBERS else isinstance(entry, str) and entry):
+            kind = "a number" if name in NUMBERS else "a text"
             raise UsageError(
                 f"the configuration {path}: {name} is not {kind}",
-                hint=f"{name} = 10" if name in _NUMBERS else f'write it in quotes: {name} = "…"',
+                hint=f"{name} = 10" if name in NUMBERS else f'write it in quotes: {name} = "…"',
             )
         _checked(name, str(entry), f"{name} of {path}")
     return found

@@ -8,14 +8,14 @@ import sys
 from hvtx import commands
 from hvtx.api.calls import Calls
 from hvtx.errors import NotFound
+from hvtx.model.setting import EVERY, PATHS
 from hvtx.model.typed import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from hvtx.commands.systemd import Outcome
     from hvtx.engine.units import Place, Unit
 
-_PATHS = ("state_dir", "run_dir", "config")
-_VALUES = ("firewall", "lock_timeout", "qemu_accel", "group", "tap_user", "vm_user")
+_OF_VMS = ("qemu_accel",)  # of the environment only, for VMs that recovery starts
 
 
 class Printed(NamedTuple):
@@ -73,11 +73,11 @@ class Units:
     def _environment(self) -> dict[str, str]:
         """What was given, here or by the environment, as the variables of the units."""
         given: dict[str, str] = {}
-        for name in (*_PATHS, *_VALUES):
+        for name in (*EVERY, *_OF_VMS):
             variable = f"HVTX_{name.upper()}"
             value = self._calls.given.get(name) or os.environ.get(variable)
             if value:
-                given[variable] = os.path.abspath(value) if name in _PATHS else str(value)
+                given[variable] = os.path.abspath(value) if name in PATHS else str(value)
         return given
 
 

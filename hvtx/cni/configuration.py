@@ -18,6 +18,7 @@ from hvtx.cni.errors import (
 from hvtx.model import json_text
 from hvtx.model.address import family_of
 from hvtx.model.cni_version import VERSIONS, at_least
+from hvtx.model.setting import EVERY, PATHS, cni_key
 from hvtx.model.typed import Any, NamedTuple
 
 MOST = 1 << 20  # bytes
@@ -25,15 +26,9 @@ _DEEPEST = 64
 _ENDLESS = float("inf")
 _MTU_LEAST, _MTU_MOST = {4: 576, 6: 1280}, 65521  # as `network create` takes it
 _SINCE = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
-SETTINGS = {  # keys that say with which store hvtx works, and the setting that each is
-    "stateDir": "state_dir",
-    "runDir": "run_dir",
-    "config": "config",
-    "firewall": "firewall",
-    "lockTimeout": "lock_timeout",
-}
-_WAIT_MOST = 86400  # seconds, as the setting has it
-_PATHS = ("stateDir", "runDir", "config")
+SETTINGS = {cni_key(name): name for name in EVERY}  # keys, and the setting that each is
+_PATHS = tuple(map(cni_key, PATHS))
+_NUMBERS = {"lockTimeout": (0, 86400), "historyLines": (100, 10**9)}  # bounds, of the settings
 _ENDS = ("DEL", "GC")  # what ends an attachment needs to find the store, and nothing of the network
 _OWN = {"network", "subnet", "subnets", "mtu", "nat", "isolate", "vm", *SETTINGS}
 _OF_CNI = {
@@ -165,15 +160,20 @@ def parse_base(document: dict[str, Any], command: str) -> Base:
 
 
 def _is_beside(key: str, value: Any) -> bool:
-    """Whether DEL and GC do without a setting: they need the store, and wait as long as is said."""
-    if key != "lockTimeout":
+    """Whether DEL and GC do without a setting.
+
+    They need the store, wait as long as is said, and prune no more of the history than is said.
+    """
+    if key not in _NUMBERS:
         return key not in _PATHS
-    digits = "" if isinstance(value, bool) else str(value).replace(".", "", 1)
-    return not (digits.isascii() and digits.isdigit() and float(str(value)) <= _WAIT_MOST)
+    text = "" if isinstance(value, bool) else str(value)
+    digits = text.replace(".", "", 1) if key == "lockTimeout" else text
+    least, most = _NUMBERS[key]
+    return not (digits.isascii() and digits.isdigit() and least <= float(text) <= most)
 
 
 def _setting(value: Any, key: str) -> str:
-    if key == "lockTimeout" and isinstance(value, int | float) and not isinstance(value, bool):
+    if key in _NUMBERS and isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     found = reading.text(value, key)
     if not found:

@@ -17,19 +17,13 @@ from collections.abc import Mapping, Sequence
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted, UsageError
 from hvtx.host import output, paths
 from hvtx.model.cni_version import NEWEST, VERSIONS
+from hvtx.model.setting import cni_key
 from hvtx.model.typed import Any
 
 TYPE = "hvtx"
 MARKER = "# The CNI plugin of hvtx, written by `hvtx cni install`, which also replaces it."
 DIRECTORY = "/opt/cni/bin"
 CONFIGURATION = "/etc/cni/net.d/10-hvtx.conflist"
-KEYS = {  # a setting of hvtx's, and its key in the configuration
-    "state_dir": "stateDir",
-    "run_dir": "runDir",
-    "config": "config",
-    "firewall": "firewall",
-    "lock_timeout": "lockTimeout",
-}
 _MOST = 1 << 20  # bytes
 _DRAFT = ".hvtx-new"
 _SHEBANG_MOST = 127  # bytes that every kernel reads of a first line (BINPRM_BUF_SIZE before 5.1)
@@ -145,7 +139,7 @@ def configuration_text(
     if subnets:
         plugin["subnets"] = list(subnets)
     plugin["capabilities"] = dict.fromkeys(("portMappings", "bandwidth", "mac", "ips"), True)
-    plugin.update({KEYS[name]: value for name, value in settings.items()})
+    plugin.update({cni_key(name): value for name, value in settings.items()})
     whole = {
         "cniVersion": "1.0.0",
         "cniVersions": ["0.4.0", "1.0.0", "1.1.0"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from pathlib import Path
@@ -10,8 +11,15 @@ import pytest
 
 from hvtx import Conflict, Host, NotPermitted, UsageError
 from hvtx.api.cni_plugin import CniPlugin
+from hvtx.cni.configuration import parse_base, refuse_unknown
 from hvtx.commands import cni_install
 from hvtx.engine import ownership
+
+GIVEN = {
+    "state_dir": "/srv/hvtx", "run_dir": "/run/other", "firewall": "nftables", "lock_timeout": "3",
+    "history_lines": "1000000", "egress": "none", "dhcp": "off", "group": "root",
+    "tap_user": "root", "vm_user": "root",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -162,6 +170,20 @@ def test_what_the_host_was_given_is_part_of_the_configuration(
         "config": "/dev/null",
         "lockTimeout": "3",
     }
+
+
+def test_no_setting_is_left_behind(plugin: CniPlugin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the environment or as arguments; the plugin makes of them the arguments that they were."""
+    given = {**GIVEN, "config": "/dev/null"}
+    assert set(given) == set(inspect.signature(Host).parameters) - {"notices", "events"}
+    made = Host(**given).cni_plugin.print().files[1].text
+    for name, value in given.items():
+        monkeypatch.setenv(f"HVTX_{name.upper()}", value)
+    assert plugin.print().files[1].text == made
+    (entry,) = json.loads(made)["plugins"]
+    document = {**entry, "cniVersion": "1.0.0", "name": "lan"}
+    assert parse_base(document, "ADD").settings == given
+    refuse_unknown(document)
 
 
 def test_a_program_that_others_could_change_is_not_installed(

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from hvtx import Host
+from tests.api.test_cni_plugin import GIVEN
 
 ETCD = """
 [cluster]
@@ -35,3 +36,15 @@ def test_units_that_ask_etcd_reach_it(tmp_path: Path) -> None:
         assert "IPAddressDeny=any" not in asking[name]
         assert "ProtectHome=read-only\n" in asking[name]
     assert "IPAddressDeny=any\n" in asking["hvtx-repair.service"]
+
+
+def test_no_setting_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the environment or as arguments."""
+    made = printed(**GIVEN, config="/dev/null")
+    for name, value in GIVEN.items():
+        monkeypatch.setenv(f"HVTX_{name.upper()}", value)
+    assert printed() == made
+    for name, value in {**GIVEN, "config": "/dev/null"}.items():
+        for unit, text in made.items():
+            if unit.endswith(".service"):
+                assert f"\nEnvironment=HVTX_{name.upper()}={value}\n" in text

@@ -83,7 +83,12 @@ def test_settings_are_arguments_of_the_host() -> None:
         **BASE,
         "stateDir": "/s", "runDir": "/r", "config": "/c", "firewall": "nftables", "lockTimeout": 2.5,
     }  # fmt: skip
+    document |= {"egress": "none", "dhcp": "off", "group": "kvm", "historyLines": 1000}
     assert parse_base(document, "ADD").settings == {
+        "egress": "none",
+        "dhcp": "off",
+        "group": "kvm",
+        "history_lines": "1000",
         "state_dir": "/s",
         "run_dir": "/r",
         "config": "/c",
@@ -95,7 +100,7 @@ def test_settings_are_arguments_of_the_host() -> None:
 @pytest.mark.parametrize("key", sorted(configuration.SETTINGS))
 @pytest.mark.parametrize("value", ["", 3, True, ["a"]])
 def test_a_setting_that_is_no_text_is_refused(key: str, value: Any) -> None:
-    if key == "lockTimeout" and value == 3 and value is not True:
+    if key in ("lockTimeout", "historyLines") and value == 3 and value is not True:
         return
     with pytest.raises(CniError, match=key):
         parse_base({**BASE, key: value}, "ADD")
@@ -112,6 +117,11 @@ def test_what_ends_an_attachment_reads_where_the_store_is_and_no_more(command: s
     for wait in (0, 2.5, "30"):
         found = parse_base({**BASE, "cniVersion": "1.1.0", "lockTimeout": wait}, command)
         assert found.settings == {"lock_timeout": str(wait)}
+    for lines in (99, True, "many", 100.5, [5], 10**10, None):
+        base = parse_base({**BASE, **edited, "cniVersion": "1.1.0", "historyLines": lines}, command)
+        assert base.settings == {"state_dir": "/s"}
+    kept = parse_base({**BASE, "cniVersion": "1.1.0", "historyLines": 1_000_000}, command)
+    assert kept.settings == {"history_lines": "1000000"}
     with pytest.raises(CniError, match="stateDir"):
         parse_base({**BASE, "cniVersion": "1.1.0", "stateDir": 3}, command)
 
