@@ -8,6 +8,7 @@ from contextlib import closing, suppress
 from shlex import quote
 
 from hvtx.engine.files import unwritten
+from hvtx.engine.run_directory import RunDirectory
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.engine.vm_state import state_of
 from hvtx.errors import (
@@ -25,6 +26,7 @@ from hvtx.model.vm import Liveness
 from hvtx.store import backup as copies
 from hvtx.store import records, trust
 from hvtx.store import view as views
+from hvtx.store.high_water_mark import HighWaterMark
 
 
 class Copied(NamedTuple):
@@ -120,10 +122,14 @@ def restore(settings: Settings, path: str, *, force: bool) -> Restored:
             failpoint.reach("drafted:restore")
             aside: str | None = copies.aside_of(store)
             assert aside is not None
+            if current is not None:
+                _refuse_use(current, found, force=force)
+                current.store.mark.note_restored()
+            # first: of two stores of one installation a number does not tell which knows more
+            _directory(settings, found.installation).doubt()
             if current is None:
                 kept = copies.replace(draft, store, aside)
             else:
-                _refuse_use(current, found, force=force)
                 copies.fill(draft, current.store, aside)
                 kept = True
     except OSError as problem:
@@ -204,6 +210,11 @@ def _refuse_use(current: Runtime, found: copies.Facts, *, force: bool) -> None:
             f" ({here.installation}) has VMs or networks on record",
             hint="remove them first; with --force they stay in the host, as another installation's",
         )
+
+
+def _directory(settings: Settings, installation: str) -> RunDirectory:
+    mark = HighWaterMark(os.path.join(settings.run_directory, installation))
+    return RunDirectory(lambda: mark)
 
 
 def _may_run(runtime: Runtime, vm: Any) -> bool:

@@ -4,7 +4,8 @@ Invariants
 1. The file is 0600 in a 0700 directory and is never followed through a symlink.
 2. It appears whole (built under another name, then renamed) or not at all; WAL, synchronous=FULL.
 3. Every write is one ``BEGIN IMMEDIATE`` transaction that raises ``meta.seq``; after the commit the
-   high-water mark in the run directory is raised to it. A store behind its mark has lost commits.
+   high-water mark in the run directory is raised to it. A store behind its mark has lost commits,
+   and nothing is written to it, nor to one that a backup was restored to since it was opened.
 4. Readers open ``mode=ro``; a missing store reads as an empty one, one on a read-only or full file
    system by a copy.
 5. On a full disk whoever ends, frees or reads still works: writers of that kind give up a reserve
@@ -30,7 +31,17 @@ from hvtx.host.locks import LockFile
 from hvtx.model.typed import Any
 from hvtx.store import reserve
 from hvtx.store.connection import refuse_newer, version_of
-from hvtx.store.errors import FULL, full, is_full, too_large, translated, untrusted, unwritable
+from hvtx.store.errors import (
+    FULL,
+    full,
+    is_full,
+    restored_meanwhile,
+    rolled_back,
+    too_large,
+    translated,
+    untrusted,
+    unwritable,
+)
 from hvtx.store.high_water_mark import HighWaterMark
 from hvtx.store.written import Written
 
@@ -119,18 +130,19 @@ class Store:
             self._roll_back()
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self, *, older: bool = False) -> Iterator[sqlite3.Connection]:
         """One durable write; all or nothing. Ctrl-Z waits, since all other writers do.
 
         A body runs once: where the commit of what ends or frees something has no room, the reserve
-        is given up and the same is written again. Raises Busy, Conflict (a unique constraint),
-        StoreError (full, read-only), CommitUnknown.
+        is given up and the same is written again. ``older``: also where commits are lost, which a
+        person accepts. Raises Busy, Conflict (a unique constraint), StoreError (full, read-only),
+        Refused (another content than was read), CommitUnknown.
         """
-        with going_on(), self._writing() as sql:
+        with going_on(), self._writing(older=older) as sql:
             yield sql
 
     @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
+    def _writing(self, *, older: bool) -> Iterator[sqlite3.Connection]:
         if os.getpid() != self._process:
             raise StoreError(
                 "a connection to the state store was carried over a fork",
@@ -147,9 +159,13 @@ class Store:
             with self._begun():
                 with translated():
                     refuse_newer(version_of(self.connection), self.path)
+                    if not self.mark.look():
+                        raise restored_meanwhile(self.path)
                     yield sql
                     self._refuse_replaced()
                     seq = sql.execute("UPDATE meta SET seq = seq + 1 RETURNING seq").fetchone()[0]
+                    if seq <= self.mark.newest and not older:
+                        raise rolled_back(self.path)
                 if self.watch is not None:
                     with suppress(OSError, HvtxError):
                         self.watch(seq)

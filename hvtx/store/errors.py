@@ -29,6 +29,24 @@ def untrusted(path: str, why: str, hint: str | None = None) -> Refused:
     return Refused("store-untrusted", f"{path} cannot be trusted: {why}", hint=hint or _anew(path))
 
 
+def rolled_back(path: str) -> Refused:
+    """The refusal of a store that lost commits."""
+    return Refused(
+        "store-rolled-back",
+        f"{path} is older than what this host has seen of it: an earlier copy was put back",
+        hint="put the newest copy back, or `hvtx recover --accept-rollback` goes on with this one",
+    )
+
+
+def restored_meanwhile(path: str) -> Refused:
+    """The refusal of a change that was decided from what a restore took the place of."""
+    return Refused(
+        "store-rolled-back",
+        f"a backup was restored to {path} while this command worked: it writes no more",
+        hint="look at what the store has now (`hvtx vm ls`), then run it again",
+    )
+
+
 def _quoted(path: str) -> str:
     """A path as a shell reads it; shlex, with re, is loaded for messages only."""
     import shlex

@@ -1,7 +1,9 @@
 """The highest change that this host has seen of a store, beside the store: in the run directory.
 
 ``<run-dir>/<installation>/hwm``, 8 bytes, little-endian. A store whose own number is lower has lost
-commits (:mod:`hvtx.store.trust`). It is written under the lock of the store's write queue.
+commits (:mod:`hvtx.store.trust`). It is written under the lock of the store's write queue. 8 more
+bytes follow once a backup was put back: how often that was. Whoever opened the store before has
+decided from what is not there any more.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ class HighWaterMark:
         self._run_directory = run_directory
         self._descriptor: int | None = None
         self._made = False
+        self._restored: bytes | None = None  # how often, as it was first seen
+        self.newest = 0  # as it was last looked at
 
     @property
     def run_directory(self) -> str:
@@ -67,30 +71,48 @@ class HighWaterMark:
                 ) from problem
         return self._descriptor
 
+    def look(self) -> bool:
+        """Look at it before a change; False where the store was restored since it was opened.
+
+        ``newest`` is what it says until the lock of the queue is free again; 0 without a whole one.
+        """
+        data = b""
+        with suppress(OSError):
+            data = os.pread(self.open(), 16, 0)
+        self.newest = int.from_bytes(data[:8], "little") if len(data) >= 8 else 0
+        if self._restored is None:
+            self._restored = data[8:]
+        return data[8:] == self._restored
+
     def raise_to(self, seq: int) -> None:
-        """Raise it to ``seq``, which is committed.
+        """Raise it to ``seq``, which is committed, after :meth:`look`.
 
         The commit cannot be taken back: a mark that does not rise proves less, and is no reason to
         report a failure.
         """
-        descriptor = self.open()
-        with suppress(OSError):
-            old = os.pread(descriptor, 8, 0)
-            if len(old) < 8 or int.from_bytes(old, "little") < seq:
-                os.pwrite(descriptor, seq.to_bytes(8, "little"), 0)
+        if seq > self.newest:
+            with suppress(OSError):
+                os.pwrite(self.open(), seq.to_bytes(8, "little"), 0)
+
+    def note_restored(self) -> None:
+        """Say that the store gets a backup's content. Raises StoreError, OSError."""
+        times = int.from_bytes(os.pread(self.open(), 16, 0)[8:], "little") + 1
+        os.pwrite(self.open(), times.to_bytes(8, "little"), 8)
 
     def put_at(self, seq: int) -> None:
         """Set it to ``seq``, which may be lower than it is. Raises StoreError, OSError."""
         os.pwrite(self.open(), seq.to_bytes(8, "little"), 0)
 
     def last_seen(self) -> int | None:
-        """The highest change that was seen; None without a whole mark."""
-        try:
-            with open(os.path.join(self._run_directory, FILE), "rb", buffering=0) as file:
-                data = file.read(9)
-        except OSError:
-            return None
-        return int.from_bytes(data, "little") if len(data) == 8 else None
+        """The highest change that was seen; None without a whole mark.
+
+        What is read of the store from here on is of the content that :meth:`look` asks for.
+        """
+        data = b""
+        with suppress(OSError), open(f"{self._run_directory}/{FILE}", "rb", buffering=0) as file:
+            data = file.read(17)
+        self._restored = data[8:]
+        return int.from_bytes(data[:8], "little") if len(data) in (8, 16) else None
 
 
 def make_run_directory(path: str) -> None:

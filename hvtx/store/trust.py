@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from hvtx.errors import Refused, StoreError
 from hvtx.store.database import Store
-from hvtx.store.errors import translated, untrusted, unwritable
+from hvtx.store.errors import rolled_back, translated, untrusted, unwritable
 
 
 def check_trust(store: Store) -> None:
@@ -21,13 +21,7 @@ def check_trust(store: Store) -> None:
             "SELECT seq, path, device, inode FROM meta"
         ).fetchone()
     if seen is not None and seq < seen:
-        raise Refused(
-            "store-rolled-back",
-            f"{store.path} is older than what this host has seen of it: an earlier copy was put"
-            " back",
-            hint="put the newest copy back, or `hvtx recover --accept-rollback` goes on with this"
-            " one",
-        )
+        raise rolled_back(store.path)
     _refuse_copy(store.path, path, (device, inode))
 
 
@@ -56,7 +50,7 @@ def accept_rollback(store: Store) -> None:
     """Take the store as it is now for the truth, whatever was committed after it."""
     from hvtx.store import blocks
 
-    with store.transaction() as sql:
+    with store.transaction(older=True) as sql:
         _write_place(sql, store.path)
         blocks.doubt(sql)
     with store.reading() as sql:

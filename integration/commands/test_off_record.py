@@ -96,6 +96,27 @@ def test_they_are_free_once_nothing_is_off_the_record(hvtx: Program, tmp_path: P
     assert addresses(hvtx, "new") == ("10.77.0.3", "fd77::3")
 
 
+def test_also_where_the_restored_store_has_the_higher_number(hvtx: Program, tmp_path: Path) -> None:
+    """What was put aside by a restore comes back, and does not know what was begun meanwhile."""
+    backup = tmp_path / "backup"
+    hvtx("store", "backup", str(backup))
+    for number in range(8):
+        hvtx("vm", "create", f"vm{number}", "--network", "net", *SLEEP)
+        hvtx("vm", "rm", f"vm{number}")
+    kept = hvtx("store", "restore", str(backup), "--force", "--json").json()["kept"]
+    hvtx("recover", "--accept-rollback")
+    hvtx("gc", "--apply")
+    assert not doubted()
+    hvtx("vm", "run", "between", "--network", "net", *SLEEP)
+    assert addresses(hvtx, "between") == ("10.77.0.3", "fd77::3")
+    done = hvtx("store", "restore", kept, "--force", "--json").json()
+    assert done["next"] == "hvtx recover"
+    assert doubted()
+    hvtx("recover")
+    hvtx("vm", "run", "new", "--network", "net", *SLEEP)
+    assert addresses(hvtx, "new") == ("10.77.0.4", "fd77::4")
+
+
 def test_a_vm_on_record_with_such_an_address_does_not_start(hvtx: Program, tmp_path: Path) -> None:
     """Alone or with others: 4, before anything is on record; the others start."""
     for name in ("old", "third"):

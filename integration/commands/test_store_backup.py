@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from hvtx.engine.runtime import Runtime, Settings
+from hvtx.errors import Refused
 from integration import lab
 from integration.crash.test_failpoints import SLEEP
 from integration.lab import witness
@@ -204,6 +206,26 @@ def test_it_is_refused_while_an_operation_runs(hvtx: Program, file: Path) -> Non
     os.kill(held, 18)
     os.waitpid(held, 0)
     assert hvtx.vm("web")["state"] == "running"
+
+
+@pytest.mark.parametrize("newer", [False, True])
+def test_who_began_before_it_writes_nothing(hvtx: Program, file: Path, newer: bool) -> None:
+    """What it has read may not be in the backup, whichever has the higher number."""
+    hvtx("store", "backup", str(file))
+    hvtx("vm", "create", "later", "--network", "net", *SLEEP)
+    if newer:
+        file = Path(str(restored(hvtx, file)["kept"]))
+        hvtx("recover", "--accept-rollback")
+    places = {"state_directory": str(state()), "run_directory": os.environ["HVTX_RUN_DIR"]}
+    with closing(Runtime(Settings(**places), writable=True)) as runtime:
+        runtime.enter()
+        restored(hvtx, file)
+        before = hvtx("log", "--json").json()
+        with pytest.raises(Refused, match="while this command worked"), runtime.store.transaction():
+            pytest.fail("it may write")
+        assert hvtx("log", "--json").json() == before
+    hvtx("recover", *(() if newer else ("--accept-rollback",)))
+    assert hvtx.is_clean()
 
 
 def test_a_lost_store_comes_back(hvtx: Program, file: Path) -> None:

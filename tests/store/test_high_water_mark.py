@@ -6,6 +6,9 @@ import multiprocessing
 import os
 from pathlib import Path
 
+import pytest
+
+from hvtx.errors import Refused
 from hvtx.store.database import Store
 
 from .shelf import enter, high_water, seq
@@ -26,8 +29,12 @@ def test_a_mark_never_falls(store: Store) -> None:
     """As a maximum: a store that was put back does not take the evidence away by writing."""
     enter(store)
     Path(store.run_directory, "hwm").write_bytes((99).to_bytes(8, "little"))
-    enter(store)
+    with pytest.raises(Refused, match="older than what this host has seen"):
+        enter(store)
+    with store.transaction(older=True):
+        pass
     assert high_water(store) == 99
+    assert seq(store) == 2
 
 
 def test_a_mark_that_cannot_rise_fails_no_commit(store: Store) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from hvtx.errors import Refused
 from hvtx.store import trust
+from hvtx.store.backup import copy, fill
 from hvtx.store.database import FILE
 
 from .shelf import Shelf, enter, high_water, seq
@@ -130,3 +133,47 @@ def test_an_accepted_clone_is_a_store_of_its_own_place(shelf: Shelf, tmp_path: P
     with copy.opened() as store:
         trust.accept_rollback(store)
     assert trusted(copy) == "trusted"
+
+
+@pytest.mark.parametrize("later", [1, 3])
+def test_who_opened_the_store_before_a_restore_writes_no_more(shelf: Shelf, later: int) -> None:
+    """What was read is not there any more, whichever of the two has the higher number."""
+    with shelf.opened() as store:
+        for _ in range(2):
+            enter(store)
+    backup, aside = shelf.base / "backup", shelf.base / "aside"
+    with shelf.opened() as store:
+        copy(store.connection, str(backup))
+    with closing(sqlite3.connect(backup)) as sql:
+        sql.execute("UPDATE meta SET seq = ?", (later,))
+        sql.commit()
+    with shelf.opened() as before, shelf.opened() as by:
+        for one in (before, by):
+            trust.check_trust(one)
+        by.mark.note_restored()
+        fill(str(backup), by, str(aside))
+        with pytest.raises(Refused, match=r"restored to .* while this command worked") as caught:
+            enter(before)
+        assert (caught.value.code, seq(before)) == ("store-rolled-back", later)
+    with shelf.opened() as store:
+        if later == 1:
+            with pytest.raises(Refused, match="older than what this host has seen"):
+                trust.check_trust(store)
+            trust.accept_rollback(store)
+        trust.check_trust(store)
+        assert enter(store)
+        assert seq(store) == store.mark.last_seen()
+
+
+def test_commits_that_are_lost_under_an_open_store(shelf: Shelf) -> None:
+    """A copy that another program put into the same file, by SQLite."""
+    backup = shelf.base / "backup"
+    with shelf.opened() as store:
+        enter(store)
+        copy(store.connection, str(backup))
+        enter(store)
+        trust.check_trust(store)
+        fill(str(backup), store, str(shelf.base / "aside"))
+        with pytest.raises(Refused, match="older than what this host has seen"):
+            enter(store)
+        assert seq(store) == 1
