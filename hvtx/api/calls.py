@@ -8,6 +8,7 @@ shell are, and wait for each other's locks as these do.
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
@@ -186,11 +187,16 @@ class Calls:
 def _runtime(
     known: Settings, *, writable: bool, create: bool, spends: bool
 ) -> AbstractContextManager[Runtime, bool | None]:
-    """A runtime that closes itself; where a group may look, it publishes what it changed."""
+    """A runtime that closes itself; where a group may look, it publishes what it changed.
+
+    Without a group it says of a view that is published by others that it is not fresh any more.
+    """
     if writable and known.group:
         return commands.publish_view.publishing(
             known, documents.view.document, create=create, spends=spends
         )
+    if writable and os.path.lexists(f"{known.run_directory}/view"):
+        return closing(commands.publish_view.noting(known, create=create, spends=spends))
     from hvtx.engine.runtime import Runtime
 
     return closing(Runtime(known, writable=writable, create=create, spends=spends))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 
 from hvtx.commands import show_networks
 from hvtx.commands.published_view import LINES, place_of
@@ -18,7 +19,7 @@ from hvtx.model.resource import Kind, Resource
 from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.vm import Epoch, Identity, Vm
 from hvtx.store import history, records
-from hvtx.store.view import Publisher
+from hvtx.store.view import Publisher, note_change
 
 
 class PublishedVm(NamedTuple):
@@ -67,6 +68,12 @@ def publishing(
             publish(runtime, by, render)
 
 
+def noting(settings: Settings, *, create: bool, spends: bool) -> Runtime:
+    """A runtime that changes the store, and only says so to who reads a view of it."""
+    watch = partial(note_change, place_of(settings))
+    return Runtime(settings, writable=True, create=create, watch=watch, spends=spends)
+
+
 def _watched(settings: Settings, by: Publisher, create: bool, spends: bool) -> Runtime:
     return Runtime(settings, writable=True, create=create, watch=by.note, spends=spends)
 
@@ -92,12 +99,15 @@ def publish(runtime: Runtime, by: Publisher, render: Render) -> None:
     from hvtx.engine.late_store_errors import explain
 
     try:
-        if runtime.refused is not None or runtime.store.missing or by.is_fresh():
+        if runtime.refused is not None or runtime.store.missing:
+            return
+        if by.is_fresh(runtime.read(records.seq)):  # of a change there may be no note
             return
         runtime.lock("all", "view")
         try:
             runtime.store.tell_watch()  # a change that was noted may not have been committed
-            if not by.is_fresh():  # whoever had the lock before may have published ours as well
+            # whoever had the lock before may have published ours as well
+            if not by.is_fresh(runtime.read(records.seq)):
                 made = gather(runtime)
                 text = json.dumps(render(made), separators=(",", ":"))
                 by.publish(text.encode(), made.seq)

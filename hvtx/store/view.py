@@ -8,7 +8,7 @@ Invariants
 2. It is replaced whole (another name, then rename), by one publisher at a time.
 3. ``<store>.seq`` holds the number of the newest change of the store, which is raised *before* each
    commit, and that of the published view: where they differ the view may be stale, and where they
-   are equal it is not.
+   are equal it is not. Who publishes nothing raises it as well, once it is there.
 4. A reader believes only what belongs to root or to the store's owner, is no link, and cannot be
    written by anybody else.
 """
@@ -51,6 +51,22 @@ def place(state_directory: str, run_directory: str) -> Place:
 _NUMBERS = Struct("<QQ")
 
 
+def note_change(where: Place, seq: int) -> None:
+    """Say that the store is about to have change ``seq``, where a view of it is published.
+
+    Raises OSError, as where none is.
+    """
+    flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    descriptor = os.open(where.numbers, flags)
+    try:
+        seen = os.fstat(descriptor)
+        paths.need_regular(seen, where.numbers)
+        if seen.st_uid in (0, os.geteuid()):
+            os.pwrite(descriptor, seq.to_bytes(8, "little"), 0)
+    finally:
+        os.close(descriptor)
+
+
 class Publisher:
     """Writes the view of one store for the members of a group, in one directory that it opened."""
 
@@ -72,8 +88,8 @@ class Publisher:
         """Say that the store is about to have change ``seq``; OSError if that cannot be said."""
         os.pwrite(self._open_numbers(), seq.to_bytes(8, "little"), 0)
 
-    def is_fresh(self) -> bool:
-        """Whether the view is there and has the newest change."""
+    def is_fresh(self, newest: int) -> bool:
+        """Whether the view is there and has change ``newest``, the store's, and says so."""
         seen = os.pread(self._open_numbers(), _NUMBERS.size, 0)
         try:
             os.stat(self._document, dir_fd=self._directory, follow_symlinks=False)
@@ -82,7 +98,7 @@ class Publisher:
         if len(seen) < _NUMBERS.size:
             return False
         changed, published = _NUMBERS.unpack(seen)
-        return bool(changed == published)
+        return bool(changed == published == newest)
 
     def publish(self, text: bytes, seq: int) -> None:
         """Put ``text``, which has change ``seq``, in the view's place, whole. Raises OSError."""

@@ -283,6 +283,33 @@ def test_a_view_that_is_behind_says_so_and_is_fixed(
     assert member.vm("db")["state"] == root.vm("db")["state"]
 
 
+def test_who_writes_without_the_group_makes_it_stale(root: Program, member: Unprivileged) -> None:
+    """sudo drops the variable; a program, or a CNI plugin, has another configuration."""
+    assert fresh(member("vm", "ls", "--json"))
+    root("vm", "create", "db", "--network", "lan", *SLEEP, HVTX_CONFIG="/dev/null")
+    ran = member("vm", "ls", "--json")
+    assert not fresh(ran)
+    assert [vm["name"] for vm in ran.json()["vms"]] == ["web"]
+    root("recover")
+    ran = member("vm", "ls", "--json")
+    assert fresh(ran)
+    assert [vm["name"] for vm in ran.json()["vms"]] == ["db", "web"]
+
+
+def test_a_change_of_which_no_number_tells_is_published(
+    root: Program, member: Unprivileged, home: Path
+) -> None:
+    """By the next who publishes: what counts is the store, not what was noted of it."""
+    numbers = files(home)[".seq"]
+    before = numbers.read_bytes()
+    root("vm", "create", "db", "--network", "lan", *SLEEP, HVTX_CONFIG="/dev/null")
+    numbers.write_bytes(before)
+    root("recover")
+    ran = member("vm", "ls", "--json")
+    assert fresh(ran)
+    assert [vm["name"] for vm in ran.json()["vms"]] == ["db", "web"]
+
+
 def test_killed_right_after_it_was_published(root: Program, member: Unprivileged) -> None:
     root(
         "vm",
