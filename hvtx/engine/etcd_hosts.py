@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from hvtx.engine.etcd_values import members_of, number_of
+from hvtx.engine.shut_in import starts_vms
+from hvtx.engine.unit_files import cut_off
 from hvtx.errors import Busy, Conflict, HostRefused, NotPermitted, Refused
 from hvtx.host import etcd, parallel
 from hvtx.host.etcd import Etcd, Kv, Reply, Unanswered
@@ -205,16 +207,20 @@ class EtcdHosts:
         try:
             reply = self._etcd.txn(compare, success, failure)
         except Unanswered as problem:
-            raise Busy(
-                f"no etcd answers ({problem})",
-                hint="hvtx cluster status tells which are reached",
-                code=UNREACHABLE,
-            ) from problem
+            raise _unanswered(problem) from problem
         self._saw(reply)
         return reply
 
     def _key(self, *parts: str) -> str:
         return "/".join((self._cluster.prefix, *parts))
+
+
+def _unanswered(problem: Unanswered) -> Busy:
+    words, hint = f"no etcd answers ({problem})", "hvtx cluster status tells which are reached"
+    if starts_vms() and cut_off():
+        hint = "hvtx systemd install"
+        words += f"; the sandbox of this unit is of before [cluster], and lets nothing out: {hint}"
+    return Busy(words, hint=hint, code=UNREACHABLE)
 
 
 def first(found: Sequence[Kv]) -> str | None:

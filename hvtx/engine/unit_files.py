@@ -38,18 +38,20 @@ def hidden(root: str = "/") -> list[str]:
 def cut_off(root: str = "/") -> list[str]:
     """Units of ours that ask the cluster, and whose sandbox keeps them from it.
 
-    They were made before ``[cluster]`` was. Raises HostRefused, NotPermitted.
+    They were made before ``[cluster]`` was.
     """
     return [name for name in ASKING if _is_cut_off(name, root)]
 
 
 def _is_cut_off(name: str, root: str) -> bool:
-    own = text_at(below(root, f"{DIRECTORY}/{name}"))
-    texts = [own or text_at(below(root, path_of_package(name))) or ""]
-    more = os.path.join(below(root, DIRECTORY), f"{name}.d")
-    with suppress(OSError):
-        files = sorted(one for one in os.listdir(more) if one.endswith(".conf"))
-        texts += [text_at(os.path.join(more, one)) or "" for one in files]
+    own = below(root, f"{DIRECTORY}/{name}")
+    if os.path.islink(own):
+        return False  # it is masked, or somebody's
+    texts = []
+    with suppress(OSError, HvtxError):  # of what cannot be read nothing is said
+        texts.append(text_at(own) or text_at(below(root, path_of_package(name))) or "")
+        files = sorted(one for one in os.listdir(f"{own}.d") if one.endswith(".conf"))
+        texts += [text_at(os.path.join(f"{own}.d", one)) or "" for one in files]
     lines = [line for text in texts for line in text.splitlines()]
     if any(line.startswith("IPAddressAllow=") for line in lines):
         return False  # somebody's own

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pytest
+
+from hvtx.engine import etcd_hosts
 from hvtx.engine.etcd_hosts import EtcdHosts
+from hvtx.errors import Busy
 from hvtx.model.block import Cluster, Who
 
 
@@ -60,3 +64,20 @@ def test_members_are_asked_at_once() -> None:
     assert [found[one] for one in answer] == [None] * 3
     assert "refused" in str(found[nobody])
     assert list(found) == [*answer, nobody]
+
+
+@pytest.mark.parametrize("cut_off", [[], ["hvtx-gc.service"]])
+@pytest.mark.parametrize("by", ["systemd-run", None])
+def test_a_unit_that_can_ask_nobody_says_why(
+    monkeypatch: pytest.MonkeyPatch, cut_off: list[str], by: str | None
+) -> None:
+    """Else it would look as if etcd did not answer, each hour."""
+    monkeypatch.setattr(etcd_hosts, "cut_off", lambda: cut_off)
+    monkeypatch.delenv("HVTX_AUTOSTART", raising=False)
+    if by is not None:
+        monkeypatch.setenv("HVTX_AUTOSTART", by)
+    cluster = Cluster("etcd", endpoints=("http://127.0.0.1:1",), timeout=1)
+    hosts = EtcdHosts(cluster, lambda: Who("one", "node1", None, "id"), lambda _: None)
+    with closing(hosts), pytest.raises(Busy, match="no etcd answers") as caught:
+        hosts.last_claim()
+    assert ("hvtx systemd install" in caught.value.message) == bool(cut_off and by)

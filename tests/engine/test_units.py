@@ -359,6 +359,10 @@ def test_units_of_before_the_cluster_are_told(tmp_path: Path, name: str) -> None
     (tmp_path / DIRECTORY.lstrip("/") / f"{name}.d" / "own.conf").unlink()
     place(DIRECTORY, name, after)
     assert cut_off(str(tmp_path)) == []
+    (tmp_path / DIRECTORY.lstrip("/") / name).unlink()
+    assert cut_off(str(tmp_path)) == [name]
+    (tmp_path / DIRECTORY.lstrip("/") / name).symlink_to("/dev/null")
+    assert cut_off(str(tmp_path)) == []
 
 
 def test_doctor_says_so_where_etcd_is_to_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
