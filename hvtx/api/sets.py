@@ -208,6 +208,7 @@ def _check_files(runtime: Runtime, asked: Asked) -> None:
     state = runtime.settings.state_directory
     with placed(asked.where):
         commands.vm_create.check_files(request.kernel, request.initrd, request.disks)
+        commands.vm_create.check_formats(request.hypervisor, request.kernel, request.disks)
         check_user_data(request.guest.user_data)
         check_user(request.guest.user, request.hypervisor, runtime.installation, state)
 

@@ -13,7 +13,7 @@ from hvtx.engine.peer_ports import refuse_ports
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import bridges_now
 from hvtx.engine.transaction import Operation, begin
-from hvtx.engine.vm_options import VmRequest, refuse_names, warn_of_useless
+from hvtx.engine.vm_options import VmRequest, check_fit, refuse_names, warn_of_useless
 from hvtx.engine.vm_record import forget_vm
 from hvtx.engine.vm_user import check_user
 from hvtx.errors import Conflict, NotFound, UsageError, advised
@@ -180,6 +180,7 @@ def check_request(runtime: Runtime, request: VmRequest, *, starts: bool = False)
         hint = f"choose another name, or take it as it is: hvtx vm show {request.name}"
         raise Conflict(f"VM {request.name!r} exists already", hint=hint)
     check_files(request.kernel, request.initrd, request.disks)
+    check_formats(request.hypervisor, request.kernel, request.disks)
     check_user_data(request.guest.user_data)
     where = runtime.installation, runtime.settings.state_directory
     check_user(request.guest.user, request.hypervisor, *where)
@@ -225,6 +226,14 @@ def check_files(kernel: str | None, initrd: str | None, disks: Sequence[str]) ->
             if os.path.isdir(path):
                 hint = f"name a file in it: --{what} {os.path.join(path, 'FILE')}"
             raise UsageError(f"the {what} {path} cannot be used: {problem}", hint=hint)
+
+
+def check_formats(hypervisor: str, kernel: str | None, disks: Sequence[str]) -> None:
+    """Raise UsageError for disks that a hypervisor can never read; they are there."""
+    if hypervisor == "firecracker":
+        from hvtx.drivers.vm_process.probe import looked_into
+
+        check_fit(hypervisor, kernel, disks, looked_into(disks))
 
 
 def warn_of_disks(kernel: str | None, disks: Sequence[str]) -> None:

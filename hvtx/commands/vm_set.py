@@ -222,6 +222,8 @@ def _changed(vm: Vm, changes: Changes) -> Vm:
         wanted.initrd if "initrd" in given else None,
         wanted.disks if "disks" in given else (),
     )
+    if "disks" in given:
+        vm_create.check_formats(wanted.hypervisor, wanted.kernel, wanted.disks)
     return wanted
 
 

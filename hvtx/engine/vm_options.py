@@ -6,7 +6,7 @@ Before anything is looked up.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from hvtx.engine import notice
 from hvtx.engine.guest_options import GuestOptions
@@ -78,8 +78,9 @@ def parse_request(  # noqa: PLR0913 - it mirrors the options of `vm create`
     _check_names(name, networks)
     directory = here()
     chosen = hypervisor or ("command" if command else "qemu")
+    paths = tuple(os.path.abspath(disk) for disk in disks)
     check_combination(
-        chosen, command=command, kernel=kernel, initrd=initrd, append=append, disks=disks
+        chosen, command=command, kernel=kernel, initrd=initrd, append=append, disks=paths
     )
     check_size(memory, cpus)
     asked = ports.parse_published(publish, networks or (DEFAULT,))
@@ -99,7 +100,7 @@ def parse_request(  # noqa: PLR0913 - it mirrors the options of `vm create`
         kernel=_absolute(kernel),
         initrd=_absolute(initrd),
         append=checked_append(append, count),
-        disks=tuple(os.path.abspath(disk) for disk in disks),
+        disks=paths,
         command=checked_command(command, count),
         directory=directory,
         autostart=autostart,
@@ -249,9 +250,7 @@ _SLIP = 0.85  # of difflib's ratio: one letter in a word
 
 def checked_append(text: str | None, interfaces: int) -> str | None:
     """A kernel's command line as it is kept; raises UsageError for a ``{word}`` of no meaning."""
-    from hvtx.hypervisors.base import placeholders
-
-    known = placeholders(interfaces)
+    known = _placeholders(interfaces)
     return (
         None if text is None else _without(text, "--append", known, lambda word: word not in known)
     )
@@ -262,9 +261,7 @@ def checked_command(command: Iterable[str], interfaces: int) -> tuple[str, ...]:
 
     Any other braces are the program's own: a script of a shell, of awk or of Python has many.
     """
-    from hvtx.hypervisors.base import placeholders
-
-    known = placeholders(interfaces)
+    known = _placeholders(interfaces)
 
     def slip(word: str) -> bool:
         from hvtx.model.nearest import nearest
@@ -277,6 +274,12 @@ def checked_command(command: Iterable[str], interfaces: int) -> tuple[str, ...]:
         return slips and word not in known
 
     return tuple(_without(word, "the command", known, slip) for word in command)
+
+
+def _placeholders(interfaces: int) -> tuple[str, ...]:
+    from hvtx.hypervisors.base import placeholders
+
+    return placeholders(interfaces)
 
 
 def _without(text: str, where: str, known: Sequence[str], wrong: Callable[[str], bool]) -> str:
@@ -337,11 +340,21 @@ def check_combination(
             "--initrd and --append need --kernel",
             hint="a guest that boots from its --disk brings its own",
         )
-    if hypervisor == "firecracker" and not kernel:
-        raise UsageError(
-            "--hypervisor firecracker needs --kernel",
-            hint="give an uncompressed kernel (vmlinux), or choose --hypervisor qemu",
-        )
+    check_fit(hypervisor, kernel, disks)
+
+
+def check_fit(
+    hypervisor: str, kernel: str | None, disks: Iterable[str], formats: Mapping[str, str] = {}
+) -> None:
+    """Refuse what a hypervisor can never start; raises UsageError.
+
+    ``disks`` are absolute paths, ``formats`` those of the disks that were looked into.
+    """
+    from hvtx.hypervisors.base import unfit
+
+    why = unfit(hypervisor, kernel, disks, formats)
+    if why is not None:
+        raise UsageError(why[0], hint=why[1])
 
 
 def _absolute(path: str | None) -> str | None:

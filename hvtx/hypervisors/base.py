@@ -6,7 +6,7 @@ arguments (:class:`Probes`), so that a command line can be tested by comparing i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from hvtx.model.typed import TYPE_CHECKING, Literal, NamedTuple
 from hvtx.model.vm import Vm
@@ -180,6 +180,46 @@ def binary_names(hypervisor: str, machine: str = "x86_64") -> tuple[str, ...]:
     if hypervisor in ("firecracker", "cloud-hypervisor"):
         return (hypervisor,)
     return ()
+
+
+_KERNELS = {
+    "firecracker": "an uncompressed kernel (vmlinux)",
+    "cloud-hypervisor": "a kernel, or its firmware for guests that boot from disk",
+}
+"""What those are to be given that boot no disk by themselves."""
+
+
+def unfit(
+    hypervisor: str, kernel: str | None, disks: Iterable[str], formats: Mapping[str, str] = {}
+) -> tuple[str, str] | None:
+    """Why a hypervisor can start no guest of these, and what to do; None if it can (pure).
+
+    ``formats`` are those of the disks that were looked into; of others the name is believed.
+    """
+    if hypervisor not in _KERNELS:
+        return None
+    named, other = f"--hypervisor {hypervisor}", "choose --hypervisor qemu"
+    if not kernel:
+        return f"{named} needs --kernel", f"give {_KERNELS[hypervisor]}, or {other}"
+    for path in disks:
+        if hypervisor == "firecracker" and disk_format(path, formats) != "raw":
+            return (
+                f"{named} reads raw disks only, and {path} is qcow2",
+                f"make a raw one of it (qemu-img convert -O raw {path} FILE), or {other}",
+            )
+        if hypervisor == "cloud-hypervisor" and "," in path:
+            return (
+                f"{named} takes no --disk with a comma in its path: {path}",
+                f"rename it, or name it by a link without one; or {other}",
+            )
+    return None
+
+
+def need_fit(hypervisor: str, vm: Vm, formats: Mapping[str, str]) -> None:
+    """Raise ValueError where a hypervisor cannot start ``vm``, whatever the host has."""
+    why = unfit(hypervisor, vm.kernel, vm.disks, formats)
+    if why is not None:
+        raise ValueError(why[0])
 
 
 PLACEHOLDERS: Mapping[str, str] = {

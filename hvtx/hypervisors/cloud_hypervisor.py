@@ -18,6 +18,7 @@ from hvtx.hypervisors.base import (
     Probes,
     disk_format,
     kernel_arguments,
+    need_fit,
     serial_console,
 )
 from hvtx.model.seed import SEED, has_seed
@@ -26,8 +27,8 @@ from hvtx.model.vm import Vm
 
 def render(vm: Vm, ports: Sequence[Nic], probes: Probes, directory: str) -> Launch:
     """The launch of ``vm``; raises ValueError without a kernel, or for a path with a comma."""
-    if vm.kernel is None:
-        raise ValueError("cloud-hypervisor needs a kernel (or its firmware): give --kernel")
+    need_fit("cloud-hypervisor", vm, probes.formats)
+    assert vm.kernel is not None
     handing = Handing()
     defaults = (f"console={serial_console(probes.machine)}", "panic=1")
     argv = [
@@ -59,8 +60,6 @@ def _disks(vm: Vm, probes: Probes) -> list[str]:
     """One ``--disk`` with a value for each; a repeated option is refused."""
     values = []
     for path in vm.disks:
-        if "," in path:
-            raise ValueError(f"cloud-hypervisor takes no path with a comma: {path}")
         kind = disk_format(path, probes.formats)
         more = ",backing_files=on" if kind == "qcow2" else ""
         values.append(f"path={path},image_type={kind}{more}")

@@ -16,8 +16,8 @@ from hvtx.hypervisors.base import (
     Launch,
     Nic,
     Probes,
-    disk_format,
     kernel_arguments,
+    need_fit,
 )
 from hvtx.model.seed import SEED, has_seed
 from hvtx.model.typed import Any
@@ -53,11 +53,8 @@ def render(vm: Vm, ports: Sequence[Nic], probes: Probes, directory: str) -> Laun
 
 def configuration(vm: Vm, ports: Sequence[Nic], probes: Probes, handing: Handing) -> dict[str, Any]:
     """The configuration as an object; ValueError as for :func:`render`."""
-    if vm.kernel is None:
-        raise ValueError("firecracker boots no disk images by themselves: give --kernel")
-    for path in vm.disks:
-        if disk_format(path, probes.formats) != "raw":
-            raise ValueError(f"firecracker reads raw disks only, and {path} is none")
+    need_fit("firecracker", vm, probes.formats)
+    assert vm.kernel is not None
     defaults = ("console=ttyS0", "reboot=k", "panic=1", "pci=off")
     boot: dict[str, Any] = {
         "kernel_image_path": handing.file("kernel", vm.kernel, probes),

@@ -572,6 +572,7 @@ WRONG: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "a port twice": (LAB + WEB + WEB.replace("vms.web", "vms.bad"), 2, ("[vms.bad]", "web")),
     "no such network": ('[vms.bad]\nnetwork = "lob"\n' + LAB, 3, ("[vms.bad]", "lob", "did you mean 'lab'")),
     "the bridge of every host": ('[networks.bad]\nsubnet = "10.1.0.0/24"\nbridge = "lo"\n', 4, ("[networks.bad]", "lo exists already")),
+    "a hypervisor without its kernel": (LAB + '[vms.bad]\nnetwork = "lab"\nhypervisor = "cloud-hypervisor"\ndisk = "d.raw"\n', 2, ("[vms.bad]", "--kernel")),
     "no such kernel": (LAB + '[vms.bad]\nnetwork = "lab"\nkernel = "none"\n', 3, ("[vms.bad]", "/none")),
     "no such key file": (LAB + '[vms.bad]\nnetwork = "lab"\nssh_key = "none"\n', 3, ("[vms.bad]", "/none")),
     "nothing": ("", 2, ()),

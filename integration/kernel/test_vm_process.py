@@ -643,6 +643,24 @@ def test_what_is_missing_is_named_before_anything_is_made(tmp_path, monkeypatch)
         probing.probe(there._replace(directory="/absent"), run)
 
 
+@pytest.mark.parametrize("hypervisor", ["firecracker", "cloud-hypervisor"])
+def test_what_its_hypervisor_can_never_start_is_named_before_anything_is_made(
+    hypervisor, tmp_path, monkeypatch
+):
+    """Of a VM that is on record all the same: an image may have become another one since."""
+    program = tmp_path / hypervisor
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    disk = tmp_path / "a,b.img"
+    disk.write_bytes(b"QFI\xfb\0\0\0\3" + bytes(80))
+    vm = VM._replace(hypervisor=hypervisor, kernel="/dev/null", disks=(str(disk),))
+    for look in (lambda: probing.probe(vm, str(tmp_path)), lambda: probing.need_program(vm)):
+        with pytest.raises(UsageError, match=r"VM web cannot be started.*a,b\.img") as caught:
+            look()
+        assert "hvtx vm set web" in caught.value.hint
+
+
 def test_formats_are_believed_only_while_they_lead_nowhere(tmp_path):
     def disk(name: str, content: bytes) -> str:
         (tmp_path / name).write_bytes(content)

@@ -285,6 +285,9 @@ WRONG_WISHES = [
     ("--kernel", "/dev/null", *SLEEP), ("--hypervisor", "xen", *SLEEP), ("--hypervisor", "command"),
     ("--hypervisor", "qemu", *SLEEP), ("--hypervisor", "external", *SLEEP), ("--memory", "0", *SLEEP),
     ("--memory", "x", *SLEEP), ("--cpus", "0", *SLEEP), ("--cpus=-1", *SLEEP), ("--initrd", "/dev/null"),
+    ("--hypervisor", "cloud-hypervisor", "--disk", "/dev/null"), ("--hypervisor", "firecracker"),
+    ("--hypervisor", "cloud-hypervisor", "--kernel", "/dev/null", "--disk", "/dev/a,b.raw"),
+    ("--hypervisor", "firecracker", "--kernel", "/dev/null", "--disk", "/dev/a.qcow2"),
     ("--append", "x"), ("--no-such-option", *SLEEP), ("sleep", "600"),
     ("--ip", "10.77.0.5", "--ip", "10.77.0.5", *SLEEP), ("--network", "a", "--network", "a", *SLEEP),
     ("--mac", "02:00:00:00:00:01", "--mac", "02:00:00:00:00:02", *SLEEP), ("stray", *SLEEP),
@@ -308,6 +311,33 @@ def test_wrong_combinations(
 ], ids=" ".join)  # fmt: skip
 def test_usage_errors(hvtx: Program, argv: tuple[str, ...]) -> None:
     refused(hvtx, *argv, code=2)
+
+
+def test_what_a_hypervisor_can_never_start(
+    hvtx: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2 at `create` and `set`, before anything is made: by what a disk is, and by where it is."""
+    kernel, disk = tmp_path / "vmlinux", tmp_path / "a.img"
+    place = tmp_path / "a,b"
+    place.mkdir()
+    for path in (kernel, disk, place / "d.raw"):
+        path.write_bytes(bytes(512))
+    (tmp_path / "qcow2.img").write_bytes(b"QFI\xfb\0\0\0\3" + bytes(504))
+    words = {"firecracker": "reads raw disks only", "cloud-hypervisor": "a comma in its path"}
+    wrong = {"firecracker": tmp_path / "qcow2.img", "cloud-hypervisor": place / "d.raw"}
+    for hypervisor, word in words.items():
+        of = ("--hypervisor", hypervisor, "--kernel", str(kernel))
+        bad = ("--disk", str(wrong[hypervisor]))
+        for verb in ("create", "run"):
+            refused(hvtx, "vm", verb, "web", *of, *bad, code=2, word=word)
+        hvtx("vm", "create", hypervisor, *of, "--disk", str(disk))
+        refused(hvtx, "vm", "set", hypervisor, *bad, code=2, word=word)
+        refused(hvtx, "vm", "set", hypervisor, "--no-kernel", code=2, word="needs --kernel")
+    monkeypatch.chdir(place)
+    refused(
+        hvtx, "vm", "create", "web", "--hypervisor", "cloud-hypervisor", "--kernel", str(kernel),
+        "--disk", "d.raw", code=2, word="a comma in its path",
+    )  # fmt: skip
 
 
 def test_what_does_not_exist(hvtx: Program, tmp_path: Path) -> None:

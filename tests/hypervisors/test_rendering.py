@@ -353,6 +353,25 @@ def test_cloud_hypervisor():
         cloud_hypervisor.render(vm._replace(disks=("/d/a,b.raw",)), (), probes, "/r")
 
 
+@pytest.mark.parametrize(
+    ("hypervisor", "kernel", "disks", "formats", "words"),
+    [
+        ("firecracker", None, (), {}, "needs --kernel"),
+        ("cloud-hypervisor", None, ("/d/a.raw",), {}, "needs --kernel"),
+        ("cloud-hypervisor", "/k", ("/d/a.raw", "/d,/b.raw"), {}, "comma in its path: /d,/b.raw"),
+        ("firecracker", "/k", ("/d/a.img", "/d/b.qcow2"), {}, "raw disks only, and /d/b.qcow2"),
+        ("firecracker", "/k", ("/d/a.img",), {"/d/a.img": "qcow2"}, "raw disks only"),
+    ],
+)
+def test_what_a_hypervisor_can_never_start(hypervisor, kernel, disks, formats, words):
+    why = base.unfit(hypervisor, kernel, disks, formats)
+    assert words in why[0]
+    assert f"--hypervisor {hypervisor}" in why[0]
+    assert "--hypervisor qemu" in why[1]
+    assert base.unfit("qemu", kernel, disks, formats) is None
+    assert base.unfit(hypervisor, "/k", ("/d/a.raw",)) is None
+
+
 def test_external_launches_nothing():
     assert external.render(WEB, (FIRST,), TCG, "/r").argv == ()
 

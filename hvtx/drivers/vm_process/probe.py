@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 
 from hvtx.errors import NotFound, UsageError
 from hvtx.host import paths
-from hvtx.hypervisors.base import Probes
+from hvtx.hypervisors.base import TRAITS, Probes, binary_names, disk_format, unfit
 from hvtx.model.user import User
 from hvtx.model.vm import Vm, need_something_to_run
 
@@ -34,22 +35,50 @@ def probe(vm: Vm, run_directory: str, user: User | None = None) -> Probes:
     for what, path in files:
         if path is not None:
             _need_file(what, path, vm.name)
+    formats, firmware = _fitting(vm, machine)
     kvm, why = False, None
     if vm.hypervisor == "qemu":
         from hvtx.host.kvm import choose
 
         answer = choose(binary, machine, run_directory, vm.kernel, user)
         kvm, why = answer.accelerator == "kvm", answer.reason
-    formats = {path: looked for path in vm.disks if (looked := look_into(path)) is not None}
-    firmware = next((path for path in FIRMWARE if os.path.exists(path)), None)
     found = Probes(binary, kvm, machine, formats, firmware, why, shut=_shut(vm, user))
     return _probe_qemu(vm, found) if vm.hypervisor == "qemu" else found
 
 
 def need_program(vm: Vm) -> None:
-    """Raise NotFound where what would run ``vm`` is not on this host."""
+    """Raise NotFound where what would run ``vm`` is not on this host, UsageError as :func:`probe`.
+
+    What keeps it from starting, as far as it is seen without a look at its user and at KVM.
+    """
     if vm.hypervisor != "external":
-        _binary(vm, this_machine())
+        machine = this_machine()
+        _binary(vm, machine)
+        _fitting(vm, machine)
+
+
+def _fitting(vm: Vm, machine: str) -> tuple[dict[str, str], str | None]:
+    """The formats of disks that were looked into, and the firmware for guests that boot from them.
+
+    Raises UsageError where the hypervisor can do nothing with what the VM has.
+    """
+    formats = looked_into(vm.disks)
+    firmware = next((path for path in FIRMWARE if os.path.exists(path)), None)
+    why = unfit(vm.hypervisor, vm.kernel, vm.disks, formats)
+    if vm.hypervisor == "qemu" and machine == "aarch64" and not vm.kernel and firmware is None:
+        words = "a guest without --kernel needs UEFI firmware on aarch64"
+        why = words, "install it (apt install qemu-efi-aarch64), or give --kernel"
+    if why is not None:
+        raise UsageError(
+            f"VM {vm.name} cannot be started: {why[0]}",
+            hint=f"{why[1]}; what is on record is changed with `hvtx vm set {vm.name}`",
+        )
+    return formats, firmware
+
+
+def looked_into(disks: Iterable[str]) -> dict[str, str]:
+    """The formats of those whose name does not say it. Raises UsageError as :func:`look_into`."""
+    return {path: looked for path in disks if (looked := look_into(path)) is not None}
 
 
 def _shut(vm: Vm, user: User | None) -> frozenset[str]:
@@ -66,7 +95,6 @@ def _probe_qemu(vm: Vm, found: Probes) -> Probes:
     """What QEMU must be told of disks that it opens by descriptors; and of itself."""
     from hvtx.host import images, vhost
     from hvtx.host.seccomp import sandbox_of
-    from hvtx.hypervisors.base import disk_format
 
     named = {}
     for path in vm.disks:
@@ -137,7 +165,6 @@ def look_into(path: str) -> str | None:
 
 def _binary(vm: Vm, machine: str) -> str:
     from hvtx.host import program
-    from hvtx.hypervisors.base import binary_names
 
     names = binary_names(vm.hypervisor, machine)
     if vm.hypervisor == "command":
@@ -166,8 +193,6 @@ def _binary(vm: Vm, machine: str) -> str:
 
 def _no_program(vm: Vm, name: str) -> NotFound:
     """What is there in the place of a VM's program, if anything is, and what to do."""
-    from hvtx.hypervisors.base import TRAITS
-
     words, hint = "is not on this host", TRAITS[vm.hypervisor].hint
     if vm.hypervisor == "command" and " " in name:
         hint = f"after -- stands each word by itself: -- {name}"
