@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from hvtx.engine import egress_base, own_addresses, port_holders, privileges
 from hvtx.engine.guest_routes import look_by
 from hvtx.engine.network_build import ensure_networks
-from hvtx.engine.peer_ports import holding_ports
+from hvtx.engine.peer_ports import holding_ports, refuse_ports
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import after, networks_now, vm_scope
 from hvtx.engine.transaction import Operation, begin
@@ -310,8 +310,9 @@ def restart_vm(
 ) -> VmScope:
     """Stop a VM, if it is not stopped, and start it: two operations under one lock.
 
-    What would keep it from starting (a file or a program that is gone) is found before it is
-    stopped. Raises what stopping and starting raise; a start that fails leaves it stopped.
+    What would keep it from starting (a file or a program that is gone, a port that another has by
+    now) is found before it is stopped. Raises what stopping and starting raise; a start that fails
+    leaves it stopped.
     """
     from hvtx.commands.vm_stop import stop_scope
 
@@ -322,6 +323,8 @@ def restart_vm(
     probe_of(runtime, scope.vm)
     privileges.need_to_start(scope.networks.values())
     _need_own_blocks(runtime, scope)
+    ports, families = decide.ports_of(scope.vm), decide.families_of(scope.vm)
+    refuse_ports(runtime, ports, families, own=port_holders.held_ports(scope.rows))
     try:
         stop_scope(runtime, scope, timeout=timeout, force=force, tell=tell)
     except PartialFailure:

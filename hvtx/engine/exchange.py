@@ -17,7 +17,7 @@ old are intended once more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from hvtx.engine import (
     effects,
@@ -151,14 +151,13 @@ def _hold(operation: Operation, made: Sequence[Resource], held: Held | None) -> 
     owner = next((row.vm for row in made if row.vm), "")
     processes = runtime.read(records.processes_of_vm, owner)
     followed = next((found for row in processes if (found := identity_of(row))), None)
-    name = operation.vm or ""
     fresh = [row for row in made if row.kind == Kind.PUBLISH]
     own = set(held.ports)
     fresh = [row for row in fresh if port_holders.port_of(row) in own]
     holder = port_holders.spawn_for_rows(held, followed, fresh)
     assert holder is not None, "something is held"
     try:
-        port_holders.enter_own_scope(name, holder.identity.pid)
+        port_holders.enter_own_scope(operation.vm or "", holder.identity.pid)
         rows = operation.observe(made, port_holders.noted(fresh, holder.identity))
         failpoint.reach("registered")
         holder.open()
@@ -177,13 +176,15 @@ def _carry_through(
 ) -> list[Resource]:
     observed = _act(operation, gone, made)
     left = egress_flows.end_refused(operation.runtime, [*gone, *made]) or _end(operation, gone)
-    observed |= _holders(operation, made, observed)
+    # what could be bound only now that the old is let go is refused as what is bound beforehand
+    needed = port_holders.on_new_ports(gone, made) if left is None and result == "done" else ()
+    observed |= _holders(operation, made, observed, needed)
     committed = [_committed(row, observed) for row in made]
     owed = left.message if left is not None else flows.owed(committed)
     why = {row.id: left for row in gone} if left is not None else {}
 
     def close(sql: Any) -> None:
-        _close(sql, [row for row in gone if row.id not in why])
+        intents.forget(sql, [row for row in gone if row.id not in why])
         for row in gone:
             if row.id in why:
                 intents.amend_observed(sql, row.id, {FLOWS: True})
@@ -262,10 +263,6 @@ def _without(observed: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in observed.items() if name != EXCHANGE}
 
 
-def _close(sql: Any, gone: Sequence[Resource]) -> None:
-    intents.forget(sql, gone)
-
-
 def _removals(
     operation: Operation, gone: Sequence[Resource], left: Mapping[int, Outcome]
 ) -> list[Event]:
@@ -342,7 +339,7 @@ def carry_on(operation: Operation, rows: Sequence[Resource]) -> Outcome:
         for row in made:
             intents.commit(sql, [row], {row.id: observed[row.id]}, row.operation)
         closed = gone if left is None else []
-        _close(sql, closed)
+        intents.forget(sql, closed)
         completed = [lines.carried(row, operation.vm_name(sql, row)) for row in made]
         removed = [
             lines.removal(row, GONE, Reason.REPLACED.value, operation.vm_name(sql, row))
@@ -367,14 +364,20 @@ def _limited(read: Callable[..., Any], own: Sequence[Resource], life: int) -> li
 
 
 def _holders(
-    operation: Operation, made: Sequence[Resource], observed: Mapping[int, Mapping[str, Any]]
+    operation: Operation,
+    made: Sequence[Resource],
+    observed: Mapping[int, Mapping[str, Any]],
+    needed: Collection[int] = (),
 ) -> dict[int, Mapping[str, Any]]:
-    """``observed`` of these rows with who holds their ports now: what is not held is held anew."""
+    """``observed`` of these rows with who holds their ports now: what is not held is held anew.
+
+    Raises Conflict where somebody has the port of one that is ``needed`` (ids).
+    """
     known = operation.runtime.read(records.resources_by_id, [row.id for row in made])
     ports = [known[row.id] for row in made if row.kind == Kind.PUBLISH]  # some have others by now
     held = {row.id: row for row in ports} | {
         row.id: row
-        for row in _hold_anew(operation, [r for r in ports if not port_holders.is_held(r)])
+        for row in _hold_anew(operation, [r for r in ports if not port_holders.is_held(r)], needed)
     }
     return {
         row.id: {**observed[row.id], HOLDER: dict(holder_observed(row))}
@@ -383,13 +386,15 @@ def _holders(
     }
 
 
-def _hold_anew(operation: Operation, ports: Sequence[Resource]) -> list[Resource]:
+def _hold_anew(
+    operation: Operation, ports: Sequence[Resource], needed: Collection[int]
+) -> list[Resource]:
     """Those of these rows whose ports could be had."""
     runtime, found = operation.runtime, []
     for vm in sorted({row.vm for row in ports if row.vm}):
         own = {row.id: row for row in ports if row.vm == vm}
         processes = runtime.read(records.processes_of_vm, vm)
         name = runtime.read(records.vm_name, vm) or ""
-        held = port_holders.hold_anew(runtime.store, list(own.values()), processes, name)
+        held = port_holders.hold_anew(runtime.store, list(own.values()), processes, name, needed)
         found += [own[row]._replace(observed=observed) for row, observed in held.items()]
     return found

@@ -9,7 +9,7 @@ is looked for before it is published and once more after: at least one takes it 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 from hvtx.engine import notice
@@ -17,12 +17,12 @@ from hvtx.engine.registry import FIREWALLS
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import Conflict, HvtxError
 from hvtx.host.netlink import DumpInterrupted
-from hvtx.host.ports import refuse_taken_port
+from hvtx.host.ports import refuse_taken_beside, refuse_taken_port
 from hvtx.model.typed import TYPE_CHECKING
 from hvtx.model.vm import Publish
 
 if TYPE_CHECKING:
-    from hvtx.drivers.base import CommonDriver
+    from hvtx.drivers.base import CommonDriver, DeviceDriver
     from hvtx.drivers.portholder import Held
 
 
@@ -31,6 +31,7 @@ def refuse_ports(
     ports: Sequence[Publish],
     families: Collection[int],
     container: str | None = None,
+    own: Sequence[Publish] | None = None,
 ) -> None:
     """Raise Conflict for a port that a program here or another installation has.
 
@@ -40,12 +41,16 @@ def refuse_ports(
 
     Ports of a ``container`` are not held: podman binds to them itself once the plugin has ended,
     and listens on them while it asks for another network, or for the same one anew.
+
+    ``own``: what a VM holds that is to be stopped, and started with ``ports``: nothing is told.
     """
+    fresh, wider = _beside(ports, own or ())
     with _naming_installations(runtime, ports):
-        away = [port for port in ports if not refuse_taken_port(port, container)]
+        away = [port for port in fresh if not refuse_taken_port(port, container)]
+        _refuse_wider(runtime.devices, wider)
     refuse_others_ports(runtime, ports)
     unknown = _refuse_translated(runtime.nftables(), ports, families)
-    if families:  # else the start that follows at once tells
+    if families and own is None:  # else the start that follows at once tells
         _tell_of_away(away)
         _tell_of_unknown(ports, unknown)
 
@@ -68,20 +73,30 @@ def _refuse_translated(
 
 @contextmanager
 def holding_ports(
-    runtime: Runtime, ports: Sequence[Publish], families: Collection[int]
+    runtime: Runtime,
+    ports: Sequence[Publish],
+    families: Collection[int],
+    own: Sequence[Publish] = (),
 ) -> Iterator[Held | None]:
     """The same, and from here on no program gets them: sockets are bound to them.
 
     They are closed at the end, unless a holder has inherited them. None if there are no ports.
+
+    ``own``: what the VM holds now. Ports that collide with it can be bound only when it is let go;
+    of these, those that are to be on more addresses are looked for on each.
     """
+    fresh, wider = _beside(ports, own)
+    ports = [*fresh, *(port for port, _ in wider)]
     if not ports:
         yield None
         return
     from hvtx.drivers import portholder
 
     with _naming_installations(runtime, ports):
-        held = portholder.hold(ports)
+        held = portholder.hold(fresh)
     try:
+        with _naming_installations(runtime, ports):
+            _refuse_wider(runtime.devices, wider)
         refuse_others_ports(runtime, ports)
         unknown = _refuse_translated(runtime.nftables(), ports, families)
         _tell_of_away(list(dict.fromkeys(held.away)))
@@ -94,6 +109,36 @@ def holding_ports(
         _tell_of_unknown(ports, unknown)
     finally:
         held.close()
+
+
+def _beside(
+    ports: Sequence[Publish], own: Sequence[Publish]
+) -> tuple[list[Publish], list[tuple[Publish, set[str]]]]:
+    """Of ``ports`` those beside a VM's ``own``, and those that are to be wider than these (pure).
+
+    These with the addresses on which the VM has them; the others it has whole, or in part.
+    """
+    held: dict[tuple[str, int], set[str | None]] = {}
+    for port in own:
+        held.setdefault((port.protocol, port.host_port), set()).add(port.host_ip)
+    fresh, wider = [], []
+    for port in ports:
+        had = held.get((port.protocol, port.host_port), set())
+        if port.host_ip is None and had and None not in had:
+            wider.append((port, {address for address in had if address}))
+        elif not had & {None, port.host_ip}:
+            fresh.append(port)
+    return fresh, wider
+
+
+def _refuse_wider(
+    devices: Callable[[], DeviceDriver], wider: Sequence[tuple[Publish, set[str]]]
+) -> None:
+    """Raise Conflict for a port that somebody has on an address on which the VM has it not."""
+    if wider:
+        here = {one.address.partition("/")[0] for one in devices().links.addresses()}
+        for port, addresses in wider:
+            refuse_taken_beside(port, addresses, here)
 
 
 @contextmanager

@@ -163,18 +163,22 @@ def _may_be_held(port: Publish) -> bool:
 
 
 def renew(
-    rows: Sequence[Resource], processes: Sequence[Resource], vm: str
+    rows: Sequence[Resource],
+    processes: Sequence[Resource],
+    vm: str,
+    needed: Collection[int] = (),
 ) -> tuple[Holder | None, dict[int, dict[str, Any]], dict[int, str]]:
     """Hold the ports of ``rows``, of the VM called ``vm``, again, as far as they can be had.
 
     Returns the holder, which is to be opened once what it holds is on record, ``observed`` of the
-    rows whose ports it has, and why the others are not held. Raises HostRefused.
+    rows whose ports it has, and why the others are not held. Raises HostRefused, and Conflict where
+    somebody has the port of one of the rows that are ``needed`` (ids): then nothing is held.
     """
     from hvtx.drivers import portholder
 
     ports = [port_of(row) for row in rows]
     with portholder.room_for(ports):
-        held, why = _held_again(portholder.Held(), rows)
+        held, why = _held_again(portholder.Held(), rows, needed)
     why.update((row.id, held.unheld[port_of(row)]) for row in rows if port_of(row) in held.unheld)
     followed = next((found for row in processes if (found := identity_of(row))), None)
     holder = spawn_for_rows(held, followed, rows)
@@ -184,13 +188,18 @@ def renew(
     return holder, noted([row for row in rows if row.id not in why], holder.identity), why
 
 
-def _held_again(held: Held, rows: Sequence[Resource]) -> tuple[Held, dict[int, str]]:
+def _held_again(
+    held: Held, rows: Sequence[Resource], needed: Collection[int]
+) -> tuple[Held, dict[int, str]]:
     """``held`` with the ports of these rows that can be had; why not the others, by row."""
     why = {}
     for row in rows:
         try:
             held.add(port_of(row))
         except Conflict as problem:
+            if row.id in needed:
+                held.close()
+                raise
             why[row.id] = f"{problem.message}; to hold it again: {fix(had_by([row])[row.id])}"
         except HvtxError as problem:
             why[row.id] = f"{problem.message} ({problem.hint})" if problem.hint else problem.message
@@ -215,6 +224,11 @@ def is_held(row: Resource) -> bool:
     return identity is not None and not portholder.ended(identity)
 
 
+def held_ports(rows: Iterable[Resource]) -> list[Publish]:
+    """The ports of these rows whose holders are there."""
+    return [port_of(row) for row in rows if row.kind == Kind.PUBLISH and is_held(row)]
+
+
 def end_passing(rows: Iterable[Resource]) -> None:
     """End holders that were never told to stay, or have not heard of it: who spawned them died.
 
@@ -228,16 +242,20 @@ def end_passing(rows: Iterable[Resource]) -> None:
 
 
 def hold_recorded(
-    store: Store, rows: Sequence[Resource], processes: Sequence[Resource], name: str
+    store: Store,
+    rows: Sequence[Resource],
+    processes: Sequence[Resource],
+    name: str,
+    needed: Collection[int] = (),
 ) -> tuple[dict[int, dict[str, Any]], dict[int, str]]:
     """Hold ports that nobody holds, as far as they can be had.
 
     Returns ``observed`` of the rows whose ports are held, on record, and why the others are not.
-    Raises HostRefused, StoreError; then nothing more is held.
+    Raises HostRefused, StoreError, and Conflict as :func:`renew`; then nothing more is held.
     """
     from hvtx.store import intents
 
-    holder, observed, why = renew(rows, processes, name)
+    holder, observed, why = renew(rows, processes, name, needed)
     if holder is None:
         return {}, why
     try:
@@ -252,12 +270,16 @@ def hold_recorded(
 
 
 def hold_anew(
-    store: Store, rows: Sequence[Resource], processes: Sequence[Resource], name: str
+    store: Store,
+    rows: Sequence[Resource],
+    processes: Sequence[Resource],
+    name: str,
+    needed: Collection[int] = (),
 ) -> dict[int, dict[str, Any]]:
     """Hold ports as :func:`hold_recorded` does, and warn of those that cannot be had."""
     from hvtx.engine import notice
 
-    observed, why = hold_recorded(store, rows, processes, name)
+    observed, why = hold_recorded(store, rows, processes, name, needed)
     for words in dict.fromkeys(why.values()):
         notice.warning(f"a published port of VM {name} is not held: {words}")
     return observed
@@ -299,6 +321,12 @@ def bound(row: Resource) -> tuple[str, str | None, int]:
     """What a port's sockets are bound to."""
     port = port_of(row)
     return port.protocol, port.host_ip, port.host_port
+
+
+def on_new_ports(gone: Iterable[Resource], made: Iterable[Resource]) -> set[int]:
+    """Those of ``made`` (ids) that publish what none of ``gone`` was bound to (pure)."""
+    had = {bound(row) for row in gone if row.kind == Kind.PUBLISH}
+    return {row.id for row in made if row.kind == Kind.PUBLISH and bound(row) not in had}
 
 
 def shown(row: Resource) -> list[str]:

@@ -18,7 +18,7 @@ from hvtx.engine.scope import networks_now, vm_scope
 from hvtx.errors import Conflict
 from hvtx.model.resource import is_changing
 from hvtx.model.typed import Any
-from hvtx.model.vm import Liveness, Publish, Vm
+from hvtx.model.vm import Liveness, Vm
 from hvtx.planner import changes, service_changes
 from hvtx.planner.scope import VmScope
 from hvtx.planner.start import families_of, ports_of
@@ -79,8 +79,8 @@ def change_running(
         for each in (vm, wanted)
     ]
     difference = changes.difference(scope.rows, before + told[0], after + told[1])
-    fresh = _fresh(vm, wanted)
-    with holding_ports(runtime, fresh, families_of(wanted)) as held:
+    families = families_of(wanted)
+    with holding_ports(runtime, ports_of(wanted), families, ports_of(vm)) as held:
         old = living_limits.devices_of(scope.rows, runtime.life.id)
         devices = old if wanted.limits != vm.limits else []
         change = exchange.Change(
@@ -94,12 +94,6 @@ def change_running(
         )
         exchange.exchange(runtime, change, vm=vm.name)
     return vm_scope(runtime, vm.name)
-
-
-def _fresh(vm: Vm, wanted: Vm) -> list[Publish]:
-    """The ports to be held from before anything is made; the VM itself holds those of its own."""
-    had = ports_of(vm)
-    return [port for port in ports_of(wanted) if not any(port.collides(other) for other in had)]
 
 
 def record_of(vm: Vm, other: Vm) -> exchange.Record:

@@ -241,6 +241,21 @@ def test_who_took_a_port_meanwhile_is_named_and_the_others_are_held(hvtx: Progra
     assert holders() == []
 
 
+@pytest.mark.parametrize("where", EVERYWHERE[:3])
+def test_a_restart_does_not_stop_a_vm_whose_port_somebody_has(hvtx: Program, where: Where) -> None:
+    """Its start would be refused: so is the restart, while it runs."""
+    run(hvtx, "8080:80", "8081:80")
+    lab.end(the_holder())
+    running = hvtx.vm("web")["pid"]
+    with contextlib.closing(daemon("tcp", where)):
+        ran = hvtx("vm", "restart", "web", "--timeout", "1", code=4)
+        assert "8080/tcp of this host is in use by a program" in ran.err
+        assert hvtx.vm("web")["pid"] == running
+    hvtx("vm", "restart", "web", "--timeout", "1")
+    assert hvtx.vm("web")["pid"] != running
+    assert refused("tcp", where)
+
+
 def foreign_object(*binds: str) -> subprocess.Popen[bytes]:
     """A program that has ports, each written as ``tcp 0.0.0.0 8080``."""
     program = subprocess.Popen([sys.executable, "-c", _STRANGER, *binds], stdout=-1)

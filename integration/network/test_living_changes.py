@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,10 +23,11 @@ from integration import lab
 from integration.crash.test_failpoints import host
 from integration.lab import HOST4, HOST6, WORLD4, WORLD6, vms
 from integration.lab.firewall_contract import inside, reach, unreachable
-from integration.lab.program import Program
+from integration.lab.program import Forked, Program
 from integration.lab.vms import SLEEP
+from integration.lab.waiting import until
 from integration.network.test_guests_network import GuestVm, run
-from integration.network.test_held_ports import Where, holders, refused
+from integration.network.test_held_ports import Where, daemon, holders, refused
 
 NO_DHCP = ("network", "set", "net", "--no-dhcp")
 BACKENDS = ["nftables", "iptables"]
@@ -178,6 +184,68 @@ def test_what_cannot_be_is_refused_whole(hvtx: Program) -> None:
             assert "error:" in ran.err
             assert "hint:" in ran.err
         assert (marks(hvtx), lab.dump()) == before
+    assert hvtx.is_clean()
+
+
+WIDER = ("vm", "set", "web", "--unpublish", "127.0.0.1:8080{}", "-p", "8080:80{}")
+BESIDE = [
+    Where("127.0.0.2"), Where("10.77.0.1"), Where("::", only6=True), Where("::1"),
+    Where("fd77::1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_a_wider_port_takes_nobody_elses(hvtx: Program, protocol: str) -> None:
+    """All addresses for one: what others have on theirs is a conflict, as for a VM that is down."""
+    of = "/udp" if protocol == "udp" else ""
+    wider = [word.format(of) for word in WIDER]
+    hvtx("vm", "run", "web", "--network", "net", "-p", f"127.0.0.1:8080:80{of}", *SLEEP)
+    before = marks(hvtx), lab.dump()
+    for where in BESIDE:
+        with contextlib.closing(daemon(protocol, where, options=[socket.SO_REUSEADDR])):
+            ran = hvtx(*wider, code=4)
+            assert f"8080/{protocol} of this host is in use by a program" in ran.err, where
+            assert (marks(hvtx), lab.dump()) == before, where
+    hvtx(*wider)
+    assert ports(hvtx) == {f":8080:80/{protocol}"}
+    assert refused(protocol, Where("10.77.0.1"))
+    assert hvtx.is_clean()
+
+
+def test_a_wider_port_takes_no_other_installations(hvtx: Program, tmp_path: Path) -> None:
+    other = Forked(
+        HVTX_FIREWALL=hvtx.environment["HVTX_FIREWALL"],
+        HVTX_STATE_DIR=str(tmp_path / "state2"), HVTX_RUN_DIR=str(tmp_path / "run2"),
+    )  # fmt: skip
+    other("network", "create", "two", "--subnet", "10.78.0.0/24")
+    other("vm", "run", "theirs", "--network", "two", "-p", "10.77.0.1:8080:80", *SLEEP)
+    hvtx("vm", "run", "web", "--network", "net", "-p", "127.0.0.1:8080:80", *SLEEP)
+    before = marks(hvtx), lab.dump()
+    ran = hvtx(*(word.format("") for word in WIDER), code=4)
+    assert "published by another installation" in ran.err
+    assert (marks(hvtx), lab.dump()) == before
+    vms.end_vms(other)
+
+
+def test_who_takes_a_port_at_the_last_moment_has_it(hvtx: Program) -> None:
+    """Between what the VM lets go of and what it is to hold instead: the change is taken back."""
+    hvtx("vm", "run", "web", "--network", "net", "-p", "127.0.0.1:8080:80", *SLEEP)
+    change = [sys.executable, "-m", "hvtx", *(word.format("") for word in WIDER)]
+    given = {**os.environ, **hvtx.environment, "HVTX_FAILPOINT": "let-go:stop"}
+    with subprocess.Popen(change, env=given, stderr=subprocess.PIPE, text=True) as running:
+        until(
+            "the change, stopped",
+            lambda: Path(f"/proc/{running.pid}/stat").read_text().split()[2] == "T",
+        )
+        with contextlib.closing(daemon("tcp", Where("10.77.0.1"))):
+            running.send_signal(signal.SIGCONT)
+            assert "in use by a program" in running.communicate(timeout=30)[1]
+    assert running.returncode == 4
+    assert ports(hvtx) == {"127.0.0.1:8080:80/tcp"}
+    assert "publish 127.0.0.1:8080/tcp" in marks(hvtx)
+    assert refused("tcp", Where("127.0.0.1"))
+    assert not refused("tcp", Where("10.77.0.1"))
+    assert hvtx("intents", "--json").json()["operations"] == []
     assert hvtx.is_clean()
 
 
