@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from hvtx import commands
 from hvtx.api import given as check
 from hvtx.api.calls import Calls
 from hvtx.api.networks import asked_network
+from hvtx.api.set_checks import Checks
 from hvtx.api.vms import requested
 from hvtx.commands.vm_apply import Done, Report, refused
 from hvtx.engine import described
 from hvtx.engine.described import Asked, Request
 from hvtx.engine.files import SET_MOST, is_no_file, read_set, unwritten_option, write_out
-from hvtx.engine.new_network import check_anew
 from hvtx.engine.saved_set import load
-from hvtx.engine.scope import all_networks
-from hvtx.errors import UsageError, placed
-from hvtx.model.described import NETWORK, VM, Allowed, Described, Step, WantedVm
+from hvtx.errors import PartialFailure, UsageError
+from hvtx.model.described import Allowed, Described, Step
 from hvtx.model.typed import TYPE_CHECKING, Any
+from hvtx.planner.start import kept
+from hvtx.store import records
 
 if TYPE_CHECKING:
     from hvtx.engine.runtime import Runtime
-    from hvtx.model.vm import Network
 
     Make = Callable[[Described, Allowed], Report]
 
@@ -172,45 +172,23 @@ def _plan(
     if not start:
         wanted = wanted._replace(vms=[vm._replace(start=False) for vm in wanted.vms])
     report = commands.vm_apply.make_plan(runtime, wanted, allowed)
-    down = {(s.kind, s.name) for s in report.steps if s.action.value in ("stop", "remove")}
-    for step in report.steps:
-        anew = (step.kind, step.name) in down
-        if step.kind == VM and step.action.value in ("create", "change"):
-            _check_files(runtime, request.vms[step.name])
-        if step.kind == VM and step.action.value == "start" and anew:
-            _check_program(request.vms[step.name], step)
-        if step.kind == NETWORK and step.action.value == "create" and anew:
-            _check_network(request.networks[step.name], all_networks(runtime).networks.values())
+    Checks(runtime, request).check(report.steps)
     if reviewed is not None:
         commands.vm_apply.refuse_stale(report, reviewed)
     return report
 
 
-def _check_network(asked: Asked, known: Iterable[Network]) -> None:
-    """Refuse a network that this host cannot have, before the one on record is removed for it."""
-    with placed(asked.where):
-        check_anew(known, asked.request)
+def _stop(runtime: Runtime, name: str) -> None:
+    """Stop a VM; flows to it that may go on keep nothing from being done that is to follow.
 
-
-def _check_program(asked: Asked, step: Step) -> None:
-    """Refuse a VM that nothing here could run, before the one that runs is stopped for it."""
-    if isinstance(step.wanted, WantedVm):
-        with placed(asked.where):
-            commands.vm_start.need_program(step.wanted.vm)
-
-
-def _check_files(runtime: Runtime, asked: Asked) -> None:
-    """Refuse a VM whose files or whose user are not there, before anything is done."""
-    from hvtx.engine.guest_options import check_user_data
-    from hvtx.engine.vm_user import check_user
-
-    request = asked.request
-    state = runtime.settings.state_directory
-    with placed(asked.where):
-        commands.vm_create.check_files(request.kernel, request.initrd, request.disks)
-        commands.vm_create.check_formats(request.hypervisor, request.kernel, request.disks)
-        check_user_data(request.guest.user_data)
-        check_user(request.guest.user, request.hypervisor, runtime.installation, state)
+    Raises what stopping raises.
+    """
+    try:
+        commands.vm_stop.stop_vm(runtime, name)
+    except PartialFailure:
+        vm = runtime.read(records.get_vm, name)
+        if kept(runtime.read(records.resources_of_vm, vm.id)):
+            raise
 
 
 _DEEDS: dict[tuple[str, str], Callable[[Runtime, Request, Step], object]] = {
@@ -231,7 +209,7 @@ _DEEDS: dict[tuple[str, str], Callable[[Runtime, Request, Step], object]] = {
     ("vm", "change"): lambda runtime, _, step: commands.vm_set.set_vm(
         runtime, step.name, commands.vm_set.Changes(**described.vm_changes(step))
     ),
-    ("vm", "stop"): lambda runtime, _, step: commands.vm_stop.stop_vm(runtime, step.name),
+    ("vm", "stop"): lambda runtime, _, step: _stop(runtime, step.name),
     ("vm", "remove"): lambda runtime, _, step: commands.vm_stop.remove_vm(runtime, step.name),
     ("vm", "start"): lambda runtime, _, step: commands.vm_start.start_vm(runtime, step.name),
 }

@@ -122,19 +122,26 @@ def refuse_refused(report: Report) -> None:
 def carry_out(report: Report, do: Callable[[Step], None], tell: Callable[[Done], None]) -> Report:
     """Do the steps in their order; what needs one that failed is skipped, the others are done.
 
-    ``tell`` hears of each when it is done. What concerns the store ends the run.
+    A VM that was stopped is started again, if it is still there: as it is on record by then.
+    ``tell`` hears of each step when it is done. What concerns the store ends the run.
     """
     items = []
     failed: set[tuple[str, str]] = set()
+    down: set[str] = set()  # VMs that this run has stopped
     steps = {id(step) for step in report.steps}
     for item in report.items:
         step = item.step
         if id(step) not in steps:
             items.append(item)
             continue
-        done = Done(step, "skipped") if _needs(step) & failed else _do(step, do)
+        again = step.action is Action.START and step.name in down
+        done = Done(step, "skipped") if _needs(step) & failed and not again else _do(step, do)
         if done.outcome != "done":
             failed.add((step.kind, step.name))
+        elif step.action is Action.STOP:
+            down.add(step.name)
+        elif step.action is Action.REMOVE and step.kind == VM:
+            down.discard(step.name)
         items.append(done)
         tell(done)
     return report._replace(items=items, applied=True)

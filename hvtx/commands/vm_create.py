@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from hvtx.engine import guest_routes, notice, own_addresses
@@ -19,7 +19,7 @@ from hvtx.engine.vm_user import check_user
 from hvtx.errors import Conflict, NotFound, UsageError, advised
 from hvtx.host import paths
 from hvtx.model.policy import EgressRule, Limits, Policy, names_in
-from hvtx.model.resource import Kind
+from hvtx.model.resource import Kind, Resource
 from hvtx.model.typed import TYPE_CHECKING, Any
 from hvtx.model.vm import DEFAULT, Interface, Network, Publish, Vm
 from hvtx.planner import addressing, provision
@@ -121,7 +121,7 @@ def create_vm(runtime: Runtime, request: VmRequest) -> Vm:
     check_request(runtime, request)
     warn_of_disks(request.kernel, request.disks)
     networks = take_networks(runtime, request)
-    _refuse_lost(runtime, networks, request.ips)
+    refuse_lost(bridges_now(runtime, networks), networks, request.ips)
     own = taken_addresses(networks, runtime.off_record)
     with (
         with_room(runtime, networks, own),
@@ -158,12 +158,13 @@ def with_room(
     return blocks.room(runtime, networks, taken)
 
 
-def _refuse_lost(runtime: Runtime, networks: Sequence[Network], ips: Sequence[str]) -> None:
+def refuse_lost(
+    bridges: Mapping[str, Resource], networks: Sequence[Network], ips: Sequence[str]
+) -> None:
     """Refuse here and now what the start would: packets for the guest go elsewhere.
 
     One without a request gets any address, so it is refused only where the whole subnet is lost.
     """
-    bridges = bridges_now(runtime, networks)
     for network in networks:
         row = bridges.get(network.id)
         if row is not None:
@@ -286,12 +287,22 @@ def _check_addresses(runtime: Runtime, request: VmRequest, networks: Sequence[Ne
     for position, network in enumerate(networks):
         for port in request.ports(position):
             addressing.check_published(port, network)
-    for each, network in zip(asked, networks, strict=True):
-        if network.block_size is not None and each.addresses:
+    refuse_elsewhere(runtime, [each.addresses for each in asked], networks)
+
+
+def refuse_elsewhere(
+    runtime: Runtime, asked: Sequence[Sequence[str]], networks: Sequence[Network]
+) -> None:
+    """Raise Conflict for addresses of each network that somebody has who is not on record here.
+
+    This host itself, another one of the cluster, a guest that an older store knew.
+    """
+    for addresses, network in zip(asked, networks, strict=True):
+        if network.block_size is not None and addresses:
             from hvtx.engine import other_hosts
 
-            other_hosts.refuse(runtime, network, each.addresses)
-    wanted = [address for each in asked for address in each.addresses]
+            other_hosts.refuse(runtime, network, addresses)
+    wanted = [address for addresses in asked for address in addresses]
     if wanted:
         own_addresses.refuse(wanted, own_addresses.in_subnets(networks))
     if wanted and runtime.off_record is not None:

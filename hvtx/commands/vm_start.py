@@ -199,7 +199,7 @@ def free_for_start(runtime: Runtime, name: str) -> VmScope:
         if decide.is_half_recorded(scope):
             _resolve(runtime, name)
         raise refusal
-    _need_own_blocks(runtime, scope)
+    need_own_blocks(runtime, scope)
     if not decide.has_leftovers(scope):
         return scope
     plan = _resolve(runtime, name)
@@ -217,7 +217,7 @@ def free_for_start(runtime: Runtime, name: str) -> VmScope:
     return vm_scope(runtime, name)  # read anew: the plan closed rows of it
 
 
-def _need_own_blocks(runtime: Runtime, scope: VmScope) -> None:
+def need_own_blocks(runtime: Runtime, scope: VmScope) -> None:
     """Refuse a VM whose addresses of a cluster's blocks may be others'. Refused, Busy, Conflict."""
     if all(network.block_size is None for network in scope.networks.values()):
         return
@@ -322,7 +322,7 @@ def restart_vm(
     refuse_attachment(scope.vm)
     probe_of(runtime, scope.vm)
     privileges.need_to_start(scope.networks.values())
-    _need_own_blocks(runtime, scope)
+    need_own_blocks(runtime, scope)
     ports, families = decide.ports_of(scope.vm), decide.families_of(scope.vm)
     refuse_ports(runtime, ports, families, own=port_holders.held_ports(scope.rows))
     try:

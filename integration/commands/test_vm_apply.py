@@ -7,6 +7,7 @@ import os
 import pty
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -362,6 +363,76 @@ def test_no_vm_is_stopped_for_one_that_nothing_here_runs(
         ran = described("--yes", "--restart", "--replace", code=3)
     assert words in ran.err
     assert "[vms.db]" in ran.err
+
+
+TAKEN = '\npublish = ["8089:80"]\n'
+MOVED = '\nnetwork = ["lab", "two"]\n'
+TWO = '[networks.two]\nsubnet = "10.78.0.0/24"\n'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "allowed"),
+    [("memory = 512", "memory = 256", "--restart"), ('\nnetwork = "lab"\n', MOVED, "--replace")],
+)
+def test_no_vm_is_stopped_for_a_port_that_it_cannot_have(
+    described: Set, old: str, new: str, allowed: str
+) -> None:
+    """A program's, on the address that it asks for or on one of all; then it is had."""
+    hvtx = described.hvtx
+    described.write(LAB, TWO, WEB)
+    described("--yes")
+    before = pid(hvtx, "web")
+    described.write(LAB, TWO, WEB.replace(old, new).replace('\npublish = ["8080:80"]\n', TAKEN))
+    for address in ("0.0.0.0", "127.0.0.1"):
+        with socket.create_server((address, 8089)), witness.unchanged():
+            ran = described("--yes", allowed, code=4)
+            assert "port 8089/tcp of this host is in use by a program" in ran.err
+            assert "[vms.web]" in ran.err
+    assert pid(hvtx, "web") == before
+    described("--yes", allowed)
+    assert pid(hvtx, "web") != before
+    described.settled()
+
+
+def test_a_vm_that_is_stopped_for_it_may_take_anothers_port(described: Set) -> None:
+    """What is held for a VM that gives it up is nobody's; nor is what is its own, in part."""
+    described.write(LAB, WEB.replace("8080", "127.0.0.1:8080"), DB + 'publish = ["8081:80"]\n')
+    described("--yes")
+    new = WEB.replace('"8080:80"', '"8080:80", "8081:81"').replace("512", "256")
+    described.write(LAB, new, DB)
+    described("--yes", "--restart")
+    described.settled()
+
+
+def test_a_vm_whose_change_fails_is_started_again(described: Set) -> None:
+    """As it was: it was stopped for a change that could not be."""
+    hvtx = described.hvtx
+    described.write(LAB, WEB)
+    described("--yes")
+    before = pid(hvtx, "web")
+    described.write(LAB, WEB.replace("512", "256"))
+    argv = ("vm", "apply", "-f", str(described.path), "--yes", "--restart", "--json")
+    ran = hvtx(*argv, code=9, HVTX_FAILPOINT="intended:error:2")
+    assert [(i["action"], i["outcome"]) for i in ran.json()["items"] if i["action"] != "skip"] == [
+        ("stop", "done"), ("change", "failed"), ("start", "done"),
+    ]  # fmt: skip
+    assert state(hvtx) == "running"
+    assert pid(hvtx, "web") != before
+    assert hvtx.vm("web")["memory"] == 512
+    described("--yes", "--restart")
+    described.settled()
+
+
+def test_flows_that_may_go_on_keep_no_vm_down(described: Set) -> None:
+    """They are its own again, as after `vm restart`."""
+    hvtx = described.hvtx
+    described.write(LAB, WEB)
+    described("--yes")
+    described.write(LAB, WEB.replace("512", "256"))
+    argv = ("vm", "apply", "-f", str(described.path), "--yes", "--restart")
+    hvtx(*argv, HVTX_FAILPOINT="flushing:error:1")
+    assert state(hvtx) == "running"
+    described.settled()
 
 
 def test_networks_may_change_places(described: Set) -> None:
