@@ -200,8 +200,9 @@ class Host:
     ) -> list[Line]:
         """``hvtx log``: the last ``limit`` lines of the history that match, the oldest first.
 
-        ``since`` is a time (``2026-05-01T12:30``, UTC) or an age (``2h``). Raises UsageError for a
-        word that the history cannot have, NotFound for a VM that it has not.
+        ``since`` is a time (``2026-05-01T12:30``, UTC unless it ends with an offset) or an age
+        (``2h``). Raises UsageError for a word that the history cannot have, NotFound for a VM
+        that it has not.
         """
         from hvtx.api import given as check
 

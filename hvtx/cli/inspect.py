@@ -91,7 +91,11 @@ def _words(name: str) -> Any:
     shell_complete=_words("reason"),
     help="Only entries with this reason: vm-dead, in-use …",
 )
-@click.option("--since", metavar="TIME", help="Only entries since: 2h, 3d, 2026-05-01T12:30 (UTC).")
+@click.option(
+    "--since",
+    metavar="TIME",
+    help="Only entries since: 2h, 3d, 2026-05-01T12:30 (UTC, unless it ends with an offset).",
+)
 @click.option(
     "-n",
     "limit",

@@ -95,20 +95,28 @@ _AGO = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 def moment(text: str) -> str:
-    """``2h`` (ago), or the beginning of an RFC 3339 time in UTC, as one; raises UsageError."""
+    """A moment, as the history has its times, or the beginning of one; raises UsageError.
+
+    ``text`` is how long ago it was (``2h``), or an RFC 3339 time or its beginning, which is in UTC
+    unless it ends with an offset (``+02:00``).
+    """
     if text[:-1].isascii() and text[:-1].isdigit() and text[-1] in _AGO and len(text) < 10:
         return history.at(max(0, time.time_ns() - int(text[:-1]) * _AGO[text[-1]] * 10**9))
-    from datetime import datetime
+    from datetime import UTC, datetime
 
     whole = "2000-01-01T00:00:00Z"
-    stamp = text.replace(" ", "T", 1)
+    stamp = text.replace(" ", "T", 1).upper().removesuffix("Z")
     try:
-        if len(stamp) < len("2026"):  # `5` is no year
+        if len(stamp) < len("2026") or stamp[10:11] not in ("", "T"):  # `5` is no year
             raise ValueError(text)  # noqa: TRY301
-        datetime.fromisoformat(stamp.removesuffix("Z") + whole[len(stamp.removesuffix("Z")) : -1])
-    except ValueError as problem:
+        found = datetime.fromisoformat(stamp + whole[len(stamp) : -1])
+        if found.tzinfo is not None:
+            found = found.astimezone(UTC).replace(tzinfo=None)
+    except (ValueError, OverflowError) as problem:
         raise UsageError(
             f"{text!r} is not a time",
-            hint="2h, 3d, 2026-05-01 or 2026-05-01T12:30 (in UTC)",
+            hint="2h, 3d, 2026-05-01, 2026-05-01T12:30 (in UTC) or 2026-05-01T12:30+02:00",
         ) from problem
-    return stamp.removesuffix("Z")  # which a fraction of the same second would stand before
+    # the beginning of a time stays one: what has a fraction of that second comes behind it
+    in_utc = found.isoformat()
+    return stamp if in_utc.startswith(stamp) else in_utc
