@@ -210,7 +210,8 @@ def _installation(
     if (yes and not applying) or (applying and more["detailed_exitcode"]):
         raise UsageError("--yes needs --apply, and --detailed-exitcode needs --plan")
     plans = host_of(ctx).gc
-    report = plans.apply_installation(lost) if applying else plans.plan_installation(lost)
+    with telling_refusal(json_, lambda why: documents.plan.refused(why, installation=lost)):
+        report = plans.apply_installation(lost) if applying else plans.plan_installation(lost)
     if json_:
         render.emit_json(documents.plan.document(report, lost))
     else:

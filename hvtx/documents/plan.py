@@ -44,9 +44,11 @@ def head(report: Report, installation: str | None = None) -> dict[str, Any]:
     }
 
 
-def refused(refusal: Refused, *, heuristic: bool = False) -> dict[str, Any]:
-    """The plan of a store that refuses to be opened."""
-    return document(refused_here(refusal, heuristic=heuristic))
+def refused(
+    refusal: Refused, *, heuristic: bool = False, installation: str | None = None
+) -> dict[str, Any]:
+    """The plan of a store that refuses to be opened, or is refused; as :func:`document`."""
+    return document(refused_here(refusal, heuristic=heuristic), installation)
 
 
 def _block(step: BlockStep) -> dict[str, Any]:

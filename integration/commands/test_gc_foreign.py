@@ -267,6 +267,9 @@ def test_a_restored_older_store(hvtx: Program) -> None:
             shutil.copy(backup / f"hvtx.db{suffix}", state / f"hvtx.db{suffix}")
     plan = hvtx("gc", "--plan", "--json", code=7).json()
     assert plan["refused"] == "store-rolled-back"
+    for words in (("--plan",), ("--apply", "--yes")):
+        told = hvtx("gc", *words, "--installation", "abcdefghij", "--json", code=7).json()
+        assert (told["refused"], told["installation"]) == ("store-rolled-back", "abcdefghij")
     hvtx("gc", "--apply", code=7)
     hvtx("vm", "start", "web", code=7)
     hvtx("recover", code=7)
