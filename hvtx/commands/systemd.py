@@ -18,9 +18,9 @@ from hvtx.engine.packaged_units import homes, packaged_as
 from hvtx.engine.systemctl import (
     CALL_SECONDS,
     call_systemctl,
+    is_enabled,
     offline_option,
     runs_here,
-    systemctl_answers,
     systemctl_path,
 )
 from hvtx.engine.unit_files import (
@@ -306,11 +306,7 @@ def _remove_files(
     enabled = [name for name in copies if name in ENABLED]
     followers = FOLLOWERS if REPAIR_AFTER in copies else ()
     own = [name for name in enabled if name not in theirs]
-    again = [
-        name
-        for name in enabled
-        if name in theirs and systemctl_answers(systemctl, *offline, "is-enabled", "--quiet", name)
-    ]
+    again = [name for name in enabled if name in theirs and is_enabled(systemctl, offline, name)]
     if running and own:
         call_systemctl(systemctl, "stop", *own)
     if own:

@@ -91,6 +91,8 @@ def _run(
     ended = program.run((found, *call[1:]), settings.lock_timeout + _START_SECONDS + seconds)
     if ended.status == 0:
         return
-    words = " ".join(ended.output.split())
-    why = "it was not up in time" if ended.status is None else words or "systemd did not start it"
+    said = " ".join(ended.output.split())
+    late, how = "it was not up in time", f"{call[0]} {program.how(ended.status)}"
+    silent = how if ended.status == program.UNTOLD else "systemd did not start it"
+    why = late if ended.status is None else said or silent
     raise HostRefused(f"{failed}: {why} {where}", hint=f"{by_hand} tries again")

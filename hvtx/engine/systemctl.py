@@ -12,6 +12,7 @@ from hvtx.host import program
 
 BOOTED = "/run/systemd/system"  # there where systemd is the init, sd_booted(3)
 CALL_SECONDS = 60.0
+_ENABLED = ("enabled", "enabled-runtime", "static", "alias", "indirect", "generated")
 
 
 def systemctl_path() -> str:
@@ -36,9 +37,10 @@ def offline_option(running: bool, root: str) -> tuple[str, ...]:
     return () if running else (f"--root={os.path.abspath(root)}",)
 
 
-def systemctl_answers(systemctl: str, *arguments: str) -> bool:
-    """Whether systemctl says yes."""
-    return program.run((systemctl, *arguments), CALL_SECONDS).status == 0
+def is_enabled(systemctl: str, offline: tuple[str, ...], unit: str) -> bool:
+    """Whether a unit is started without being asked for; ``offline`` as of offline_option."""
+    ended = program.run((systemctl, *offline, "is-enabled", unit), CALL_SECONDS)
+    return program.ended_well(ended.status, shown=ended.output.strip() in _ENABLED)
 
 
 def call_systemctl(systemctl: str, *arguments: str) -> None:
@@ -50,8 +52,9 @@ def call_systemctl(systemctl: str, *arguments: str) -> None:
             f"systemctl cannot be run: {problem}",
             hint="the units are written; systemctl daemon-reload makes systemd read them",
         ) from problem
-    if ended.status != 0:
-        words = " ".join(ended.output.split()) or "no reason given"
+    words = " ".join(ended.output.split())
+    if not program.ended_well(ended.status, shown=not words):  # it says why it failed
+        words = words or "no reason given"
         raise HostRefused(
             f"systemctl {' '.join(arguments)} failed: {words}",
             hint=f"systemctl status {RECOVER}; then run this command again",

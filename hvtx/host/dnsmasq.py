@@ -58,11 +58,10 @@ def broken() -> HostRefused | None:
     except OSError as problem:
         how = problem.strerror or str(problem)
     else:
-        if ended.status == 0:
+        if program.ended_well(ended.status, shown=_tells_version(ended.output)):
             return None
         said = next((line for line in reversed(ended.output.splitlines()) if line.strip()), "")
-        how = "did not end" if ended.status is None else f"ended with status {ended.status}"
-        how += f": {said.strip() or 'it says nothing'}"
+        how = f"{program.how(ended.status)}: {said.strip() or 'it says nothing'}"
     return HostRefused(
         f"dnsmasq does not run: {path} --version: {how}",
         hint=f"see what is wrong with it: {path} --version; or make networks with --no-dhcp",
@@ -96,10 +95,14 @@ def _options(path: str) -> frozenset[str]:
     file = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
     if file not in _asked:
         ended = program.run((path, "--version"), _VERSION_SECONDS)
-        if ended.status != 0:
+        if not program.ended_well(ended.status, shown=_tells_version(ended.output)):
             return frozenset()
         _asked[file] = frozenset(ended.output.split())
     return _asked[file]
+
+
+def _tells_version(said: str) -> bool:
+    return said.startswith("Dnsmasq version ")
 
 
 def user() -> tuple[str, int, str, int] | None:

@@ -142,7 +142,7 @@ def _call(busctl: str, asked: tuple[str, ...]) -> Any:
         done = program.capture((*head, "call", *asked), _SECONDS + 5)
     except OSError as problem:
         raise NotAnswered(f"{busctl} cannot be started: {problem.strerror}") from problem
-    if done.status != 0:
+    if not program.ended_well(done.status, shown=not done.errors):
         said = done.errors.decode(errors="replace").strip() or "no answer"
         raise NotAnswered(
             f"firewalld: {asked[3]}: {said.removeprefix('Call failed: ')}",

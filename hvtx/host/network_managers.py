@@ -107,7 +107,8 @@ def _by_network_manager(_: int, devices: Iterable[tuple[int, str]]) -> Manager:
         ended = program.run(asked, _SECONDS, {**os.environ, "LC_ALL": "C"})
     except OSError as problem:
         return Manager(NETWORK_MANAGER, unknown=f"{tool}: {problem.strerror}")
-    if ended.status != 0:
+    said_no = not ended.output.strip() or ended.output.startswith("Error:")
+    if not program.ended_well(ended.status, shown=not said_no):
         words = " ".join(ended.output.split()) or "it gave no answer"
         return Manager(NETWORK_MANAGER, unknown=f"{tool}: {words}")
     states = states_of(ended.output)

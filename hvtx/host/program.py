@@ -19,11 +19,28 @@ _LINE = 4096  # bytes of a script's first line that are read, execve(2) takes 25
 _LOOK = 0.02  # seconds between two looks at the output
 
 
-class Ended(NamedTuple):
-    """How a program ended: ``status`` as of ``waitstatus_to_exitcode``, None if it was killed."""
+# The status where this process ignores SIGCHLD, or another of its threads waits for all children.
+# Both are open to a program that has hvtx as a library. No status of waitstatus_to_exitcode is it.
+UNTOLD = 256
 
-    status: int | None
+
+class Ended(NamedTuple):
+    """How a program ended."""
+
+    status: int | None  # as of ``waitstatus_to_exitcode``, or UNTOLD; None if it was killed
     output: str  # standard output and error, together
+
+
+def ended_well(status: int | None, *, shown: bool) -> bool:
+    """Whether a program did what it should; where its status is not known, if that is ``shown``."""
+    return shown if status == UNTOLD else status == 0
+
+
+def how(status: int | None) -> str:
+    """How a program ended, behind its name in a sentence."""
+    if status == UNTOLD:
+        return "ended, and nobody knows how"
+    return "did not end" if status is None else f"ended with status {status}"
 
 
 def find(names: Sequence[str]) -> str | None:
@@ -151,7 +168,7 @@ def _ended(
     seconds: float,
     enough: Callable[[], bool] | None = None,
 ) -> int | None:
-    """The exit status of a program, None if it was killed; nothing of it is left, come what may.
+    """The status of a program, as in Ended; nothing of it is left, come what may.
 
     With ``enough`` it leads a process group. Raises OSError if it cannot be started.
     """
@@ -168,20 +185,53 @@ def _ended(
                 dict(variables),
                 file_actions=actions,
                 setsigmask=mask,
+                setsigdef=(signals.SIGCHLD,),  # who ignores it learns nothing of its own children
                 **group,
             )
-        descriptor = os.pidfd_open(pid)
+        descriptor = _opened(pid)
+        if descriptor is None:
+            ended = True
+            return UNTOLD
         poll.register(descriptor, select.POLLIN)
         deadline = time.monotonic() + seconds
         while not ended and (left := deadline - time.monotonic()) > 0:
             ended = bool(poll.poll(1000 * (left if enough is None else min(left, _LOOK))))
             if not ended and enough is not None and enough():
                 break
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) if ended else None
+        return _status(pid) if ended else None
     finally:
-        if pid and not ended:  # not yet reaped: the pid is still its own
+        if pid and not ended and _is_ours(pid):
             os.kill(pid if enough is None else -pid, signals.SIGKILL)
             if descriptor is None or poll.poll(1000 * _DYING_SECONDS):
-                os.waitpid(pid, 0)
+                _status(pid)
         if descriptor is not None:
             os.close(descriptor)
+
+
+def _opened(pid: int) -> int | None:
+    """A descriptor of a child; None: it has ended, and was waited for. Raises OSError."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    if _is_ours(pid):
+        return descriptor
+    os.close(descriptor)  # of who has the number by now
+    return None
+
+
+def _is_ours(pid: int) -> bool:
+    """Whether it is still a child that nobody waited for: then the number is its own."""
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _status(pid: int) -> int:
+    """Wait for a child; its exit status, UNTOLD if it was waited for elsewhere."""
+    try:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    except ChildProcessError:
+        return UNTOLD

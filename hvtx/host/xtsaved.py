@@ -110,15 +110,22 @@ def save_text(family: int) -> str:
         raise unobserved(f"{name}: {problem}") from problem
     if done.status is None:
         raise unobserved(f"{name} did not end within {_SECONDS} seconds")
-    if done.status != 0 and not capabilities.has("CAP_NET_RAW"):
+    shown = not done.errors and _is_whole(done.output)
+    if program.ended_well(done.status, shown=shown):
+        return done.output.decode(errors="surrogateescape")
+    if not capabilities.has("CAP_NET_RAW"):
         raise NotPermitted(
             "the legacy iptables tables cannot be read without the capability CAP_NET_RAW",
             hint="run hvtx as root, or with that capability (docs/privileges.md)",
         )
-    if done.status != 0:
-        words = done.errors.decode(errors="replace").strip()
-        raise unobserved(f"{name} ended with {done.status}: {words}")
-    return done.output.decode(errors="surrogateescape")
+    words = done.errors.decode(errors="replace").strip()
+    raise unobserved(f"{name} {program.how(done.status)}: {words}")
+
+
+def _is_whole(text: bytes) -> bool:
+    """Whether the last table that a save program prints is there to its end (pure)."""
+    last = text.rstrip(b"\n").rpartition(b"\n")[2]
+    return last.startswith(b"# Completed ")
 
 
 def save_program(family: int) -> tuple[str, ...] | None:

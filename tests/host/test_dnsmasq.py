@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,25 @@ def test_one_that_does_not_run_says_how_it_ended(
         assert problem is None or f"{path} --version" in str(problem.hint)
     path.write_bytes(b"\x7fELF")
     assert "Exec format error" in str(dnsmasq.broken())
+
+
+def test_it_is_believed_by_what_it_says_where_nobody_knows_how_it_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that uses the library may ignore how its children end."""
+    path = tmp_path / "dnsmasq"
+    monkeypatch.setattr(dnsmasq, "NAMES", (str(path),))
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        for words, runs in (
+            ("Dnsmasq version 2.90 nftset", True),
+            ("libubus.so is missing", False),
+        ):
+            path.write_text(f"#!/bin/sh\nsleep 0.05; echo {words}\n")
+            path.chmod(0o755)
+            problem = dnsmasq.broken()
+            assert (problem is None) == runs
+            assert (dnsmasq.fills_no_sets() is None) == runs
+            assert problem is None or f"ended, and nobody knows how: {words}" in problem.message
+    finally:
+        signal.signal(signal.SIGCHLD, before)

@@ -59,3 +59,19 @@ def test_who_gives_no_pid_is_no_firewalld(monkeypatch: pytest.MonkeyPatch, said:
     monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.setattr(firewalld, "_is_here", lambda pid: pytest.fail(f"{pid} is no pid"))
     assert firewalld.running() is None
+
+
+@pytest.mark.parametrize(
+    ("said", "errors", "answered"),
+    [(b'{"data":[["public"]]}', b"", True), (b"", b"Call failed: no such method\n", False)],
+)
+def test_its_answer_counts_where_nobody_knows_how_busctl_ended(
+    monkeypatch: pytest.MonkeyPatch, said: bytes, errors: bytes, answered: bool
+) -> None:
+    ended = program.Captured(program.UNTOLD, said, errors)
+    monkeypatch.setattr(program, "capture", lambda argv, seconds: ended)
+    if answered:
+        assert firewalld._call("/usr/bin/busctl", ("a", "b", "c", "getZones")) == ["public"]
+        return
+    with pytest.raises(NotAnswered, match="no such method"):
+        firewalld._call("/usr/bin/busctl", ("a", "b", "c", "getZones"))

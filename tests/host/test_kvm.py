@@ -238,3 +238,27 @@ def test_the_version_of_one_that_failed_is_waited_for_no_longer_than_the_guest(
     assert len(given) == 2
     assert given[0] == kvm.SECONDS
     assert 0 < given[1] < kvm.SECONDS
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_guest_that_answered_ran_where_nobody_knows_how_its_qemu_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    """A program that uses the library may wait for all of its children itself."""
+    _fake(tmp_path / "qemu", "exit 0")
+    tokens: list[str] = []
+    image = probe_guest.image
+
+    def told(machine: str, nonce: bytes) -> tuple[bytes, str]:
+        made = image(machine, nonce)
+        tokens.append(made[1])
+        return made
+
+    def run(argv: list[str], seconds: float, **more: object) -> Ended:
+        said = "QEMU emulator version 7" if "--version" in argv else tokens[-1] if ends else "BIOS"
+        return Ended(kvm.program.UNTOLD, said)
+
+    monkeypatch.setattr(probe_guest, "image", told)
+    monkeypatch.setattr(kvm.program, "run", run)
+    found = kvm.probe(kvm.ask(str(tmp_path / "qemu"), None), "x86_64", "kvm")
+    assert found.accelerator == ("kvm" if ends else "tcg")

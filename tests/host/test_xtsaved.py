@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hvtx.host import xtsaved
+from hvtx.errors import HostRefused
+from hvtx.host import program, xtsaved
 from hvtx.host.xtsaved import SavedRule
 
 MARK = "hvtx:1:abcdefghij:3.abcdefghijklmnop"
@@ -61,3 +62,26 @@ def test_a_line_with_an_open_quotation_mark_is_joined_with_the_next() -> None:
     (rule,) = xtsaved.parse(text).rules
     assert rule.text == '-m comment --comment "a\nb" -j DROP'
     assert xtsaved.parse(text).counts == {"filter": 1}
+
+
+@pytest.mark.parametrize(
+    ("output", "errors", "whole"),
+    [
+        (b"*nat\nCOMMIT\n# Completed on Mon\n", b"", True),
+        (b"*nat\nCOMMIT\n# Completed on Mon\n", b"cannot initialise\n", False),
+        (b"*nat\nCOMMIT\n# Completed on Mon\n*filter\n:INPUT", b"", False),
+        (b"", b"", False),
+    ],
+)
+def test_what_was_saved_is_whole_if_it_ends_so_where_nobody_knows_how_the_program_ended(
+    monkeypatch: pytest.MonkeyPatch, output: bytes, errors: bytes, whole: bool
+) -> None:
+    ended = program.Captured(program.UNTOLD, output, errors)
+    monkeypatch.setattr(program, "find", lambda names: f"/usr/sbin/{names[0]}")
+    monkeypatch.setattr(program, "capture", lambda argv, seconds: ended)
+    monkeypatch.setattr("hvtx.host.capabilities.has", lambda name: True)
+    if whole:
+        assert xtsaved.save_text(4) == output.decode()
+        return
+    with pytest.raises(HostRefused, match="iptables-legacy-save ended, and nobody knows how"):
+        xtsaved.save_text(4)
