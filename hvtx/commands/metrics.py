@@ -8,13 +8,14 @@ from collections.abc import Iterable, Mapping
 
 from hvtx import __version__
 from hvtx.engine import refusals
+from hvtx.engine.block_supply import free_addresses
 from hvtx.engine.gc_plan import make_plan
 from hvtx.engine.guests import Judged
 from hvtx.engine.guests import states as guest_states
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.vm_state import read_moment, states_of
 from hvtx.model.address import family_of, room_in
-from hvtx.model.block import Block, BlockState
+from hvtx.model.block import Block
 from hvtx.model.firewall import firewall_spec
 from hvtx.model.guest import Guest
 from hvtx.model.typed import NamedTuple
@@ -80,7 +81,7 @@ def _records(runtime: Runtime) -> Iterable[Gauge]:
               {(): float(runtime.life.recovered)}),
         *_addresses(networks, leased),
         *_attachments(vms),
-        *_blocks(known),
+        *_blocks(known, free_addresses(runtime.store) if known else {}),
     ]  # fmt: skip
 
 
@@ -114,21 +115,16 @@ def _addresses(
     ]
 
 
-def _blocks(known: Iterable[Block]) -> Iterable[Gauge]:
+def _blocks(known: Iterable[Block], free: Mapping[str, int]) -> Iterable[Gauge]:
     """Blocks of a cluster; no one asks it for a number."""
-    own = list(known)
-    counts = Counter((block.pool.network, block.state.value) for block in own)
-    free: Counter[tuple[str, ...]] = Counter()
-    for block in own:
-        if block.state is BlockState.COMMITTED:
-            free[(block.pool.network,)] += block.addresses - block.used
-    if not own:
+    counts = Counter((block.pool.network, block.state.value) for block in known)
+    if not counts:
         return []
     return [
         Gauge("hvtx_blocks", "Blocks of addresses that are this host's.", ("network", "state"),
               {pair: float(number) for pair, number in sorted(counts.items())}),
         Gauge("hvtx_blocks_free_addresses", "Addresses that are leased without asking the cluster.",
-              ("network",), dict(free)),
+              ("network",), {(name,): number for name, number in free.items()}),
     ]  # fmt: skip
 
 

@@ -1,16 +1,19 @@
-"""Whether a network of a cluster's blocks has an address to give; nothing is claimed."""
+"""Which addresses networks of a cluster's blocks have to give; nothing is claimed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 
-from hvtx.engine import block_machine
+from hvtx.engine import block_machine, own_addresses
 from hvtx.engine import blocks as engine
 from hvtx.engine.runtime import Runtime
+from hvtx.errors import HostRefused
 from hvtx.model.block import BlockState
 from hvtx.model.vm import Network
 from hvtx.store import blocks as rows
-from hvtx.store import leases
+from hvtx.store import leases, records
+from hvtx.store.database import Store
 
 
 def refuse_without(runtime: Runtime, network: Network, taken: Iterable[str]) -> None:
@@ -33,3 +36,29 @@ def refuse_without(runtime: Runtime, network: Network, taken: Iterable[str]) -> 
     late = {BlockState.INTENDED, BlockState.RELEASING}  # had by claims of this host that are open
     if not any(block.state in late and block.token in granted for block in known):
         raise engine.no_block_left(pool, blocks.source.where_blocks_are)
+
+
+def free_addresses(store: Store) -> dict[str, int]:
+    """How many addresses guests can have without the cluster, by names of networks with blocks.
+
+    None while the cluster is asked first: the store is an older one, or was another machine's. The
+    host's own addresses are left out where they can be listed.
+    """
+    with store.reading() as sql:
+        known = {block.pool.network: 0 for block in rows.blocks(sql)}
+        networks = [
+            n for n in records.networks(sql) if n.name in known and n.block_size is not None
+        ]
+        machine, (identity, _) = rows.machine(sql), rows.seen(sql)
+    # None and an identity: an earlier program had the blocks; see block_machine
+    confirmed = machine == block_machine.here() if machine is not None else identity is None
+    if not networks or not confirmed:
+        return known
+    own: list[str] = []
+    with suppress(OSError, HostRefused):
+        own = list(own_addresses.in_subnets(networks))
+    with store.reading() as sql:
+        for network in networks:
+            never = leases.never_leased(network, own)
+            known[network.name] = sum(1 for _ in rows.free(sql, network, never))
+    return known

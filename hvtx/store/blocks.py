@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import _sqlite3 as sqlite3
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from hvtx.model.block import Block, BlockState, Pool
 from hvtx.model.vm import Network
@@ -157,14 +157,14 @@ def doubt(sql: sqlite3.Connection, doubted: bool = True) -> None:
     sql.execute("UPDATE cluster SET doubted = ?", (int(doubted),))
 
 
-def lowest_free(sql: sqlite3.Connection, network: Network, excluded: Iterable[int]) -> int | None:
-    """The smallest offset in this host's blocks of a network that is free; None: there is none.
+def free(sql: sqlite3.Connection, network: Network, excluded: Iterable[int]) -> Iterator[int]:
+    """The offsets in this host's blocks of a network that are free, as they are leased.
 
     ``excluded`` are offsets that no guest can have. Blocks of an earlier network of its name, which
     had another subnet, are not its.
     """
     if is_doubted(sql):
-        return None
+        return
     never = set(excluded)
     for start, length in sql.execute(
         "SELECT start, length FROM block WHERE (network, subnet, size) = (?,?,?)"
@@ -180,8 +180,7 @@ def lowest_free(sql: sqlite3.Connection, network: Network, excluded: Iterable[in
         }
         for offset in range(start, start + length):
             if offset not in leased and offset not in never:
-                return offset
-    return None
+                yield offset
 
 
 def _pool(network: Network) -> tuple[object, ...]:

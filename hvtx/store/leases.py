@@ -173,14 +173,17 @@ def _insert(
 
 
 def free_in_blocks(sql: sqlite3.Connection, network: Network, taken: Collection[str]) -> int | None:
-    """The lowest free offset in this host's blocks of a network; None: they are full."""
+    """The first free offset in this host's blocks of a network; None: they are full."""
     from hvtx.store import blocks
 
+    return next(blocks.free(sql, network, never_leased(network, taken)), None)
+
+
+def never_leased(network: Network, taken: Collection[str]) -> list[int]:
+    """Offsets in a network of blocks that no guest has: its ends, its gateway, and ``taken``."""
     cidr, gateway = network.ranges[0]
-    ends = [0, *_Ends(cidr, gateway, taken).offsets()]
-    if family_of(cidr) == 4:
-        ends.append(_subnet(cidr).num_addresses - 1)
-    return blocks.lowest_free(sql, network, ends)
+    last = [_subnet(cidr).num_addresses - 1] if family_of(cidr) == 4 else []
+    return [0, *_Ends(cidr, gateway, taken).offsets(), *last]
 
 
 def _lease_of_block(

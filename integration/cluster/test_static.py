@@ -221,3 +221,30 @@ def test_a_cluster_that_does_not_answer_is_a_status_of_its_own(hvtx: Program) ->
     text = hvtx("cluster", "status", code=75)
     assert "no etcd answers" in text.out and "10.64.0.0/30" in text.out and text.err == ""
     assert lab.difference(before, lab.dump()) == ""
+
+
+def free(hvtx: Program) -> list[str]:
+    """What the metric of free addresses says, its labels and numbers."""
+    name = "hvtx_blocks_free_addresses"
+    return [
+        line.removeprefix(name)
+        for line in hvtx("metrics").out.splitlines()
+        if line.startswith(name)
+    ]
+
+
+def test_free_addresses_are_those_that_a_guest_can_have(hvtx: Program) -> None:
+    """None is counted that no guest is leased: at 0 the next VM needs the cluster."""
+    hvtx("network", "create", "lab", "--subnet", "10.64.0.0/16", "--block-size", "30")
+    create(hvtx, "v0")
+    assert free(hvtx) == ['{network="lab"} 1.0'], "neither the network's address nor the gateway"
+    create(hvtx, "v1")
+    assert free(hvtx) == ['{network="lab"} 0.0']
+    create(hvtx, "v2")
+    assert free(hvtx) == ['{network="lab"} 3.0']
+    lab.run("ip", "addr", "add", "10.64.9.3/32", "dev", "lo")
+    assert free(hvtx) == ['{network="lab"} 2.0'], "the host has one itself"
+    copy = str(Path(os.environ["HVTX_STATE_DIR"]).parent / "copy")
+    hvtx("store", "backup", copy)
+    hvtx("store", "restore", copy)
+    assert free(hvtx) == ['{network="lab"} 0.0'], "an older store leases none"

@@ -209,3 +209,20 @@ def test_a_reader_of_an_older_store_finds_none(shelf: Shelf, monkeypatch) -> Non
         assert blocks.blocks(sql) == []
         assert blocks.seen(sql) == (None, 0)
         assert not blocks.is_doubted(sql)
+
+
+def test_what_is_free_is_what_is_leased_next(sql: sqlite3.Connection) -> None:
+    """In the order of the blocks; without the ends, the gateway and what is taken."""
+    lab = records.get_network(sql, "lab")
+
+    def free() -> list[int]:
+        return list(blocks.free(sql, lab, leases.never_leased(lab, ["10.64.255.253"])))
+
+    assert free() == []
+    claimed(sql, "10.64.255.252/30")
+    claimed(sql, "10.64.0.0/30")
+    assert free() == [0xFFFC, 0xFFFE, 2, 3]
+    fill(sql, "vm-01")
+    assert free() == [0xFFFE, 2, 3]
+    blocks.doubt(sql)
+    assert free() == []

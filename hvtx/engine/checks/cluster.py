@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 from hvtx.engine import block_machine
 from hvtx.engine import blocks as engine
+from hvtx.engine.block_supply import free_addresses
 from hvtx.engine.finding import Finding
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import Busy, HvtxError
-from hvtx.model.block import Block, BlockState
+from hvtx.model.block import BlockState
 from hvtx.planner import blocks as decide
 from hvtx.store import blocks as rows
 from hvtx.store import records
@@ -32,7 +33,8 @@ def check_cluster(runtime: Runtime) -> Iterator[Finding]:
             found = decide.difference(known, blocks.source.mine())
         except Busy as problem:
             words = "VMs go on, and are made while blocks of this host have free addresses"
-            evidence = (f"free addresses: {_free(known)}", problem.message)
+            left = sum(free_addresses(runtime.store).values())
+            evidence = (f"free addresses: {left}", problem.message)
             hint = "hvtx cluster status tells which endpoints answer"
             yield Finding("cluster", "warning", f"no etcd answers: {words}", evidence, hint)
             return
@@ -59,14 +61,9 @@ def check_cluster(runtime: Runtime) -> Iterator[Finding]:
 def _apart(found: decide.Difference) -> Iterator[Finding]:
     for block in found.lost:
         words = f"block {block.cidr} of network {block.pool.network} is not this host's any more"
-        evidence = (f"{block.used} VMs have addresses of it, which others may have too",)
+        evidence = (f"{block.used} addresses of it are VMs', and others may have them too",)
         yield Finding("cluster", "error", words, evidence, "hvtx vm ls; stop and remove these VMs")
     for held in found.unrecorded:
         words = f"block {held.cidr} of network {held.network} is this host's, and not on record"
         hint = f"if no VM has an address of it: hvtx cluster forget {held.cidr} --yes"
         yield Finding("cluster", "warning", words, (), hint)
-
-
-def _free(known: list[Block]) -> int:
-    own = [block for block in known if block.state is BlockState.COMMITTED]
-    return sum(block.addresses - block.used for block in own)
