@@ -13,6 +13,7 @@ from hvtx.commands.show_networks import ShownNetwork
 from hvtx.engine import notice
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.errors import HvtxError, UsageError
+from hvtx.model.container import inner_tap
 from hvtx.model.history import Line
 from hvtx.model.mark import without_marks
 from hvtx.model.resource import Kind, Resource
@@ -26,7 +27,7 @@ class PublishedVm(NamedTuple):
     """A VM without its secrets, and what its state is judged by when the view is read."""
 
     vm: Vm
-    rows: tuple[tuple[Any, ...], ...]  # kind, key, state, life, observed
+    rows: tuple[tuple[Any, ...], ...]  # kind, key, state, life, observed; and spec, if any
     verb: str | None  # of the operation that works on it
     writer: Identity | None
 
@@ -164,7 +165,9 @@ def _published_vm(vm: Vm) -> Vm:
 
 def _published_row(row: Resource) -> tuple[Any, ...]:
     observed = row.observed if row.kind in (Kind.PROCESS, Kind.NETNS) else {}
-    return (row.kind, row.key, row.state, row.life, observed)
+    tap = inner_tap((row,))
+    spec = () if tap is None else ({"tap": {"name": tap}},)
+    return (row.kind, row.key, row.state, row.life, observed, *spec)
 
 
 def _without_marks(shown: ShownNetwork) -> ShownNetwork:

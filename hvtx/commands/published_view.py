@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
+from types import MappingProxyType
 
 from hvtx.commands import show, show_history, show_networks
 from hvtx.commands.show import ShownVm
@@ -159,9 +160,14 @@ class ViewSource:
             for entry in self._seen["history"]
             if entry["time"] >= after and all(entry[name] == asked[name] for name in asked)
         ]
-        if limit > LINES <= len(self._seen["history"]):
+        if len(lines) < limit and self._is_cut(after):
             self.note += f"; it has the last {LINES} lines of the history"
         return lines[-limit:]
+
+    def _is_cut(self, after: str = "") -> bool:
+        """Whether the history may have lines of that time that were not published."""
+        known = self._seen["history"]
+        return len(known) >= LINES and bool(known[0]["time"] >= after)
 
     def _check_words(self, asked: Mapping[str, Any]) -> None:
         """Refuse what no line can have, as the store's own reader does."""
@@ -171,7 +177,8 @@ class ViewSource:
         known = [entry["vm"][1] for entry in self._seen["vms"]]
         vm = asked.get("vm")
         if vm is not None and vm not in {*known, *(e["vm"] for e in self._seen["history"])}:
-            raise show_history.unheard_of(vm, known)
+            last = f"among the last {LINES} lines of the history, which are published"
+            raise show_history.unheard_of(vm, known, last if self._is_cut() else "in the history")
 
     def _vm(self, entry: Mapping[str, Any]) -> ShownVm:
         vm = _vm_of(entry["vm"])
@@ -245,15 +252,22 @@ def _network_of(published: Mapping[str, Any]) -> ShownNetwork:
         passage=published.get("passage", True),
         egress=effective(vm=NO_POLICY, network=_published_policy(published)),
         vms=tuple(published["vms"]),
-        resources=tuple(
-            Resource(
-                n, row["kind"], row["key"], row["state"], "", {}, {}, 0, 0, None, published["id"]
-            )
-            for n, row in enumerate(published["resources"])
-        ),
+        resources=tuple(_rows_of_network(published)),
         uplink=published.get("uplink"),
         sources=tuple(published.get("source", ())),
+        block_size=published.get("block_size"),
     )
+
+
+def _rows_of_network(published: Mapping[str, Any]) -> Iterator[Resource]:
+    """Its resources, each with its role; an older view tells of none."""
+    rows = published["resources"]
+    roles = published.get("roles", [""] * len(rows))
+    for n, (row, role) in enumerate(zip(rows, roles, strict=True)):
+        spec = {"what": role} if role else {}
+        yield Resource(
+            n, row["kind"], row["key"], row["state"], "", spec, {}, 0, 0, None, published["id"]
+        )
 
 
 def _line_of(published: Mapping[str, Any]) -> Line:
@@ -261,9 +275,16 @@ def _line_of(published: Mapping[str, Any]) -> Line:
 
 
 def _row_of(
-    vm: Vm, number: int, kind: str, key: str, state: str, life: int, observed: dict[str, Any]
+    vm: Vm,
+    number: int,
+    kind: str,
+    key: str,
+    state: str,
+    life: int,
+    observed: dict[str, Any],
+    spec: Mapping[str, Any] = MappingProxyType({}),
 ) -> Resource:
-    return Resource(number, kind, key, state, "", {}, observed, 0, life, vm.id, None)
+    return Resource(number, kind, key, state, "", dict(spec), observed, 0, life, vm.id, None)
 
 
 @contextmanager

@@ -81,12 +81,12 @@ def check_word(name: str, word: str) -> None:
         raise UsageError(f"{word!r} is not a known {name}", hint=meant(word, WORDS[name], known))
 
 
-def unheard_of(vm: str, known: Iterable[str]) -> NotFound:
-    """The error of a VM that nothing is known of."""
+def unheard_of(vm: str, known: Iterable[str], where: str = "in the history") -> NotFound:
+    """The error of a VM that nothing is known of; ``where`` its lines were looked for."""
     from hvtx.model.nearest import meant
 
     return NotFound(
-        f"VM {vm!r} is neither on record nor in the history",
+        f"VM {vm!r} is neither on record nor {where}",
         hint=meant(vm, known, "`hvtx vm ls` lists those on record"),
     )
 

@@ -8,6 +8,7 @@ from hvtx.model.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hvtx.commands.publish_view import Published
+    from hvtx.commands.show_networks import ShownNetwork
 
 
 def document(told: Published) -> dict[str, Any]:
@@ -23,6 +24,11 @@ def document(told: Published) -> dict[str, Any]:
             {"vm": vm.vm, "rows": list(vm.rows), "verb": vm.verb, "writer": vm.writer}
             for vm in told.vms
         ],
-        "networks": [network.document(one) for one in told.networks],
+        "networks": [_network(one) for one in told.networks],
         "history": [log.entry(line) for line in told.history],
     }
+
+
+def _network(shown: ShownNetwork) -> dict[str, Any]:
+    """Its object, and what each of its resources stands for, which is told in text alone."""
+    return {**network.document(shown), "roles": [row.role for row in shown.resources]}
