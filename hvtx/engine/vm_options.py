@@ -198,7 +198,7 @@ def _check_names(name: str, networks: Sequence[str]) -> None:
 def _addresses(
     ips: Sequence[str], macs: Sequence[str], interfaces: int
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """IP addresses, each once, and MACs, at most one for each interface."""
+    """IP addresses and MACs, each once, and of these at most one for each interface."""
     with advised("write it as 10.77.0.5 or fd77::5; without --ip a free one is chosen"):
         addresses = tuple(addressing.parse_address(ip, of="--ip") for ip in ips)
     with advised("write it as 02:11:22:33:44:55; without --mac one is generated"):
@@ -210,6 +210,12 @@ def _addresses(
     for number, address in enumerate(addresses):
         if address in addresses[:number]:
             raise UsageError(f"--ip {address} is given twice", hint="give each address once")
+    for number, mac in enumerate(parsed):
+        if mac in parsed[:number]:
+            raise UsageError(
+                f"--mac {mac} is given twice",
+                hint="give each network's interface its own; without --mac one is generated",
+            )
     return addresses, parsed
 
 

@@ -177,6 +177,12 @@ def gateway_of(subnet: str) -> str:
     return str(ipaddress.ip_network(subnet).network_address + 1)
 
 
+def room(subnet: str) -> int:
+    """How many guests can have an address of a subnet, beside its gateway."""
+    found = ipaddress.ip_network(subnet)
+    return found.num_addresses - (3 if found.version == 4 else 2)
+
+
 def netmask_of(subnet: str) -> str:
     """An IPv4 subnet's netmask."""
     return str(ipaddress.ip_network(subnet).netmask)

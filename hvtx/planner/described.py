@@ -27,7 +27,7 @@ from hvtx.model.described import (
 )
 from hvtx.model.policy import Limits, Policy, policy_words
 from hvtx.model.typed import Any
-from hvtx.model.vm import DEFAULT, Interface, Network, Publish, Vm
+from hvtx.model.vm import DEFAULT, Network, Publish, Vm
 from hvtx.planner import described_checks as checks
 from hvtx.planner.described_order import ordered
 
@@ -206,7 +206,7 @@ def _vm(
     if found is None:
         made = _step(Action.CREATE, Reason.ABSENT, wanted, _creating(wanted))
         return [made, *_start(wanted)]
-    fixed = _fixed(found.vm, wanted, networks)
+    fixed = checks.fixed(found.vm, wanted, networks)
     free = _free(found.vm, wanted)
     late = _differing(found.vm, wanted.vm, VM_AT_START)
     if late and wanted.vm.hypervisor != "command":
@@ -270,32 +270,6 @@ def _other_vm(
     if found.up or wanted.start:
         steps.append(_step(Action.START, Reason.REPLACE, wanted, f"start VM {name}"))
     return steps
-
-
-def _fixed(vm: Vm, wanted: WantedVm, networks: Mapping[str, Network]) -> tuple[Difference, ...]:
-    """What is given when a VM is created, and is otherwise."""
-    found = []
-    if vm.hypervisor != wanted.vm.hypervisor:
-        found.append(Difference("hypervisor", vm.hypervisor, wanted.vm.hypervisor))
-    names = tuple(i.network_name for i in vm.interfaces)
-    if names != wanted.networks:
-        return (*found, Difference("network", list(names), list(wanted.networks)))
-    asked = checks.addresses_of(wanted, networks)
-    if not all(
-        each.ipv4 in (None, i.ipv4)
-        and each.ipv6 in (None, i.ipv6)
-        and set(each.more) == set(i.more)
-        for each, i in zip(asked, vm.interfaces, strict=True)
-    ):
-        found.append(Difference("ip", _addresses(vm.interfaces), list(wanted.ips)))
-    macs = [i.mac for i in vm.interfaces]
-    if any(mac != own for mac, own in zip(wanted.macs, macs, strict=False)):
-        found.append(Difference("mac", macs, list(wanted.macs)))
-    return tuple(found)
-
-
-def _addresses(interfaces: Iterable[Interface]) -> list[str]:
-    return [address for interface in interfaces for address in interface.addresses]
 
 
 def _free(vm: Vm, wanted: WantedVm) -> tuple[Difference, ...]:

@@ -5,13 +5,14 @@ What could never be is told before anything is done; whether the host has it is 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from hvtx.errors import Conflict, HvtxError, NotFound, UsageError, advised, placed
-from hvtx.model.address import with_port
-from hvtx.model.described import Known, WantedNetwork, WantedVm
+from hvtx.model.address import family_of, with_port
+from hvtx.model.described import Difference, Known, WantedNetwork, WantedVm
 from hvtx.model.nearest import nearest
-from hvtx.model.vm import DEFAULT, Network, Publish, Vm, need_something_to_run
+from hvtx.model.vm import DEFAULT, Interface, Network, Publish, Vm, need_something_to_run
 from hvtx.planner import addressing
 from hvtx.planner.assigning import Asked, assigned
 from hvtx.planner.egress_rules import refuse_names
@@ -112,7 +113,8 @@ def check(
             for name in vm.networks:
                 refuse_names(vm.vm.policy, [networks[name]], *([_SERVED] if name in own else []))
     _check_ports(vms, known)
-    _check_addresses(vms, known, networks)
+    _check_addresses(wanted, vms, known, networks)
+    _check_room(vms, known, networks)
 
 
 def _check_networks(wanted: Sequence[WantedNetwork], known: Known) -> None:
@@ -176,26 +178,111 @@ def _check_ports(vms: Sequence[WantedVm], known: Known) -> None:
             there.append((vm.name, port))
 
 
+def fixed(vm: Vm, wanted: WantedVm, networks: Mapping[str, Network]) -> tuple[Difference, ...]:
+    """What is given when a VM is created, and is otherwise: it would be made anew."""
+    found = []
+    if vm.hypervisor != wanted.vm.hypervisor:
+        found.append(Difference("hypervisor", vm.hypervisor, wanted.vm.hypervisor))
+    names = tuple(i.network_name for i in vm.interfaces)
+    if names != wanted.networks:
+        return (*found, Difference("network", list(names), list(wanted.networks)))
+    asked = addresses_of(wanted, networks)
+    if not all(
+        each.ipv4 in (None, i.ipv4)
+        and each.ipv6 in (None, i.ipv6)
+        and set(each.more) == set(i.more)
+        for each, i in zip(asked, vm.interfaces, strict=True)
+    ):
+        found.append(Difference("ip", _leased(vm.interfaces), list(wanted.ips)))
+    macs = [i.mac for i in vm.interfaces]
+    if any(mac != own for mac, own in zip(wanted.macs, macs, strict=False)):
+        found.append(Difference("mac", macs, list(wanted.macs)))
+    return tuple(found)
+
+
+def _leased(interfaces: Iterable[Interface]) -> list[str]:
+    return [address for interface in interfaces for address in interface.addresses]
+
+
 def _check_addresses(
-    vms: Sequence[WantedVm], known: Known, networks: Mapping[str, Network]
+    wanted: Sequence[WantedNetwork],
+    vms: Sequence[WantedVm],
+    known: Known,
+    networks: Mapping[str, Network],
 ) -> None:
-    """An address or a MAC is one VM's; one that is not asked for stays as it is on record."""
-    own = {vm.name for vm in vms}
-    asked = {vm.name: _asked(vm, networks) for vm in vms}
-    held: dict[str, tuple[str, bool]] = {}
-    for name, other in known.vms.items():
-        for option in ("ip", "mac"):
-            if any(of == option for of, _ in asked.get(name, ())):
-                continue
-            for i in other.vm.interfaces:
-                for value in i.addresses if option == "ip" else (i.mac,):
-                    held[value] = (name, False)
+    """An address or a MAC is one VM's; a VM that stays keeps what it has on record."""
+    asked = [(vm, *each) for vm in vms for each in _asked(vm, networks)]
+    described: dict[str, str] = {}
+    for vm, option, value in asked:
+        holder = described.setdefault(value, vm.name)
+        if holder != vm.name:
+            with placed(vm.where):
+                raise _taken(f"{option} {value}", holder, (holder,), option)
+    anew = _made_anew(vms, known, networks)
+    held = {
+        value: name
+        for name, other in known.vms.items()
+        if name not in anew
+        for i in other.vm.interfaces
+        for value in (*i.addresses, i.mac)
+    }
+    bridges = {found.mac: found.name for found in _staying(wanted, known)}
+    for vm, option, value in asked:
+        with placed(vm.where):
+            if held.get(value, vm.name) != vm.name:
+                raise _taken(f"{option} {value}", held[value], (), option)
+            if value in bridges:
+                raise Conflict(
+                    f"{option} {value} is that of network {bridges[value]}'s bridge",
+                    hint=f"choose another {option}, or leave it out: one is generated",
+                )
+
+
+def _made_anew(
+    vms: Iterable[WantedVm], known: Known, networks: Mapping[str, Network]
+) -> dict[str, WantedVm]:
+    """Those on record that would be removed, with all that they have, and created."""
+    found = {vm.name: vm for vm in vms if vm.name in known.vms}
+    return {n: vm for n, vm in found.items() if fixed(known.vms[n].vm, vm, networks)}
+
+
+def _staying(wanted: Iterable[WantedNetwork], known: Known) -> list[Network]:
+    """The networks on record that are not removed."""
+    described = {each.name: each for each in wanted}
+    return [
+        found
+        for name, found in known.networks.items()
+        if name not in described or not differing(found, described[name], NETWORK_FIXED)
+    ]
+
+
+def _check_room(vms: Sequence[WantedVm], known: Known, networks: Mapping[str, Network]) -> None:
+    """No VM is removed to be made anew in a network that has no address left for it."""
+    anew = _made_anew(vms, known, networks)
+    if not anew:
+        return
+    had: Counter[tuple[str, int]] = Counter(
+        (i.network_name, family_of(address))
+        for name, other in known.vms.items()
+        if name not in anew
+        for i in other.vm.interfaces
+        for address in i.addresses
+    )
     for vm in vms:
-        for option, value in asked[vm.name]:
-            holder, described = held.setdefault(value, (vm.name, True))
-            if holder != vm.name:
-                with placed(vm.where):
-                    raise _taken(f"{option} {value}", holder, own if described else (), option)
+        if vm.name in anew or vm.name not in known.vms:
+            for asked, name in zip(addresses_of(vm, networks), vm.networks, strict=True):
+                more = Counter(map(family_of, asked.more))
+                had.update({(name, f): 1 + more[f] for f in networks[name].families})
+    for vm in anew.values():
+        for name in vm.networks:
+            for subnet in networks[name].subnets if networks[name].block_size is None else ():
+                if had[name, family_of(subnet)] > addressing.room(subnet):
+                    with placed(vm.where):
+                        raise Conflict(
+                            f"network {name} has too few addresses in {subnet} for the VMs that are"
+                            " to be in it",
+                            hint="remove VMs, or make a larger network",
+                        )
 
 
 def _asked(vm: WantedVm, networks: Mapping[str, Network]) -> list[tuple[str, str]]:

@@ -394,6 +394,43 @@ def test_no_vm_is_stopped_for_a_port_that_it_cannot_have(
     described.settled()
 
 
+TWICE = 'mac = ["02:11:22:33:44:55", "02:11:22:33:44:55"]\n'
+
+
+@pytest.mark.parametrize(
+    ("case", "code", "words"),
+    [
+        ("a MAC twice", 2, "--mac 02:11:22:33:44:55 is given twice"),
+        ("what another keeps", 4, "ip fd77::9 is VM db's on record"),
+        ("a bridge's MAC", 4, "is that of network lab's bridge"),
+        ("the host's own address", 4, "is this host's own"),
+    ],
+)
+def test_no_vm_is_removed_for_one_that_cannot_be(
+    described: Set, case: str, code: int, words: str
+) -> None:
+    """It is seen before anything is done, whatever the record, the set and the host say."""
+    hvtx = described.hvtx
+    described.write(LAB, TWO, WEB, DB)
+    described("--yes")
+    bridge = hvtx("network", "show", "lab", "--json").json()["bridge"]
+    shown = json.loads(lab.run("ip", "-j", "link", "show", bridge))[0]["address"]
+    lab.run("ip", "addr", "add", "10.77.0.8/32", "dev", "lo")
+    new = {
+        "a MAC twice": (WEB.replace('network = "lab"\n', MOVED.lstrip() + TWICE), ""),
+        "what another keeps": (WEB + 'ip = "fd77::9"\n', DB.replace(', "fd77::9"', "")),
+        "a bridge's MAC": (WEB + f'mac = "{shown}"\n', DB),
+        "the host's own address": (WEB + 'ip = "10.77.0.8"\n', DB),
+    }[case]
+    described.write(LAB, TWO, *new)
+    before = pid(hvtx, "web")
+    with witness.unchanged():
+        ran = described("--yes", "--replace", code=code)
+    assert words in ran.err
+    assert "[vms.web]" in ran.err
+    assert pid(hvtx, "web") == before
+
+
 def test_a_vm_that_is_stopped_for_it_may_take_anothers_port(described: Set) -> None:
     """What is held for a VM that gives it up is nobody's; nor is what is its own, in part."""
     described.write(LAB, WEB.replace("8080", "127.0.0.1:8080"), DB + 'publish = ["8081:80"]\n')

@@ -291,6 +291,7 @@ WRONG_WISHES = [
     ("--append", "x"), ("--no-such-option", *SLEEP), ("sleep", "600"),
     ("--ip", "10.77.0.5", "--ip", "10.77.0.5", *SLEEP), ("--network", "a", "--network", "a", *SLEEP),
     ("--mac", "02:00:00:00:00:01", "--mac", "02:00:00:00:00:02", *SLEEP), ("stray", *SLEEP),
+    ("--network", "a", "--network", "b", "--mac", "02:00:00:00:00:01", "--mac", "02:00:00:00:00:01", *SLEEP),
 ]  # fmt: skip
 
 

@@ -232,7 +232,26 @@ def test_the_network_default() -> None:
     ]  # fmt: skip
 
 
+def in_few(name: str) -> KnownVm:
+    own = Interface(0, "n2", "few", "02:00:00:00:02:02", "10.78.0.2", None, ())
+    return KnownVm(known_vm(name).vm._replace(interfaces=(own,)), up=False)
+
+
+def test_what_a_vm_that_is_removed_had_is_free() -> None:
+    """And so is what it had in a network that is full."""
+    there = known(known_vm(), in_few("b"), networks=(LAB, FEW))
+    moved = [
+        vm("b", networks=("few",), macs=("02:00:00:00:01:02",)),
+        vm(networks=("lab",), macs=("02:00:00:00:02:02",), ips=("10.77.0.2", "fd77::2")),
+    ]
+    assert len([s for s in steps([], moved, there, ALL) if s.action is Action.REMOVE]) == 2
+
+
 TWO = ("10.78.0.0/24",)
+FEW = LAB._replace(
+    id="n2", name="few", bridge="hvbry", mac="02:00:00:00:00:02", gateways=("10.78.0.1",),
+    subnets=("10.78.0.0/30",),
+)  # fmt: skip
 REFUSED: dict[str, tuple[list[WantedNetwork], list[WantedVm], Known, type[HvtxError]]] = {
     "no network": ([], [vm(networks=("lob",))], known(), NotFound),
     "subnets overlap": ([net("one", subnets=TWO), net("two", subnets=("10.78.0.0/25",))], [], known(), UsageError),
@@ -246,6 +265,11 @@ REFUSED: dict[str, tuple[list[WantedNetwork], list[WantedVm], Known, type[HvtxEr
     "an address that a VM of the set has": ([], [vm(), vm("a", ips=("10.77.0.2",))], known(known_vm()), Conflict),
     "one MAC": ([], [vm("a", macs=("02:00:00:00:09:09",)), vm("b", macs=("02:00:00:00:09:09",))], known(), UsageError),
     "a MAC on record": ([], [vm("a", macs=("02:00:00:00:01:02",))], known(known_vm()), Conflict),
+    "an address that a VM of the set keeps": ([], [vm(ips=("10.77.0.2",)), vm("a", ips=("fd77::2",))], known(known_vm()), Conflict),
+    "a MAC that a VM of the set keeps": ([], [vm(networks=("lab",)), vm("a", macs=("02:00:00:00:01:02",))], known(known_vm()), Conflict),
+    "a bridge's MAC": ([], [vm("a", macs=("02:00:00:00:00:01",))], known(), Conflict),
+    "no room for one that would be removed": ([], [vm(networks=("lab", "few"), ports=((), ()))], known(known_vm(), in_few("a"), networks=(LAB, FEW)), Conflict),
+    "no room for two": ([], [vm(networks=("lab", "few"), ports=((), ())), vm("b", networks=("few",))], known(known_vm(), networks=(LAB, FEW)), Conflict),
     "one port": ([], [vm("a", ports=((HTTP,),)), vm("b", ports=((HTTP._replace(host_ip="192.0.2.1"),),))], known(), UsageError),
     "nothing to run": ([], [vm(hypervisor="qemu", command=())], known(), NotFound),
     "nothing to run any more": ([], [vm(hypervisor="qemu", command=())], known(known_vm(hypervisor="qemu", kernel="/k")), NotFound),
