@@ -51,13 +51,15 @@ class Plans:
     ) -> Report:
         """``gc --apply``: make a plan and carry it out, past errors; each item is verified again.
 
-        ``reviewed``, a report or the path of a saved plan: nothing but that, and nothing at all if
-        an item of it would be planned otherwise now (StalePlan). Raises NotFound and UsageError for
+        ``unrecorded``: what is marked and on no record goes too, if nobody lives who may need it.
+        ``reviewed``, a report or the path of a saved plan: nothing but that (with ``unrecorded``
+        also what it shows as such), and nothing at all if an item of it would be planned otherwise
+        now (StalePlan). Raises NotFound and UsageError for
         the file, Busy, Refused.
         """
         from hvtx.engine import gc_plan
 
-        saved = _identities(reviewed, heuristic=False)
+        saved = _identities(reviewed, heuristic=False, unrecorded=unrecorded)
         with self._calls.opened(writable=True, create=False, spends=True) as runtime:
             if runtime.refused is not None:
                 return gc_plan.make_plan(runtime)
@@ -137,15 +139,15 @@ def _silently(done: int, total: int, what: str) -> None:
 
 
 def _identities(
-    reviewed: Report | Path | None, *, heuristic: bool
+    reviewed: Report | Path | None, *, heuristic: bool, unrecorded: bool = False
 ) -> Sequence[tuple[Any, ...]] | None:
     """What a reviewed plan would do; None: none was reviewed. Raises NotFound, UsageError."""
     if reviewed is None:
         return None
-    from hvtx.engine.saved_plan import identities_of, load_plan
+    from hvtx.engine.saved_plan import asked_for, identities_of, load_plan
 
     if isinstance(reviewed, str | os.PathLike):
-        return load_plan(os.fspath(reviewed), heuristic=heuristic)
+        return load_plan(os.fspath(reviewed), heuristic=heuristic, unrecorded=unrecorded)
     if not hasattr(reviewed, "refused"):
         raise UsageError(
             f"the plan is {reviewed!r}", hint="give what plan() returned, or the path of a file"
@@ -157,4 +159,5 @@ def _identities(
             f"the plan is {'' if reviewed.heuristic else 'not '}one of the emergency mode",
             hint="plan() is for apply(), plan_heuristic() for apply_heuristic()",
         )
-    return [item.identity() for item in reviewed.plan.acting()] + identities_of(reviewed.blocks)
+    planned = [item.identity() for item in reviewed.plan.judged()]
+    return asked_for(planned, unrecorded=unrecorded) + identities_of(reviewed.blocks)

@@ -96,7 +96,9 @@ def _both_actions(file: str | None, given: dict[str, Any]) -> str:
     "--detailed-exitcode", is_flag=True, help="With --plan: exit 2 if there is something to do."
 )
 @click.option(
-    "--unrecorded", is_flag=True, help="With --apply: also remove what is marked but not on record."
+    "--unrecorded",
+    is_flag=True,
+    help="With --apply: also remove what is marked but not on record; with FILE, what it shows so.",
 )
 @click.option(
     "--heuristic", is_flag=True, help="The emergency mode: guess by name and subnet, without proof."

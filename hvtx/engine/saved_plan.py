@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from hvtx.engine.files import PRIVATE, is_no_file, read_plan, unwritten_option, write_out
 from hvtx.errors import NotFound, StalePlan, UsageError
 from hvtx.model.plan import Action, Plan
+from hvtx.model.reason import Reason
 from hvtx.model.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -96,8 +97,23 @@ def save_plan(document: Mapping[str, Any], path: str, mode: int = PRIVATE) -> No
         raise unwritten_option("plan", path, problem, command) from problem
 
 
-def load_plan(path: str, *, heuristic: bool = False) -> list[Identity]:
-    """The acting identities of a saved plan; raises NotFound, UsageError."""
+def asked_for(reviewed: Iterable[Identity], *, unrecorded: bool) -> list[Identity]:
+    """What is to be done of what a plan says (pure).
+
+    With ``unrecorded``, by a person's word, also what it shows as that: a plan leaves it alone.
+    """
+    wanted = []
+    for action, reason, *more in reviewed:
+        left = action == Action.SKIP.value
+        if left and unrecorded and reason == Reason.UNRECORDED.value:
+            wanted.append((Action.DELETE.value, reason, *more))
+        elif not left:
+            wanted.append((action, reason, *more))
+    return wanted
+
+
+def load_plan(path: str, *, heuristic: bool = False, unrecorded: bool = False) -> list[Identity]:
+    """The acting identities of a saved plan, as :func:`asked_for`; raises NotFound, UsageError."""
     made = f"{_REMAKE[heuristic]} makes one"
     try:
         document = json.loads(read_plan(path))
@@ -126,7 +142,7 @@ def load_plan(path: str, *, heuristic: bool = False) -> list[Identity]:
         raise UsageError(f"{path} is not a whole plan: {problem} is missing") from problem
     except TypeError as problem:
         raise UsageError(f"{path} is not a whole plan: {problem}") from problem
-    return [identity for identity in found if identity[0] != Action.SKIP.value]
+    return asked_for(found, unrecorded=unrecorded)
 
 
 def _quoted(path: str) -> str:

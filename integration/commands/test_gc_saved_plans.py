@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from hvtx import Host
 from integration import lab
 from integration.lab.program import Program
 from integration.lab.verbs import SLEEP, conflict, hvtx, network, state
@@ -44,6 +45,38 @@ def test_what_is_newer_than_a_saved_plan_is_told(hvtx: Program, tmp_path: Path) 
     assert (
         "more to do since the plan was saved" in hvtx("gc", "--apply", str(tmp_path / "plan")).err
     )
+
+
+def unknown(hvtx: Program, number: int) -> str:
+    """A device with a mark of this installation, of which the store knows nothing; its name."""
+    name = f"hv{'a' * 11}{number}"
+    mark = hvtx("network", "show", "net", "--json").json()["resources"][0]["mark"]
+    lab.run("ip", "tuntap", "add", "dev", name, "mode", "tap")
+    token = f"{999990 + number}.{'a' * 16}"
+    lab.run("ip", "link", "set", name, "alias", f"{mark.rpartition(':')[0]}:{token}")
+    return name
+
+
+def test_of_what_is_not_on_record_goes_what_was_reviewed(hvtx: Program, tmp_path: Path) -> None:
+    """By a person's word, and not without; what came up since stays, and is told."""
+    network(hvtx)
+    first, saved = unknown(hvtx, 1), str(tmp_path / "plan")
+    hvtx("gc", "--plan", "--out", saved)
+    ran = hvtx("gc", "--apply", saved)
+    assert first in lab.run("ip", "-o", "link")
+    assert "more to do" not in ran.err
+    second = unknown(hvtx, 2)
+    ran = hvtx("gc", "--apply", "--unrecorded", saved)
+    assert "1 more to do since the plan was saved" in ran.err
+    there = lab.run("ip", "-o", "link")
+    assert (first in there, second in there) == (False, True)
+    stale = conflict(hvtx, "gc", "--apply", "--unrecorded", saved, code=8)
+    assert first in stale.err
+    with Host() as host:
+        report = host.gc.plan()
+        done = host.gc.apply(report, unrecorded=True)
+    assert done.newer == 0
+    assert second not in lab.run("ip", "-o", "link")
 
 
 def test_a_saved_plan_without_its_store_is_stale(hvtx: Program, tmp_path: Path) -> None:
