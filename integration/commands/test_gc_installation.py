@@ -23,6 +23,7 @@ from integration.crash.test_failpoints import BACKENDS, SLEEP, host
 from integration.lab.example_host import hold
 from integration.lab.program import Forked, Program, preload
 from integration.lab.services import services
+from integration.lab.verbs import ended, stopped
 
 IDS = ("--subnet", "10.77.0.0/24", "--subnet", "fd77::/64")
 
@@ -304,6 +305,30 @@ def test_who_cannot_be_seen_keeps_all_by_its_device(nft: Two) -> None:
     finally:
         os.close(holder)
     nft.two(*command)
+    assert lab.dump()["nft"] == []
+
+
+def test_who_takes_a_device_meanwhile_keeps_what_is_left(nft: Two) -> None:
+    """After all of them were asked, and one has gone: no rule goes."""
+    lost = nft.peopled()
+    nft.one("vm", "run", "more", "--network", "net", *SLEEP)
+    shown = [nft.one.vm(name) for name in ("web", "more")]
+    for one in shown:
+        lab.end(one["pid"])
+    nft.lose()
+    argv = ("gc", "--apply", "--installation", lost, "--yes")
+    asked = stopped(nft.two, "removed:lost", *argv)
+    rules, there = lab.dump()["nft"], lab.run("ip", "-o", "link")
+    (left,) = [d for one in shown if (d := one["interfaces"][0]["device"]) in there]
+    holder = hold(left)
+    try:
+        ended(asked, signal.SIGCONT)
+        assert left in lab.run("ip", "-o", "link")
+        assert lab.dump()["nft"] == rules
+        refused(nft, lost, f"{left} is held open by")
+    finally:
+        os.close(holder)
+    nft.two(*argv)
     assert lab.dump()["nft"] == []
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,7 @@ from integration import lab
 from integration.commands.test_unrecorded_files import SLEEP, later, planned, put_back, whole
 from integration.lab.example_host import hold
 from integration.lab.program import Forked, Program, preload
+from integration.lab.verbs import ended, stopped
 from integration.lab.vms import end_vms
 
 BY_HAND = ("gc", "--apply", "--unrecorded")
@@ -89,3 +92,32 @@ def test_who_cannot_be_seen_keeps_all_by_its_device(hvtx: Program, tmp_path: Pat
         os.close(holder)
     hvtx(*BY_HAND)
     assert planned(hvtx) == {}
+
+
+def test_who_takes_a_device_meanwhile_keeps_what_is_left(hvtx: Program, tmp_path: Path) -> None:
+    """After all of them were asked, and one has gone: of the other VM no rule goes, and no file."""
+    hvtx("store", "backup", str(tmp_path / "backup"))
+    both = [later(hvtx, "later", "-p", "9090:90"), later(hvtx, "more", "-p", "9091:91")]
+    put_back(hvtx, tmp_path / "backup")
+    for one in both:
+        lab.end(one.pid)
+    rules = {item["key"] for item in unrecorded(hvtx, "filter")}
+    asked = stopped(hvtx, f"seen:tap:stop:{len(both) + 2},never", *BY_HAND)
+    there = lab.run("ip", "-o", "link")
+    (left,) = [one for one in both if one.device in there]
+    holder = hold(left.device)
+    try:
+        ended(asked, signal.SIGCONT)
+        assert asked.returncode == 0
+        assert left.device in lab.run("ip", "-o", "link")
+        assert left.directory.is_dir()
+        assert {item["key"] for item in unrecorded(hvtx, "filter")} == rules
+    finally:
+        os.close(holder)
+    hvtx(*BY_HAND)
+    assert planned(hvtx) == {}
+
+
+def unrecorded(hvtx: Program, kind: str) -> list[dict[str, Any]]:
+    """What a plan says of things of a kind that are not on record."""
+    return [item for item in hvtx.plan().get(("skip", "unrecorded"), []) if item["kind"] == kind]
