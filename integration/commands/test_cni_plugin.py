@@ -333,6 +333,23 @@ def test_status_of_a_network_that_add_would_not_make(plugin: Plugin) -> None:
     assert ask(network="pods").code == 0
 
 
+def test_a_policy_that_install_was_given_holds_for_the_network(
+    plugin: Plugin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runtime's own environment knows nothing of it."""
+    monkeypatch.setenv("HVTX_EGRESS", "none")
+    Plugin(tmp_path, "--network", "lan", "--subnet", "10.77.0.0/24", "--force")
+    (ours,) = json.loads(plugin.conf.read_text())["plugins"]
+    monkeypatch.delenv("HVTX_EGRESS")
+    with container() as inside:
+        add = within(recorded.CTR_ADD, path_of(inside))
+        done(plugin(Recorded(add.environment, {**add.stdin, **ours})))
+        network = Forked()("network", "show", "lan", "--json").json()
+        assert network["egress"]["mode"] == "none"
+        wrong = Recorded(add.environment, {**add.stdin, **ours, "egress": "nobody"})
+        assert "egress cannot be 'nobody'" in refused(plugin(wrong), 7)
+
+
 def test_what_cannot_be_changes_nothing(plugin: Plugin) -> None:
     with container() as inside:
         done(plugin(within(recorded.CTR_ADD, path_of(inside))))

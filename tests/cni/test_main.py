@@ -160,6 +160,7 @@ anything = st.recursive(
 KEYS = [
     "cniVersion", "name", "type", "network", "subnets", "subnet", "mtu", "nat", "isolate", "vm",
     "runtimeConfig", "args", "prevResult", "dns", "ipam", "stateDir", "lockTimeout",
+    "historyLines", "egress", "group",
     "cni.dev/attachments", "cni.dev/valid-attachments", "other",
 ]  # fmt: skip
 documents = st.builds(
