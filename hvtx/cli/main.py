@@ -17,7 +17,7 @@ from hvtx.api.calls import (
 )
 from hvtx.cli import quick
 from hvtx.cli.interrupts import exit_code, interruptible
-from hvtx.cli.names import PROGRAM
+from hvtx.cli.names import PROGRAM, print_commands, printed
 from hvtx.cli.streams import Answers, Messages, never_fail_to_write, open_what_is_closed
 from hvtx.errors import HvtxError, OutputLost, SeveralFailed, UsageError
 from hvtx.loader import module_named
@@ -54,11 +54,13 @@ def run(arguments: Sequence[str]) -> int:
         return exit_code()
     finally:
         sys.stdout, sys.stderr = streams
+        print_commands(None)
 
 
 def _run(arguments: Sequence[str]) -> int:
     head = list(arguments)
     before_command = head[: head.index("--")] if "--" in head else head
+    _name_store(before_command)
     as_json = "--json" in before_command
     debug = "--debug" in before_command
     never_fail_to_write()
@@ -86,6 +88,16 @@ def _run(arguments: Sequence[str]) -> int:
         words = f"unexpected {type(problem).__name__}: {problem}"
         bug = HvtxError(words, hint="this is a bug in hvtx; --debug shows where", code="bug")
         return _tell(bug, as_json=as_json, debug=debug)
+
+
+def _name_store(words: Sequence[str]) -> None:
+    """What is printed of commands names the store that these words name before their command."""
+    if not words or not words[0].startswith("-"):
+        return
+    own_commands = module_named("hvtx.model.own_commands")
+    given = own_commands.given_before(words)
+    if given:
+        print_commands(lambda text: own_commands.with_given(text, given))
 
 
 def _answer(head: list[str]) -> int:
@@ -126,11 +138,10 @@ def _tell(problem: HvtxError, *, as_json: bool, debug: bool) -> int:
         import traceback
 
         click.echo(_plain("".join(traceback.format_exception(problem))), err=True)
-    message = " ".join(problem.message.split())
+    message = printed(" ".join(problem.message.split()))
     notes = getattr(problem, "__notes__", ())
-    hint = " ".join(
-        ("; ".join(filter(None, (problem.hint, *notes))) or problem.default_hint).split()
-    )
+    told = "; ".join(filter(None, (problem.hint, *notes))) or problem.default_hint
+    hint = printed(" ".join(told.split()))
     if as_json:
         from hvtx.documents.encoding import to_json
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from hvtx.api import Host
+from hvtx.cli.names import printed
 from hvtx.cli.render import emit_json, folded
 from hvtx.errors import NotPermitted, Refused
 from hvtx.model.typed import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ def say_beside(line: str) -> None:
     """A line on standard error, as click writes it: that of whoever asks has its own encoding."""
     import click
 
-    click.echo(folded(line), err=True)
+    click.echo(folded(printed(line)), err=True)
 
 
 @contextmanager

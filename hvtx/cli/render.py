@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 
+from hvtx.cli.names import printed
 from hvtx.documents.encoding import to_json
 from hvtx.model.typed import Any
 
@@ -17,7 +18,7 @@ def write(text: str) -> None:
 
 def tell(text: str) -> None:
     """A line of what goes on, on standard error at once."""
-    sys.stderr.write(plain(text) + "\n")
+    sys.stderr.write(printed(plain(text)) + "\n")
     sys.stderr.flush()
 
 
@@ -126,7 +127,7 @@ def fields(pairs: Sequence[tuple[str, object]]) -> None:
     """Names and values, one a line."""
     width = max(len(name) for name, _ in pairs) + 1
     for name, value in pairs:
-        write(f"{(name + ':').ljust(width)}  {plain(value)}\n")
+        write(f"{(name + ':').ljust(width)}  {printed(plain(value))}\n")
 
 
 def paragraphs(pairs: Sequence[tuple[str, object]]) -> None:
@@ -145,7 +146,7 @@ STYLES = {"delete": "bold red", "commit": "green", "forget": "yellow", "skip": "
 
 def say(text: str, style: str = "") -> None:
     """A line of text, in colour on a terminal that wants it."""
-    write(coloured(text, style) + "\n")
+    write(coloured(printed(text), style) + "\n")
 
 
 def coloured(text: str, style: str) -> str:
@@ -188,6 +189,7 @@ def wrapped(text: str, indent: str, *, hang: int | None = None) -> str:
 
     Further lines stand two columns further in, or at column ``hang``.
     """
+    text = printed(text)
     if not fancy():
         return indent + text
     return _filled(text, width(), indent, indent + "  " if hang is None else " " * hang)

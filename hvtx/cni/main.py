@@ -74,7 +74,7 @@ def run(environment: Mapping[str, str]) -> tuple[int, bytes]:
 
 def _on_its_store(hint: str, document: Mapping[str, Any]) -> str:
     """A hint whose commands work on the store that a configuration names, whatever else it says."""
-    from hvtx.cni import own_commands
+    from hvtx.model import own_commands
 
     named = {setting: document.get(key) for key, setting in SETTINGS.items()}
     return own_commands.with_options(

@@ -71,7 +71,7 @@ def answer(
     try:
         return _answer(call, base, document, host, tell)
     except CniError as problem:
-        from hvtx.cni import own_commands
+        from hvtx.model import own_commands
 
         problem.details = own_commands.with_options(problem.details, base.settings)
         raise

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -213,6 +215,18 @@ def test_a_vm_in_another_state_is_told_with_the_whole_command(hvtx: Program) -> 
     finally:
         sleeper.kill()
         sleeper.wait()
+
+
+def test_what_is_printed_acts_on_the_store_that_was_named(hvtx: Program, tmp_path: Path) -> None:
+    """By options before the command: copied as it stands, a command does not go to another store."""
+    places = ("--state-dir", str(tmp_path / "my lab"), "--run-dir", str(tmp_path / "run"))
+    hvtx(*places, "network", "create", "lab", "--subnet", "10.78.0.0/24")
+    hvtx(*places, "vm", "run", "web", "--network", "lab", *SLEEP)
+    for words in commands(hint_of(hvtx(*places, "network", "rm", "lab", code=4))):
+        assert words.startswith(f"hvtx {shlex.join(places)} ")
+        hvtx(*shlex.split(words)[1:])
+    assert hvtx(*places, "vm", "ls", "--json").json()["vms"] == []
+    assert hvtx.vm("web")["state"] == "running", "that of the other store"
 
 
 # -- networks ----------------------------------------------------------------------------------------

@@ -13,10 +13,14 @@ from hvtx.cli.root import Group
 
 
 def err(capsys: pytest.CaptureFixture[str], place: Path, *words: str) -> str:
-    """What is said on standard error by a command line that is refused (2), with no store made."""
-    assert run(["--state-dir", str(place / "state"), "--run-dir", str(place), *words]) == 2
+    """What is said on standard error by a command line that is refused (2), with no store made.
+
+    Without the places of the store, which commands in hints have here as the command line has.
+    """
+    places = ["--state-dir", str(place / "state"), "--run-dir", str(place)]
+    assert run([*places, *words]) == 2
     assert not (place / "state").exists()
-    return capsys.readouterr().err
+    return capsys.readouterr().err.replace(f"{' '.join(places)} ", "")
 
 
 MEANT = [

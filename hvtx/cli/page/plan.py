@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from xml.etree.ElementTree import Element
 
+from hvtx.cli.names import printed
 from hvtx.cli.page.drawing import WORDS, badge, drawing, legend
 from hvtx.cli.page.markup import name, tag, write
 from hvtx.model.diagram import Diagram, Health
@@ -144,13 +145,13 @@ def _footer(document: Mapping[str, Any]) -> Element:
         "footer",
         tag(
             "p",
-            tag("code", "hvtx gc --apply"),
+            tag("code", printed("hvtx gc --apply")),
             " applies it, and verifies each item again first. ",
-            tag("code", "hvtx gc --plan --out FILE"),
+            tag("code", printed("hvtx gc --plan --out FILE")),
             " saves a plan, ",
-            tag("code", "hvtx gc --apply FILE"),
+            tag("code", printed("hvtx gc --apply FILE")),
             " applies that one and no more. ",
-            tag("code", "hvtx explain OBJECT"),
+            tag("code", printed("hvtx explain OBJECT")),
             " shows all that is known of one object.",
         ),
         tag("p", f"Boot {epoch['boot_id']}, network namespace {epoch['netns']}.", class_="faint"),

@@ -1,4 +1,4 @@
-"""Hints of errors work on the plugin's own store."""
+"""Printed commands work on the store that the command before them was about."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import shlex
 import pytest
 
 from hvtx.cli.root import COMMANDS
-from hvtx.cni import own_commands
-from hvtx.cni.own_commands import with_options
+from hvtx.model import own_commands
+from hvtx.model.own_commands import given_before, with_given, with_options
 
 STATE = {"state_dir": "/srv/pods"}
 
@@ -44,3 +44,33 @@ def test_any_path_is_one_word(path: str) -> None:
 
 def test_every_command_is_known() -> None:
     assert set(own_commands.COMMANDS) == set(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("line", "given"),
+    [
+        ("vm rm web --state-dir /x", {}),
+        ("--state-dir /s --run-dir=/r vm rm web", {"--state-dir": "/s", "--run-dir": "/r"}),
+        ("-v --lock-timeout 5 --config c.toml --debug gc", {"--config": "c.toml"}),
+        ("--firewall iptables --state-dir /a --state-dir /b vm ls", {"--state-dir": "/b"}),
+        ("--state-dir", {"--state-dir": ""}),
+        ("--state-dir /var/lib/hvtx vm ls", {"--state-dir": "/var/lib/hvtx"}),
+    ],
+)
+def test_what_stands_before_a_command_says_which_store(line: str, given: dict[str, str]) -> None:
+    """The default, too, where somebody gives it: the environment may say another."""
+    assert given_before(line.split()) == given
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "`hvtx --state-dir /s gc --apply` does it",
+        "hvtx vm rm --help",
+        "`hvtx --help` lists the commands",
+        "hvtx vmx",
+        "a process of hvtx is at work",
+    ],
+)
+def test_other_words_stay(text: str) -> None:
+    assert with_given(text, {"--state-dir": "/s"}) == text
