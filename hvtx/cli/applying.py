@@ -116,11 +116,23 @@ def _show_plan(report: Report, wish: Wish, given: dict[str, Any], *, json_: bool
         show(report)
         words = "nothing was changed"
         if report.steps and not report.refusals:
-            by = given["out"] or " ".join(f"-f {file}" for file in given["files"])
-            words += f"; run `hvtx vm apply {render.plain(by)}` to apply"
+            words += f"; run `{render.plain(_same_plan(given))}` to apply"
         render.say(render.wrapped(words, ""))
     left = bool(report.steps or report.refusals)
     return EXIT_PLAN_NOT_EMPTY if given["detailed_exitcode"] and left else 0
+
+
+def _same_plan(given: dict[str, Any]) -> str:
+    """The command that carries out the plan that was shown: the saved one, or as it was asked."""
+    from shlex import join
+
+    if given["out"]:
+        return join(("hvtx", "vm", "apply", given["out"]))
+    chosen = [f"--{name.replace('_', '-')}" for name in (*ALLOWANCES, "no_start") if given[name]]
+    if described.STDIN in given["files"]:  # then nobody can be asked
+        chosen.append("--yes")
+    files = [word for file in given["files"] for word in ("-f", file)]
+    return join(("hvtx", "vm", "apply", *chosen, *files))
 
 
 def _save(report: Report, wish: Wish, path: str) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 import click
 
 from hvtx import documents
-from hvtx.cli import render
+from hvtx.cli import render, verbs
 from hvtx.cli.common import host_of, telling_refusal
 from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, UsageError
 from hvtx.model.typed import TYPE_CHECKING, Any
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from hvtx import GcReport
 
 _WARNING = (
-    "guessed by name and subnet: no owner is proven. Read each line; `hvtx gc --heuristic "
-    "--apply --yes` removes what is marked with -"
+    "guessed by name and subnet: no owner is proven. Read each line; `{}` removes what is marked"
+    " with -"
 )
 
 
@@ -30,7 +30,7 @@ def plan(
         report = plans.plan_heuristic()
     if out and report.refused is None:
         plans.save(report, out, mode=mode)
-    _show(report, json_=json_)
+    _show(report, json_=json_, saved=out)
     return EXIT_PLAN_NOT_EMPTY if detailed_exitcode and report.plan.acting() else 0
 
 
@@ -48,18 +48,18 @@ def apply(ctx: click.Context, file: str | None, *, yes: bool, json_: bool) -> in
     return PartialFailure.exit_code if failed else 0
 
 
-def _show(report: GcReport, *, json_: bool) -> None:
+def _show(report: GcReport, *, json_: bool, saved: str | None = None) -> None:
     if json_:
         render.emit_json(documents.plan.document(report))
     if report.refused is not None:
         raise report.refused
     if not json_:
-        _show_items(report)
+        _show_items(report, f"hvtx gc --heuristic --apply --yes{verbs.saved_as(saved)}")
 
 
-def _show_items(report: GcReport) -> None:
+def _show_items(report: GcReport, by: str) -> None:
     if not report.applied:
-        render.say(render.wrapped(_WARNING, ""), "bold red")
+        render.say(render.wrapped(_WARNING.format(by), ""), "bold red")
         render.say("")
     for item in report.plan.items:
         if not report.applied or item.outcome is not None:

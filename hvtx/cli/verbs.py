@@ -112,9 +112,19 @@ def plan(
     if not json_:
         from hvtx.cli.plan_text import show_plan
 
-        show_plan(report.plan, evidence=evidence or everything, blocks=report.blocks)
+        by = f"hvtx gc --apply{saved_as(out)}"
+        show_plan(report.plan, evidence=evidence or everything, by=by, blocks=report.blocks)
     something = report.plan.acting() or report.blocks
     return EXIT_PLAN_NOT_EMPTY if detailed_exitcode and something else 0
+
+
+def saved_as(out: str | None) -> str:
+    """What names a saved plan behind a command; nothing where none was saved."""
+    if out is None:
+        return ""
+    from shlex import quote
+
+    return f" {render.plain(quote(out))}"
 
 
 def tell_notes(notes: Sequence[str]) -> None:

@@ -183,6 +183,7 @@ def test_an_address_leased_since_is_spared(hvtx: Program) -> None:
     path = str(Path(os.environ["HVTX_STATE_DIR"]).parent / "plan.json")
     planned = hvtx("gc", "--heuristic", "--plan", "--detailed-exitcode", "--out", path, code=2)
     assert "guess-subnet" in planned.out
+    assert f"`hvtx gc --heuristic --apply --yes {path}` removes" in planned.out
     hvtx("vm", "create", "db", "--network", "net", "--ip", DEAD, "--", "true")
     before = lab.dump()
     stale = hvtx("gc", "--heuristic", "--apply", "--yes", path, code=8)

@@ -84,7 +84,8 @@ def test_a_saved_plan_without_its_store_is_stale(hvtx: Program, tmp_path: Path) 
     network(hvtx)
     crashed(hvtx, "one")
     saved = str(tmp_path / "plan")
-    hvtx("gc", "--plan", "--out", saved)
+    shown = hvtx("gc", "--plan", "--out", saved)
+    assert f"run `hvtx gc --apply {saved}` to apply" in shown.out
     conflict(hvtx, "--state-dir", str(tmp_path / "none"), "gc", "--apply", saved, code=8)
     assert not (tmp_path / "none").exists()
 
