@@ -21,6 +21,7 @@ from hvtx.host import children
 from integration import lab
 from integration.lab.processes import letter
 from integration.lab.program import Program
+from integration.lab.waiting import until
 
 SUBNET = "10.91.0.0/22"
 SLEEPER = ["sleep", "300"]
@@ -110,6 +111,29 @@ def test_the_life_of_a_vm_in_values(host: Host, capfd: pytest.CaptureFixture[str
     with pytest.raises(NotFound) as lost:
         host.vm.start("web")
     assert (lost.value.exit_code, bool(lost.value.hint)) == (3, True)
+    assert capfd.readouterr() == ("", "")
+
+
+@BOTH
+def test_a_program_may_ignore_how_its_children_end(
+    host: Host, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Then nobody learns how the programs of the host that are asked have ended (docs/library.md)."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        running = host.vm.run("web", networks=["lab"], publish=["8080:80"], command=SLEEPER)
+        assert running.pid
+        assert host.gc.plan().refused is None
+        assert host.explain("web").owner == "hvtx"
+        assert host.repair("web").repaired == ()
+        os.kill(running.pid, signal.SIGKILL)
+        until("the VM is dead", lambda: host.vm.show("web").state == "crashed")
+        assert host.gc.apply().applied
+        assert host.vm.restart("web", force=True).pid
+        assert host.vm.stop("web", force=True).state == "defined"
+        host.vm.rm("web")
+    finally:
+        signal.signal(signal.SIGCHLD, before)
     assert capfd.readouterr() == ("", "")
 
 
