@@ -6,7 +6,6 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
-from hvtx.drivers.vm_process.probe import looked_into
 from hvtx.engine import guest_routes, notice, own_addresses
 from hvtx.engine.guest_options import GuestOptions, check_user_data
 from hvtx.engine.new_network import default_draft, take_network
@@ -233,6 +232,8 @@ def check_files(kernel: str | None, initrd: str | None, disks: Sequence[str]) ->
 def check_formats(hypervisor: str, kernel: str | None, disks: Sequence[str]) -> None:
     """Raise UsageError for disks that a hypervisor can never read; they are there."""
     if hypervisor == "firecracker":
+        from hvtx.drivers.vm_process.probe import looked_into  # which ADD has no use for
+
         check_fit(hypervisor, kernel, disks, looked_into(disks))
 
 
