@@ -190,7 +190,16 @@ def problem_of(report: Report) -> PartialFailure | None:
     left = sum(item.outcome in ("failed", "skipped") for item in report.items)
     words = f"{left} of {len(report.steps)} steps were not done: {first.step.kind}"
     again = "then apply the set again: what is done is not done twice"
+    back = "; ".join(f"as it was: hvtx vm create {name} --from-log" for name in _lost(report))
     return PartialFailure(
         f"{words} {first.step.name}: {first.problem.message}",
-        hint="; ".join(filter(None, (first.problem.hint, again))),
+        hint="; ".join(filter(None, (first.problem.hint, again, back))),
     )
+
+
+def _lost(report: Report) -> list[str]:
+    """VMs that were removed, and not made anew."""
+    vms = [item for item in report.items if item.step.kind == VM]
+    gone = [i.step.name for i in vms if i.step.action is Action.REMOVE and i.outcome == "done"]
+    made = {i.step.name for i in vms if i.step.action is Action.CREATE and i.outcome == "done"}
+    return [name for name in gone if name not in made]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -23,6 +24,7 @@ from integration import lab
 from integration.lab import witness
 from integration.lab.program import Program, Ran
 from integration.lab.verbs import BACKENDS, conflict, hvtx, state
+from integration.lab.vms import SLEEP
 from integration.lab.waiting import until
 
 __all__ = ["hvtx"]  # the fixture
@@ -431,6 +433,42 @@ def test_no_vm_is_removed_for_one_that_cannot_be(
     assert pid(hvtx, "web") == before
 
 
+def test_a_vm_that_could_not_be_made_anew_comes_back_from_the_history(described: Set) -> None:
+    """Somebody takes its address while it is removed: the hint has the command, and it works."""
+    hvtx = described.hvtx
+    described.write(LAB, WEB)
+    described("--yes")
+    had = hvtx.vm("web")["interfaces"]
+    described.write(LAB, WEB + 'ip = "10.77.0.8"\n')
+    argv = ("vm", "apply", "-f", str(described.path), "--yes", "--replace")
+    with running_until(hvtx, *argv, at="intended:stop:2") as run:
+        hvtx("vm", "create", "thief", "--network", "lab", "--ip", "10.77.0.8", *SLEEP)
+        run.send_signal(signal.SIGCONT)
+        told = run.communicate(timeout=60)[1]
+    assert run.returncode == 9
+    assert "hvtx vm create web --from-log" in told
+    hvtx("vm", "create", "web", "--from-log")
+    keys = ("ipv4", "ipv6", "mac", "publish")
+    assert [{k: i[k] for k in keys} for i in hvtx.vm("web")["interfaces"]] == [
+        {k: i[k] for k in keys} for i in had
+    ]
+
+
+@contextlib.contextmanager
+def running_until(hvtx: Program, *argv: str, at: str) -> Iterator[subprocess.Popen[str]]:
+    """A run that has stopped at a failpoint."""
+    given = {**os.environ, **hvtx.environment, "HVTX_FAILPOINT": at}
+    run = subprocess.Popen(
+        [sys.executable, "-m", "hvtx", *argv], env=given, stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with run:
+        until(
+            "the stopped run", lambda: Path(f"/proc/{run.pid}/stat").read_text().split()[2] == "T"
+        )
+        yield run
+
+
 def test_a_vm_that_is_stopped_for_it_may_take_anothers_port(described: Set) -> None:
     """What is held for a VM that gives it up is nobody's; nor is what is its own, in part."""
     described.write(LAB, WEB.replace("8080", "127.0.0.1:8080"), DB + 'publish = ["8081:80"]\n')
@@ -460,15 +498,19 @@ def test_a_vm_whose_change_fails_is_started_again(described: Set) -> None:
     described.settled()
 
 
-def test_flows_that_may_go_on_keep_no_vm_down(described: Set) -> None:
-    """They are its own again, as after `vm restart`."""
+@pytest.mark.parametrize("allowed", ["--restart", "--replace"])
+def test_flows_that_may_go_on_keep_no_vm_down(described: Set, allowed: str) -> None:
+    """They are its own again, as after `vm restart`; and nobody else's, so none is removed."""
     hvtx = described.hvtx
     described.write(LAB, WEB)
     described("--yes")
-    described.write(LAB, WEB.replace("512", "256"))
-    argv = ("vm", "apply", "-f", str(described.path), "--yes", "--restart")
-    hvtx(*argv, HVTX_FAILPOINT="flushing:error:1")
+    mac = 'mac = "02:11:22:33:44:66"\n'
+    described.write(LAB, WEB.replace("512", "256") if allowed == "--restart" else WEB + mac)
+    argv = ("vm", "apply", "-f", str(described.path), "--yes", allowed)
+    ran = hvtx(*argv, code=None, HVTX_FAILPOINT="flushing:error:1,flushing:error:2")
     assert state(hvtx) == "running"
+    assert ran.code == (0 if allowed == "--restart" else 9), ran
+    described("--yes", allowed)
     described.settled()
 
 
