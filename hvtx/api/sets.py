@@ -74,7 +74,8 @@ class Sets:
         """What would be done, and why; changes nothing.
 
         ``restart`` and ``replace`` let VMs be stopped, and things be made anew, where what is
-        described asks for it. Raises Refused, UsageError (what could never be), NotFound, Conflict.
+        described asks for it. Raises Refused, UsageError (what could never be), NotFound, Conflict,
+        and what starting a VM raises that would be stopped for it: NotPermitted, HostRefused.
         """
         _refuse_no_set(request)
         with self._calls.opened(writable=False) as runtime:
