@@ -288,6 +288,33 @@ def test_a_holder_that_may_not_be_looked_at_keeps_the_vm(user: Unprivileged, bac
     assert user.is_clean()
 
 
+def test_what_is_not_on_record_stays_where_processes_cannot_be_looked_into(
+    user: Unprivileged,
+) -> None:
+    """Who cannot see whether a VM runs removes nothing by a person's word; who can, does."""
+    user("network", "create", "lan", "--subnet", "10.77.0.0/24")
+    backup = str(Path(user.environment["HVTX_STATE_DIR"]) / "backup")
+    user("store", "backup", backup)
+    user("vm", "run", "later", "--network", "lan", "-p", "8080:80", *SLEEP)
+    device, pid = user.device("later"), user.vm("later")["pid"]
+    user("store", "restore", backup, "--force")
+    user("recover", "--accept-rollback")
+    death_of(pid)
+    looking = user.having(*ALL, "CAP_SYS_PTRACE")
+    with held(device):
+        for who, code, outcome in ((user, 9, "failed"), (looking, 0, "skipped")):
+            before = lab.dump()
+            items = who("gc", "--apply", "--unrecorded", "--json", code=code).json()["items"]
+            assert lab.difference(before, lab.dump()) == ""
+            asked = [item for item in items if item["reason"] == "unrecorded"]
+            assert {item["outcome"] for item in asked} == {outcome}, asked
+            words = "run hvtx as root" if who is user else "on record lives: "
+            assert [item for item in asked if words not in item["message"]] == []
+    items = looking("gc", "--apply", "--unrecorded", "--json").json()["items"]
+    assert {item["outcome"] for item in items if item["reason"] == "unrecorded"} == {"done"}
+    assert device not in lab.run("ip", "-o", "link")
+
+
 def test_legacy_tables_that_may_not_be_read_are_not_absent(user: Unprivileged) -> None:
     """Rows in tables that cannot be listed stay on record: nothing is called gone."""
     user("--firewall", "iptables", "network", "create", "lan", "--subnet", "10.77.0.0/24")
