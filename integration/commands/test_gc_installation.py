@@ -24,6 +24,7 @@ from integration.lab.example_host import hold
 from integration.lab.program import Forked, Program, preload
 from integration.lab.services import services
 from integration.lab.verbs import ended, stopped
+from integration.lab.waiting import until
 
 IDS = ("--subnet", "10.77.0.0/24", "--subnet", "fd77::/64")
 
@@ -273,6 +274,7 @@ def test_a_container_that_lives_keeps_all(both: Two) -> None:
         assert f"a container has an interface of it: {pair}" in told["evidence"]
     finally:
         box.close()
+    until("the pair goes with its namespace", lambda: pair not in lab.run("ip", "-o", "link"))
     done = both.two("gc", "--apply", "--installation", lost, "--yes", "--json").json()
     assert {item["outcome"] for item in done["items"]} == {"done"}
     Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
