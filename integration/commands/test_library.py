@@ -180,9 +180,9 @@ def test_threads_start_and_stop_different_vms_and_leave_nothing_open(host: Host)
     done = at_once(*(lambda n=n: cycles(f"vm{n}") for n in range(THREADS)))
     assert done == [["running", "defined"] * 2] * THREADS
     assert descriptors() == before
-    host.vm.ls()
+    # a logger, or who holds a port, ends a moment after its VM; each verb forgets what has ended
+    until("nothing is left of what was started", lambda: not (host.vm.ls() and children._known))
     assert zombies() == []
-    assert not children._known, "what has ended is forgotten"
     assert [item for item in host.gc.plan().plan.items if item.reason != "reserved"] == []
 
 
