@@ -140,20 +140,32 @@ def settle() -> None:
     with _lock:
         _known.update(_fresh.pids)
         _fresh.pids = []
-        while _known and (ended := _ended()) is not None:
+        # a program that ignores SIGCHLD is told of none of them
+        while _known and not _is_untold() and (ended := _ended()) is not None:
             if ended in _known:
                 _reap(ended, os.WNOHANG)
                 continue
-            for pid in tuple(_known):  # one of the program's own hides ours: each is asked for
-                _reap(pid, os.WNOHANG)
+            _reap_each()  # one of the program's own hides ours
             return
+        if _is_untold():
+            _reap_each()
+
+
+def _is_untold() -> bool:
+    return signals.getsignal(signals.SIGCHLD) == signals.SIG_IGN
+
+
+def _reap_each() -> None:
+    for pid in tuple(_known):
+        _reap(pid, os.WNOHANG)
 
 
 def _ended() -> int | None:
     """Some child of this process that has ended and was not waited for; None if there is none."""
     try:
         seen = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:  # there are no children at all
+    except ChildProcessError:  # there are no children at all: the program waited for ours
+        _known.clear()
         return None
     return None if seen is None else seen.si_pid
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from hvtx.errors import HostRefused, NotPermitted
 from hvtx.host import capabilities, program
 from hvtx.host.netlink import forbidden
-from hvtx.host.xtblob import LOOKS, info_of
+from hvtx.host.xtblob import info_of
 from hvtx.host.xtnames import TOOLS, listed, unobserved
 from hvtx.model.typed import NamedTuple
 
@@ -37,6 +37,7 @@ class Saved(NamedTuple):
 
 
 _SECONDS = 60
+_LOOKS = 20  # a program is run for each, and meanwhile several writers may change a table again
 
 NOTHING = Saved(frozenset(), ())
 
@@ -56,7 +57,7 @@ def saved(family: int) -> Saved:
     tables = listed(family)
     if not tables:
         return NOTHING
-    for _ in range(LOOKS):
+    for _ in range(_LOOKS):
         try:
             found = parse(save_text(family))
         except ValueError as problem:

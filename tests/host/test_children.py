@@ -88,6 +88,25 @@ def test_a_program_that_waits_for_all_itself_disturbs_nothing() -> None:
     assert children.reap(pid) is None
 
 
+def test_what_the_kernel_reaped_itself_is_forgotten() -> None:
+    """Where the program ignores SIGCHLD; the others stay known, later too."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        gone, late, stays = spawn("exit 0"), spawn("exec sleep 60"), spawn("exec sleep 60")
+        while is_there(gone):
+            time.sleep(0.01)
+        children.settle()
+        assert children._known == {late, stays}
+        for pid in (late, stays):
+            os.kill(pid, 9)
+            while is_there(pid):
+                time.sleep(0.01)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    children.settle()
+    assert children._known == set()
+
+
 def test_a_forked_process_has_none_of_them_and_no_lock() -> None:
     pid = spawn("exec sleep 60")
     held, release = threading.Event(), threading.Event()
