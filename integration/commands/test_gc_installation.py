@@ -16,15 +16,13 @@ from pathlib import Path
 import pytest
 
 from hvtx import Host
-from hvtx.model.attachment import AttachmentKey, AttachmentRequest
-from hvtx.model.vm import Publish
 from integration import lab
 from integration.crash.test_failpoints import BACKENDS, SLEEP, host
+from integration.lab import attachments
 from integration.lab.example_host import hold
 from integration.lab.program import Forked, Program, preload
 from integration.lab.services import services
 from integration.lab.verbs import ended, stopped
-from integration.lab.waiting import until
 
 IDS = ("--subnet", "10.77.0.0/24", "--subnet", "fd77::/64")
 
@@ -255,26 +253,21 @@ def test_a_container_that_lives_keeps_all(both: Two) -> None:
     """Its rules, its pair and its bridge, with what dead VMs left; once it has ended all goes."""
     before = host()
     lost = both.peopled()
-    box = lab.Namespace()
+    attachments.box()
     try:
-        asked = AttachmentRequest(
-            AttachmentKey("net", "c0ffee", "eth0"), "net", f"/proc/{box.pid}/ns/net",
-            publish=(Publish("tcp", None, 9090, 90),),
-        )  # fmt: skip
         words = both.one.environment
         with Host(
             state_dir=words["HVTX_STATE_DIR"], run_dir=words["HVTX_RUN_DIR"],
             firewall=words["HVTX_FIREWALL"],
         ) as library:  # fmt: skip
-            pair = library.attachments.add(asked).host_device
+            pair = library.attachments.add(attachments.asked(9090)).host_device
         lab.end(both.one.vm("web")["pid"])
         both.lose()
         refused(both, lost, f"a container has an interface of it: {pair}")
         told = both.two("explain", pair, "--json").json()
         assert f"a container has an interface of it: {pair}" in told["evidence"]
     finally:
-        box.close()
-    until("the pair goes with its namespace", lambda: pair not in lab.run("ip", "-o", "link"))
+        attachments.end_boxes()
     done = both.two("gc", "--apply", "--installation", lost, "--yes", "--json").json()
     assert {item["outcome"] for item in done["items"]} == {"done"}
     Path("/proc/sys/net/ipv4/ip_forward").write_text("0")

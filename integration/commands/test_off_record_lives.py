@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 
 from hvtx import Host
-from hvtx.model.attachment import AttachmentKey, AttachmentRequest
-from hvtx.model.vm import Publish
 from integration import lab
 from integration.commands.test_unrecorded_files import SLEEP, later, planned, put_back, whole
+from integration.lab import attachments
 from integration.lab.example_host import hold
 from integration.lab.program import Forked, Program, preload
 from integration.lab.verbs import ended, stopped
@@ -50,14 +49,10 @@ def test_a_container_that_lives_keeps_all(hvtx: Program, tmp_path: Path) -> None
     """Its pair, its rules, and what a dead VM left; with its namespace all of it goes."""
     before = whole()
     hvtx("store", "backup", str(tmp_path / "backup"))
-    box = lab.Namespace()
+    attachments.box()
     try:
-        asked = AttachmentRequest(
-            AttachmentKey("net", "c0ffee", "eth0"), "net", f"/proc/{box.pid}/ns/net",
-            publish=(Publish("tcp", None, 8080, 80),),
-        )  # fmt: skip
         with Host(firewall=hvtx.environment["HVTX_FIREWALL"]) as host:
-            attached = host.attachments.add(asked)
+            attached = host.attachments.add(attachments.asked(8080))
         dead = later(hvtx, "later")
         put_back(hvtx, tmp_path / "backup")
         lab.end(dead.pid)
@@ -66,7 +61,7 @@ def test_a_container_that_lives_keeps_all(hvtx: Program, tmp_path: Path) -> None
         lives = f"on record lives: the container of {attached.host_device}"
         assert {words for words in told.values() if lives not in words} == set()
     finally:
-        box.close()
+        attachments.end_boxes()
     hvtx(*BY_HAND)
     assert lab.difference(before, whole()) == ""
     assert planned(hvtx) == {}

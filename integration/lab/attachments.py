@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 
+from hvtx.model.attachment import AttachmentKey, AttachmentRequest
+from hvtx.model.vm import Publish
 from integration import lab
 from tests.machine.attachment_verbs import WORD
 
@@ -21,6 +23,12 @@ def box() -> lab.Namespace:
 def path() -> str:
     """Of the last container's network namespace; empty where there is none."""
     return f"/proc/{BOXES[-1].pid}/ns/net" if BOXES else ""
+
+
+def asked(port: int) -> AttachmentRequest:
+    """What a runtime asks for the last container: the network `net`, a port published to its 80."""
+    key = AttachmentKey("net", "c0ffee", "eth0")
+    return AttachmentRequest(key, "net", path(), publish=(Publish("tcp", None, port, 80),))
 
 
 def end_boxes() -> None:
