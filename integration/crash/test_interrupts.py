@@ -237,6 +237,13 @@ def test_who_started_it_with_the_signal_ignored_is_obeyed(number: signal.Signals
     end_everything(hvtx)
 
 
+def interrupt_on_record(hvtx: Forked, name: str, verb: str, patches: pytest.MonkeyPatch) -> None:
+    """Run a command line to which Ctrl-C comes while its operation is put on record."""
+    with patches.context() as patch:
+        interrupt_after(patch, OPEN, (verb,))
+        hvtx(*given(name), code=INTERRUPTED)
+
+
 @pytest.mark.parametrize(
     ("name", "verb"),
     [("vm set", "set"), ("vm rm", "rm"), ("vm create", "create"), ("repair", "repair"), ("gc --apply", "gc"),
@@ -250,9 +257,7 @@ def test_ctrl_c_while_an_operation_is_put_on_record_begins_nothing(
     hvtx = Forked(HVTX_FIREWALL="nftables")
     COMMANDS[name].prepare(hvtx)
     before, vms = host(), hvtx("vm", "ls", "--json").json()["vms"]
-    with monkeypatch.context() as patch:
-        interrupt_after(patch, OPEN, (verb,))
-        hvtx(*given(name), code=INTERRUPTED)
+    interrupt_on_record(hvtx, name, verb, monkeypatch)
     assert lab.difference(before, host()) == ""
     assert hvtx("vm", "ls", "--json").json()["vms"] == vms
     assert hvtx("intents", "--json").json()["operations"] == []
@@ -269,9 +274,7 @@ def test_ctrl_c_while_the_whole_is_put_on_record_is_too_late(
     preload()
     hvtx = Forked(HVTX_FIREWALL="nftables")
     COMMANDS[name].prepare(hvtx)
-    with monkeypatch.context() as patch:
-        interrupt_after(patch, OPEN, (verb,))
-        hvtx(*given(name), code=INTERRUPTED)
+    interrupt_on_record(hvtx, name, verb, monkeypatch)
     assert [vm["state"] for vm in hvtx("vm", "ls", "--json").json()["vms"]] == ["running"]
     assert hvtx.is_clean()
     end_everything(hvtx)
