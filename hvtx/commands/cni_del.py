@@ -47,8 +47,7 @@ def remove(runtime: Runtime, scope: VmScope) -> None:
         pass
 
     def forget(sql: Any) -> None:
-        if records.has_vm(sql, vm.id):  # gc forgets one that is bare
-            operation.history(sql, [forget_vm(sql, vm.id)])
+        operation.history(sql, [forget_vm(sql, vm.id)])
 
     kept = take_down(operation, rows, reason="cni-del", gone=forget)
     if half_done:

@@ -223,8 +223,7 @@ def roll_back(
 
     def forget(sql: Any) -> None:
         left = records.resources_of_vm(sql, vm.id)  # as the undo left them
-        # gc forgets one that is bare
-        if new and records.has_vm(sql, vm.id) and all(row.kind == Kind.LEASE for row in left):
+        if new and all(row.kind == Kind.LEASE for row in left):
             remove_log(runtime.settings.state_directory, vm)
             operation.history(sql, [forget_vm(sql, vm.id)])
 

@@ -150,11 +150,6 @@ def provisional_vms(sql: sqlite3.Connection) -> dict[str, int]:
     return dict(sql.execute("SELECT id, operation FROM vm WHERE operation IS NOT NULL"))
 
 
-def has_vm(sql: sqlite3.Connection, vm: str) -> bool:
-    """Whether a VM, by its id, is on record."""
-    return sql.execute("SELECT 1 FROM vm WHERE id = ?", (vm,)).fetchone() is not None
-
-
 def find_vm(sql: sqlite3.Connection, name: str) -> Vm | None:
     """The VM of this name."""
     row = sql.execute(
