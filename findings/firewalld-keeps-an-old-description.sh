@@ -1,30 +1,21 @@
 #!/bin/bash
 # firewall-cmd --runtime-to-permanent takes back a zone's description that was written since the last reload.
 . "$(dirname "$0")/lib/question.sh"
+. "$LIB/dbus.sh"
 if outside; then
     prepare
     deb firewalld=1.3.3-1~deb12u2 python3-firewall=1.3.3-1~deb12u2 python3-nftables=1.0.6-2+deb12u2 \
         python3-dbus=1.3.2-4+b1 python3-gi=3.42.2-3+b1 python3-cap-ng=0.8.3-1+b3
-    [ -x /usr/bin/dbus-daemon ] || { echo "this needs dbus-daemon" >&2; exit 2; }
+    need_dbus
     enter
 fi
 mount -t tmpfs tmpfs /var/log
 mkdir etc
 cp -r "$ROOT/etc/firewalld/." etc
 export PYTHONPATH=$ROOT/usr/lib/python3/dist-packages PYTHONDONTWRITEBYTECODE=1
-export LD_LIBRARY_PATH=$ROOT/usr/lib/x86_64-linux-gnu DBUS_SYSTEM_BUS_ADDRESS=unix:path=/run/bus
-cat >bus.conf <<'E2'
-<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
- "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
-<busconfig>
-  <type>system</type>
-  <listen>unix:path=/run/bus</listen>
-  <policy context="default"><allow send_destination="*"/><allow own="*"/><allow receive_sender="*"/></policy>
-</busconfig>
-E2
+export LD_LIBRARY_PATH=$ROOT/usr/lib/x86_64-linux-gnu
 ip link set lo up
-dbus-daemon --config-file=bus.conf --nofork --nopidfile 2>/dev/null &
-wait_for test -S /run/bus
+start_bus
 /usr/bin/python3 "$ROOT/usr/sbin/firewalld" --nofork --nopid --system-config "$FOLDER/etc" \
     --default-config "$ROOT/usr/lib/firewalld" >/dev/null 2>&1 &
 firewall() { /usr/bin/python3 "$ROOT/usr/bin/firewall-cmd" "$@"; }

@@ -1,52 +1,38 @@
 #!/bin/bash
 # nmcli connection up of a bridge takes the TAPs of VMs off it; nmcli device reapply leaves them.
 . "$(dirname "$0")/lib/question.sh"
+. "$LIB/dbus.sh"
 if outside; then
     prepare
     deb network-manager=1.42.4-1+deb12u1 libnm0=1.42.4-1+deb12u1 libndp0=1.8-1+deb12u1 libteamdctl0=1.31-1 \
         libbluetooth3=5.66-1+deb12u2 libmm-glib0=1.20.4-1 libnewt0.52=0.52.23-1+b1 iproute2=6.1.0-3
-    [ -x /usr/bin/dbus-daemon ] || { echo "this needs dbus-daemon" >&2; exit 2; }
+    need_dbus
     export LD_LIBRARY_PATH=$FOLDER/root/usr/lib/x86_64-linux-gnu
     libraries /usr/sbin/NetworkManager
     libraries /usr/bin/nmcli
     enter
 fi
 ip() { "$ROOT/bin/ip" "$@"; }
-# its configuration and its state, in an /etc and a /var of this namespace's own
-mount -t tmpfs tmpfs /mnt
-for folder in etc var; do
-    mkdir -p "/mnt/$folder/upper" "/mnt/$folder/work"
-    mount -t overlay -o "lowerdir=/$folder,upperdir=/mnt/$folder/upper,workdir=/mnt/$folder/work" overlay "/$folder"
-done
+own_folders etc var # of its configuration and its state
 rm -rf /etc/NetworkManager
-mkdir -p /etc/NetworkManager/system-connections /var/lib/NetworkManager /run/dbus
+mkdir -p /etc/NetworkManager/system-connections /var/lib/NetworkManager
 cat >/etc/NetworkManager/NetworkManager.conf <<'N'
 [main]
 plugins=keyfile
 auth-polkit=false
 dns=none
 no-auto-default=*
+hostname-mode=none
 [keyfile]
 unmanaged-devices=interface-name:switch;interface-name:tap0
 N
-cat >bus.conf <<'E2'
-<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
- "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
-<busconfig>
-  <type>system</type>
-  <listen>unix:path=/run/dbus/system_bus_socket</listen>
-  <policy context="default"><allow send_destination="*"/><allow own="*"/><allow receive_sender="*"/></policy>
-</busconfig>
-E2
-export DBUS_SYSTEM_BUS_ADDRESS=unix:path=/run/dbus/system_bus_socket
 nmcli() { "$ROOT/usr/bin/nmcli" "$@" >said 2>&1 && echo "exit 0" || echo "exit $?: $(head -1 said)"; }
 ports() { ip -o link show master br0 | sed 's|^[0-9]*: \([^:@]*\).*|\1|' | sort | paste -sd' '; }
 has_port() { ports | grep -q "$1"; }
 ip link set lo up
 ip link add card0 type veth peer name switch
 ip link set switch up
-dbus-daemon --config-file=bus.conf --nofork --nopidfile 2>/dev/null &
-wait_for test -S /run/dbus/system_bus_socket
+start_bus
 "$ROOT/usr/sbin/NetworkManager" --no-daemon >log 2>&1 &
 wait_for "$ROOT/usr/bin/nmcli" general status
 

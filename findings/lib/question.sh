@@ -74,6 +74,15 @@ version() { # version TEXT RECORDED
 
 finish() { exit "$CHANGED"; }
 
+own_folders() { # own_folders NAME...: /NAME is this namespace's own from now on, and begins as the host's
+    mount -t tmpfs tmpfs /mnt
+    local name
+    for name in "$@"; do
+        mkdir -p "/mnt/$name/upper" "/mnt/$name/work"
+        mount -t overlay -o "lowerdir=/$name,upperdir=/mnt/$name/upper,workdir=/mnt/$name/work" overlay "/$name"
+    done
+}
+
 wait_for() { # wait_for COMMAND...: until it succeeds, at most 10 s
     local end=$((SECONDS + 10))
     while [ $SECONDS -lt $end ]; do
