@@ -42,7 +42,8 @@ import json, sys
 name = sys.argv[1]
 network = json.load(open(f"nets/{name}.json")) | {"dns_enabled": False}
 own = {"static_ips": [network["subnets"][0]["gateway"][:-1] + "9"], "interface_name": "eth0"}
-print(json.dumps({"container_id": "b0" * 6, "container_name": name, "networks": {name: own}, "network_info": {name: network}}))
+told = {"container_id": "b0" * 6, "container_name": name, "networks": {name: own}, "network_info": {name: network}}
+print(json.dumps(told))
 P
 create() { # create NAME: the prefix that podman has chosen
     "$ROOT/usr/bin/podman" --log-level error network create "$1" >made || echo "exit $?"

@@ -1,5 +1,5 @@
 #!/bin/bash
-# unbound does not ask the server of a forward-zone or stub-zone below test, home.arpa or private reverse zones: it says NXDOMAIN.
+# Below test, home.arpa and private reverse zones unbound asks no server of a forward-zone or stub-zone: NXDOMAIN.
 . "$(dirname "$0")/lib/question.sh"
 if outside; then
     prepare
@@ -36,7 +36,13 @@ start() { # start LINE...: unbound, with these of its section server
     "$ROOT/usr/sbin/unbound" -d -c conf &
     wait_for unbound A web.lan
 }
-all() { for one in "A web.lan" "A web.vm.test" "A web.home.arpa" "PTR 5.0.9.10.in-addr.arpa" "PTR $REVERSE6"; do $1 $one; done | paste -sd';'; }
+all() { # all SERVER: its answers
+    local one
+    for one in "A web.lan" "A web.vm.test" "A web.home.arpa" "PTR 5.0.9.10.in-addr.arpa" "PTR $REVERSE6"; do
+        # shellcheck disable=SC2086
+        "$1" $one
+    done | paste -sd';'
+}
 wait_for guests A web.lan
 
 version "$("$ROOT/usr/sbin/unbound" -V | head -1)" "Version 1.17.1"
