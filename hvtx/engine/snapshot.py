@@ -122,7 +122,7 @@ def _judged(
         failures=host.failures,
         hidden=hidden,
         processes=facts,
-        moving=moving,
+        moving=moving | recheck.unmarked(record.rows, underway, host.links),
         settled=settling.result(),
         unrecorded=_unrecorded(runtime.host, runtime.read, host, files, record.rows, settling),
     )

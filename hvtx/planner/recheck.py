@@ -207,6 +207,25 @@ def vms_of(record: Record, begun: Begun) -> set[str]:
     return {vm for vm, name, _, _ in record.vms if name in names}
 
 
+def unmarked(
+    rows: Iterable[Resource], underway: Collection[int], links: Iterable[Link]
+) -> frozenset[int]:
+    """Rows whose device a running operation has made by now, and has not marked.
+
+    It does so in its next message. That may have to wait for rtnetlink's lock, which all network
+    namespaces of a host share, for longer than anybody who looks would.
+    """
+    bare = {link.ifindex for link in links if link.alias is None}
+    return frozenset(
+        row.id
+        for row in rows
+        if row.ifindex in bare
+        and row.kind in _DEVICES
+        and row.state == State.INTENDED
+        and row.operation in underway
+    )
+
+
 Whereabouts = tuple[str, int, Mapping[str, Any]]  # state, operation, what was learnt of a row
 
 

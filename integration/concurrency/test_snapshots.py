@@ -178,6 +178,17 @@ def test_who_is_stopped_did_not_crash(hvtx: Forked) -> None:
         assert stop.go_on() == 0, stop.output
 
 
+def test_a_device_that_waits_for_its_mark_is_not_a_strangers(hvtx: Forked) -> None:
+    """However long that takes: the lock of rtnetlink is one for all namespaces of a host."""
+    with stopped("vm", "start", "idle", at="made:tap:stop") as start:
+        plan = hvtx(*PLAN).json()
+        hvtx("gc", "--apply")
+        assert start.go_on() == 0
+    taps = [i for i in plan["items"] if (i["kind"], i["vm"]) == ("tap", "idle")]
+    assert [item["reason"] for item in taps] == ["operation-running"]
+    assert (untrue(plan["items"]), told_wrongly(hvtx)) == ([], [])
+
+
 def test_what_died_half_way_is_still_found(hvtx: Forked) -> None:
     """To doubt what moves hides nothing: what was interrupted while a plan looked is in the next."""
     with (

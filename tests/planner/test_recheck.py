@@ -8,7 +8,7 @@ from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.vm import Liveness
 from hvtx.planner import recheck
 from hvtx.planner.recheck import Before, Record, Seen
-from tests.planner.scene import EARLIER, NOW, Scene
+from tests.planner.scene import EARLIER, NOW, Scene, link
 
 OLD, RUNS, NEW = 1, 2, 9  # ended before all looks; held its lock at the first; begun after it
 BEFORE = Before(newest=5, running={RUNS: True, 3: False})
@@ -210,3 +210,25 @@ def test_doubtful_is_what_something_follows_from(scene: Scene) -> None:
     scene.row(Kind.PUBLISH, vm=alive)
     found = recheck.doubtful(scene.rows, scene.vms, {RUNS}, [seen_again])
     assert {row.id for row in found} == {tap.id, seen_again.id, half.id}
+
+
+# -- devices that are being made ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [Kind.TAP, Kind.BRIDGE, Kind.VETH])
+@pytest.mark.parametrize(
+    ("alias", "state", "operation", "doubted"),
+    [
+        (None, State.INTENDED, RUNS, True),
+        ("a stranger's", State.INTENDED, RUNS, False),
+        (None, State.COMMITTED, RUNS, False),
+        (None, State.INTENDED, OLD, False),
+    ],
+    ids=["unmarked yet", "another mark", "made", "left behind"],
+)
+def test_of_a_device_that_is_made_and_not_marked_yet_nothing_is_concluded(
+    scene: Scene, kind: Kind, alias: str | None, state: State, operation: int, doubted: bool
+) -> None:
+    row = scene.row(kind, state=state, operation=operation)
+    found = recheck.unmarked([row], {RUNS}, [link(row.ifindex, row.key, alias=alias)])
+    assert found == ({row.id} if doubted else frozenset())

@@ -59,6 +59,7 @@ def _make_some(
             held.append((row, descriptor))
             _new_device(row, descriptor)
         left.close()
+        failpoint.reach("made:tap")
         ports = [filters.new_port(row, program) for row, _ in held]
         for (row, descriptor), port, given in zip(held, ports, _equip(links, ports), strict=True):
             if isinstance(given, OSError):
