@@ -17,7 +17,7 @@ from hvtx.engine.vm_options import VmRequest, check_fit, refuse_names, warn_of_u
 from hvtx.engine.vm_record import forget_vm
 from hvtx.engine.vm_user import check_user
 from hvtx.errors import Conflict, NotFound, UsageError, advised
-from hvtx.host import paths
+from hvtx.host import named_files, paths
 from hvtx.model.policy import EgressRule, Limits, Policy, names_in
 from hvtx.model.resource import Kind, Resource
 from hvtx.model.typed import TYPE_CHECKING, Any
@@ -210,7 +210,8 @@ def check_request(runtime: Runtime, request: VmRequest, *, starts: bool = False)
 def check_files(kernel: str | None, initrd: str | None, disks: Sequence[str]) -> None:
     """Raise NotFound for a file that is not there, UsageError for what is no file.
 
-    A disk may be a block device.
+    A disk may be a block device. NotPermitted is for a link that somebody else made and that leads
+    further than its maker may go.
     """
     for path, what in ((kernel, "kernel"), (initrd, "initrd"), *((d, "disk") for d in disks)):
         if path is None:
@@ -221,12 +222,21 @@ def check_files(kernel: str | None, initrd: str | None, disks: Sequence[str]) ->
                 f"the {what} {path} does not exist{leads}",
                 hint="put it there, or give a path that exists (relative ones count from here)",
             )
-        problem = paths.no_image(os.stat(path), disk=what == "disk")
+        problem = _no_image(what, path)
         if problem is not None:
             hint = f"name an image: --{what} FILE"
             if os.path.isdir(path):
                 hint = f"name a file in it: --{what} {os.path.join(path, 'FILE')}"
             raise UsageError(f"the {what} {path} cannot be used: {problem}", hint=hint)
+
+
+def _no_image(what: str, path: str) -> str | None:
+    try:
+        return paths.no_image(named_files.look(path, disk=what == "disk").seen, disk=what == "disk")
+    except paths.NotRegularError as problem:
+        return problem.strerror
+    except paths.UnsafeError as unsafe:
+        raise named_files.refused(what, path, unsafe) from unsafe
 
 
 def check_formats(hypervisor: str, kernel: str | None, disks: Sequence[str]) -> None:
@@ -251,11 +261,7 @@ def _may_boot(path: str) -> bool:
     if path.endswith(".qcow2"):
         return True
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            first = os.pread(descriptor, 512, 0)
-        finally:
-            os.close(descriptor)
+        first = named_files.head(path, 512)
     except OSError:
         return True
     return first[510:] == b"\x55\xaa" or first.startswith(b"QFI\xfb")

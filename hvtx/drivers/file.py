@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 
 from hvtx.drivers.base import Host
 from hvtx.errors import HostRefused
-from hvtx.host import capabilities, paths
+from hvtx.host import capabilities, named_files, paths
 from hvtx.host.files import is_there, path_of
 from hvtx.model.resource import GONE, Kind, Outcome, Resource, file_spec
 from hvtx.model.seed import LABEL, SEED, SeedSpec, is_seed, mark_path, seed_spec
@@ -83,7 +83,10 @@ def _put_mark(row: Resource) -> None:
 
 
 def _content(spec: SeedSpec) -> bytes:
-    """The image of a seed, which is made before anything is written. Raises HostRefused."""
+    """The image of a seed, which is made before anything is written.
+
+    Raises HostRefused, NotPermitted for a link that is not followed.
+    """
     from hvtx.host.seed_image import image, read_user_data
 
     given = spec["user_data"]
@@ -94,6 +97,8 @@ def _content(spec: SeedSpec) -> bytes:
             "network-config": _json(spec["network_config"]),
         }
         return image(LABEL, files)
+    except paths.UnsafeError as unsafe:
+        raise named_files.refused("user-data", str(given), unsafe) from unsafe
     except OSError as problem:
         raise HostRefused(
             f"the user-data {given} cannot be read: {problem.strerror}",

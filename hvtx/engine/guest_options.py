@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from hvtx.engine.files import is_no_file
 from hvtx.errors import NotFound, NotPermitted, UsageError
-from hvtx.host import paths
+from hvtx.host import named_files, paths
 from hvtx.model.typed import NamedTuple
 
 QUEUES_MOST = 256  # MAX_TAP_QUEUES of drivers/net/tun.c
@@ -158,6 +158,8 @@ def _readable(option: str, path: str, read: Callable[[str], bytes]) -> bytes:
             f"{option}: the file {path} does not exist",
             hint="put it there, or give a path that exists (relative ones count from here)",
         ) from problem
+    except paths.UnsafeError as unsafe:
+        raise named_files.refused(option.removeprefix("--"), path, unsafe) from unsafe
     except PermissionError as problem:
         raise NotPermitted(
             f"{option}: {path} may not be read: {problem.strerror}",
@@ -172,7 +174,7 @@ def _readable(option: str, path: str, read: Callable[[str], bytes]) -> bytes:
 
 
 def _read(path: str) -> bytes:
-    with os.fdopen(paths.open_regular(path), "rb") as file:
+    with os.fdopen(named_files.open_file(path), "rb") as file:
         content = file.read(_KEYS_MOST + 1)
     if len(content) > _KEYS_MOST:
         raise UsageError(

@@ -9,13 +9,12 @@ the descriptor.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import stat
 from collections.abc import Sequence
 
 from hvtx.errors import HostRefused
-from hvtx.host import tun
+from hvtx.host import named_files, paths, tun
 from hvtx.model.passed_fds import TAP, TAP_QUEUE, VHOST, PassedDescriptors
 from hvtx.model.user import User
 
@@ -27,12 +26,16 @@ _F_ADD_SEALS = 1033
 def open_all(handed: Sequence[PassedDescriptors], user: User | None) -> list[int]:
     """A descriptor for each, close-on-exec, to be closed by the caller.
 
-    Raises HostRefused, naming the thing; nothing stays open then.
+    Raises HostRefused, or NotPermitted for a link of somebody else's that is not followed, naming
+    the thing; nothing stays open then.
     """
     found: list[int] = []
     try:
         for one in handed:
             found.append(_opened(one, user))
+    except paths.UnsafeError as unsafe:
+        close_all(found)
+        raise named_files.refused(one.what, one.path, unsafe) from unsafe
     except OSError as problem:
         close_all(found)
         raise HostRefused(
@@ -62,11 +65,14 @@ def _opened(one: PassedDescriptors, user: User | None) -> int:
     if one.what == VHOST:
         return os.open(one.path, os.O_RDWR | os.O_CLOEXEC)
     access = os.O_RDWR if one.what == "disk" else os.O_RDONLY
-    # not waiting: what was a file when it was looked at may be a FIFO by now
-    descriptor = os.open(one.path, access | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    descriptor = named_files.open_file(
+        one.path,
+        access,
+        disk=one.what in ("disk", "read-only disk"),
+        bits=named_files.EXECUTE if one.what == "program" else None,
+    )
     try:
         seen = os.fstat(descriptor)
-        _need_file(seen)
         os.set_blocking(descriptor, True)
         if one.what not in ("kernel", "initrd") or user is None:
             return descriptor
@@ -78,11 +84,6 @@ def _opened(one: PassedDescriptors, user: User | None) -> int:
         raise
     os.close(descriptor)
     return copy
-
-
-def _need_file(seen: os.stat_result) -> None:
-    if not stat.S_ISREG(seen.st_mode) and not stat.S_ISBLK(seen.st_mode):
-        raise OSError(errno.EINVAL, "it is neither a file nor a block device")
 
 
 def _tap(device: str, queues: int) -> int:

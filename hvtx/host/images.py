@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import struct
 
+from hvtx.host import named_files
+
 _READ = 1 << 16  # the header, its extensions and the backing file's name lie in the first cluster
 _LONGEST_NAME = 1023
 _EXTERNAL_DATA, _DATA_FILE = 4, 0x44415441  # a bit at offset 72 to 79; "DATA"
@@ -17,11 +19,7 @@ def relative(path: str) -> tuple[tuple[str, str], ...]:
     and what the names lead to is opened by QEMU, as the VM's user.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-        try:
-            head = os.pread(descriptor, _READ, 0)
-        finally:
-            os.close(descriptor)
+        head = named_files.head(path, _READ)
     except OSError:
         return ()
     place = os.path.dirname(path)

@@ -15,11 +15,10 @@ import stat
 from collections.abc import Iterable
 from contextlib import suppress
 
-from hvtx.host import paths, program
+from hvtx.host import named_files, paths, program
 from hvtx.model.user import User
 
 _MOST = 8  # steps; a longer way is not made
-_LINKS = 40  # as many as the kernel follows, path_resolution(7)
 _KERNELS = ("/proc/", "/sys/", "/dev/")
 _MEMORY = "/dev/shm/"  # noqa: S108 - files like any other, below a directory of the kernel's
 SIGNATURE = "hvtx-way"
@@ -42,14 +41,25 @@ done ) || exit 126
 cd -- "$(pwd)" 2>/dev/null; shift "$steps"; exec "$@\""""
 
 
-def steps(user: User, words: Iterable[str]) -> tuple[str, ...] | None:
+def steps(
+    user: User, words: Iterable[str], places: Iterable[str] = ()
+) -> tuple[str, ...] | None:
     """What must be shown to ``user`` so that the paths ``words`` lead to where they do for us.
 
-    ``<shut directory>/<entry>`` each, outermost first; empty where nothing is shut. None where it
-    cannot be done: a directory that others could change, the root itself, a way of too many steps.
+    And ``places``, as far as they do. ``<shut directory>/<entry>`` each, outermost first; empty
+    where nothing is shut. None where it cannot be done: a directory that others could change, the
+    root itself, a way of too many steps. Raises UnsafeError where a word leads by somebody else's
+    link into a directory that is shut to its maker, too.
     """
     found: set[str] = set()
     for path in words:
+        try:
+            found |= on_the_way(user, path)
+        except paths.UnsafeError:
+            raise
+        except OSError:
+            continue
+    for path in places:
         with suppress(OSError):
             found |= on_the_way(user, path)
     directories = {os.path.dirname(step) for step in found}
@@ -90,34 +100,41 @@ def _is_the_kernels(full: str) -> bool:
     return full.startswith(_KERNELS) and not on_the_way
 
 
+class _Kernels(OSError):
+    """The way leads into a file system of the kernel's."""
+
+
+class _Way(named_files.Walk):
+    """A walk that keeps what its user cannot reach."""
+
+    def __init__(self, path: str, user: User) -> None:
+        """Begin at the root."""
+        self.user, self.shut = user, set[str]()
+        super().__init__(path)
+
+    def passes(self, name: str) -> None:
+        """Keep what is looked up in a directory that the user may not search."""
+        full = self.below(name)
+        if _is_the_kernels(f"{full}/"):
+            raise _Kernels
+        above = os.fstat(self.descriptor)
+        if not self.user.may(stat.S_IMODE(above.st_mode), above.st_uid, above.st_gid, 1):
+            self.need_allowed()  # it is shown by our power
+            self.shut.add(full)
+
+
 def on_the_way(user: User, path: str) -> set[str]:
     """What ``user`` cannot reach on the way of an absolute path: what is above it is shut.
 
-    ``<directory>/<entry>`` each, links followed. Raises OSError.
+    ``<directory>/<entry>`` each, links followed. Raises OSError; UnsafeError where somebody else's
+    link leads into a directory that is shut to its maker, too.
     """
-    found: set[str] = set()
-    place, todo, links = "/", path.split("/"), 0
-    while todo:
-        name = todo.pop(0)
-        if name in ("", "."):
-            continue
-        if name == "..":
-            place = os.path.dirname(place)
-            continue
-        above = os.stat(place)
-        full = os.path.join(place, name)
-        seen = os.lstat(full)
-        if _is_the_kernels(f"{full}/"):
-            return set()
-        if not user.may(stat.S_IMODE(above.st_mode), above.st_uid, above.st_gid, 1):
-            found.add(full)
-        if not stat.S_ISLNK(seen.st_mode):
-            place = full
-            continue
-        links += 1
-        if links > _LINKS:
-            return set()
-        target = os.readlink(full)
-        todo = [*target.split("/"), *todo]
-        place = "/" if target.startswith("/") else place
-    return found
+    way = _Way(path, user)
+    try:
+        name = paths.last_name(way)
+        os.stat(name, dir_fd=way.descriptor, follow_symlinks=False)
+    except _Kernels:
+        return set()
+    finally:
+        way.close()
+    return way.shut

@@ -56,10 +56,11 @@ class Parent(NamedTuple):
         return os.path.normpath(os.path.join(self.directory, self.name))
 
 
-class _Walk:
+class Walk:
     """A directory, and how far it can be relied upon to be the one that was named."""
 
     def __init__(self, path: str, *, strict: bool, groups: bool) -> None:
+        """Begin at the root."""
         self.named = path
         self.strict, self.groups = strict, groups
         self.directory = "/"
@@ -109,6 +110,9 @@ class _Walk:
             problem.filename = self.below(name)
             raise
 
+    def passes(self, name: str) -> None:
+        """Hear that ``name`` is looked up here, whatever it is; raises OSError to end the walk."""
+
     def follow(self, name: str, seen: os.stat_result) -> str:
         """Where a link leads, if it may be followed; raises UnsafeError."""
         link = self.below(name)
@@ -121,6 +125,10 @@ class _Walk:
             raise UnsafeError(
                 f"{link} is a link in a directory where others may put one", self.named
             )
+        return self.led(name)
+
+    def led(self, name: str) -> str:
+        """Where a link leads, which goes on from here; raises NotRegularError, OSError."""
         to = os.readlink(name, dir_fd=self.descriptor)
         if to.startswith(_NAMELESS):
             raise NotRegularError(
@@ -145,7 +153,7 @@ def _parts(path: str) -> list[str]:
     return [part for part in reversed(path.split("/")) if part not in ("", ".")]
 
 
-def _walk(walk: _Walk, *, make: bool = False) -> str:
+def last_name(walk: Walk, *, make: bool = False) -> str:
     """Go to the last directory of the path; gives the name in it, which is no link.
 
     ``make``: directories on the way that are missing are made, mode 0755 whatever the umask.
@@ -158,6 +166,7 @@ def _walk(walk: _Walk, *, make: bool = False) -> str:
         if name == "..":
             walk.down(name)
             continue
+        walk.passes(name)
         if todo and walk.enters(name, make=make):
             continue
         try:
@@ -187,9 +196,9 @@ def parent(
     Not ``strict``, directories may be anybody's, and what is done must be safe in such; else each
     must be one in which nobody else can replace things. Raises UnsafeError, OSError.
     """
-    walk = _Walk(path, strict=strict, groups=groups)
+    walk = Walk(path, strict=strict, groups=groups)
     try:
-        name = _walk(walk, make=make)
+        name = last_name(walk, make=make)
         yield Parent(walk.descriptor, name, walk.directory, walk.shared)
     finally:
         walk.close()

@@ -10,14 +10,17 @@ import io
 import os
 from collections.abc import Mapping
 
-from hvtx.host import paths
+from hvtx.host import named_files
 
 MOST = 16 << 20  # bytes of a user-data: the largest clouds take 64 KiB
 
 
 def read_user_data(path: str) -> bytes:
-    """What a file of user-data says, as it is. Raises OSError, also for one that is too long."""
-    with os.fdopen(paths.open_regular(path), "rb") as file:
+    """What a file of user-data says, as it is. Raises OSError, also for one that is too long.
+
+    UnsafeError (an OSError) is for a link that somebody else made and that is not followed.
+    """
+    with os.fdopen(named_files.open_file(path), "rb") as file:
         content = file.read(MOST + 1)
     if len(content) > MOST:
         raise OSError(errno.EFBIG, f"it has more than {MOST >> 20} MiB", path)

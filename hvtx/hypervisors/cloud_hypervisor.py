@@ -39,7 +39,7 @@ def render(vm: Vm, ports: Sequence[Nic], probes: Probes, directory: str) -> Laun
         *("--kernel", handing.file("kernel", vm.kernel, probes)),
         *(("--initramfs", handing.file("initrd", vm.initrd, probes)) if vm.initrd else ()),
         *("--cmdline", kernel_arguments(vm, ports, defaults)),
-        *_disks(vm, probes),
+        *_disks(vm, probes, handing),
         *_networks(vm, ports),
         *("--serial", "tty", "--console", "off"),
     ]
@@ -56,13 +56,14 @@ def render(vm: Vm, ports: Sequence[Nic], probes: Probes, directory: str) -> Laun
     )
 
 
-def _disks(vm: Vm, probes: Probes) -> list[str]:
+def _disks(vm: Vm, probes: Probes, handing: Handing) -> list[str]:
     """One ``--disk`` with a value for each; a repeated option is refused."""
     values = []
     for path in vm.disks:
         kind = disk_format(path, probes.formats)
         more = ",backing_files=on" if kind == "qcow2" else ""
-        values.append(f"path={path},image_type={kind}{more}")
+        name = handing.file("disk", path, probes)
+        values.append(f"path={name},image_type={kind}{more}")
     if has_seed(vm):  # by its name in the working directory, which is no path of somebody else's
         values.append(f"path={SEED},image_type=raw,readonly=on")
     return ["--disk", *values] if values else []

@@ -62,9 +62,10 @@ def configuration(vm: Vm, ports: Sequence[Nic], probes: Probes, handing: Handing
     }
     if vm.initrd:
         boot["initrd_path"] = handing.file("initrd", vm.initrd, probes)
+    disks = [handing.file("disk", path, probes) for path in vm.disks]
     return {
         "boot-source": boot,
-        "drives": [*(_drive(number, path, vm) for number, path in enumerate(vm.disks)), *_seed(vm)],
+        "drives": [*(_drive(number, path, vm) for number, path in enumerate(disks)), *_seed(vm)],
         "network-interfaces": [
             {"iface_id": f"eth{n}", "host_dev_name": port.device, "guest_mac": port.mac}
             for n, port in enumerate(ports)

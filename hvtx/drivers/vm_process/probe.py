@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from hvtx.errors import NotFound, UsageError
-from hvtx.host import paths
+from hvtx.host import named_files, paths
 from hvtx.hypervisors.base import TRAITS, Probes, binary_names, disk_format, unfit
 from hvtx.model.user import User
 from hvtx.model.vm import Vm, need_something_to_run
@@ -32,9 +32,7 @@ def probe(vm: Vm, run_directory: str, user: User | None = None) -> Probes:
     need_something_to_run(vm)
     binary = _binary(vm, machine)
     files = (("kernel", vm.kernel), ("initrd", vm.initrd), ("user-data", vm.user_data), *_disks(vm))
-    for what, path in files:
-        if path is not None:
-            _need_file(what, path, vm.name)
+    looks = {path: _need_file(what, path, vm.name) for what, path in files if path is not None}
     formats, firmware = _fitting(vm, machine)
     kvm, why = False, None
     if vm.hypervisor == "qemu":
@@ -43,7 +41,7 @@ def probe(vm: Vm, run_directory: str, user: User | None = None) -> Probes:
         answer = choose(binary, machine, run_directory, vm.kernel, user)
         kvm, why = answer.accelerator == "kvm", answer.reason
     found = Probes(binary, kvm, machine, formats, firmware, why, shut=_shut(vm, user))
-    return _probe_qemu(vm, found) if vm.hypervisor == "qemu" else found
+    return _probe_qemu(vm, found, looks) if vm.hypervisor == "qemu" else found
 
 
 def need_program(vm: Vm) -> None:
@@ -82,16 +80,19 @@ def looked_into(disks: Iterable[str]) -> dict[str, str]:
 
 
 def _shut(vm: Vm, user: User | None) -> frozenset[str]:
-    """What the VM's user cannot read by its name."""
-    if user is None:
-        return frozenset()
+    """What the VM's user cannot read by its name; what root must not open by its name.
+
+    (A disk that QEMU gets is never opened by it.)
+    """
     from hvtx.host.vmuser import may_open
 
-    files = [path for path in (vm.kernel, vm.initrd) if path is not None]
+    files = {path for path in (vm.kernel, vm.initrd) if path is not None}
+    if user is None:  # a qcow2 image finds what it names beside its own name
+        files |= {path for path in vm.disks if not path.endswith(".qcow2")}
     return frozenset(path for path in files if not may_open(user, path, 4))
 
 
-def _probe_qemu(vm: Vm, found: Probes) -> Probes:
+def _probe_qemu(vm: Vm, found: Probes, looks: Mapping[str, named_files.Look]) -> Probes:
     """What QEMU must be told of disks that it opens by descriptors; and of itself."""
     from hvtx.host import images, vhost
     from hvtx.host.seccomp import sandbox_of
@@ -104,27 +105,35 @@ def _probe_qemu(vm: Vm, found: Probes) -> Probes:
         # without KVM its interrupts would take the long way
         vhost=vhost.DEVICE if found.kvm and vhost.works() else None,
         sandbox=sandbox_of(found.binary or ""),
-        read_only=frozenset(d for d in vm.disks if not os.access(d, os.W_OK, effective_ids=True)),
-        blocks=frozenset(d for d in vm.disks if stat.S_ISBLK(os.stat(d).st_mode)),
+        read_only=frozenset(d for d in vm.disks if not looks[d].writable),
+        blocks=frozenset(d for d in vm.disks if stat.S_ISBLK(looks[d].seen.st_mode)),
         named=named,
     )
 
 
-def _need_file(what: str, path: str, name: str) -> None:
+def _need_file(what: str, path: str, name: str) -> named_files.Look:
     """Refuse what is not there, and what is no file: a pipe, say, would be waited for.
 
-    A disk may be a block device. Raises NotFound, UsageError.
+    A disk may be a block device. Raises NotFound, UsageError, NotPermitted for a link of somebody
+    else's that is not followed.
     """
     fix = f"name another: hvtx vm set {name} --{what} FILE"
     try:
-        seen = os.stat(path)
+        look = named_files.look(path, disk=what == "disk")
+    except paths.NotRegularError as problem:
+        raise UsageError(
+            f"the {what} {path} of VM {name} cannot be used: {problem.strerror}", hint=fix
+        ) from problem
+    except paths.UnsafeError as unsafe:
+        raise named_files.refused(what, f"{path} of VM {name}", unsafe) from unsafe
     except OSError as problem:
         raise NotFound(
             f"the {what} {path} of VM {name} does not exist", hint=f"put it there, or {fix}"
         ) from problem
-    why = paths.no_image(seen, disk=what == "disk")
+    why = paths.no_image(look.seen, disk=what == "disk")
     if why is not None:
         raise UsageError(f"the {what} {path} of VM {name} cannot be used: {why}", hint=fix)
+    return look
 
 
 def this_machine() -> str:
@@ -144,11 +153,7 @@ def look_into(path: str) -> str | None:
     if path.endswith((".qcow2", ".raw")):
         return None
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-        try:
-            header = os.pread(descriptor, 80, 0)
-        finally:
-            os.close(descriptor)
+        header = named_files.head(path, 80)
     except OSError:
         return None  # the hypervisor will say what it makes of it
     if not header.startswith(b"QFI\xfb"):

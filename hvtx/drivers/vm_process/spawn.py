@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 
 from hvtx.drivers.vm_process.gate import Gate, Log
 from hvtx.errors import HostRefused
-from hvtx.host import capabilities, children, logger, paths, signals
+from hvtx.host import capabilities, children, logger, named_files, paths, signals
 from hvtx.hypervisors.base import Launch, by_descriptor
 from hvtx.model.gate import SCRIPT, SHELL, SIGNATURE
 from hvtx.model.passed_fds import FIRST_HANDED
 from hvtx.model.typed import Any
 from hvtx.model.user import User
 
-ENTER = 'umask "$1"; cd -- "$2" || exit 126; shift 2; exec "$@"'
+# The directory is one without links on the way to it; what was put there since is not entered.
+ENTER = 'umask "$1"; cd -P -- "$2" && [ "$PWD" = "$2" ] || exit 126; shift 2; exec "$@"'
 # What a service manager tells its own child, and what another VM process was told: not for ours.
 _NOT_INHERITED = (
     "NOTIFY_SOCKET",
@@ -56,6 +57,7 @@ def spawn(launch: Launch, log_path: str, name: str = "", user: User | None = Non
     from hvtx.host import fd_passing, inherited_limits
 
     what = f"{launch.argv[0]} of VM {name}" if name else launch.argv[0]
+    launch = launch._replace(directory=_entered(launch.directory, what))
     launch, shown = _reachable(launch._replace(argv=_as_found(launch.argv, what)), user)
     mine: list[int] = []
     try:
@@ -146,12 +148,14 @@ def _reachable(launch: Launch, user: User | None) -> tuple[Launch, tuple[str, ..
     if launch.ready == "exec":  # a command, which names its files itself
         words += tuple(os.path.join(launch.directory, word) for word in launch.argv[1:])
         words += tuple(p for name, p in launch.environment.items() if name == "HVTX_SEED")
-    on_path = (place for place in os.environ.get("PATH", "").split(":") if place.startswith("/"))
-    wanted = path_mounts.steps(
-        user, (*words, *on_path)
-    )  # a script may call any program by its name
-    if wanted is None:
-        wanted = path_mounts.steps(user, words)
+    # a script may call any program by its name
+    on_path = [place for place in os.environ.get("PATH", "").split(":") if place.startswith("/")]
+    try:
+        wanted = path_mounts.steps(user, words, on_path)
+        if wanted is None:
+            wanted = path_mounts.steps(user, words)
+    except paths.UnsafeError as unsafe:
+        raise named_files.refused("path", str(unsafe.filename), unsafe) from unsafe
     if wanted and may_make_namespaces():
         return launch, path_mounts.way(wanted)
     if may_open(user, program, 1):
@@ -174,6 +178,20 @@ def _as_found(argv: Sequence[str], what: str) -> tuple[str, ...]:
             " else may write",
         )
     return (found, *argv[1:])
+
+
+def _entered(directory: str, what: str) -> str:
+    """The directory of a launch without links. Raises HostRefused, NotPermitted."""
+    try:
+        return named_files.directory(directory)
+    except paths.UnsafeError as unsafe:
+        raise named_files.refused(f"directory of {what},", directory, unsafe) from unsafe
+    except OSError as problem:
+        raise HostRefused(
+            f"{what} cannot be started: its directory {directory} cannot be entered:"
+            f" {problem.strerror}",
+            hint="look at its permissions, and at those of its directories",
+        ) from problem
 
 
 def _make_log(path: str) -> int:

@@ -1,0 +1,315 @@
+"""Who chose where a file of a VM is, and whether it may be opened for a guest."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hvtx.errors import NotPermitted
+from hvtx.host import fd_passing, images, path_mounts, paths, seed_image, vmuser
+from hvtx.model.passed_fds import PassedDescriptors
+from hvtx.model.user import User
+
+STRANGER, OTHER = 54321, 54322
+GUEST = User(1879048300, 1879048300)
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="gives files away")
+
+
+@pytest.fixture
+def place() -> Path:
+    """A directory of root's that everybody may enter."""
+    import tempfile
+
+    made = Path(tempfile.mkdtemp(prefix="hvtx-named-", dir="/var/tmp"))
+    made.chmod(0o755)
+    yield made
+    import shutil
+
+    shutil.rmtree(made)
+
+
+def link(at: Path, to: Path, owner: int = STRANGER) -> Path:
+    at.symlink_to(to)
+    os.lchown(at, owner, owner)
+    return at
+
+
+def file(at: Path, owner: int = 0, mode: int = 0o600) -> Path:
+    at.write_bytes(b"secret" + bytes(600))
+    at.chmod(mode)
+    os.chown(at, owner, owner)
+    return at
+
+
+def directory(at: Path, owner: int = 0, mode: int = 0o755) -> Path:
+    at.mkdir()
+    at.chmod(mode)
+    os.chown(at, owner, owner)
+    return at
+
+
+def opened(path: Path, what: str = "disk") -> str:
+    """What is handed over, by its own name."""
+    descriptors = fd_passing.open_all([PassedDescriptors(what, str(path))], GUEST)
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptors[0]}")
+    finally:
+        fd_passing.close_all(descriptors)
+
+
+# -- what is refused -------------------------------------------------------------------------------
+
+
+def of_a_stranger(place: Path, to: Path) -> Path:
+    return link(place / "link", to)
+
+
+def above(place: Path, to: Path) -> Path:
+    return link(place / "above", to.parent) / to.name
+
+
+def by_another_link(place: Path, to: Path) -> Path:
+    return link(place / "first", link(place / "second", to, 0))
+
+
+def of_roots_with_a_stranger(place: Path, to: Path) -> Path:
+    """Who owns a directory may give another name to a link in it."""
+    return link(directory(place / "theirs", STRANGER) / "link", to, 0)
+
+
+def of_roots_where_all_may_write(place: Path, to: Path) -> Path:
+    return link(directory(place / "open", mode=0o777) / "link", to, 0)
+
+
+def roots_by_a_strangers(place: Path, to: Path) -> Path:
+    link(place / "mine", link(directory(place / "theirs", STRANGER) / "link", to), 0)
+    return place / "mine"
+
+
+REFUSED = (
+    of_a_stranger,
+    above,
+    by_another_link,
+    of_roots_with_a_stranger,
+    of_roots_where_all_may_write,
+    roots_by_a_strangers,
+)
+shapes = pytest.mark.parametrize("shape", REFUSED)
+
+
+@shapes
+@pytest.mark.parametrize("what", ["disk", "read-only disk", "kernel", "initrd", "program"])
+def test_nobody_hands_a_guest_what_he_may_not_open(
+    place: Path, shape: Callable[[Path, Path], Path], what: str
+) -> None:
+    at = shape(place, file(directory(place / "shut", mode=0o755) / "target"))
+    with pytest.raises(NotPermitted, match="cannot be used: .* is a link that") as refused:
+        opened(at, what)
+    assert refused.value.hint
+
+
+@shapes
+def test_nor_puts_it_into_a_seed(place: Path, shape: Callable[[Path, Path], Path]) -> None:
+    with pytest.raises(paths.UnsafeError, match="is a link that"):
+        seed_image.read_user_data(str(shape(place, file(directory(place / "shut") / "target"))))
+
+
+def test_to_be_read_by_all_is_not_to_be_written(place: Path) -> None:
+    at = link(place / "link", file(place / "target", mode=0o644))
+    assert opened(at, "read-only disk") == opened(at, "kernel") == str(place / "target")
+    with pytest.raises(NotPermitted, match=f"user {STRANGER}"):
+        opened(at)
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o711])
+def test_below_a_shut_directory_what_all_may_read_is_nobodys(place: Path, mode: int) -> None:
+    at = link(place / "link", file(directory(place / "shut", mode=mode) / "target", mode=0o644))
+    if mode == 0o711:
+        assert opened(at, "kernel")
+    else:
+        with pytest.raises(NotPermitted):
+            opened(at, "kernel")
+
+
+def test_two_who_chose_it_must_both_be_allowed(place: Path) -> None:
+    theirs = link(directory(place / "other", OTHER) / "link", file(place / "target", STRANGER), STRANGER)
+    with pytest.raises(NotPermitted, match=f"user {OTHER}"):
+        opened(theirs)
+
+
+def test_a_name_of_a_pipe_is_no_file(place: Path) -> None:
+    read, write = os.pipe()
+    try:
+        with pytest.raises(paths.NotRegularError, match="pipe"):
+            seed_image.read_user_data(f"/proc/self/fd/{read}")
+    finally:
+        os.close(read)
+        os.close(write)
+    os.mkfifo(place / "fifo")
+    with pytest.raises(paths.NotRegularError):
+        seed_image.read_user_data(str(place / "fifo"))
+
+
+# -- what goes on ----------------------------------------------------------------------------------
+
+
+def a_file_of_theirs(place: Path) -> Path:
+    return file(directory(place / "theirs", STRANGER, 0o700) / "disk", STRANGER)
+
+
+def a_file_of_roots_with_them(place: Path) -> Path:
+    return file(directory(place / "theirs", STRANGER, 0o775) / "disk")
+
+
+def a_link_of_roots(place: Path) -> Path:
+    return link(place / "link", file(directory(place / "shut", mode=0o700) / "dated"), 0)
+
+
+def a_link_of_roots_in_a_sticky_directory(place: Path) -> Path:
+    return link(directory(place / "tmp", mode=0o1777) / "link", file(place / "dated"), 0)
+
+
+def a_link_of_roots_for_a_group(place: Path) -> Path:
+    images = directory(place / "images", mode=0o775)
+    os.chown(images, 0, STRANGER)
+    return link(images / "link", file(place / "dated"), 0)
+
+
+def a_link_of_roots_to_a_directory(place: Path) -> Path:
+    file(directory(place / "pool") / "disk")
+    return link(place / "link", place / "pool", 0) / "disk"
+
+
+def a_link_of_roots_to_a_strangers_file(place: Path) -> Path:
+    return link(place / "link", a_file_of_theirs(place), 0)
+
+
+def a_strangers_link_to_a_file_of_theirs(place: Path) -> Path:
+    theirs = directory(place / "theirs", STRANGER, 0o775)
+    return link(theirs / "link", file(theirs / "disk", STRANGER))
+
+
+def a_link_of_roots_to_a_strangers_link(place: Path) -> Path:
+    return link(place / "link", a_strangers_link_to_a_file_of_theirs(place), 0)
+
+
+def a_relative_link(place: Path) -> Path:
+    file(directory(place / "pool") / "disk")
+    return link(place / "pool/current", Path("../pool/./disk"), 0)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        a_file_of_theirs,
+        a_file_of_roots_with_them,
+        a_link_of_roots,
+        a_link_of_roots_in_a_sticky_directory,
+        a_link_of_roots_for_a_group,
+        a_link_of_roots_to_a_directory,
+        a_link_of_roots_to_a_strangers_file,
+        a_strangers_link_to_a_file_of_theirs,
+        a_link_of_roots_to_a_strangers_link,
+        a_relative_link,
+    ],
+)
+def test_what_goes_on(place: Path, shape: Callable[[Path], Path]) -> None:
+    at = shape(place)
+    assert opened(at) == os.path.realpath(at)
+    assert seed_image.read_user_data(str(at)).startswith(b"secret")
+
+
+def test_devices_by_their_links(place: Path) -> None:
+    """As /dev/disk/by-id and LVM have them: root's links to block devices."""
+    device = place / "sda"
+    os.mknod(device, 0o660 | stat.S_IFBLK, os.makedev(7, 0))
+    at = link(directory(place / "by-id") / "ata-x", Path("../sda"), 0)
+    from hvtx.host import named_files
+
+    assert stat.S_ISBLK(named_files.look(str(at), disk=True).seen.st_mode)
+    os.lchown(at, STRANGER, STRANGER)
+    with pytest.raises(paths.UnsafeError):
+        named_files.look(str(at), disk=True)
+
+
+# -- swaps -----------------------------------------------------------------------------------------
+
+
+def test_a_swap_between_look_and_open_comes_to_nothing(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was judged is what is opened, whenever another thing is put in its place."""
+    target = file(place / "target")
+    theirs = directory(place / "theirs", STRANGER)
+    real, calls = os.open, [0]
+    outcomes = set()
+    for moment in range(1, 40):
+        for left in theirs.iterdir():
+            left.unlink()
+        own = file(theirs / "disk", STRANGER)
+        calls[0] = 0
+
+        def swapped(path: object, flags: int, *more: object, **how: object) -> int:
+            calls[0] += 1
+            if calls[0] == moment:  # noqa: B023 - it is called in this round only
+                own.unlink()  # noqa: B023
+                link(own, target)  # noqa: B023
+            return real(path, flags, *more, **how)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(os, "open", swapped)
+        try:
+            descriptors = fd_passing.open_all([PassedDescriptors("disk", str(own))], GUEST)
+        except (NotPermitted, OSError, Exception) as problem:  # noqa: BLE001 - any refusal will do
+            outcomes.add(type(problem).__name__)
+        else:
+            outcomes.add("opened")
+            assert os.fstat(descriptors[0]).st_ino != target.stat().st_ino
+            fd_passing.close_all(descriptors)
+        finally:
+            monkeypatch.setattr(os, "open", real)
+        if calls[0] < moment:
+            break
+    assert {"opened", "NotPermitted"} <= outcomes
+    assert calls[0] < moment
+
+
+# -- the way that is shown to a command ------------------------------------------------------------
+
+
+def test_a_strangers_link_shows_no_shut_directory(place: Path) -> None:
+    shut = directory(place / "shut", mode=0o700)
+    file(shut / "target", mode=0o644)
+    theirs = directory(place / "theirs", STRANGER)
+    at = link(theirs / "link", shut / "target")
+    with pytest.raises(paths.UnsafeError, match=f"user {STRANGER}"):
+        path_mounts.steps(GUEST, [str(at)])
+    assert path_mounts.steps(GUEST, [], [str(at)]) == ()
+    os.lchown(at, 0, 0)
+    with pytest.raises(paths.UnsafeError, match=f"user {STRANGER}"):
+        path_mounts.steps(GUEST, [str(at)])
+    mine = link(place / "link", shut / "target", 0)
+    assert path_mounts.steps(GUEST, [str(mine)]) == (str(shut / "target"),)
+    assert path_mounts.steps(GUEST, [str(link(theirs / "all", Path("/usr/bin/env")))]) == ()
+
+
+# -- processes of ours -----------------------------------------------------------------------------
+
+
+def test_what_root_must_not_open_by_its_name(place: Path) -> None:
+    assert vmuser.may_open(None, str(file(place / "kernel")), 4)
+    assert vmuser.may_open(None, str(link(place / "link", place / "kernel", 0)), 4)
+    assert not vmuser.may_open(None, str(a_file_of_theirs(place)), 4)
+    assert not vmuser.may_open(None, str(link(place / "other", place / "kernel")), 4)
+    assert not vmuser.may_open(None, str(place / "none"), 4)
+    shared = directory(place / "tmp", mode=0o1777)
+    assert vmuser.may_open(None, str(file(shared / "mine")), 4)
+    assert not vmuser.may_open(None, str(file(shared / "theirs", STRANGER)), 4)
+
+
+def test_an_image_behind_a_link_is_not_looked_into(place: Path) -> None:
+    at = link(place / "link.qcow2", file(place / "target"))
+    assert images.relative(str(at)) == ()
