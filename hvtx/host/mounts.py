@@ -41,6 +41,33 @@ def find_mount(mountinfo: str, path: str) -> tuple[str, str]:
     return found, where
 
 
+def mounter_of(device: int) -> int | None:
+    """Who mounted the file system with that ``st_dev``, if it is one that any user can mount.
+
+    Such a one (FUSE) says of its files what its mounter likes, whose they are too. None: root did.
+    """
+    if os.major(device):
+        return None  # it is on a disk
+    try:
+        with open("/proc/thread-self/mountinfo", encoding="utf-8", errors="replace") as file:
+            return find_mounter(file.read(), f"0:{os.minor(device)}")
+    except OSError:
+        return None
+
+
+def find_mounter(mountinfo: str, device: str) -> int | None:
+    """The same of a text in the form of proc(5), mountinfo, and a ``major:minor`` in it (pure)."""
+    for line in mountinfo.splitlines():
+        left, _, right = line.partition(" - ")
+        if left.split(" ")[2:3] != [device] or not right.startswith("fuse"):
+            continue
+        for option in right.rpartition(" ")[2].split(","):
+            name, _, value = option.partition("=")
+            if name == "user_id" and value.isascii() and value.isdigit() and len(value) < 11:
+                return int(value) or None
+    return None
+
+
 def unescaped(place: str) -> str:
     """A path as it is, of one in mountinfo, where four characters stand as their codes (pure)."""
     for code, letter in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):

@@ -43,6 +43,8 @@ class Walk(paths.Walk):
         """Go on in a directory that was opened."""
         super().enter(descriptor, directory)
         seen = os.fstat(descriptor)
+        if self.mounter is not None and self.mounter != os.geteuid():
+            self.owners.add(self.mounter)
         if trust.foreign_owner(seen) is not None:
             self.owners.add(seen.st_uid)
         elif trust.problem_of(seen, descriptor, groups=True) is not None:

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from hvtx.host import trust
+from hvtx.host import mounts, trust
 from hvtx.model.typed import NamedTuple
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -66,6 +66,8 @@ class Walk:
         self.directory = "/"
         self.sound = True  # nobody else could make it another one
         self.shared = False
+        self.device = -1
+        self.mounter: int | None = None  # a user whose word is all that says whose things are here
         self.descriptor = -1
         self.enter(os.open("/", _DIRECTORY), "/")
 
@@ -74,7 +76,11 @@ class Walk:
         self.close()
         self.descriptor, self.directory = descriptor, directory
         seen = os.fstat(descriptor)
+        if seen.st_dev != self.device:
+            self.device, self.mounter = seen.st_dev, mounts.mounter_of(seen.st_dev)
         problem = trust.problem_of(seen, descriptor, groups=self.groups)
+        if self.mounter is not None and self.mounter != os.geteuid():
+            problem = f"user {self.mounter} mounted it"
         if problem is not None and self.strict:
             raise UnsafeError(f"its directory {directory} is not safe: {problem}", self.named)
         self.sound = self.sound and problem is None

@@ -885,6 +885,7 @@ MOUNTS = (
     "22 1 0:21 / / rw,relatime shared:1 - ext4 /dev/vda rw\n"
     "30 22 0:25 / /run rw shared:2 master:7 - tmpfs tmpfs rw\n"
     "31 30 0:26 /a\\040b /mnt/a\\040b\\134c rw - nfs4 host:/a rw\n"
+    "42 22 0:51 / /home/a rw,nosuid,nodev - fuse.sshfs a@b:/c rw,user_id=1000,group_id=1000,allow_other\n"
 )
 MOUNTS_OF_NAMESPACES = (
     MOUNTS + "40 30 0:4 net:[4026532281] /run/netns/cni-a\\040b rw shared:9 - nsfs nsfs rw\n"
@@ -1397,7 +1398,8 @@ PARSERS: dict[str, Parser] = {
         (), ("model.firewalld_zone.zone_in", "model.firewalld_zone.text_without"), lambda n: ZONE_FILE * n,
     ),
     "mountinfo": Parser(
-        lambda text: mounts.find_mount(text, "/mnt/a b"), texts((MOUNTS,)), (), ("host.mounts.find_mount",),
+        lambda text: (mounts.find_mount(text, "/mnt/a b"), mounts.find_mounter(text, "0:51")), texts((MOUNTS,)),
+        (), ("host.mounts.find_mount", "host.mounts.find_mounter"),
         lambda n: MOUNTS * n,
     ),
     "sockets": Parser(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from hvtx.engine.checks.own import judge_filesystem
-from hvtx.host.mounts import filesystem_of, find_mount
+from hvtx.host.mounts import filesystem_of, find_mount, find_mounter, mounter_of
 
 MOUNTS = r"""22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 23 22 0:5 / /proc rw - proc proc rw
@@ -13,6 +15,9 @@ MOUNTS = r"""22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 25 24 0:31 / /var/lib/hv\040tx rw - tmpfs tmpfs rw
 26 22 8:2 / /srv rw - xfs /dev/sdb rw
 27 22 0:32 / /srv rw - overlay overlay rw
+28 22 0:40 / /home/a rw,nosuid shared:9 - fuse.sshfs a@b:/c rw,user_id=1000,group_id=100,allow_other
+29 22 0:41 / /srv/g rw - fuse.glusterfs g:/v rw,user_id=0,group_id=0
+30 22 0:42 / /t rw - tmpfs user_id=7 rw,user_id=7
 nonsense
 """
 
@@ -34,6 +39,15 @@ def test_the_longest_and_latest_mount_counts(path: str, kind: str) -> None:
 
 def test_the_kernel_is_asked() -> None:
     assert filesystem_of("/proc/self/status") == "proc"
+    assert mounter_of(os.stat("/proc").st_dev) is None
+
+
+@pytest.mark.parametrize(
+    ("device", "user"),
+    [("0:40", 1000), ("0:41", None), ("0:42", None), ("8:1", None), ("0:4", None)],
+)
+def test_who_mounted_what_any_user_can_mount(device: str, user: int | None) -> None:
+    assert find_mounter(MOUNTS, device) == user
 
 
 @pytest.mark.parametrize(
