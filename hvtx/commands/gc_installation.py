@@ -160,7 +160,7 @@ def ask(runtime: Runtime, installation: str, taps: list[str]) -> Word:
     seen = installation_processes.of(installation, taps)
     objections += [f"{_PROCESS}{who}" for who in seen.found]
     if not seen.complete:
-        objections.append("cannot inspect every process: run hvtx as root")
+        objections.append(f"cannot inspect every process{seen.told_unseen}: run hvtx as root")
     return Word(tuple(dict.fromkeys(objections)), tuple(dict.fromkeys(evidence)))
 
 

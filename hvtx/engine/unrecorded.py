@@ -114,8 +114,8 @@ class MarkedRemover:
         if seen.found:
             return Outcome(False, "in-use", f"{item.key} is in use by {', '.join(seen.found)}")
         if not seen.complete:
-            words = "may be in use: some processes cannot be looked into, run hvtx as root"
-            return Outcome(False, "observe-failed", f"{item.key} {words}")
+            words = f"may be in use: some processes cannot be looked into{seen.told_unseen}"
+            return Outcome(False, "observe-failed", f"{item.key} {words}, run hvtx as root")
         outcome = remove_seen_file(self.runtime.driver(item.kind), item)
         return ended if outcome.gone else outcome
 

@@ -7,22 +7,31 @@ import os
 import re
 from collections.abc import Callable, Collection
 
+from hvtx.host import mounts
 from hvtx.host.procfs import proc_is_foreign, read_whole
 from hvtx.model.typed import NamedTuple
 
 # Bytes of arguments or environment: execve(2) takes no more of both together (_STK_LIM / 4 * 3 in
 # the kernel's fs/exec.c). Any process can show terabytes later: PR_SET_MM_MAP of prctl(2).
 _MOST = 6 << 20
+_NAMED = 4  # of those that cannot be looked into
 _ENDED = (errno.ENOENT, errno.ESRCH)
 # Of the first interface, and of its others; HVTX_TAP_USER is a setting of hvtx's own.
 _TAP = re.compile(rb"HVTX_TAP(?:_[0-9]+)?=(.+)", re.DOTALL)
 
 
 class Users(NamedTuple):
-    """Processes in words; ``complete`` is false if some could not be looked into."""
+    """Processes in words; ``complete`` is false if some could not be looked into: ``unseen``."""
 
     found: tuple[str, ...]
     complete: bool
+    unseen: tuple[str, ...] = ()  # as far as they are known
+
+    @property
+    def told_unseen(self) -> str:
+        """Who could not be looked into, in brackets behind a word; of many the first."""
+        more = f" and {len(self.unseen) - _NAMED} more" if len(self.unseen) > _NAMED else ""
+        return f" ({', '.join(self.unseen[:_NAMED])}{more})" if self.unseen else ""
 
 
 def of(installation: str, devices: Collection[str]) -> Users:
@@ -43,8 +52,8 @@ def at(directory: str) -> Users:
     They work in it, have something below it open, or name it in their command line or in the
     environment that they began with.
     """
-    whole = os.path.realpath(directory)
-    here = _Place(directory, whole, _inode(directory))
+    whole, seen = os.path.realpath(directory), mounts.Mounts()
+    here = _Place(directory, whole, seen, seen.place(whole))
     return _those(lambda pid: _is_at(pid, here))
 
 
@@ -63,6 +72,7 @@ def with_other_taps(known: Collection[str]) -> Users:
 def _those(asked: Callable[[str], bool]) -> Users:
     """The processes of which it is so, but for this one and the first. Raises OSError."""
     found: list[str] = []
+    unseen: list[str] = []
     pids = [name for name in os.listdir("/proc") if name.isdigit()]
     # the first is missing where hidepid hides other people's processes from us
     complete = "1" in pids and not proc_is_foreign()
@@ -71,27 +81,43 @@ def _those(asked: Callable[[str], bool]) -> Users:
             continue
         try:
             if asked(name):
-                found.append(f"{_command(name)} (pid {name})")
+                found.append(f"{_command(name)} (pid {name})")  # raises where it has ended
         except OSError as problem:
-            complete = complete and problem.errno in _ENDED
-    return Users(tuple(found), complete)
+            if problem.errno not in _ENDED:
+                unseen.append(_told(name))
+    return Users(tuple(found), complete and not unseen, tuple(unseen))
+
+
+def _told(pid: str) -> str:
+    try:
+        return f"{_command(pid)} (pid {pid})"
+    except OSError:
+        return f"pid {pid}"
 
 
 class _Place(NamedTuple):
-    """A directory, by its names and its number."""
+    """A directory, by its names and by its file system."""
 
     named: str
     whole: str  # without links
-    inode: tuple[int, int] | None  # None: it is not there
+    mounts: mounts.Mounts
+    place: mounts.Place | None  # None: it is not known
+
+    def holds(self, other: mounts.Place | None) -> bool:
+        """Whether another place is in it."""
+        if self.place is None or other is None or other.device != self.place.device:
+            return False
+        return _is_below(other.path, self.place.path)
 
 
 def _is_at(pid: str, place: _Place) -> bool:
-    links = [_link(f"/proc/{pid}/cwd"), _link(f"/proc/{pid}/root")]
+    works = _link(f"/proc/{pid}/cwd")
+    links = [works, _link(f"/proc/{pid}/root")]
     links += [_link(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")]
     # one that is being removed has .new behind its name
     if any(_is_below(link, place.whole) for link in links):
         return True
-    if place.inode is not None and place.inode == _inode(f"/proc/{pid}/cwd"):
+    if works and place.holds(place.mounts.place(works, pid)):
         return True  # by another mount
     for what in ("cmdline", "environ"):
         words = read_whole(f"/proc/{pid}/{what}", _MOST)

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from contextlib import suppress
 
+from hvtx.host import mounts
 from hvtx.model.typed import NamedTuple
 
-_LOCK = re.compile(rb"^lock:\s+\d+: OFDLCK\s+\S+\s+\S+ \S+ \S+ (\d+) (\d+|EOF)$", re.MULTILINE)
-_FLOCK = re.compile(rb"^lock:\s+\d+: FLOCK ", re.MULTILINE)
+# The kind, the file (major and minor of its file system, inode), and the bytes
+_LOCK = re.compile(
+    r"^lock:\s+\d+: (OFDLCK|FLOCK)\s+\S+\s+\S+ \S+ "
+    r"([0-9a-f]+):([0-9a-f]+):(\d+) (\d+) (\d+|EOF)$",
+    re.MULTILINE | re.ASCII,
+)
+_GONE = " (deleted)"
 _WORD = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _STOPPED = "tT"  # by a signal, by a tracer: proc_pid_stat(5)
 _WORDS = 3
@@ -35,15 +40,12 @@ class Holder(NamedTuple):
 
 def of_byte(path: str, offset: int) -> Holder | None:
     """Who holds that byte of a lock file; None if it cannot be seen."""
-    return _search(path, lambda text: any(
-        int(first) <= offset and (last == b"EOF" or offset <= int(last))
-        for first, last in _LOCK.findall(text)
-    ))  # fmt: skip
+    return _search(path, "OFDLCK", offset)
 
 
 def of_file(path: str) -> Holder | None:
     """Who holds a flock(2) of the whole file; None if it cannot be seen."""
-    return _search(path, lambda text: _FLOCK.search(text) is not None)
+    return _search(path, "FLOCK", None)
 
 
 def told(what: str, holder: Holder | None) -> tuple[str, str]:
@@ -59,23 +61,47 @@ def told(what: str, holder: Holder | None) -> tuple[str, str]:
     return f"{who}, which is stopped ({holder.state})", hint
 
 
-def _search(path: str, holds: Callable[[bytes], bool]) -> Holder | None:
+def holds(fdinfo: str, kind: str, file: tuple[str, int], offset: int | None) -> bool:
+    """Whether a descriptor has a lock of that kind on a file, by its fdinfo (pure).
+
+    The file is ``(major:minor, inode)``; ``offset`` is the byte that is to be within, None: any.
+    """
+    for its, major, minor, inode, first, last in _LOCK.findall(fdinfo):
+        if its != kind or (f"{int(major, 16)}:{int(minor, 16)}", int(inode)) != file:
+            continue
+        if offset is None or (int(first) <= offset and (last == "EOF" or offset <= int(last))):
+            return True
+    return False
+
+
+def _search(path: str, kind: str, offset: int | None) -> Holder | None:
+    """Who has the lock, by what the kernel says of descriptors: no file of others is looked at."""
     try:
-        meant = os.stat(path)
+        whole, inode = os.path.realpath(path), os.stat(path).st_ino
+        place = mounts.Mounts().place(whole)
         pids = [name for name in os.listdir("/proc") if name.isdigit()]
     except OSError:
         return None
+    if place is None:
+        return None
+    file, name = (place.device, inode), os.path.basename(whole)
     for pid in pids:
-        with suppress(OSError):
-            for number in os.listdir(f"/proc/{pid}/fd"):
-                with suppress(OSError):
-                    seen = os.stat(f"/proc/{pid}/fd/{number}")
-                    if (seen.st_dev, seen.st_ino) != (meant.st_dev, meant.st_ino):
-                        continue
-                    with open(f"/proc/{pid}/fdinfo/{number}", "rb") as file:
-                        if int(pid) != os.getpid() and holds(file.read(65536)):
-                            return _described(int(pid))
+        if int(pid) != os.getpid() and _has(pid, name, kind, file, offset):
+            return _described(int(pid))
     return None
+
+
+def _has(pid: str, name: str, kind: str, file: tuple[str, int], offset: int | None) -> bool:
+    with suppress(OSError):
+        for number in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(OSError):
+                link = os.readlink(f"/proc/{pid}/fd/{number}").removesuffix(_GONE)
+                if os.path.basename(link) != name:  # it is the same below any mount
+                    continue
+                with open(f"/proc/{pid}/fdinfo/{number}", "rb") as said:
+                    if holds(said.read(65536).decode(errors="replace"), kind, file, offset):
+                        return True
+    return False
 
 
 def _described(pid: int) -> Holder:

@@ -4,6 +4,15 @@ from __future__ import annotations
 
 import os
 
+from hvtx.model.typed import NamedTuple
+
+
+class Place(NamedTuple):
+    """A directory by its file system, whatever it is mounted at."""
+
+    device: str  # major:minor
+    path: str  # from the root of the file system
+
 
 def filesystem_of(path: str) -> str:
     """The type of the file system that ``path`` is on (``ext4``); empty if it cannot be told."""
@@ -28,7 +37,23 @@ def find_mount(mountinfo: str, path: str) -> tuple[str, str]:
 
     Of several mounts the last counts. Pure.
     """
-    found, longest, where = "", -1, "/"
+    found = _mount_of(mountinfo, path)
+    return ("", "/") if found is None else (found[1].split(" ")[0], unescaped(found[0][4]))
+
+
+def find_place(mountinfo: str, path: str) -> Place | None:
+    """Where a path leads, by such a text and by nothing else: no file system is asked (pure)."""
+    found = _mount_of(mountinfo, path)
+    if found is None:
+        return None
+    fields = found[0]
+    top, below = unescaped(fields[3]), path[len(unescaped(fields[4]).rstrip("/")) :]
+    return Place(fields[2], f"{top.rstrip('/')}{below}".rstrip("/") or "/")
+
+
+def _mount_of(mountinfo: str, path: str) -> tuple[list[str], str] | None:
+    """The line of a path's mount: what stands before its optional fields, and behind them."""
+    found, longest = None, -1
     for line in mountinfo.splitlines():
         left, _, right = line.partition(" - ")
         fields = left.split(" ")
@@ -37,8 +62,37 @@ def find_mount(mountinfo: str, path: str) -> tuple[str, str]:
         place = unescaped(fields[4])
         below = place in ("/", path) or path.startswith(place + "/")
         if below and len(place) >= longest:
-            found, longest, where = right.split(" ")[0], len(place), place
-    return found, where
+            found, longest = (fields, right), len(place)
+    return found
+
+
+class Mounts:
+    """The mounts that processes see, read once for all that see the same; nothing is asked of them.
+
+    Looking at a file itself waits without an end where its server is gone, and is refused where
+    another user mounted it (FUSE).
+    """
+
+    def __init__(self) -> None:
+        """Nothing is read yet."""
+        self._read: dict[tuple[str, str], str] = {}
+
+    def place(self, path: str, process: str = "thread-self") -> Place | None:
+        """Where ``path`` leads, a link of a ``process`` as it is seen from here; None: not known.
+
+        Raises OSError.
+        """
+        root = os.readlink(f"/proc/{process}/root")
+        if root != "/":
+            if path != root and not path.startswith(f"{root}/"):
+                return None
+            path = path[len(root) :] or "/"
+        seen = os.readlink(f"/proc/{process}/ns/mnt"), root
+        if seen not in self._read:
+            name = f"/proc/{process}/mountinfo"
+            with open(name, encoding="utf-8", errors="surrogateescape") as file:
+                self._read[seen] = file.read()
+        return find_place(self._read[seen], path)
 
 
 def mounter_of(device: int) -> int | None:

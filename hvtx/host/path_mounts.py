@@ -41,9 +41,7 @@ done ) || exit 126
 cd -- "$(pwd)" 2>/dev/null; shift "$steps"; exec "$@\""""
 
 
-def steps(
-    user: User, words: Iterable[str], places: Iterable[str] = ()
-) -> tuple[str, ...] | None:
+def steps(user: User, words: Iterable[str], places: Iterable[str] = ()) -> tuple[str, ...] | None:
     """What must be shown to ``user`` so that the paths ``words`` lead to where they do for us.
 
     And ``places``, as far as they do. ``<shut directory>/<entry>`` each, outermost first; empty

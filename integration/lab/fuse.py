@@ -1,18 +1,22 @@
 """A file system of a user's own (FUSE), in a mount namespace that ends with the test.
 
 It has a directory with a link in it and says whatever its maker likes: that all is root's, say. It
-answers what a look asks and nothing else (linux/fuse.h); `silent`, it answers nothing any more, as
-a server of a network file system that is gone.
+answers what a look asks and nothing else (linux/fuse.h); silent, it answers nothing any more, as a
+server of a network file system that is gone. Who asks such a one waits and cannot even be killed:
+so the server is a process of its own that ends after some seconds, and with it what waits for it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
+import mmap
+import signal
 import stat
 import struct
-import threading
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +28,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 _PRIVATE, _RECURSIVE = 1 << 18, 1 << 14
 _LOOKUP, _FORGET, _GETATTR, _READLINK, _INIT, _FORGET_MANY = 1, 2, 3, 5, 26, 42
 _NAME = b"link"
+SECONDS = 10  # that a server serves
 
 
 def _mount(source: str, target: str, kind: str, flags: int, options: str) -> None:
@@ -39,11 +44,26 @@ class Server:
     ) -> None:
         """Mount it; ``others`` may look, too (`allow_other`)."""
         self._leads, self._owner = leads.encode(), owner
+        self._silent = mmap.mmap(-1, 1)
         self._device = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
-        self.silent = False
         options = f"fd={self._device},rootmode=40755,user_id={user},group_id={user}"
         _mount("x", str(at), "fuse", 0, options + ",allow_other" * others)
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._pid = os.fork()
+        if self._pid == 0:
+            signal.alarm(SECONDS)
+            with contextlib.suppress(BaseException):
+                self._serve()
+            os._exit(0)
+        os.close(self._device)
+
+    def fall_silent(self) -> None:
+        """Answer nothing any more."""
+        self._silent[0] = 1
+
+    def close(self) -> None:
+        """End it: who asks now is told that nobody is there."""
+        os.kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
 
     def _attributes(self, node: int) -> bytes:
         """``struct fuse_attr``: of the directory, 1, or of the link."""
@@ -66,23 +86,21 @@ class Server:
 
     def _serve(self) -> None:
         while True:
-            try:
-                asked = os.read(self._device, 1 << 17)
-            except OSError:  # it is unmounted
-                return
+            asked = os.read(self._device, 1 << 17)  # an error once it is unmounted
             _, what, unique, node = struct.unpack_from("<2I2Q", asked)
-            if what in (_FORGET, _FORGET_MANY) or self.silent:
+            if what in (_FORGET, _FORGET_MANY) or self._silent[0]:
                 continue
             answer = self._answer(what, node, asked[40:])
             error, body = (-answer, b"") if isinstance(answer, int) else (0, answer)
             os.write(self._device, struct.pack("<IiQ", 16 + len(body), error, unique) + body)
 
 
-def apart(test: Callable[[], None], seconds: int = 20) -> None:
+def apart(test: Callable[[], None]) -> None:
     """Call ``test`` in a child in a mount namespace of its own; it fails as the child does.
 
-    A child that waits for an answer that never comes is ended.
+    Nor may it wait for an answer that never comes.
     """
+    began = time.monotonic()
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -98,12 +116,8 @@ def apart(test: Callable[[], None], seconds: int = 20) -> None:
         finally:
             os._exit(code)
     os.close(write)
-    import select
-
-    ended = select.select([read], [], [], seconds)[0]
-    if not ended:
-        os.kill(pid, 9)
     with os.fdopen(read, "rb") as said:
-        words = said.read().decode(errors="replace") if ended else "it waits without an end"
+        words = said.read().decode(errors="replace")
     os.waitpid(pid, 0)
     assert not words, words
+    assert time.monotonic() - began < SECONDS, "it waited until nobody was there to answer"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hvtx.host import named_files, paths
+from hvtx.host import installation_processes, lock_holder, named_files, paths
 from integration.lab import fuse
 
 STRANGER = 54321
@@ -35,13 +35,14 @@ def test_that_all_is_roots_is_not_believed(place: Path) -> None:
     at.mkdir()
 
     def test() -> None:
-        fuse.Server(at, STRANGER, str(target), others=True)
+        server = fuse.Server(at, STRANGER, str(target), others=True)
         assert (at / "link").lstat().st_uid == 0
         with pytest.raises(paths.UnsafeError, match=f"user {STRANGER}"):
             named_files.open_file(str(at / "link"))
         assert f"user {STRANGER} mounted" in str(paths.problem(str(at / "link")))
         with pytest.raises(paths.UnsafeError, match=f"user {STRANGER} mounted"):
             paths.open_believed(str(at / "link"))
+        server.close()
 
     fuse.apart(test)
 
@@ -52,7 +53,79 @@ def test_what_root_mounted_is(place: Path) -> None:
     at.mkdir()
 
     def test() -> None:
-        fuse.Server(at, 0, str(target))
+        server = fuse.Server(at, 0, str(target))
         assert named_files.read(str(at / "link"), 10) == b"image"
+        server.close()
+
+    fuse.apart(test)
+
+
+def works_there(at: Path) -> subprocess.Popen[bytes]:
+    """A process of the stranger that works in the file system, and has a file of it open."""
+    script = 'cd "$0" && exec 8<. && echo here && exec sleep 60'
+    who = (
+        "setpriv",
+        "--reuid",
+        str(STRANGER),
+        "--regid",
+        str(STRANGER),
+        "--clear-groups",
+        "--pdeathsig",
+        "KILL",
+    )
+    process = subprocess.Popen([*who, "sh", "-c", script, str(at)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"here\n"
+    return process
+
+
+@pytest.mark.parametrize("silent", [False, True], ids=["refused", "silent"])
+@pytest.mark.parametrize("which", ["processes", "locks"])
+def test_who_works_there_holds_nobody_up(place: Path, which: str, silent: bool) -> None:
+    """A look at such a file is refused, also to root; where nobody answers it never ends."""
+    at, own = place / "theirs", place / "vm"
+    at.mkdir()
+    own.mkdir()
+    os.chown(at, STRANGER, STRANGER)
+
+    def test() -> None:
+        server = fuse.Server(at, STRANGER, "nowhere", owner=STRANGER, others=silent)
+        process = works_there(at)
+        try:
+            if silent:
+                server.fall_silent()
+            if which == "processes":
+                seen = installation_processes.at(str(own))
+                assert not [each for each in seen.unseen if f"pid {process.pid}" in each]
+                assert seen.found == ()
+            else:
+                assert lock_holder.of_file(str(own)) is None
+        finally:
+            server.close()
+            process.kill()
+            process.wait()
+
+    fuse.apart(test)
+
+
+def test_who_works_in_it_by_another_mount_is_found(place: Path) -> None:
+    """By the list of mounts that the process itself has, below a root of its own too."""
+    own, other = place / "vm", place / "other"
+    (own / "below").mkdir(parents=True)
+    (other / "within").mkdir(parents=True)
+
+    def test() -> None:
+        script = 'mount --bind "$0" "$1/within" && cd "$1/within/$2" && echo here && exec sleep 60'
+        for below in ("", "below"):
+            argv = ("unshare", "-m", "sh", "-c", script, str(own), str(other), below)
+            process = subprocess.Popen(argv, stdout=subprocess.PIPE)
+            assert process.stdout is not None
+            try:
+                assert process.stdout.readline() == b"here\n"
+                found = installation_processes.at(str(own)).found
+                assert found == (f"sleep (pid {process.pid})",)
+            finally:
+                process.kill()
+                process.wait()
 
     fuse.apart(test)

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from hvtx.engine.checks.own import judge_filesystem
-from hvtx.host.mounts import filesystem_of, find_mount, find_mounter, mounter_of
+from hvtx.host.mounts import Place, filesystem_of, find_mount, find_mounter, find_place, mounter_of
 
 MOUNTS = r"""22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 23 22 0:5 / /proc rw - proc proc rw
@@ -35,6 +35,24 @@ nonsense
 )
 def test_the_longest_and_latest_mount_counts(path: str, kind: str) -> None:
     assert find_mount(MOUNTS, path)[0] == kind
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        ("/etc/x", Place("8:1", "/etc/x")),
+        ("/", Place("8:1", "/")),
+        ("/var/lib/hv tx/vms/a", Place("0:31", "/of/it/vms/a")),
+        ("/var/lib/hv tx", Place("0:31", "/of/it")),
+        ("/srv/vms (deleted)", Place("0:32", "/vms (deleted)")),
+    ],
+)
+def test_a_place_is_told_by_its_file_system(path: str, place: Place) -> None:
+    assert find_place(MOUNTS.replace("0:31 / ", "0:31 /of/it "), path) == place
+
+
+def test_where_no_mount_is_known_there_is_no_place() -> None:
+    assert find_place("", "/x") is None
 
 
 def test_the_kernel_is_asked() -> None:
