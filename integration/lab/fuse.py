@@ -11,8 +11,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import os
 import mmap
+import os
 import signal
 import stat
 import struct
