@@ -6,17 +6,20 @@ Nothing is decided by it, but that a port whose program names a container is tha
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from hvtx.host import procfs
 from hvtx.host.listeners import listeners
+from hvtx.model.shell import word
 from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Publish
 
 _ANY = ("0.0.0.0", "::")  # noqa: S104 - what a program listens on
 _MAPPED = "::ffff:"  # an IPv4 address, in a socket of IPv6
 _MOST = 4  # programs that are named
+_SERVICE = re.compile(r"[A-Za-z0-9:_.\\@][A-Za-z0-9:_.\\@-]*\.service")  # systemd.unit(5)
 
 
 class Owner(NamedTuple):
@@ -83,7 +86,8 @@ def ended_by(found: Iterable[Owner]) -> list[str]:
     known = list(found)
     units = dict.fromkeys(one.unit for one in known if one.unit and one.own)
     pids = [one.pid for one in known if one.pid and one.unit not in units]
-    return [*(f"systemctl stop {unit}" for unit in units), *(f"kill {pid}" for pid in pids)]
+    stops = (f"systemctl stop {word(unit)}" for unit in units)  # there may be a \\ in its name
+    return [*stops, *(f"kill {pid}" for pid in pids)]
 
 
 def listed(found: Sequence[Owner]) -> str:
@@ -125,14 +129,17 @@ def _described(pid: int, address: str, uid: int) -> Owner:
 
 
 def unit_in(cgroups: str) -> str:
-    """The unit of the system's own manager in a text of /proc/PID/cgroup; empty if none (pure)."""
-    for line in cgroups.splitlines():
-        path = line.rpartition(":")[2]
-        parts = path.split("/")
-        if "user.slice" in parts or parts[-1] == path:
+    """The unit of the system's own manager in a text of /proc/PID/cgroup; empty if none (pure).
+
+    What stands below a unit, or anywhere but in slices of the system, is named by whoever has been
+    given it: a user's own manager, a container's. Such names may hold anything but a newline.
+    """
+    for line in cgroups.split("\n"):
+        first, *parts = line.split(":", 2)[-1].split("/")
+        if first or "user.slice" in parts:
             continue
-        unit = next((part for part in parts if part.endswith(".service")), "")
-        if unit and "/" not in unit and unit.isprintable() and " " not in unit:
+        unit = next((part for part in parts if not part.endswith(".slice")), "")
+        if _SERVICE.fullmatch(unit):
             return unit
     return ""
 
