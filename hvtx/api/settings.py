@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from hvtx.errors import HostRefused, NotFound, NotPermitted, UsageError
 from hvtx.model.setting import EVERY, NUMBERS
+from hvtx.model.shell import word
 from hvtx.model.typed import Any
 
 DEFAULT_CONFIG = "/etc/hvtx/config.toml"
@@ -128,7 +129,7 @@ def _from_file(path: str, *, explicit: bool) -> dict[str, Any]:
     except PermissionError as problem:
         raise NotPermitted(
             f"the configuration {path} cannot be read by this user",
-            hint=f"run hvtx as root, or make it readable: chmod 644 {path}",
+            hint=f"run hvtx as root, or make it readable: chmod 644 {word(path)}",
         ) from problem
     except (OSError, ValueError, RecursionError) as problem:
         if getattr(problem, "errno", None) in _OF_THE_HOST:

@@ -17,6 +17,7 @@ from hvtx.engine.runtime import Runtime
 from hvtx.engine.state_files import LIMITS, find_states, look_at, read_states, sight_of
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotFound, UsageError
 from hvtx.model.resource import Kind
+from hvtx.model.shell import word
 from hvtx.model.vm import Liveness
 from hvtx.planner import addressing, adoption
 from hvtx.planner.adoption import TOOL, Claim, Finding, Verdict, Why
@@ -129,7 +130,7 @@ def _unadopted(thing: str, verdict: Verdict, finding: Finding | None, words: str
     message = words or (finding.message if finding else "") or verdict.message
     reason = finding.reason if finding else verdict.reason
     hint = {
-        Why.HAS_ALIAS.value: f"hvtx explain {thing} shows its owner",
+        Why.HAS_ALIAS.value: f"hvtx explain {word(thing)} shows its owner",
         Why.MARKED.value: "hvtx explain MARK shows its owner",
         Why.HELD_BY_OTHERS.value: "name the VM's process with --pid PID",
         Why.NOT_UNIQUE.value: "remove the copies first: hvtx cannot tell which of them is meant",

@@ -23,6 +23,7 @@ from hvtx.model.plan import Action, Item
 from hvtx.model.reasons import action_of, explanation_of
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.ruleset import Difference
+from hvtx.model.shell import word
 from hvtx.model.typed import Any
 from hvtx.model.vm import Liveness, Publish
 from hvtx.planner.gc import plan_gc
@@ -112,7 +113,7 @@ def answer(runtime: Runtime, sight: ExplainFacts, text: str) -> Explanation:
     if several := ambiguous(sight, text):
         raise Conflict(
             f"the ids of {len(several)} containers begin with {text!r}: {_some(several)}",
-            hint=f"name one by more of its id: hvtx explain {several[0]}",
+            hint=f"name one by more of its id: hvtx explain {word(several[0])}",
         )
     tombstone = runtime.read(records.tombstones, [text]).get(text)
     found = identify(sight._replace(tombstone=tombstone), text)

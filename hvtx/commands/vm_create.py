@@ -20,6 +20,7 @@ from hvtx.errors import Conflict, NotFound, UsageError, advised
 from hvtx.host import named_files, paths
 from hvtx.model.policy import EgressRule, Limits, Policy, names_in
 from hvtx.model.resource import Kind, Resource
+from hvtx.model.shell import word
 from hvtx.model.typed import TYPE_CHECKING, Any
 from hvtx.model.vm import DEFAULT, Interface, Network, Publish, Vm
 from hvtx.planner import addressing, provision
@@ -226,7 +227,7 @@ def check_files(kernel: str | None, initrd: str | None, disks: Sequence[str]) ->
         if problem is not None:
             hint = f"name an image: --{what} FILE"
             if os.path.isdir(path):
-                hint = f"name a file in it: --{what} {os.path.join(path, 'FILE')}"
+                hint = f"name a file in it: --{what} {word(os.path.join(path, 'FILE'))}"
             raise UsageError(f"the {what} {path} cannot be used: {problem}", hint=hint)
 
 

@@ -27,6 +27,7 @@ from hvtx.model.firewalld_zone import (
 )
 from hvtx.model.place import Place
 from hvtx.model.resource import GONE, Entry, Outcome, Resource
+from hvtx.model.shell import word
 from hvtx.model.typed import Any
 
 _PLACE = Place(BACKEND, "", "zone", ZONE)
@@ -156,10 +157,11 @@ def _bind(daemon: Firewalld, row: Resource, *, again: bool = False) -> int:
 
 
 def _taken(bridge: str, zone: str) -> Conflict:
+    named = word(zone)
     return Conflict(
         f"somebody else put {bridge} into firewalld's zone {zone}",
-        hint=f"firewall-cmd --permanent --zone={zone} --remove-interface={bridge};"
-        f" firewall-cmd --zone={zone} --remove-interface={bridge}; hvtx repair",
+        hint=f"firewall-cmd --permanent --zone={named} --remove-interface={bridge};"
+        f" firewall-cmd --zone={named} --remove-interface={bridge}; hvtx repair",
     )
 
 

@@ -10,6 +10,7 @@ from hvtx.host.replica.causes import Cause
 from hvtx.host.replica.scratch import Picture
 from hvtx.model.address import is_ipv6
 from hvtx.model.routing import Packet, Route, Rule
+from hvtx.model.shell import word
 from hvtx.model.traffic import Flow, Note, Stop, Way
 from hvtx.model.vm import Network
 from hvtx.model.xfrm import Meant, Policy
@@ -37,11 +38,12 @@ class CauseNames:
         if cause.by == "route" and cause.packets:
             return self._by_route(flow, cause)
         if cause.by == "neighbour":
-            return cause.by, cause.what, f"ip neigh del {cause.place[0]} dev {cause.place[1]}"
+            address, device = cause.place[:2]
+            return cause.by, cause.what, f"ip neigh del {address} dev {word(device)}"
         if cause.by == "xfrm" or (cause.by == "unknown" and not cause.place and cause.packets):
             return self._by_policy(cause)
         if cause.by == "setting" and "arp_" in cause.place[0]:
-            return cause.by, cause.what, f"sysctl -w {cause.place[0]}=0"
+            return cause.by, cause.what, f"sysctl -w {word(f'{cause.place[0]}=0')}"
         return cause.by, cause.what, ""
 
     def _by_route(self, flow: Flow, cause: Cause) -> tuple[str, str, str]:

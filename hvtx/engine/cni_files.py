@@ -18,6 +18,7 @@ from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted, UsageErr
 from hvtx.host import output, paths
 from hvtx.model.cni_version import NEWEST, VERSIONS
 from hvtx.model.setting import cni_key
+from hvtx.model.shell import word
 from hvtx.model.typed import Any
 
 TYPE = "hvtx"
@@ -181,7 +182,7 @@ def text_at(path: str) -> str | None:
     """The text of a file; None where there is none. Raises Conflict (a link), HostRefused."""
     if os.path.islink(path):
         raise Conflict(
-            f"{path} is a link to {os.readlink(path)}, and not of hvtx", hint=f"rm {path}"
+            f"{path} is a link to {os.readlink(path)}, and not of hvtx", hint=f"rm {word(path)}"
         )
     try:
         return paths.read_regular(path, _MOST).decode(errors="replace")

@@ -7,6 +7,7 @@ import os
 
 from hvtx.errors import HvtxError, NotFound, NotPermitted, UsageError, room_hint
 from hvtx.host import paths
+from hvtx.model.shell import word
 
 CONFIGURATION_MOST = 1 << 20  # bytes
 PLAN_MOST = 1 << 28  # bytes: a plan of 10,000 VMs has some ten million
@@ -30,7 +31,7 @@ def read_configuration(path: str) -> bytes:
         raise NotPermitted(
             f"refusing to use the configuration {path}: {unsafe.strerror}",
             hint="make it and its directories writable by you alone (chown, chmod go-w, "
-            f"setfacl -b {path}), or name another with --config",
+            f"setfacl -b {word(path)}), or name another with --config",
         ) from unsafe
 
 
@@ -64,7 +65,7 @@ def _believed(path: str, most: int, otherwise: str) -> bytes:
         raise NotPermitted(
             f"refusing to use {path}, which says what is started: {unsafe.strerror}",
             hint="make it and its directories writable by you alone (chown, chmod go-w); or"
-            f" {otherwise} {path}",
+            f" {otherwise} {word(path)}",
         ) from unsafe
 
 

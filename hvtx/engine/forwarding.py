@@ -14,6 +14,7 @@ from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.address import is_ipv6
 from hvtx.model.resource import Kind, Resource, State, sysctl_spec
+from hvtx.model.shell import word
 from hvtx.model.typed import TYPE_CHECKING
 from hvtx.model.vm import Network
 from hvtx.planner import forwarding, provision
@@ -189,7 +190,7 @@ def findings(runtime: Runtime, bridges: Sequence[tuple[Network, Resource]]) -> I
         yield Finding(
             "forwarding", "warning",
             f"{name} ignores router advertisements: a default route from one is lost",
-            (f"{path} = 1, and forwarding is on",), f"sysctl -w {path}=2",
+            (f"{path} = 1, and forwarding is on",), f"sysctl -w {word(f'{path}=2')}",
         )  # fmt: skip
     if not bad:
         turned = [sysctl_spec(row)["path"] for row in recorded(runtime)]
@@ -221,7 +222,11 @@ def _off(
         path = _forwards(family, name)
         if path is not None:
             words = f"{dotted(path)} is off: what comes by {name} reaches no guest"
-            yield path, words, "hvtx repair" if family == 6 else f"sysctl -w {dotted(path)}=1"
+            yield (
+                path,
+                words,
+                "hvtx repair" if family == 6 else f"sysctl -w {word(f'{dotted(path)}=1')}",
+            )
 
 
 def _forwards(family: int, name: str) -> str | None:

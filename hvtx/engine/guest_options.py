@@ -9,6 +9,7 @@ from itertools import pairwise
 from hvtx.engine.files import is_no_file
 from hvtx.errors import NotFound, NotPermitted, UsageError
 from hvtx.host import named_files, paths
+from hvtx.model.shell import word
 from hvtx.model.typed import NamedTuple
 
 QUEUES_MOST = 256  # MAX_TAP_QUEUES of drivers/net/tun.c
@@ -108,7 +109,7 @@ def public_keys(content: bytes, path: str) -> list[str]:
     if b"PRIVATE KEY" in content or content.startswith(b"PuTTY-User-Key-File"):
         raise UsageError(
             f"{path} is a private key, which is for nobody else",
-            hint=f"give the public one: {path}.pub, or what `ssh-keygen -y -f {path}` prints",
+            hint=f"give the public one: {path}.pub, or what `ssh-keygen -y -f {word(path)}` prints",
         )
     try:
         lines = content.decode("utf-8-sig").split("\n")

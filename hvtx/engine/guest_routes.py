@@ -21,6 +21,7 @@ from hvtx.host.netlink import Channel, DumpInterrupted
 from hvtx.model.address import family_of, is_ipv6, is_of
 from hvtx.model.resource import Address, Resource
 from hvtx.model.routing import Answer, Ask, Found, Packet, Place, Route, Rule
+from hvtx.model.shell import word
 from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Network
 
@@ -347,7 +348,7 @@ class _Cause:
         packet = ask.packet
         if answer.errno in (errno.EXDEV, errno.EINVAL) and self.is_own(found) and packet.iif:
             path = f"net.ipv4.conf.{packet.device.replace('.', '/')}.rp_filter"
-            return f"reverse path filtering ({path})", f"sysctl -w {path}=2"
+            return f"reverse path filtering ({path})", f"sysctl -w {word(f'{path}=2')}"
         own = (self.bridge.ifindex, self.bridge.key)
         if (lack := own_routes.lack(self.subnet, self.gateway, own, every)) is not None:
             return lack, "hvtx repair"

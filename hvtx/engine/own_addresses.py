@@ -15,6 +15,7 @@ from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.address import family_of
 from hvtx.model.resource import Address
+from hvtx.model.shell import word
 from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Network, Vm
 
@@ -138,7 +139,7 @@ def _answered(addresses: Sequence[str], local: routes.LocalTable) -> bool:
 
 def fix(own: Own) -> str:
     """The command that takes an address off the host (pure)."""
-    return f"ip addr del {own.prefix} dev {own.device}"
+    return f"ip addr del {own.prefix} dev {word(own.device)}"
 
 
 def taken_from(vms: Sequence[Vm], own: Mapping[str, Own]) -> list[tuple[Vm, Own]]:

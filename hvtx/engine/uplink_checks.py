@@ -16,6 +16,7 @@ from hvtx.host.replica.scratch import Picture
 from hvtx.host.replica.topology import Device
 from hvtx.host.replica.tries import WORLD
 from hvtx.model.mark import FAMILY
+from hvtx.model.shell import word
 from hvtx.model.traffic import Note
 
 _UPLINK_INDEX, UPLINK = 0x7FFE0001, "hvreplica-up"
@@ -174,7 +175,7 @@ def _silent(picture: Picture, way: Way) -> _Told | None:
         index, address, mac = neighbour(body)
         if not way.gateway or (index, address) != (way.device, way.gateway):
             continue
-        forget = f"ip neigh del {gateway} dev {device.name}"
+        forget = f"ip neigh del {gateway} dev {word(device.name)}"
         if topology.has_failed(body):
             words = f"its gateway {gateway} does not answer at {device.name}"
             return words, (f"the neighbour table has {gateway} as FAILED",), forget
@@ -198,5 +199,5 @@ def _device_words(device: Device) -> str:
 
 def _bring(device: Device) -> str:
     if not device.up:
-        return f"ip link set {device.name} up, and its routes by what manages the network"
+        return f"ip link set {word(device.name)} up, and its routes by what manages the network"
     return f"see what {device.name} is connected to: a cable, a switch, a tunnel's other end"

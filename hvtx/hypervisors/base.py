@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from hvtx.model import shell
 from hvtx.model.typed import TYPE_CHECKING, Literal, NamedTuple
 from hvtx.model.vm import Vm
 
@@ -205,7 +206,8 @@ def unfit(
         if hypervisor == "firecracker" and disk_format(path, formats) != "raw":
             return (
                 f"{named} reads raw disks only, and {path} is qcow2",
-                f"make a raw one of it (qemu-img convert -O raw {path} FILE), or {other}",
+                f"make a raw one of it (qemu-img convert -O raw {shell.word(path)} FILE), or"
+                f" {other}",
             )
         if hypervisor == "cloud-hypervisor" and "," in path:
             return (

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hvtx.model.firewalld_zone import BACKEND, ZONE, Zone, is_others, marks_in
 from hvtx.model.mark import FAMILY
 from hvtx.model.resource import Kind, Resource
+from hvtx.model.shell import word
 from hvtx.model.traffic import Flow, Stop, Way
 from hvtx.model.typed import TYPE_CHECKING, NamedTuple, cast
 from hvtx.model.vm import Network
@@ -128,7 +129,7 @@ def commands(
         yield make.format("policy", "hvtx-out")
         policy = "firewall-cmd --permanent --policy=hvtx-out"
         yield f"{policy} --add-ingress-zone=hvtx"
-        for device in uplinks:
+        for device in map(word, uplinks):
             # A zone that has its devices only by default counts in no policy.
             zone = f"firewall-cmd --get-zone-of-interface={device}"
             default = 'firewall-cmd --permanent --zone="$(firewall-cmd --get-default-zone)"'

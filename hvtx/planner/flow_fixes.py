@@ -14,6 +14,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from hvtx.model.address import is_ipv6, is_of
+from hvtx.model.shell import word
 from hvtx.model.traffic import Flow, Stop, Way
 from hvtx.model.typed import NamedTuple
 from hvtx.planner import firewalld_zone
@@ -88,6 +89,8 @@ def fix(stops: Sequence[Stop], host: Host) -> str | None:
     ``stops`` have one ``by``, ``place`` and ``what``.
     """
     by, place, what = stops[0].by, stops[0].place, stops[0].what
+    # one with a quotation mark in its name cannot be named in rules of nft
+    host = host._replace(uplinks=tuple(name for name in host.uplinks if '"' not in name))
     if any(part.startswith(_OURS) for part in place):
         return REPAIR
     stops = [
@@ -133,12 +136,13 @@ def _taken_away(by: str, place: tuple[str, ...], what: str, host: Host) -> str |
 def _look(by: str, place: Sequence[str]) -> str:
     """Where nothing narrow can be said."""
     if by == "legacy":
-        tool, table, chain = place
+        tool, table, chain = map(word, place)
         return f"see {tool} -t {table} -S {chain}: take away or change what is named"
     if by == "ebtables":
         return "see ebtables -L: take away or change what is named"
     if by == "nft" and len(place) == 3:
-        return f"see nft -a list chain {' '.join(place)}: take away or change what is named"
+        listed = f"chain {' '.join(place)}" if all(map(_WORD.fullmatch, place)) else "ruleset"
+        return f"see nft -a list {listed}: take away or change what is named"
     return "test the connections of guests by hand"
 
 
@@ -280,8 +284,8 @@ def _matches(leg: Leg, family: int) -> str:
 def _nft(place: Sequence[str], matches: str, chain: Chain, at: int | None) -> str:
     where = " ".join(place)
     if at is None:
-        return f"nft 'add rule {where} {matches} accept'"
-    return f"nft 'insert rule {where} position {chain.rules[at][1]} {matches} accept'"
+        return f"nft {word(f'add rule {where} {matches} accept')}"
+    return f"nft {word(f'insert rule {where} position {chain.rules[at][1]} {matches} accept')}"
 
 
 def _resolved(
@@ -292,9 +296,9 @@ def _resolved(
         return
     out = host.uplinks if flow.way in (Way.GUEST_TO_WORLD, Way.WORLD_TO_PORT) else ()
     for device in (flow.bridge, *out):
-        for hook, word in (("input", "iifname"), ("output", "oifname")):
+        for hook, match in (("input", "iifname"), ("output", "oifname")):
             if chain.hooks == {hook}:
-                yield _nft(place, f'{word} "{device}"', chain, at)
+                yield _nft(place, f'{match} "{device}"', chain, at)
 
 
 def _bridged(
@@ -335,11 +339,11 @@ def _ufw(flows: Iterable[Flow], host: Host) -> Iterator[str]:
         bridge, net = flow.bridge, host.nets[flow.network]
         if flow.way is Way.GUEST_TO_WORLD:
             for device in host.uplinks:
-                yield f"ufw route allow in on {bridge} out on {device}"
+                yield f"ufw route allow in on {bridge} out on {word(device)}"
         elif flow.way is Way.WORLD_TO_PORT:
             # what is not published is dropped by hvtx itself
             for device in host.uplinks:
-                yield f"ufw route allow in on {device} out on {bridge}"
+                yield f"ufw route allow in on {word(device)} out on {bridge}"
         elif flow.way is Way.GUEST_TO_GUEST:
             yield f"ufw route allow in on {bridge} out on {bridge}"
         elif flow.way is Way.HOST_TO_GUEST:
@@ -368,5 +372,5 @@ def of_setting(name: str, bridge: str) -> str:
     if name.endswith("disable_ipv6"):
         return "hvtx repair" if f".{bridge}." in name else f"set {name} to 0"
     if name.endswith("rp_filter"):
-        return f"sysctl -w {name}=2"  # loose: any way back will do (ip-sysctl.rst)
-    return f"hvtx repair, or: sysctl -w {name}=1"
+        return f"sysctl -w {word(f'{name}=2')}"  # loose: any way back will do (ip-sysctl.rst)
+    return f"hvtx repair, or: sysctl -w {word(f'{name}=1')}"

@@ -26,6 +26,7 @@ from hvtx.model.place import NFT
 from hvtx.model.plan import Action, Ground, Item, Snapshot
 from hvtx.model.reason import Reason
 from hvtx.model.resource import DEVICES, Kind, Link, put_by_others
+from hvtx.model.shell import word
 from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Liveness
 from hvtx.planner.mentions import SAID, Mentions, Span, mentions
@@ -168,21 +169,17 @@ def tap_restore(
 ) -> str:
     """The commands that make an equal TAP (pure; for the history)."""
     flags = link.tun_flags
-    make = ["ip tuntap add dev", link.name, "mode tap"]
+    make = ["ip tuntap add dev", word(link.name), "mode tap"]
     make += [f"user {owner[0]}"] if owner[0] is not None else []
     make += [f"group {owner[1]}"] if owner[1] is not None else []
     make += ["pi"] if not flags & 0x1000 else []
     make += ["vnet_hdr"] if flags & 0x4000 else []
     make += ["multi_queue"] if flags & 0x100 else []
-    dress = [f"ip link set dev {link.name} address {link.mac} mtu {link.mtu}"]
-    dress += [f"alias {_quoted(link.alias)}"] if link.alias else []
-    dress += [f"master {master.name}"] if master else []
+    dress = [f"ip link set dev {word(link.name)} address {link.mac} mtu {link.mtu}"]
+    dress += [f"alias {word(link.alias)}"] if link.alias else []
+    dress += [f"master {word(master.name)}"] if master else []
     dress += ["up"] if link.up else []
     return f"{' '.join(make)} && {' '.join(dress)}"
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "'\\''") + "'"
 
 
 def _subnets(snapshot: Snapshot) -> list[tuple[Span, str]]:

@@ -29,9 +29,11 @@ from hvtx.model.resource import (
     put_by_others,
 )
 from hvtx.model.seed import mark_path
+from hvtx.model.shell import word
 from hvtx.planner.presence import SET_VALUE, SnapshotIndex, index
 
 AGAIN = "hvtx gc --apply"
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 _PID = re.compile(r"\(pid (\d+)\)")
 
 
@@ -98,9 +100,9 @@ def _end(row: Resource, outcome: Outcome) -> list[str]:
 def marked_again(row: Resource, seen: Link) -> str:
     """The command that gives our own device its mark, or removes what has only its name."""
     if seen.ifindex == row.ifindex and parse_mark(seen.alias) is None:
-        return f"ip link set dev {seen.name} alias {row.mark}"
-    told = f"`hvtx explain {seen.name}` shows its owner; if nobody needs it: "
-    return f"{told}ip link del dev {seen.name}"
+        return f"ip link set dev {word(seen.name)} alias {row.mark}"
+    told = f"`hvtx explain {word(seen.name)}` shows its owner; if nobody needs it: "
+    return f"{told}ip link del dev {word(seen.name)}"
 
 
 def taken_away(
@@ -111,21 +113,21 @@ def taken_away(
     own: Collection[str],
 ) -> list[str]:
     """The commands that take off a device what ``others`` put on it; ``own``: our addresses."""
-    found = []
+    found, name = [], word(link.name)
     for other in others:
         if other.lower == link.ifindex:
-            found.append(f"ip link del dev {other.name}")
+            found.append(f"ip link del dev {word(other.name)}")
         elif other.master == link.ifindex:
-            found.append(f"ip link set dev {other.name} nomaster")
+            found.append(f"ip link set dev {word(other.name)} nomaster")
     given = put_by_others(link.ifindex, addresses, own)
-    found += [f"ip addr del {address} dev {link.name}" for address in given]
+    found += [f"ip addr del {address} dev {name}" for address in given]
     for words in filters_on(link, filtered):
         if words == "traffic control":
-            shown = [f"`tc qdisc show dev {link.name}`"]
-            shown += [f"`tc filter show dev {link.name} {side}`" for side in ("ingress", "egress")]
+            shown = [f"`tc qdisc show dev {name}`"]
+            shown += [f"`tc filter show dev {name} {side}`" for side in ("ingress", "egress")]
             found.append(f"take away what {', '.join(shown)} show of others")
         else:
-            found += [f"ip link set dev {link.name} {kind} off" for kind in ("xdp", "xdpgeneric")]
+            found += [f"ip link set dev {name} {kind} off" for kind in ("xdp", "xdpgeneric")]
     return found
 
 
@@ -152,12 +154,23 @@ def removal(entry: Entry) -> str:
     """The command that removes a rule or an element from where it stands."""
     tool, family, table, chain = entry.place
     if tool != NFT:
-        comment = f"-m comment --comment {shlex.quote(entry.mark)} " if entry.mark else ""
-        matches, jump, target = entry.text.partition("-j ")
-        return f"{tool}-legacy -t {table} -D {chain} {matches}{comment}{jump}{target}"
+        return f"{tool}-legacy -t {word(table)} -D {word(chain)} {_legacy_words(entry)}"
+    if not all(map(_NAME.fullmatch, (table, chain or "_"))):
+        return f"see nft -a list tables {family}: it has a name that nft has no words for"
     if not chain:
         return f"`hvtx explain {table}` tells of it"
     if entry.handle:
         return f"nft delete rule {family} {table} {chain} handle {entry.handle}"
     key = " . ".join(entry.text.partition(SET_VALUE)[0].replace("[", "").replace("]", "").split())
     return f"nft delete element {family} {table} {chain} {shlex.quote(f'{{ {key} }}')}"
+
+
+def _legacy_words(entry: Entry) -> str:
+    """A rule of a legacy table for a shell, of what `iptables -S` prints, where it can be read."""
+    comment = ["-m", "comment", "--comment", entry.mark] if entry.mark else []
+    matches, jump, target = entry.text.partition("-j ")
+    try:
+        first, last = shlex.split(matches), shlex.split(f"{jump}{target}")
+    except ValueError:
+        return f"RULE, which is: {entry.text}"
+    return " ".join(one if one == "!" else word(one) for one in (*first, *comment, *last))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from hvtx.model.reason import Reason
 from hvtx.model.resource import DEVICES, FIREWALL_KINDS, PORTS, Kind, Resource, address_spec
+from hvtx.model.shell import word
 from hvtx.planner.presence import Presence
 
 REPAIR = "hvtx repair"
@@ -18,7 +19,7 @@ def remedy(row: Resource, seen: Presence, vm: str, *, external: bool = False) ->
     """The command that fixes it, or what has to be done before it; ``vm`` is the row's, by name."""
     if row.kind == Kind.ADDRESS and seen.problem is not None:  # its bridge lacks the mark
         spec = address_spec(row)
-        return f"ip link set dev {spec['device']} alias {spec['owner']}"
+        return f"ip link set dev {word(spec['device'])} alias {spec['owner']}"
     if seen.here is False and _of_start(row):
         return restart(vm, external=external)
     if row.kind not in DEVICES or (seen.here is False and row.kind not in PORTS):
@@ -28,10 +29,10 @@ def remedy(row: Resource, seen: Presence, vm: str, *, external: bool = False) ->
     if seen.problem is None:
         return REPAIR
     if seen.link is not None and seen.link.ifindex == row.ifindex:
-        return f"ip link set dev {seen.link.name} alias {row.mark}"
+        return f"ip link set dev {word(seen.link.name)} alias {row.mark}"
     name = row.key if seen.link is None else seen.link.name
     after = _new_device(row, vm, external=external) if row.kind in PORTS else REPAIR
-    return f"hvtx explain {name} shows its owner; once it is gone: {after}"
+    return f"hvtx explain {word(name)} shows its owner; once it is gone: {after}"
 
 
 def restart(vm: str, *, external: bool = False) -> str:

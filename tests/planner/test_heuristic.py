@@ -135,7 +135,7 @@ def test_the_way_back_of_a_device() -> None:
     assert tap_restore(seen, bridge, (1000, None)) == (
         "ip tuntap add dev tap-a mode tap user 1000 vnet_hdr multi_queue"
         " && ip link set dev tap-a address 02:00:00:00:00:01 mtu 1500"
-        " alias 'it'\\''s mine' master mybr0 up"
+        " alias 'it'\"'\"'s mine' master mybr0 up"
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from hvtx.errors import NotFound, UsageError
 from hvtx.host import named_files, paths
 from hvtx.hypervisors.base import TRAITS, Probes, binary_names, disk_format, unfit
+from hvtx.model.shell import word
 from hvtx.model.user import User
 from hvtx.model.vm import Vm, need_something_to_run
 
@@ -205,7 +206,7 @@ def _no_program(vm: Vm, name: str) -> NotFound:
         words = "is a directory"
     elif "/" in name and os.path.exists(name):
         words = "cannot be executed"
-        hint = f"chmod +x {name}, if it is a program; else give one after --"
+        hint = f"chmod +x {word(name)}, if it is a program; else give one after --"
     return NotFound(f"the hypervisor of VM {vm.name}, {name}, {words}", hint=hint)
 
 

@@ -14,6 +14,7 @@ from hvtx.errors import HvtxError
 from hvtx.host import capabilities, procfs
 from hvtx.host.mounts import filesystem_of
 from hvtx.model.resource import Kind, file_spec
+from hvtx.model.shell import word
 from hvtx.model.typed import Any
 from hvtx.store import records, reserve, trust
 
@@ -62,7 +63,7 @@ def check_store(runtime: Runtime) -> Iterator[Finding]:
         if mode & 0o077:
             yield Finding(
                 "store", "warning", f"{path} can be read or written by others",
-                (f"mode {mode:04o}",), f"chmod {wanted:o} {path}",
+                (f"mode {mode:04o}",), f"chmod {wanted:o} {word(path)}",
             )  # fmt: skip
     yield from judge_filesystem(runtime.store.path, filesystem_of(runtime.store.path))
     yield from judge_room(runtime.settings.state_directory)

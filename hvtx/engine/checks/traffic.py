@@ -11,6 +11,7 @@ from hvtx.engine.runtime import Runtime
 from hvtx.errors import HvtxError
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.resource import PORTS, Kind
+from hvtx.model.shell import word
 from hvtx.model.typed import TYPE_CHECKING
 from hvtx.planner.firewalld_zone import is_for_want_of_a_zone
 from hvtx.store import records
@@ -104,7 +105,7 @@ def check_addresses(runtime: Runtime) -> Iterator[Finding]:
             "addresses", "error" if entry.vm.id in started else "warning",
             f"a static neighbour entry bypasses VM {entry.vm.name!r} ({entry.address})",
             (f"the host's neighbour table has {entry.address} at {entry.mac} on {entry.device}",),
-            f"ip neigh del {entry.address} dev {entry.device}",
+            f"ip neigh del {entry.address} dev {word(entry.device)}",
         )  # fmt: skip
     found = own_addresses.taken_from(vms, own_addresses.in_subnets(networks))
     for vm, own in found:
