@@ -7,6 +7,7 @@ from contextlib import closing
 
 from hvtx.errors import Conflict, NotFound
 from hvtx.host.links import Links
+from hvtx.model.shell import word
 from hvtx.model.vm import Network
 from hvtx.planner.exits import Exits
 
@@ -66,7 +67,7 @@ def gone(networks: Iterable[Network]) -> list[tuple[Network, str, str]]:
         if network.uplink is not None and not names.get(network.uplink):
             state = "is down" if network.uplink in names else "is not there"
             words = f"its uplink {network.uplink} {state}, so its guests do not leave this host"
-            fix = f"ip link set {network.uplink} up"
+            fix = f"ip link set {word(network.uplink)} up"
             if network.uplink not in names:
                 fix = f"make the device {network.uplink} again, then: {fix}"
             found.append((network, words, fix))

@@ -204,10 +204,10 @@ def unfit(
         return f"{named} needs --kernel", f"give {_KERNELS[hypervisor]}, or {other}"
     for path in disks:
         if hypervisor == "firecracker" and disk_format(path, formats) != "raw":
+            convert = f"qemu-img convert -O raw {shell.word(path)} FILE"
             return (
                 f"{named} reads raw disks only, and {path} is qcow2",
-                f"make a raw one of it (qemu-img convert -O raw {shell.word(path)} FILE), or"
-                f" {other}",
+                f"make a raw one of it ({convert}), or {other}",
             )
         if hypervisor == "cloud-hypervisor" and "," in path:
             return (
