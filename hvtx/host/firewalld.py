@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hvtx.errors import HostRefused
-from hvtx.host import lock_holder, output, paths, program
+from hvtx.host import firewalld_zones, lock_holder, output, paths, program
 from hvtx.host.firewalld_zones import zone_file
 from hvtx.model.firewalld_zone import ZONE, Zone, described, zone_settings
 from hvtx.model.json_text import loads
@@ -233,35 +233,50 @@ def put_file(text: str | None) -> None:
 def locked(seconds: float, root: str = "/") -> Iterator[None]:
     """While no other installation of hvtx changes the zone, of which a host has one.
 
-    What they lock is firewalld's own directory, which all of them see, and in which nothing is made
-    for it; where there is none, none of them can change anything. ``root``: of another system.
-    Raises NotAnswered where another one holds it for more than ``seconds``.
+    What they lock is a file of root's that nobody else can open: a lock of a file, or of a
+    directory, that others may read is anybody's to take. Where firewalld has no directory, none of
+    them can change anything; ``root`` is of another system, in which none runs. Raises NotAnswered
+    where another one holds it for more than ``seconds``.
     """
-    place = os.path.join(root, os.path.dirname(os.path.dirname(zone_file())).lstrip("/"))
-    try:
-        descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    if root != "/" or not os.path.isdir(os.path.dirname(os.path.dirname(zone_file()))):
         yield
         return
-    except OSError as problem:
-        raise NotAnswered(f"{place} cannot be opened: {problem.strerror}") from problem
+    path = firewalld_zones.LOCK
     try:
-        _lock(descriptor, place, seconds)
+        descriptor = _own_file(path)
+    except OSError as problem:
+        raise NotAnswered(f"{path} cannot be opened: {problem.strerror}") from problem
+    try:
+        _lock(descriptor, path, seconds)
         yield
     finally:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, place: str, seconds: float) -> None:
+def _own_file(path: str) -> int:
+    """A file that is ours or root's alone, made where there is none. Raises OSError."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        seen = os.fstat(descriptor)
+        paths.need_regular(seen, path)
+        paths.need_trusted(seen, descriptor, path)
+        if seen.st_mode & 0o077:  # who has it open by now keeps it so
+            os.fchmod(descriptor, 0o600)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _lock(descriptor: int, path: str, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                message, hint = lock_holder.told(
-                    "firewalld's zone hvtx", lock_holder.of_file(place)
-                )
+                message, hint = lock_holder.told("firewalld's zone hvtx", lock_holder.of_file(path))
                 raise NotAnswered(message, hint=hint) from None
             time.sleep(0.01)
         else:

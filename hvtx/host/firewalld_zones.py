@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 ZONES = "/etc/firewalld/zones"  # of the administrator; vendors' are elsewhere, and left alone
+LOCK = "/run/hvtx-firewalld.lock"  # of all installations of hvtx on this host
 
 
 def zone_file() -> str:

@@ -51,5 +51,7 @@ def world(
             stack.callback(daemon.close)
             monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", daemon.address)
             monkeypatch.setattr(firewalld_zones, "ZONES", str(daemon.zones))
+            lock = daemon.zones.parent.with_name("lock")
+            monkeypatch.setattr(firewalld_zones, "LOCK", str(lock))
             daemon.start()
         yield found

@@ -134,6 +134,7 @@ def daemon(packages: Path, netns: None, monkeypatch: pytest.MonkeyPatch) -> Iter
     made = Firewalld(packages, lab.open_place())
     monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", made.address)
     monkeypatch.setattr(firewalld_zones, "ZONES", str(made.zones))
+    monkeypatch.setattr(firewalld_zones, "LOCK", str(made.zones.parent.with_name("lock")))
     yield made
     made.close()
 
@@ -694,10 +695,10 @@ def test_who_changes_the_zone_for_too_long_is_named(daemon: Firewalld) -> None:
     hvtx = Forked()
     hvtx("network", "create", "one", "--subnet", "10.77.0.0/24", "--bridge", "hvone")
     zone = (daemon.zones / "hvtx.xml").read_text()
-    holds = "import fcntl, os, sys, time; d = os.open(sys.argv[1], os.O_RDONLY);"
+    holds = "import fcntl, os, sys, time; d = os.open(sys.argv[1], os.O_RDWR);"
     holds += " fcntl.flock(d, fcntl.LOCK_EX); print(flush=True); time.sleep(600)"
     holder = subprocess.Popen(
-        [sys.executable, "-c", holds, str(daemon.zones.parent)], stdout=subprocess.PIPE
+        [sys.executable, "-c", holds, firewalld_zones.LOCK], stdout=subprocess.PIPE
     )
     try:
         assert holder.stdout is not None

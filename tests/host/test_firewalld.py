@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import errno
+import fcntl
+import os
+import shutil
+import signal
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
-from hvtx.host import firewalld, program
+from hvtx.host import firewalld, firewalld_zones, program
 from hvtx.host.firewalld import Firewalld, NotAnswered
 from hvtx.model.firewalld_zone import Zone, with_interface
 
@@ -75,3 +84,90 @@ def test_its_answer_counts_where_nobody_knows_how_busctl_ended(
         return
     with pytest.raises(NotAnswered, match="no such method"):
         firewalld._call("/usr/bin/busctl", ("a", "b", "c", "getZones"))
+
+
+# -- its lock --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Firewalld's directory, as upstream makes it, and the lock beside it."""
+    made = Path(tempfile.mkdtemp(prefix="hvtx-zones-", dir="/var/tmp"))
+    made.chmod(0o755)
+    (made / "etc/zones").mkdir(parents=True)
+    monkeypatch.setattr(firewalld_zones, "ZONES", str(made / "etc/zones"))
+    monkeypatch.setattr(firewalld_zones, "LOCK", str(made / "lock"), raising=False)
+    yield made
+    shutil.rmtree(made)
+
+
+@contextmanager
+def holding(path: Path, user: int) -> Iterator[tuple[int, str]]:
+    """A process of a user that has locked what it can open of a path; what came of it."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setresuid(user, user, user)
+            descriptor = os.open(path, os.O_RDONLY)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.write(write, b"held")
+        except OSError as problem:
+            os.write(write, errno.errorcode[problem.errno].encode())
+        signal.pause()
+    try:
+        yield pid, os.read(read, 20).decode()
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(read)
+        os.close(write)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_no_other_user_holds_up_who_changes_the_zone(place: Path) -> None:
+    """Any user may lock what it can open to read, as firewalld's directory, and wait."""
+    with holding(place / "etc", 54321) as (_, said), firewalld.locked(0.1):
+        assert said == "held"
+    lock = place / "lock"
+    assert stat.S_IMODE(lock.stat().st_mode) == 0o600
+    with holding(lock, 54321) as (_, said), firewalld.locked(0.1):
+        assert said == "EACCES"
+    lock.chmod(0o644)
+    with firewalld.locked(0.1):
+        assert stat.S_IMODE(lock.stat().st_mode) == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_who_does_change_it_is_waited_for_and_named(place: Path) -> None:
+    (place / "lock").touch(0o600)
+    with holding(place / "lock", 0) as (pid, said):
+        assert said == "held"
+        with pytest.raises(NotAnswered, match=f"pid {pid} "), firewalld.locked(0.1):
+            pass
+        with firewalld.locked(0.1, "/srv/another"):  # there nobody runs
+            pass
+    with firewalld.locked(0.1), pytest.raises(NotAnswered, match="is held by another"):
+        firewalld.locked(0.05).__enter__()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files away")
+@pytest.mark.parametrize("what", ["link", "pipe", "theirs"])
+def test_what_others_put_in_the_place_of_the_lock_is_none(place: Path, what: str) -> None:
+    lock, victim = place / "lock", place / "victim"
+    victim.touch(0o644)
+    {
+        "link": lambda: lock.symlink_to(victim),
+        "pipe": lambda: os.mkfifo(lock),
+        "theirs": lock.touch,
+    }[what]()
+    os.chown(lock, 54321, 54321, follow_symlinks=False)
+    with pytest.raises(NotAnswered, match="cannot be opened"), firewalld.locked(0.1):
+        pass
+    assert stat.S_IMODE(victim.stat().st_mode) == 0o644
+
+
+def test_without_firewalld_nothing_is_made(place: Path) -> None:
+    shutil.rmtree(place / "etc")
+    with firewalld.locked(0.1):
+        assert not (place / "lock").exists()
