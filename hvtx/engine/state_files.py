@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from hvtx.drivers.foreign_rules import ForeignRules
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import HostRefused, HvtxError, NotFound
-from hvtx.host import openfiles, paths, procfs
+from hvtx.host import mounts, openfiles, paths, procfs, trust
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.resource import DEVICES, Kind
@@ -20,6 +21,8 @@ from hvtx.planner import adoption
 from hvtx.planner.adoption import TOOL, AdoptFacts, Claim, Why
 from hvtx.store import records
 
+_STATE = "state.json"
+_LEVELS_OF_OTHERS = 2  # of directories below one of somebody else's
 _LARGEST = 1 << 20  # bytes of a state.json: theirs have some hundred
 LIMITS = "look at the limits on open files and memory, and try again; nothing was taken"
 
@@ -40,7 +43,7 @@ def find_states(given: Iterable[str]) -> list[Path]:
     found: dict[Path, None] = {}
     for path in map(Path, given):
         if path.is_dir():
-            inside = sorted(path.rglob("state.json"))
+            inside = sorted(_below(str(path)))
             if not inside:
                 raise NotFound(
                     f"there is no state.json in {path}",
@@ -52,6 +55,29 @@ def find_states(given: Iterable[str]) -> list[Path]:
         else:
             raise NotFound(f"{path} does not exist", hint="give state.json files or directories")
     return list(found)
+
+
+def _below(top: str) -> Iterator[Path]:
+    """Each ``state.json`` in a directory and those below it, links to directories aside.
+
+    What lies below somebody else's directory is believed by nobody: it is looked for a few levels
+    deep, to be told of, and no deeper, however deep others make it. What cannot be looked at is
+    passed over.
+    """
+    todo = [(top, 0, -1)]
+    while todo:
+        directory, others, above = todo.pop()
+        with suppress(OSError):
+            seen = os.stat(directory, follow_symlinks=directory == top)
+            if seen.st_dev != above and mounts.mounter_of(seen.st_dev) is not None:
+                continue  # another user's file system, which may have no end
+            others += bool(others) or trust.foreign_owner(seen) is not None
+            if os.path.exists(file := os.path.join(directory, _STATE)):
+                yield Path(file)
+            if others <= _LEVELS_OF_OTHERS:
+                with os.scandir(directory) as entries:
+                    inside = [one.path for one in entries if one.is_dir(follow_symlinks=False)]
+                todo += [(path, others, seen.st_dev) for path in inside]
 
 
 def read_states(files: Iterable[Path]) -> tuple[list[Claim], list[Unread]]:
