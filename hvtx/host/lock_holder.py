@@ -16,7 +16,7 @@ from hvtx.model.typed import NamedTuple
 # The kind, the file (major and minor of its file system, inode), and the bytes
 _LOCK = re.compile(
     r"^lock:\s+\d+: (OFDLCK|FLOCK)\s+\S+\s+\S+ \S+ "
-    r"([0-9a-f]+):([0-9a-f]+):(\d+) (\d+) (\d+|EOF)$",
+    r"([0-9a-f]{1,8}):([0-9a-f]{1,8}):(\d{1,20}) (\d{1,20}) (\d{1,20}|EOF)$",
     re.MULTILINE | re.ASCII,
 )
 _GONE = " (deleted)"

@@ -887,6 +887,10 @@ MOUNTS = (
     "31 30 0:26 /a\\040b /mnt/a\\040b\\134c rw - nfs4 host:/a rw\n"
     "42 22 0:51 / /home/a rw,nosuid,nodev - fuse.sshfs a@b:/c rw,user_id=1000,group_id=1000,allow_other\n"
 )
+LOCKS = (
+    "pos:\t0\nflags:\t02100002\nmnt_id:\t30\nino:\t15502083\n"
+    "lock:\t1: OFDLCK ADVISORY  WRITE -1 fd:00:15502083 7 7\nlock:\t2: FLOCK  ADVISORY  WRITE 4242 00:19:12 0 EOF\n"
+)
 MOUNTS_OF_NAMESPACES = (
     MOUNTS + "40 30 0:4 net:[4026532281] /run/netns/cni-a\\040b rw shared:9 - nsfs nsfs rw\n"
     "41 30 0:4 mnt:[4026532282] /run/mnt rw - nsfs nsfs rw\n"
@@ -1410,6 +1414,12 @@ PARSERS: dict[str, Parser] = {
         ],
         texts([sample(f"/proc/self/net/{name}")[0].decode() for name in ("tcp", "tcp6", "udp")]), (ValueError,),
         ("host.socket_table.sockets_in", "host.socket_table.spelt", "host.socket_table.listeners_in"),
+    ),
+    "locks of a descriptor": Parser(
+        lambda text: (
+            lock_holder.holds(text, "OFDLCK", ("253:0", 15502083), 7), lock_holder.holds(text, "FLOCK", ("0:25", 12), None)
+        ),
+        texts([LOCKS]), (), ("host.lock_holder.holds",), lambda n: LOCKS * n,
     ),
     "control groups": Parser(
         portowner.unit_in, texts(["0::/system.slice/nginx.service\n1:name=systemd:/user.slice/u.service\n"], "/"), (),

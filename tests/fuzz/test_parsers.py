@@ -104,6 +104,8 @@ ASIDE = {
     "host.routes.beyond": "reads an address that is one already",
     "host.libnftables._run": "replaces what is no text",
     "drivers.flows._on_link": "compares addresses of any length as numbers",
+    "host.lock_holder._has": "replaces what is no text; hands to holds, which is here",
+    "planner.leftovers._legacy_words": "what cannot be split is told as it is",
     "host.lock_holder._described": "replaces what is no text; hands to command_of, which is here",
     "host.nftwords": "hands to xtables.parse, which is here",
     "host.network_managers._by_networkd": "replaces what is no text; hands to file_of, which is here",
