@@ -105,7 +105,7 @@ def resources(rows: Sequence[Any]) -> None:
         say("")
         table(
             ("kind", "key", "state", "mark"),
-            [(row.kind, row.key, row.state, row.mark) for row in rows],
+            [(row.kind, row.key, row.state, row.owner_mark) for row in rows],
             empty="",
             below=("mark", "key"),
         )

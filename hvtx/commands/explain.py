@@ -257,7 +257,9 @@ def _record(sql: Any, row: Resource | None) -> OnRecord | None:
         return None
     operation = records.operation_brief(sql, row.operation) or {}
     verb, began, result = (operation.get(name) for name in ("verb", "began", "result"))
-    return OnRecord(row.id, str(row.state), row.mark, row.operation, verb, began, result)
+    return OnRecord(
+        row.id, str(row.state), row.owner_mark, row.operation, verb, began, result
+    )
 
 
 def _history(sql: Any, row: Resource | None) -> list[Line]:

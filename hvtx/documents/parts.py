@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 def resources(rows: Iterable[Resource]) -> list[dict[str, Any]]:
     """The rows of a VM, a network or an operation."""
-    return [{"kind": r.kind, "key": r.key, "state": r.state, "mark": r.mark or None} for r in rows]
+    return [
+        {"kind": row.kind, "key": row.key, "state": row.state, "mark": row.owner_mark or None}
+        for row in rows
+    ]
 
 
 def egress(shown: Egress) -> dict[str, Any]:

@@ -180,8 +180,8 @@ class Item(NamedTuple):
         """What a plan says of a row; ``vm`` is the name of its VM."""
         # by position: a plan of 5,000 VMs has 30,000 of them
         return cls(
-            action, reason, row.kind, row.key, vm, row.id, row.state, evidence, message, row.mark,
-            None, (), link,
+            action, reason, row.kind, row.key, vm, row.id, row.state, evidence, message,
+            row.owner_mark, None, (), link,
         )  # fmt: skip
 
     @classmethod

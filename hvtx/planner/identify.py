@@ -65,6 +65,10 @@ def _marks(sight: ExplainFacts, text: str) -> Iterator[Subject]:
     if parsed is None:
         return
     items = [item for item in sight.plan.items if item.mark == text]
+    if not items:  # that of an address's own row, which a log or an earlier hvtx told
+        rows = {row.id for row in sight.snapshot.rows if row.mark == text}
+        items = [item for item in sight.plan.items if item.row in rows]
+    items.sort(key=lambda item: item.kind == Kind.ADDRESS)  # the bridge carries it, they have it
     yield from (of_item(sight, item) for item in items)
     if items:
         return

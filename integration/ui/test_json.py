@@ -106,6 +106,15 @@ def test_the_object_of_a_network(hvtx: Program) -> None:
     (link,) = json.loads(lab.run("ip", "-j", "-d", "link", "show", "br-mine"))
     assert link["mtu"] == 1400
     assert MARK.match(link["ifalias"])
+    by_device = [r["mark"] for r in made["resources"] if r["kind"] in ("bridge", "address")]
+    assert by_device == [link["ifalias"]] * len(by_device)
+    assert len(by_device) >= 3  # the bridge, and a gateway of each family
+    plan = hvtx("gc", "--plan", "--json").json()["items"]
+    kept = {i["key"]: i["mark"] for i in plan if i["kind"] in ("bridge", "address")}
+    assert set(kept.values()) == {link["ifalias"]}
+    told = hvtx("explain", "10.77.0.1", "--json").json()
+    assert told["record"]["mark"] == link["ifalias"]
+    assert hvtx("explain", link["ifalias"], "--json").json()["kind"] == "bridge"
 
 
 def test_the_objects_of_an_empty_store(hvtx: Program) -> None:

@@ -247,3 +247,19 @@ def test_a_port_of_a_bridge_looks_like_the_bridge() -> None:
     (subject,) = identify(_SEEN, "veth0000001")
     assert "Docker" in subject.words
     assert subject.evidence[1] == "a port of docker0"
+
+
+# -- marks -------------------------------------------------------------------------------------------
+
+
+def test_an_address_is_called_by_the_mark_of_its_bridge() -> None:
+    """The bridge first; the mark of the address's own row, which earlier versions told, names it."""
+    scene = Scene()
+    bridge, address = scene.bridge_with_address(network=scene.network())
+    scene.show(bridge, address)
+    seen = sight(scene)
+    marks = {item.kind: item.mark for item in seen.plan.items if item.row}
+    assert marks == {"bridge": bridge.mark, "address": bridge.mark}
+    assert address.mark != bridge.mark
+    assert [s.kind for s in identify(seen, bridge.mark)] == ["bridge", "address"]
+    assert [s.key for s in identify(seen, address.mark)] == [address.key]
