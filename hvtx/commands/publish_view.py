@@ -16,7 +16,7 @@ from hvtx.errors import HvtxError, UsageError
 from hvtx.model.container import inner_tap
 from hvtx.model.history import Line
 from hvtx.model.mark import without_marks
-from hvtx.model.resource import Kind, Resource
+from hvtx.model.resource import PORTS, Kind, Resource
 from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.vm import Epoch, Identity, Vm
 from hvtx.store import history, records
@@ -166,8 +166,10 @@ def _published_vm(vm: Vm) -> Vm:
 def _published_row(row: Resource) -> tuple[Any, ...]:
     observed = row.observed if row.kind in (Kind.PROCESS, Kind.NETNS) else {}
     tap = inner_tap((row,))
-    spec = () if tap is None else ({"tap": {"name": tap}},)
-    return (row.kind, row.key, row.state, row.life, observed, *spec)
+    spec: dict[str, Any] = {} if tap is None else {"tap": {"name": tap}}
+    if row.kind in PORTS and row.network:  # whose interface's device it is
+        spec["network"] = row.network
+    return (row.kind, row.key, row.state, row.life, observed, *((spec,) if spec else ()))
 
 
 def _without_marks(shown: ShownNetwork) -> ShownNetwork:

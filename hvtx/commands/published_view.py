@@ -284,7 +284,9 @@ def _row_of(
     observed: dict[str, Any],
     spec: Mapping[str, Any] = MappingProxyType({}),
 ) -> Resource:
-    return Resource(number, kind, key, state, "", dict(spec), observed, 0, life, vm.id, None)
+    own = dict(spec)
+    network = own.pop("network", None)  # an older view tells of none
+    return Resource(number, kind, key, state, "", own, observed, 0, life, vm.id, network)
 
 
 @contextmanager

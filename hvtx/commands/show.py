@@ -119,7 +119,7 @@ def describe_vm(
     counts: Mapping[str, Refused] = MappingProxyType({}),
 ) -> ShownVm:
     """A VM from its record, state, live rows, guest's state, networks and counters (pure)."""
-    devices = [row.key for row in rows if row.kind in PORTS]
+    devices = _devices_of(vm, rows)
     pid, started = None, dict[str, Any]()
     for row in rows:
         identity = identity_of(row) if row.kind == Kind.PROCESS else None
@@ -137,16 +137,27 @@ def describe_vm(
         interfaces=tuple(
             _shown_interface(
                 interface,
-                devices[n] if n < len(devices) else None,
+                device,
                 networks.get(interface.network, _NOWHERE),
                 vm.policy,
                 counts.get(interface.mac),
             )
-            for n, interface in enumerate(vm.interfaces)
+            for interface, device in zip(vm.interfaces, devices, strict=True)
         ),
         resources=tuple(rows),
         notes=(*_guest_notes(guest), *_notes(vm)),
     )
+
+
+def _devices_of(vm: Vm, rows: Iterable[Resource]) -> list[str | None]:
+    """The device of each interface, by its network: of some the device may be gone (pure).
+
+    A view that an earlier hvtx published tells no networks: there the order has to do.
+    """
+    ports = [row for row in rows if row.kind in PORTS]
+    placed = {row.network: row.key for row in ports if row.network}
+    others = iter([row.key for row in ports if not row.network])
+    return [placed.get(each.network) or next(others, None) for each in vm.interfaces]
 
 
 def _shown_interface(
