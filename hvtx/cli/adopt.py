@@ -16,8 +16,8 @@ from hvtx.cli.common import (
     complete_vm,
     host_of,
 )
+from hvtx.cli.failures import raise_for_import
 from hvtx.cli.root import Group
-from hvtx.errors import PartialFailure
 from hvtx.model.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def import_() -> None:
 @click.option("--dry-run", is_flag=True, help="Show what would be taken over; changes nothing.")
 @as_json
 @click.pass_context
-def my_hypervisor(ctx: click.Context, paths: tuple[str, ...], dry_run: bool, json_: bool) -> int:
+def my_hypervisor(ctx: click.Context, paths: tuple[str, ...], dry_run: bool, json_: bool) -> None:
     """Take over from my-hypervisor's state.json files, or directories of them.
 
     A TAP is taken if it is just as described, carries no alias, and is held by the VM's process or
@@ -53,7 +53,7 @@ def my_hypervisor(ctx: click.Context, paths: tuple[str, ...], dry_run: bool, jso
         render.emit_json(documents.imported.document(done))
     else:
         _show(done)
-    return PartialFailure.exit_code if done.left() else 0
+    raise_for_import(done)
 
 
 @click.command()

@@ -23,7 +23,7 @@ def cluster() -> None:
 @cluster.command(short_help="Show whether the cluster answers, and whose the blocks are.")
 @as_json
 @click.pass_context
-def status(ctx: click.Context, json_: bool) -> int:
+def status(ctx: click.Context, json_: bool) -> None:
     """Show whether the cluster answers, and whose the blocks are.
 
     Ends with 75 where no etcd answers, and with the code of the problem that is shown where the
@@ -33,7 +33,13 @@ def status(ctx: click.Context, json_: bool) -> int:
     shown = host_of(ctx).cluster.status()
     if json_:
         render.emit_json(documents.cluster.document(shown))
-        return shown.exit_code
+    else:
+        _show(shown)
+    if shown.error is not None:
+        raise shown.error
+
+
+def _show(shown: ClusterStatus) -> None:
     render.fields(
         [
             ("source", shown.source),
@@ -44,7 +50,6 @@ def status(ctx: click.Context, json_: bool) -> int:
         ]
     )
     _blocks(shown)
-    return shown.exit_code
 
 
 _DOUBTED = "an older store, or a host that was given up: hvtx recover asks the cluster"

@@ -20,9 +20,10 @@ from hvtx.cli.common import (
     host_of,
     telling_refusal,
 )
+from hvtx.cli.failures import raise_for_plan, raise_for_recovery, raise_for_repair
 from hvtx.cli.plan_text import show_items, show_plan
 from hvtx.cli.progress import progress
-from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, UsageError
+from hvtx.errors import EXIT_PLAN_NOT_EMPTY, UsageError
 from hvtx.model.typed import Any
 
 MODES = ("0600", "0640", "0644")  # of what is written: for its owner, a group, everybody
@@ -164,8 +165,11 @@ def gc(ctx: click.Context, /, file: str | None, json_: bool, **more: Any) -> int
     if guessing:
         from hvtx.cli import heuristic
 
-        return heuristic.apply(ctx, file, yes=yes, json_=json_)
-    return _apply(ctx, file, unrecorded=more["unrecorded"], evidence=more["evidence"], json_=json_)
+        heuristic.apply(ctx, file, yes=yes, json_=json_)
+    else:
+        wanted = {name: more[name] for name in ("unrecorded", "evidence")}
+        _apply(ctx, file, **wanted, json_=json_)
+    return 0
 
 
 def _needs_apply(file: str | None) -> UsageError:
@@ -220,7 +224,7 @@ def _installation(
         by = f"hvtx gc --apply --installation {lost} --yes"
         show_plan(report.plan, done=applying, evidence=True, by=by)
     if applying:
-        return _exit_code(report)
+        raise_for_plan(report, f"hvtx gc --plan --installation {lost} shows what is left, and why")
     return EXIT_PLAN_NOT_EMPTY if more["detailed_exitcode"] and report.plan.acting() else 0
 
 
@@ -233,7 +237,7 @@ def _schema(file: str | None, more: dict[str, Any]) -> int:
 
 def _apply(
     ctx: click.Context, file: str | None, *, unrecorded: bool, evidence: bool, json_: bool
-) -> int:
+) -> None:
     told = telling_refusal(json_, documents.plan.refused)
     with told, ExitStack() as stack:
         report = host_of(ctx).gc.apply(
@@ -246,15 +250,7 @@ def _apply(
     verbs.tell_notes(report.notes)
     if not json_:
         show_plan(report.plan, done=True, evidence=evidence, blocks=report.blocks)
-    return _exit_code(report)
-
-
-def _exit_code(report: Any) -> int:
-    """That of a plan that was carried out."""
-    from hvtx.api.plans import failed
-
-    late = any(step.outcome == "failed" for step in report.blocks)
-    return PartialFailure.exit_code if late or failed(report) else 0
+    raise_for_plan(report, "hvtx gc --plan shows what is left, and why; hvtx gc --apply tries again")
 
 
 # -- recover and repair ----------------------------------------------------------------------------
@@ -273,7 +269,7 @@ def _exit_code(report: Any) -> int:
 )
 @as_json
 @click.pass_context
-def recover(ctx: click.Context, accept_rollback: bool, new_namespace: bool, json_: bool) -> int:
+def recover(ctx: click.Context, accept_rollback: bool, new_namespace: bool, json_: bool) -> None:
     """Resolve interrupted operations; after a reboot, rebuild networks and start VMs.
 
     Safe at any time, any number of times.
@@ -292,7 +288,7 @@ def recover(ctx: click.Context, accept_rollback: bool, new_namespace: bool, json
         render.say("nothing to recover")
     elif at_end:
         _tell_recovered(done)
-    return PartialFailure.exit_code if done.failed else 0
+    raise_for_recovery(done)
 
 
 def _tell_recovered(part: Any) -> None:
@@ -311,7 +307,7 @@ def _tell_recovered(part: Any) -> None:
 @click.argument("name", required=False, shell_complete=complete_either)
 @as_json
 @click.pass_context
-def repair(ctx: click.Context, name: str | None, json_: bool) -> int:
+def repair(ctx: click.Context, name: str | None, json_: bool) -> None:
     """Put back what someone flushed or changed under running VMs and networks.
 
     NAME is a VM or a network; without one all are looked at.
@@ -328,4 +324,4 @@ def repair(ctx: click.Context, name: str | None, json_: bool) -> int:
             render.say(words, "red")
         if not done.repaired and not done.failed:
             render.say("nothing is missing")
-    return PartialFailure.exit_code if done.failed else 0
+    raise_for_repair(done)

@@ -9,7 +9,8 @@ import click
 from hvtx import documents
 from hvtx.cli import render, verbs
 from hvtx.cli.common import host_of, telling_refusal
-from hvtx.errors import EXIT_PLAN_NOT_EMPTY, PartialFailure, UsageError
+from hvtx.cli.failures import raise_for_plan
+from hvtx.errors import EXIT_PLAN_NOT_EMPTY, UsageError
 from hvtx.model.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def plan(
     return EXIT_PLAN_NOT_EMPTY if detailed_exitcode and report.plan.acting() else 0
 
 
-def apply(ctx: click.Context, file: str | None, *, yes: bool, json_: bool) -> int:
+def apply(ctx: click.Context, file: str | None, *, yes: bool, json_: bool) -> None:
     """`gc --heuristic --apply --yes`."""
     if not yes:
         raise UsageError(
@@ -44,8 +45,7 @@ def apply(ctx: click.Context, file: str | None, *, yes: bool, json_: bool) -> in
     with telling_refusal(json_, partial(documents.plan.refused, heuristic=True)):
         report = host_of(ctx).gc.apply_heuristic(file)
     _show(report, json_=json_)
-    failed = any(item.outcome == "failed" for item in report.plan.items)
-    return PartialFailure.exit_code if failed else 0
+    raise_for_plan(report, "hvtx gc --heuristic --plan shows what is left, and why")
 
 
 def _show(report: GcReport, *, json_: bool, saved: str | None = None) -> None:

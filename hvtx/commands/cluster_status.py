@@ -29,6 +29,7 @@ class ClusterStatus(NamedTuple):
     holders: tuple[Held, ...] = ()
     hosts: tuple[Member, ...] = ()
     exit_code: int = 0  # the one that `problem` has as an error: 75 where no etcd answers
+    error: HvtxError | None = None  # that error
 
 
 class ShownRoute(NamedTuple):
@@ -60,7 +61,9 @@ def status(runtime: Runtime) -> ClusterStatus:
             holders = tuple(source.holders())
             members = tuple(source.members()) if isinstance(source, EtcdBlocks) else ()
         except HvtxError as problem:
-            return found._replace(problem=problem.message, exit_code=problem.exit_code)
+            return found._replace(
+                problem=problem.message, exit_code=problem.exit_code, error=problem
+            )
     return found._replace(unrecorded=apart.unrecorded, holders=holders, hosts=members)
 
 

@@ -23,6 +23,11 @@ class ImportedThing(NamedTuple):
     message: str
     evidence: tuple[str, ...]
 
+    @property
+    def called(self) -> str:
+        """What a sentence calls it."""
+        return f"{self.kind} {self.key}"
+
 
 class ImportedVm(NamedTuple):
     """A VM of another tool, or a file that was not believed in its place."""
@@ -38,6 +43,12 @@ class ImportedVm(NamedTuple):
     message: str
     spelling: Mapping[str, str]
     items: tuple[ImportedThing, ...]
+
+    @property
+    def called(self) -> str:
+        """What a sentence calls it."""
+        name = self.vm or self.name or self.id
+        return f"VM {name}" if name else self.path
 
 
 class Import(NamedTuple):
@@ -60,12 +71,17 @@ class Import(NamedTuple):
             counts[one.outcome] += 1
         return counts
 
-    def left(self) -> bool:
-        """Whether something that is there was not taken over; what is gone needs nobody."""
-        return any(
-            one.outcome in ("skipped", "failed") and one.reason != Why.GONE.value
+    def not_taken(self) -> list[ImportedVm | ImportedThing]:
+        """What is there and was not taken over; what is gone needs nobody."""
+        return [
+            one
             for one in self.outcomes()
-        )
+            if one.outcome in ("skipped", "failed") and one.reason != Why.GONE.value
+        ]
+
+    def left(self) -> bool:
+        """Whether something that is there was not taken over."""
+        return bool(self.not_taken())
 
 
 class Adopted(NamedTuple):

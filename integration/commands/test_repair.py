@@ -102,8 +102,12 @@ def test_a_device_that_is_gone_is_told_not_remade(hvtx: Program) -> None:
     device = hvtx.device("web")
     lab.run("ip", "link", "del", device)
     assert ("skip", "lost") in hvtx.plan()
-    failed = hvtx("repair", "--json", code=9).json()["failed"]
-    assert [item["key"] for item in failed] == [device]
+    ran = hvtx("repair", "--json", code=9)
+    assert [item["key"] for item in ran.json()["failed"]] == [device]
+    error = json.loads(ran.err)["error"]
+    assert (error["code"], "hvtx repair" in error["hint"]) == ("partial", True)
+    assert f"tap {device} was not put back: " in error["message"]
+    assert f"\nhint: {error['hint']}\n" in hvtx("repair", code=9).err
     hvtx("vm", "stop", "web", "--timeout", "1")
     hvtx("vm", "start", "web")
 

@@ -37,6 +37,14 @@ class Ran(NamedTuple):
         document: dict[str, Any] = json.loads(self.out)
         return document
 
+    def insist(self, arguments: Sequence[str], code: int | None) -> None:
+        """Refuse another exit code than this one, and one of failures without an error."""
+        words, told = " ".join(arguments), f"\n{self.out}{self.err}"
+        if code is not None and self.code != code:
+            raise AssertionError(f"hvtx {words}: exit {self.code}, not {code}{told}")
+        if self.code in (9, 75) and "error" not in self.err:
+            raise AssertionError(f"hvtx {words}: exit {self.code} without an error{told}")
+
 
 class Program:
     """``hvtx`` with a state directory, a run directory and an environment."""
@@ -56,9 +64,7 @@ class Program:
             env={**os.environ, **self.environment, **environment},
         )
         ran = Ran(done.returncode, done.stdout, done.stderr)
-        if code is not None and ran.code != code:
-            words = " ".join(arguments)
-            raise AssertionError(f"hvtx {words}: exit {ran.code}, not {code}\n{ran.out}{ran.err}")
+        ran.insist(arguments, code)
         return ran
 
     def plan(
@@ -109,9 +115,7 @@ class Forked(Program):
             child(arguments, {**self.environment, **environment}, *self.enter(out, err))
         _, status = os.waitpid(pid, 0)
         ran = Ran(os.waitstatus_to_exitcode(status), text_of(out), text_of(err))
-        if code is not None and ran.code != code:
-            words = " ".join(arguments)
-            raise AssertionError(f"hvtx {words}: exit {ran.code}, not {code}\n{ran.out}{ran.err}")
+        ran.insist(arguments, code)
         return ran
 
     def enter(self, out: int, err: int) -> tuple[int, int]:
