@@ -35,8 +35,14 @@ def status(ctx: click.Context, json_: bool) -> None:
         render.emit_json(documents.cluster.document(shown))
     else:
         _show(shown)
-    if shown.error is not None:
-        raise shown.error
+    if shown.error is None:
+        return
+    if shown.error.code == "cluster-unreachable":  # whose hint is this very command
+        shown.error.hint = (
+            "start etcd where the result has a problem, mend the way there, or correct [cluster]"
+            " in the configuration"
+        )
+    raise shown.error
 
 
 def _show(shown: ClusterStatus) -> None:

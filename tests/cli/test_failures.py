@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,7 @@ from hvtx.cli.failures import (
     raise_for_recovery,
     raise_for_repair,
 )
+from hvtx.cli.main import run
 from hvtx.commands.recover import Recovery
 from hvtx.engine.gc_plan import Report
 from hvtx.engine.imported import Import, ImportedThing, ImportedVm
@@ -112,3 +115,24 @@ def test_an_import() -> None:
     assert _told(raised)[0] == "tap tap0 was not taken over: it has an alias"
     with pytest.raises(PartialFailure, match="VM web was not taken over: m"):
         raise_for_import(Import("t", True, (_imported("failed", "x"),)))
+
+
+def test_a_cluster_that_does_not_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the store knows is shown all the same, and the exit code has its error."""
+    monkeypatch.setenv("HVTX_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("HVTX_RUN_DIR", str(tmp_path / "run"))
+    (tmp_path / "config").write_text(
+        '[cluster]\nsource = "etcd"\nendpoints = ["http://127.0.0.1:1"]\naddress = "192.0.2.1"\n'
+    )
+    words = ["--config", str(tmp_path / "config"), "cluster", "status"]
+    assert run([*words, "--json"]) == 75
+    told, err = capsys.readouterr()
+    error = json.loads(err)["error"]
+    assert error["message"] == json.loads(told)["problem"]
+    assert (error["code"], error["hint"][:10]) == ("cluster-unreachable", "start etcd")
+    assert run(words) == 75
+    told, err = capsys.readouterr()
+    assert "endpoint:" in told
+    assert err.splitlines()[-2:] == [f"error: {error['message']}", f"hint: {error['hint']}"]
