@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     type=Written(),
     metavar="FILE",
     shell_complete=complete_file,
-    help="Write to this file, atomically, for node_exporter's collector.",
+    help="Write to this file, atomically, for node_exporter's collector; with --json, print too.",
 )
 @as_json
 @click.pass_context
 def metrics(ctx: click.Context, textfile: str | None, json_: bool) -> None:
     """Print how many VMs, resources and interrupted operations there are, and what gc would do."""
     found = host_of(ctx).metrics()
+    if textfile is not None:
+        _write(found, textfile)
     if json_:
         render.emit_json(documents.metrics.document(found))
     elif textfile is None:
         from prometheus_client import generate_latest
 
         render.write(generate_latest(_registry(found)).decode())
-    else:
-        _write(found, textfile)
 
 
 def _registry(found: Iterable[Gauge]) -> Any:

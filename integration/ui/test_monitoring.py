@@ -96,6 +96,11 @@ def test_a_textfile_is_whole_and_others_may_read_it(hvtx: Program, tmp_path: Pat
     assert [entry.name for entry in tmp_path.iterdir() if "prom" in entry.name] == ["hvtx.prom"]
     ran = hvtx("metrics", "--textfile", str(tmp_path / "none" / "x.prom"), code=3)
     assert "hint: make its directory first" in ran.err
+    path.unlink()
+    both = hvtx("metrics", "--json", "--textfile", str(path))
+    assert both.json()["schema"] == "hvtx/metrics/1"
+    assert samples(path.read_text())["hvtx_vms", "running"] == 2
+    assert hvtx("metrics", "--textfile", str(path)).out == ""
 
 
 _JOURNAL = """
