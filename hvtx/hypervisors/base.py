@@ -308,12 +308,15 @@ def literal(text: str, wrong: Callable[[str], bool]) -> tuple[str, str | None]:
 
 
 def replace(text: str, words: Mapping[str, str]) -> str:
-    """``text`` with ``{word}`` replaced; braces around anything else stay as they are."""
+    """``text`` with ``{word}`` replaced; braces around anything else stay as they are.
+
+    So does ``${word}``, of every word: it is the shell's.
+    """
     if "{" not in text:
         return text
     import re
 
-    return re.sub(r"\{([a-z0-9_]+)\}", lambda found: words.get(found[1], found[0]), text)
+    return re.sub(r"(?<!\$)\{([a-z0-9_]+)\}", lambda found: words.get(found[1], found[0]), text)
 
 
 def kernel_arguments(vm: Vm, ports: Sequence[Nic], defaults: Sequence[str]) -> str:

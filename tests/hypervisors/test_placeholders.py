@@ -97,6 +97,15 @@ def test_what_older_records_have_is_rendered_as_ever() -> None:
     assert replace("{foo} {ip}", variables(VM, [PORT])) == "{foo} 10.77.0.2"
 
 
+@pytest.mark.parametrize("word", placeholders(2))
+def test_what_stands_behind_a_dollar_is_the_shells(word: str) -> None:
+    """Of the words that are replaced, too: a script's own variable may be called so."""
+    words = variables(VM, [PORT, PORT])
+    script = f"{word}=abc; echo ${{{word}}} ${word} $${{{word}}}"
+    assert replace(script, words) == script
+    assert replace(f"$ {{{word}}}${{{word}}}", words) == f"$ {words[word]}${{{word}}}"
+
+
 @pytest.mark.parametrize("words", [("vm", "create"), ("vm", "set")])
 def test_help_lists_what_is_replaced(words: tuple[str, ...]) -> None:
     """Help is what the man pages and the reference are made of."""
