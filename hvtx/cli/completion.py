@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import click
 
+from hvtx import documents
 from hvtx.cli import render
+from hvtx.cli.common import as_json
 from hvtx.cli.names import PROGRAM
 
 # click's scripts but for one thing: of ``--kernel=vml`` what stands behind the sign is completed.
@@ -126,8 +128,9 @@ def joined(pieces: Sequence[str]) -> list[str]:
 
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@as_json
 @click.pass_context
-def completion(ctx: click.Context, shell: str) -> None:
+def completion(ctx: click.Context, shell: str, json_: bool) -> None:
     """Print the completion script of a shell.
 
     \b
@@ -144,4 +147,8 @@ def completion(ctx: click.Context, shell: str) -> None:
     made = get_completion_class(shell)
     assert made is not None  # click has all three
     root = ctx.find_root().command
-    render.write(made(root, {}, PROGRAM, f"_{PROGRAM.upper()}_COMPLETE").source())
+    script = made(root, {}, PROGRAM, f"_{PROGRAM.upper()}_COMPLETE").source()
+    if json_:
+        render.emit_json(documents.completion.document(shell, script))
+    else:
+        render.write(script)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pty
 import re
@@ -19,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from hvtx.cli.completion import joined
+from hvtx.cli.main import run
 from hvtx.cli.root import COMMANDS
 from hvtx.engine.vm_options import HYPERVISORS
 from hvtx.model.history_terms import EVENTS, KINDS, REASONS, VERBS
@@ -263,3 +265,13 @@ def test_scripts_are_their_shells_own(shell: str) -> None:
             [shell, flag], input=done.stdout, capture_output=True, text=True, check=False
         )
         assert (checked.returncode, checked.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_script_as_an_object(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert run(["completion", shell, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "schema": "hvtx/completion/1", "shell": shell, "script": script,
+    }  # fmt: skip

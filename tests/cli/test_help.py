@@ -50,3 +50,10 @@ def test_what_is_said_in_brackets_is_so() -> None:
     for words in ("[default: nat]", "[default: passage]", "[default: as configured, or open]"):
         assert words in made
     assert "[default: 30]" in shown("hvtx vm stop")
+
+
+def test_each_command_takes_json() -> None:
+    """The interface says so of every command that prints, and all do."""
+    for path, command in COMMANDS.items():
+        if not isinstance(command, click.Group):
+            assert any("--json" in param.opts for param in command.params), path

@@ -68,6 +68,7 @@ VALUES: Mapping[str, Callable[[], Any]] = {
     "systemd-print": lambda: documents.systemd.printed(samples.MADE_UNITS),
     "cni": lambda: documents.cni.document(samples.PLUGIN),
     "cni-print": lambda: documents.cni.printed(samples.MADE_PLUGIN),
+    "completion": lambda: documents.completion.document("fish", "complete --command hvtx\n"),
     "metrics": lambda: documents.metrics.document(samples.GAUGES),
     "removed-vm": lambda: documents.removed.document("vm", "web"),
     "removed-network": lambda: documents.removed.document("network", "lan"),
