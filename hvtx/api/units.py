@@ -19,10 +19,14 @@ _OF_VMS = ("qemu_accel",)  # of the environment only, for VMs that recovery star
 
 
 class Printed(NamedTuple):
-    """The units, and why an install of them would be refused, if it would."""
+    """The units, and why an install of them would be refused, if it would.
+
+    ``files`` go with them: by these other programs of the host leave devices of hvtx alone.
+    """
 
     units: tuple[Unit, ...]
     refused: str | None
+    files: tuple[Unit, ...] = ()
 
 
 class Units:
@@ -55,8 +59,8 @@ class Units:
         with self._calls.speaking():
             where = self._place(metrics)
             found = commands.systemd.changeable(where)
-            made = (*commands.systemd.make(where), *shields())
-            return Printed(made, None if found is None else found[0])
+            made = commands.systemd.make(where)
+            return Printed(made, None if found is None else found[0], shields())
 
     def _place(self, metrics: str | None) -> Place:
         known = self._calls.settings

@@ -15,7 +15,7 @@ from hvtx.api.calls import (
     unexpected,
     with_notes,
 )
-from hvtx.cli import quick
+from hvtx.cli import beside, quick
 from hvtx.cli.interrupts import exit_code, interruptible
 from hvtx.cli.names import PROGRAM, print_commands, printed
 from hvtx.cli.streams import Answers, Messages, never_fail_to_write, open_what_is_closed
@@ -53,6 +53,7 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:  # a second one, while the first was being told
         return exit_code()
     finally:
+        beside.let_go()
         sys.stdout, sys.stderr = streams
         print_commands(None)
 
@@ -63,6 +64,8 @@ def _run(arguments: Sequence[str]) -> int:
     _name_store(before_command)
     as_json = "--json" in before_command
     debug = "--debug" in before_command
+    if as_json:
+        beside.hold()
     never_fail_to_write()
     try:
         return _answer(head)
@@ -145,8 +148,10 @@ def _tell(problem: HvtxError, *, as_json: bool, debug: bool) -> int:
     if as_json:
         from hvtx.documents.encoding import to_json
 
+        told_too = [notice._asdict() for notice in beside.taken()]
         error = {"code": problem.code, "message": message, "hint": hint}
-        click.echo(to_json({"error": error}), err=True)
+        said = {"notices": told_too} if told_too else {}
+        click.echo(to_json({"error": error, **said}), err=True)
         return problem.exit_code
     if _in_journal():
         click.echo(f"<3>error: {_plain(message)}", err=True)

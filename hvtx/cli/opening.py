@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from hvtx.api import Host
-from hvtx.cli.names import printed
-from hvtx.cli.render import emit_json, folded
+from hvtx.cli import beside
+from hvtx.cli.render import emit_json
 from hvtx.errors import NotPermitted, Refused
 from hvtx.model.typed import TYPE_CHECKING, Any
 
@@ -21,19 +21,7 @@ _GLOBAL = ("state_dir", "run_dir", "firewall", "config", "lock_timeout")
 def host_of(options: Mapping[str, Any]) -> Host:
     """The host with the global options, whose words go to standard error."""
     given = {name: options.get(name) for name in _GLOBAL}
-    return Host(**given, notices=_notice, events=_teller(options))
-
-
-def _notice(level: str, words: str) -> None:
-    """A warning, or a note of what was done beside what was asked for."""
-    say_beside(f"{level}: {''.join(c if c.isprintable() else '?' for c in words)}")
-
-
-def say_beside(line: str) -> None:
-    """A line on standard error, as click writes it: that of whoever asks has its own encoding."""
-    import click
-
-    click.echo(folded(printed(line)), err=True)
+    return Host(**given, notices=beside.say, events=_teller(options))
 
 
 @contextmanager

@@ -5,9 +5,8 @@ from __future__ import annotations
 import click
 
 from hvtx import documents
-from hvtx.cli import render
+from hvtx.cli import beside, render
 from hvtx.cli.common import Given, as_json, complete_file, host_of
-from hvtx.cli.opening import say_beside
 from hvtx.cli.root import Group
 from hvtx.model.typed import TYPE_CHECKING
 
@@ -74,20 +73,27 @@ def uninstall(ctx: click.Context, root: str, json_: bool) -> None:
 
 @systemd.command("print", short_help="Show the units; writes nothing, needs no root.")
 @metrics_option
+@click.option(
+    "--files", is_flag=True, help="Show the files for other programs that go with them, too."
+)
 @as_json
 @click.pass_context
-def print_(ctx: click.Context, metrics: str | None, json_: bool) -> None:
-    """Show the units as `systemctl cat` does; writes nothing, needs no root."""
+def print_(ctx: click.Context, metrics: str | None, files: bool, json_: bool) -> None:
+    """Show the units as `systemctl cat` does; writes nothing, needs no root.
+
+    The files for systemd-networkd, NetworkManager and the host's own dnsmasq are no units: --files
+    shows them behind the units, --json has them by themselves.
+    """
     from hvtx.api.terminal import listing
 
     made = host_of(ctx).systemd.print(metrics=metrics)
     if made.refused is not None:
         words = f"{render.plain(made.refused)}; `hvtx systemd install` would refuse it"
-        click.echo(f"warning: {words}", err=True)
+        beside.say("warning", words)
     if json_:
-        render.emit_json(documents.systemd.printed(made.units))
+        render.emit_json(documents.systemd.printed(made.units, made.files))
     else:
-        render.write(listing(made.units))
+        render.write(listing([*made.units, *(made.files if files else ())]))
 
 
 def _show(outcome: UnitsOutcome, *, json_: bool) -> None:
@@ -97,4 +103,4 @@ def _show(outcome: UnitsOutcome, *, json_: bool) -> None:
     for entry in outcome.units:
         render.say(f"{entry.state:<9} {render.plain(entry.path)}")
     if outcome.note:
-        say_beside(f"note: {render.plain(outcome.note)}")
+        beside.say("note", render.plain(outcome.note))

@@ -26,9 +26,10 @@ def document(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def printed(made: Iterable[Unit]) -> dict[str, Any]:
-    """The units as they would be written."""
-    return {
-        "schema": _SCHEMA,
-        "units": [{"name": unit.name, "path": unit.path, "text": unit.text} for unit in made],
-    }
+def printed(units: Iterable[Unit], files: Iterable[Unit]) -> dict[str, Any]:
+    """The units as they would be written, and the files for other programs that go with them."""
+    return {"schema": _SCHEMA, "units": _texts(units), "files": _texts(files)}
+
+
+def _texts(made: Iterable[Unit]) -> list[dict[str, str]]:
+    return [{"name": unit.name, "path": unit.path, "text": unit.text} for unit in made]

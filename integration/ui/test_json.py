@@ -288,3 +288,23 @@ def test_the_object_of_a_plan(hvtx: Program) -> None:
     assert {i["outcome"] for i in applied["items"] if i["action"] == "delete"} == {"done"}
     assert {i["outcome"] for i in applied["items"] if i["action"] == "skip"} == {"skipped"}
     assert hvtx.is_clean()
+
+
+def test_a_failure_with_notes_is_one_object_on_standard_error(hvtx: Program) -> None:
+    """Who pipes standard error to `jq` reads it, whatever was noted before; people lose nothing."""
+    ran = hvtx("vm", "run", "web", "--json", "--", "false", code=6)
+    told = json.loads(ran.err)
+    assert (told["error"]["code"], ran.out) == ("host-refused", "")
+    (note,) = told["notices"]
+    assert (note["level"], "creating it" in note["message"]) == ("note", True)
+    hvtx("network", "rm", "default")
+    made = hvtx("vm", "create", "web", "--json", "--", "false")
+    assert made.json()["name"] == "web"
+    assert made.err == f"note: {note['message']}\n".replace(bridge_in(note), bridge_in(made.err))
+
+
+def bridge_in(text: str | dict[str, str]) -> str:
+    """The name of a bridge that is told of."""
+    found = re.search(r"hvbr\w+", str(text))
+    assert found
+    return found[0]

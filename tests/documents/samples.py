@@ -174,8 +174,8 @@ MADE_PLUGIN = (
     cni_install.File("/etc/cni/net.d/10-hvtx.conflist", '{"name": "lan"}\n', 0o644),
 )
 MADE_UNITS = (
-    Unit("hvtx-gc.timer", "[Timer]\nOnCalendar=hourly\n"),
-    Unit("x.conf", "a\n", "/etc/x"),
+    (Unit("hvtx-gc.timer", "[Timer]\nOnCalendar=hourly\n"),),
+    (Unit("x.conf", "a\n", "/etc/x"),),
 )
 
 CLAIM = Claim(

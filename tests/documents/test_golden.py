@@ -65,7 +65,7 @@ VALUES: Mapping[str, Callable[[], Any]] = {
     "store-backup": lambda: documents.store_backup.document(samples.COPIED),
     "store-restore": lambda: documents.store_restore.document(samples.RESTORED),
     "systemd": lambda: documents.systemd.document(samples.UNITS),
-    "systemd-print": lambda: documents.systemd.printed(samples.MADE_UNITS),
+    "systemd-print": lambda: documents.systemd.printed(*samples.MADE_UNITS),
     "cni": lambda: documents.cni.document(samples.PLUGIN),
     "cni-print": lambda: documents.cni.printed(samples.MADE_PLUGIN),
     "completion": lambda: documents.completion.document("fish", "complete --command hvtx\n"),
