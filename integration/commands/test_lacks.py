@@ -132,14 +132,17 @@ def test_without_libnftables(hvtx: Program, firewall: str) -> None:
 
 
 def test_without_qemu(hvtx: Program, tmp_path: Path) -> None:
-    """A warning with the package's name; an error where a VM on record needs it."""
+    """An error with the package's name, on a fresh host too; a warning where no VM needs it."""
     bare = {"PATH": str(tmp_path)}
-    doctor = hvtx("doctor", "--json", **bare)
+    doctor = hvtx("doctor", "--json", code=1, **bare)
     ((level, message, hint),) = findings(doctor, "hypervisors")
-    assert level == "warning"
+    assert level == "error"
     assert "qemu-system-" in message
     assert "apt install qemu-system-x86" in hint
     hvtx(*NETWORK)
+    hvtx("vm", "create", "other", "--network", "net", "--", "sleep", "999")
+    ((level, message, _),) = findings(hvtx("doctor", "--json", **bare), "hypervisors")
+    assert (level, "VMs of qemu cannot start" in message) == ("warning", True)
     disk = tmp_path / "disk"
     disk.write_bytes(bytes(1 << 20))
     hvtx("vm", "create", "web", "--network", "net", "--disk", str(disk))

@@ -16,8 +16,13 @@ from hvtx.store import records
 
 
 def check_hypervisors(runtime: Runtime) -> Iterator[Finding]:
-    """QEMU, which VMs run in unless told otherwise; others where a VM on record needs them."""
-    machine, needed = os.uname().machine, {"qemu": [], **_by_hypervisor(runtime)}
+    """QEMU, which VMs run in unless told otherwise; others where a VM on record needs them.
+
+    That it is missing keeps VMs from working also where there is none yet; where all on record
+    run in others, it is a warning.
+    """
+    recorded = _by_hypervisor(runtime)
+    machine, needed = os.uname().machine, {"qemu": [], **recorded}
     missing = False
     for hypervisor, vms in needed.items():
         names = hypervisors.binary_names(hypervisor, machine)
@@ -28,8 +33,8 @@ def check_hypervisors(runtime: Runtime) -> Iterator[Finding]:
         if vms:
             who = f"VMs that need it cannot start: {', '.join(vms)}"
         yield Finding(
-            "hypervisors", "error" if vms else "warning", f"{names[0]} is not on PATH; {who}", (),
-            hypervisors.TRAITS[hypervisor].hint,
+            "hypervisors", "error" if vms or not recorded else "warning",
+            f"{names[0]} is not on PATH; {who}", (), hypervisors.TRAITS[hypervisor].hint,
         )  # fmt: skip
     if not missing:
         yield Finding("hypervisors", "ok", "the hypervisors that VMs need are installed")
