@@ -7,6 +7,7 @@ object and nothing else: it has them as ``notices``. Else they are said then, as
 from __future__ import annotations
 
 from hvtx.cli.names import printed
+from hvtx.cli.render import folded
 from hvtx.model.typed import NamedTuple
 
 
@@ -50,7 +51,5 @@ def let_go() -> None:
 
 def _write(notice: Notice) -> None:
     import click  # writes it in the encoding of whoever reads standard error
-
-    from hvtx.cli.render import folded
 
     click.echo(folded(f"{notice.level}: {notice.message}"), err=True)

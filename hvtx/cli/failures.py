@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hvtx.api.plans import failed
 from hvtx.errors import PartialFailure
 from hvtx.model.typed import TYPE_CHECKING, NamedTuple
 
@@ -22,8 +23,6 @@ class Failure(NamedTuple):
 
 def raise_for_plan(report: GcReport, hint: str) -> None:
     """Raise PartialFailure for what a plan that was carried out left undone."""
-    from hvtx.api.plans import failed
-
     items = [Failure(f"{item.kind} {item.key}", item.message) for item in failed(report)]
     steps = [
         Failure(" ".join(filter(None, ("block", step.network, step.cidr))), step.message)

@@ -165,11 +165,8 @@ def gc(ctx: click.Context, /, file: str | None, json_: bool, **more: Any) -> int
     if guessing:
         from hvtx.cli import heuristic
 
-        heuristic.apply(ctx, file, yes=yes, json_=json_)
-    else:
-        wanted = {name: more[name] for name in ("unrecorded", "evidence")}
-        _apply(ctx, file, **wanted, json_=json_)
-    return 0
+        return heuristic.apply(ctx, file, yes=yes, json_=json_)
+    return _apply(ctx, file, unrecorded=more["unrecorded"], evidence=more["evidence"], json_=json_)
 
 
 def _needs_apply(file: str | None) -> UsageError:
@@ -237,7 +234,7 @@ def _schema(file: str | None, more: dict[str, Any]) -> int:
 
 def _apply(
     ctx: click.Context, file: str | None, *, unrecorded: bool, evidence: bool, json_: bool
-) -> None:
+) -> int:
     told = telling_refusal(json_, documents.plan.refused)
     with told, ExitStack() as stack:
         report = host_of(ctx).gc.apply(
@@ -250,7 +247,10 @@ def _apply(
     verbs.tell_notes(report.notes)
     if not json_:
         show_plan(report.plan, done=True, evidence=evidence, blocks=report.blocks)
-    raise_for_plan(report, "hvtx gc --plan shows what is left, and why; hvtx gc --apply tries again")
+    raise_for_plan(
+        report, "hvtx gc --plan shows what is left, and why; hvtx gc --apply tries again"
+    )
+    return 0
 
 
 # -- recover and repair ----------------------------------------------------------------------------

@@ -35,7 +35,7 @@ def plan(
     return EXIT_PLAN_NOT_EMPTY if detailed_exitcode and report.plan.acting() else 0
 
 
-def apply(ctx: click.Context, file: str | None, *, yes: bool, json_: bool) -> None:
+def apply(ctx: click.Context, file: str | None, *, yes: bool, json_: bool) -> int:
     """`gc --heuristic --apply --yes`."""
     if not yes:
         raise UsageError(
@@ -46,6 +46,7 @@ def apply(ctx: click.Context, file: str | None, *, yes: bool, json_: bool) -> No
         report = host_of(ctx).gc.apply_heuristic(file)
     _show(report, json_=json_)
     raise_for_plan(report, "hvtx gc --heuristic --plan shows what is left, and why")
+    return 0
 
 
 def _show(report: GcReport, *, json_: bool, saved: str | None = None) -> None:

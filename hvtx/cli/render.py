@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from hvtx.cli.names import printed
 from hvtx.documents.encoding import to_json
+from hvtx.model.owner_mark import owner_mark
 from hvtx.model.typed import Any
 
 
@@ -105,7 +106,7 @@ def resources(rows: Sequence[Any]) -> None:
         say("")
         table(
             ("kind", "key", "state", "mark"),
-            [(row.kind, row.key, row.state, row.owner_mark) for row in rows],
+            [(row.kind, row.key, row.state, owner_mark(row)) for row in rows],
             empty="",
             below=("mark", "key"),
         )

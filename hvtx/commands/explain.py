@@ -18,6 +18,7 @@ from hvtx.errors import Conflict, HvtxError, NotFound
 from hvtx.host.listeners import listening
 from hvtx.model.foreign_rule import ForeignRule
 from hvtx.model.history import Line
+from hvtx.model.owner_mark import owner_mark
 from hvtx.model.place import Place
 from hvtx.model.plan import Action, Item
 from hvtx.model.reasons import action_of, explanation_of
@@ -257,9 +258,7 @@ def _record(sql: Any, row: Resource | None) -> OnRecord | None:
         return None
     operation = records.operation_brief(sql, row.operation) or {}
     verb, began, result = (operation.get(name) for name in ("verb", "began", "result"))
-    return OnRecord(
-        row.id, str(row.state), row.owner_mark, row.operation, verb, began, result
-    )
+    return OnRecord(row.id, str(row.state), owner_mark(row), row.operation, verb, began, result)
 
 
 def _history(sql: Any, row: Resource | None) -> list[Line]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from hvtx.model.owner_mark import owner_mark
 from hvtx.model.policy import Egress, written
 from hvtx.model.typed import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 def resources(rows: Iterable[Resource]) -> list[dict[str, Any]]:
     """The rows of a VM, a network or an operation."""
     return [
-        {"kind": row.kind, "key": row.key, "state": row.state, "mark": row.owner_mark or None}
+        {"kind": row.kind, "key": row.key, "state": row.state, "mark": owner_mark(row) or None}
         for row in rows
     ]
 

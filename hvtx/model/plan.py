@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+from hvtx.model.owner_mark import owner_mark
 from hvtx.model.reason import Reason
 from hvtx.model.resource import Address, Entry, Link, Resource
 from hvtx.model.typed import TYPE_CHECKING, Any, NamedTuple, StrEnum, overload
@@ -181,7 +182,7 @@ class Item(NamedTuple):
         # by position: a plan of 5,000 VMs has 30,000 of them
         return cls(
             action, reason, row.kind, row.key, vm, row.id, row.state, evidence, message,
-            row.owner_mark, None, (), link,
+            owner_mark(row), None, (), link,
         )  # fmt: skip
 
     @classmethod

@@ -63,17 +63,6 @@ class Resource(NamedTuple):
     network: str | None
 
     @property
-    def owner_mark(self) -> str:
-        """The mark of the device or record that it belongs to: what people and programs are told.
-
-        Its own, but for an address, of which that stands nowhere: its bridge's, by which it is
-        known. Empty where ``mark`` is.
-        """
-        if self.kind == Kind.ADDRESS and self.mark:
-            return str(self.spec.get("owner") or self.mark)
-        return self.mark
-
-    @property
     def ifindex(self) -> int:
         """Of the device that it is or stands on, as it was chosen; 0 where there is none."""
         return int(self.spec.get("ifindex") or 0)
