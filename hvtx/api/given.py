@@ -31,9 +31,11 @@ _OF_VM = frozenset(
 _OF_NETWORK = frozenset(("isolate", "uplink", "sources", "passage", "dhcp", *_POLICY))
 # by keyword, as hvtx/api/options.py has them for type checkers
 VM = _OF_VM | {"networks", "ips", "macs", "hypervisor"}
-VM_CHANGES = _OF_VM | {"unpublish", "no_rules"}
+VM_CHANGES = _OF_VM | {"unpublish", "no_rules", "networks", "ips", "macs"}
 NETWORK = _OF_NETWORK | {"bridge", "mtu", "nat", "block_size"}
-NETWORK_CHANGES = _OF_NETWORK | {"no_uplink", "no_source", "no_rules"}
+NETWORK_CHANGES = _OF_NETWORK | {
+    *("no_uplink", "no_source", "no_rules", "subnets", "bridge", "mtu", "nat"),
+}
 DAY = 86400  # seconds
 PID_MOST = (1 << 31) - 1  # of a pid_t
 ROW_MOST = (1 << 63) - 1  # the store's own limit for the number of an operation

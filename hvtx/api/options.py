@@ -58,6 +58,9 @@ class VmChanges(TypedDict, total=False):
     allow: Sequence[str]  # further rules
     deny: Sequence[str]
     no_rules: bool  # without the rules that it has, before those are added
+    networks: Sequence[str]  # given once, with what follows: others than it has are refused
+    ips: Sequence[str]
+    macs: Sequence[str]
 
 
 class NetworkOptions(TypedDict, total=False):
@@ -91,3 +94,7 @@ class NetworkChanges(TypedDict, total=False):
     allow: Sequence[str]
     deny: Sequence[str]
     no_rules: bool
+    subnets: Sequence[str]  # given once, with what follows: others than it has are refused
+    bridge: str | None
+    mtu: int | None
+    nat: bool | None

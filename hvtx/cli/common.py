@@ -24,6 +24,8 @@ as_json: Callable[[Any], Any] = click.option(
     "--json", "json_", is_flag=True, help="Print one JSON object."
 )
 
+GIVEN_ONCE = "Given once, by `create`: another value than there is is refused."
+
 
 def _names(ctx: click.Context, begun: str, *kinds: str) -> list[str]:
     """Names on record for a shell; none where there is no store, or none that may be read."""

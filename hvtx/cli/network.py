@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import click
 
 from hvtx import documents
 from hvtx.cli import render
-from hvtx.cli.common import Number, as_json, complete_device, complete_network, host_of
+from hvtx.cli.common import GIVEN_ONCE, Number, as_json, complete_device, complete_network, host_of
 from hvtx.cli.egress_options import (
     egress_change,
     egress_changes,
@@ -200,6 +200,16 @@ def routes(ctx: click.Context, name: str | None, form: str, json_: bool) -> None
         )
 
 
+def _given_once(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add options of `create` that are refused with the reason (hvtx/planner/given_once.py)."""
+    for option, more in (
+        (("--subnet", "subnets"), {"multiple": True}), (("--bridge",), {}),
+        (("--mtu",), {"type": Number()}), (("--nat/--no-nat",), {"default": None}),
+    ):  # fmt: skip
+        command = click.option(*option, hidden=True, help=GIVEN_ONCE, **more)(command)
+    return command
+
+
 @network.command("set", short_help="Change a network; what is not named stays as it is.")
 @click.argument("name", shell_complete=complete_network)
 @click.option(
@@ -232,10 +242,14 @@ def routes(ctx: click.Context, name: str | None, form: str, json_: bool) -> None
     help="Accept guest traffic where the default of another firewall drops it.",
 )
 @egress_changes("as configured, or open,")
+@_given_once
 @as_json
 @click.pass_context
 def set_(ctx: click.Context, /, name: str, json_: bool, **wanted: Any) -> None:
-    """Change a network, whole or not at all; what is not named stays as it is."""
+    """Change a network, whole or not at all; what is not named stays as it is.
+
+    Subnets, bridge, MTU and NAT are given when a network is created.
+    """
     policy = egress_change(wanted)
     changed = host_of(ctx).network.set(name, **wanted, **policy)
     if json_:

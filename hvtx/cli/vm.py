@@ -11,6 +11,7 @@ from click.core import ParameterSource
 from hvtx import documents
 from hvtx.cli import render, verbs, vm_many
 from hvtx.cli.common import (
+    GIVEN_ONCE,
     PID_MOST,
     ROW_MOST,
     Given,
@@ -212,6 +213,9 @@ _CLEARING = ("kernel", "initrd", "append", "disk")
 @click.option("--autostart/--no-autostart", default=None, help="Start the VM at boot, or not.")
 @living
 @egress_changes("its networks'")
+@click.option("--network", "networks", multiple=True, hidden=True, help=GIVEN_ONCE)
+@click.option("--ip", "ips", multiple=True, hidden=True, help=GIVEN_ONCE)
+@click.option("--mac", "macs", multiple=True, hidden=True, help=GIVEN_ONCE)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, shell_complete=complete_file)
 @as_json
 @click.pass_context

@@ -16,6 +16,7 @@ from hvtx.model.policy import NO_POLICY, names_in, policy_words, written
 from hvtx.model.resource import PORTS, Kind, Resource
 from hvtx.model.typed import TYPE_CHECKING, Any, NamedTuple
 from hvtx.model.vm import Network, Vm
+from hvtx.planner import given_once
 from hvtx.planner.changes import Difference
 from hvtx.planner.exits import Exits, parse_exits
 from hvtx.store import records
@@ -38,6 +39,7 @@ class Changes(NamedTuple):
     sources: Sequence[str] = ()  # in the place of all that there are
     no_source: bool = False
     passage: bool | None = None
+    once: given_once.OfNetwork = given_once.OfNetwork()  # refused where it is to be otherwise
 
     def accepted(self) -> bool:
         """Whether what others' filters are to accept follows from any of it."""
@@ -47,7 +49,10 @@ class Changes(NamedTuple):
 
 def parse_changes(**wanted: Any) -> Changes:
     """Check what can be checked without the network. Raises UsageError."""
-    found = Changes(**wanted)
+    of_creation = {field: wanted.pop(field, None) for field in given_once.OfNetwork._fields}
+    of_creation["subnets"] = of_creation["subnets"] or ()
+    once = given_once.parse_network(given_once.OfNetwork(**of_creation))
+    found = Changes(**wanted, once=once)
     if found == Changes():
         raise UsageError(
             "there is nothing to set", hint="for instance: hvtx network set lab --isolate"
@@ -67,9 +72,9 @@ def set_network(runtime: Runtime, name: str, wish: Changes) -> Network:
     """Change a network, and what its guests that are up have of it; the network as it is then.
 
     Raises UsageError (what does not go together), NotFound (the network, a device), Conflict (VMs
-    are up that hear of it only at their start; an address that is not the host's; a port that
-    somebody has), HostRefused (all is as it was), PartialFailure (it is changed, and flows that
-    were known before may go on), Busy.
+    are up that hear of it only at their start; what is given once; an address that is not the
+    host's; a port that somebody has), HostRefused (all is as it was), PartialFailure (it is
+    changed, and flows that were known before may go on), Busy.
     """
     runtime.enter()
     with_guests = wish.dhcp is not None or bool(wish.sources) or wish.no_source
@@ -78,6 +83,7 @@ def set_network(runtime: Runtime, name: str, wish: Changes) -> Network:
     network = next((each for each in scope.networks.values() if each.name == name), None)
     if network is None:
         raise records.no_network(name, [each.name for each in scope.networks.values()])
+    given_once.refuse_network(network, wish.once)
     wanted = _wanted(network, wish, runtime.settings.egress)
     if wanted == network:
         if wish.accepted():  # who made it so may have been cut off before this

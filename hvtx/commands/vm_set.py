@@ -9,7 +9,7 @@ Addresses and networks are leased when a VM is created, and stay as they are.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from hvtx.commands import vm_create
 from hvtx.engine import guest_options, living_limits, vm_change, vm_options
@@ -23,7 +23,7 @@ from hvtx.model.address import with_port
 from hvtx.model.policy import Limits, policy_words
 from hvtx.model.typed import TYPE_CHECKING, Any, NamedTuple
 from hvtx.model.vm import Publish, Vm
-from hvtx.planner import ports
+from hvtx.planner import given_once, ports
 from hvtx.planner.scope import VmScope, refuse_attachment
 from hvtx.planner.start import families_of, ports_of
 from hvtx.planner.states import VmState
@@ -64,6 +64,7 @@ class Changes(NamedTuple):
     unpublish: tuple[ports.Unpublished, ...] = ()
     policy: PolicyChange | None = None
     kept: bool = False  # append and command are as they are on record: checked before
+    once: given_once.OfVm = given_once.OfVm()  # refused where it is to be otherwise
 
     def at_start(self) -> list[str]:
         """The fields of which a VM that runs cannot hear."""
@@ -80,9 +81,11 @@ def parse_changes(**wanted: Any) -> Changes:
     Raises UsageError: nothing wanted, or what could be of no VM.
     """
     limit = wanted.pop("limit", None)
+    of_creation = {field: wanted.pop(field, None) or () for field in given_once.OfVm._fields}
     changes = Changes(
         **{
             **wanted,
+            "once": given_once.parse_vm(given_once.OfVm(**of_creation)),
             "limits": None if limit is None else limiting.parse_limit(limit),
             "publish": ports.parse_published(wanted.get("publish", ())),
             "unpublish": ports.parse_unpublished(wanted.get("unpublish", ())),
@@ -122,7 +125,7 @@ def set_vm(runtime: Runtime, name: str, changes: Changes) -> VmScope:
     runtime.enter()
     runtime.lock("vm", name)
     scope = vm_change.settled_scope(runtime, name)
-    refuse_attachment(scope.vm)
+    _refuse_other(runtime.read, scope, changes.once)
     running = _runs(scope)
     if running and changes.at_start():
         raise _at_start(scope, changes)
@@ -162,6 +165,14 @@ def set_vm(runtime: Runtime, name: str, changes: Changes) -> VmScope:
     operation.end_if_interrupted()
     operation.end("done", events=events, then=vm_change.record_of(wanted, vm))
     return scope._replace(vm=wanted)
+
+
+def _refuse_other(read: Callable[..., Any], scope: VmScope, once: given_once.OfVm) -> None:
+    """Refuse a container's interface; other networks and addresses. Raises NotFound, Conflict."""
+    refuse_attachment(scope.vm)
+    for name in once.networks:
+        read(records.get_network, name)
+    given_once.refuse_vm(scope.vm, once, scope.networks)
 
 
 def _refuse_taken(sql: Any, name: str, new: Iterable[Publish]) -> None:

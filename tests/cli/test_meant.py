@@ -66,12 +66,12 @@ def test_a_command_that_was_meant_is_named(
         (("--json", "vm", "ls"), "--json belongs after the command: hvtx vm ls --json"),
         (("vm", "--json", "ls"), "--json belongs after the command: hvtx vm ls --json"),
         (
-            ("network", "set", "lab", "--mtu", "1400"),
-            "--mtu is given once, when a network is made: `hvtx network create --help` describes it",
+            ("network", "set", "lab", "--block-size", "26"),
+            "--block-size is given once, when a network is made: `hvtx network create --help` describes it",
         ),
         (
-            ("vm", "set", "web", "--ip", "10.77.0.9"),
-            "--ip is given once, when a VM is made: `hvtx vm create --help` describes it",
+            ("vm", "set", "web", "--hypervisor", "qemu"),
+            "--hypervisor is given once, when a VM is made: `hvtx vm create --help` describes it",
         ),
         (
             ("vm", "ls", "--state-dir", "X"),
@@ -210,7 +210,7 @@ ELSEWHERE = [
     ("vm rm -y web", "nothing is asked here: leave it out"),
     ("doctor --fix", "`hvtx repair` puts back what is damaged"),
     ("network create lab --gateway 10.77.0.1", "the gateway is the first address of each --subnet"),
-    ("network set lab --no-nat", "--no-nat is given once, when a network is made"),
+    ("network set lab --block-size 26", "--block-size is given once, when a network is made"),
     ("explain iptables -t nat -A X", "two dashes: hvtx explain -- iptables -t nat -A X"),
     ("network start lab", "it is up from `hvtx network create` on; hvtx repair NAME"),
     ("network stop lab", "until it is removed: hvtx network rm NAME"),
