@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hvtx.api.plans import failed
+from hvtx.api import plans
 from hvtx.errors import PartialFailure
 from hvtx.model.typed import TYPE_CHECKING, NamedTuple
 
@@ -23,7 +23,7 @@ class Failure(NamedTuple):
 
 def raise_for_plan(report: GcReport, hint: str) -> None:
     """Raise PartialFailure for what a plan that was carried out left undone."""
-    items = [Failure(f"{item.kind} {item.key}", item.message) for item in failed(report)]
+    items = [Failure(f"{item.kind} {item.key}", item.message) for item in plans.failed(report)]
     steps = [
         Failure(" ".join(filter(None, ("block", step.network, step.cidr))), step.message)
         for step in report.blocks
