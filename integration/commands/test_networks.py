@@ -115,3 +115,33 @@ def test_what_keeps_the_tables_of_the_last_network_is_named(hvtx: Program, firew
     hvtx("gc", "--apply")
     assert hvtx.is_clean()
     assert lab.difference(before, lab.dump()) == ""
+
+
+def test_what_is_given_once_is_refused_with_the_reason(hvtx: Program) -> None:
+    """Whether a VM is up or not; what is there already is no change, and is not refused."""
+    network(hvtx, "--bridge", "br-mine")
+    hvtx("vm", "create", "web", "--network", "net", "--ip", "10.77.0.7", *SLEEP)
+    mac = hvtx.vm("web")["interfaces"][0]["mac"]
+    asked = (
+        *(("network", "set", "net", *more) for more in (
+            ("--mtu", "9000"), ("--no-nat",), ("--bridge", "br-other"),
+            ("--subnet", "10.78.0.0/24"), ("--isolate", "--mtu", "9000"),
+        )),
+        *(("vm", "set", "web", *more) for more in (
+            ("--ip", "10.77.0.8"), ("--mac", "02:00:00:00:00:09"), ("--memory", "99", "--ip", "10.77.0.8"),
+        )),
+    )  # fmt: skip
+    before = [hvtx.vm("web"), hvtx("network", "show", "net", "--json").json()]
+    for words in asked:
+        ran = conflict(hvtx, *words)
+        assert "for as long as it is on record: " in ran.err, ran
+        assert " create " in ran.err.splitlines()[1], ran
+    assert [hvtx.vm("web"), hvtx("network", "show", "net", "--json").json()] == before
+    hvtx("vm", "start", "web")
+    for words in asked:
+        conflict(hvtx, *words)
+    hvtx("network", "set", "net", "--mtu", "1500", "--nat", "--bridge", "br-mine")
+    hvtx("network", "set", "net", "--subnet", "10.77.0.0/24")
+    hvtx("vm", "set", "web", "--ip", "10.77.0.7", "--mac", mac, "--network", "net")
+    hvtx("vm", "set", "web", "--network", "nope", code=3)
+    hvtx("vm", "set", "web", "--ip", "10.99.0.7", code=2)
