@@ -111,8 +111,8 @@ def _serve(
 
 def _leave_unit(rows: Iterable[Resource], observed: Mapping[int, Mapping[str, Any]]) -> None:
     for row in rows:
-        pid = observed[row.id]["pid"]
-        warning = enter_scope(f"network.{row.key.rpartition(' ')[2]}.{pid}", pid)
+        pid, writer = observed[row.id]["pid"], observed[row.id]["logger"]
+        warning = enter_scope(f"network.{row.key.rpartition(' ')[2]}.{pid}", pid, writer)
         if warning:
             notice.warning(warning)
 

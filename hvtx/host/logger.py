@@ -57,21 +57,22 @@ def older(path: str) -> str:
     return f"{path}.1"
 
 
-def spawn(path: str, source: int, size: int) -> int:
+def spawn(path: str, source: int, size: int, half: int = HALF) -> int:
     """Start the logger of the log at ``path``, which holds ``size`` bytes now; its pid.
 
-    It reads from the descriptor ``source``. Raises OSError.
+    It reads from the descriptor ``source``; ``half`` is how many bytes a half may have. Raises
+    OSError.
     """
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
         (os.POSIX_SPAWN_DUP2, source, 0),
         (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
         (os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0),
     ]
-    left = str(max(HALF - size, 0))
+    left = str(max(half - size, 0))
     with children.spawning, children.uninterrupted():
         pid = os.posix_spawn(
             SHELL,
-            [SHELL, "-c", SCRIPT, SIGNATURE, os.path.abspath(path), str(HALF), left],
+            [SHELL, "-c", SCRIPT, SIGNATURE, os.path.abspath(path), str(half), left],
             {"PATH": _PATH, "LC_ALL": "C"},
             file_actions=[*actions, *closing(2)],
             setsid=True,

@@ -111,7 +111,6 @@ class Resource(NamedTuple):
 # A row as it stands in the table: the fields of Resource, ``spec`` and ``observed`` as text.
 RawResource = tuple[int, str, str, str, str, str, str, int, int, str | None, str | None]
 
-
 FLOWS = "flows"  # in ``observed`` of a firewall row: not all that flows past its rules has ended
 EXCHANGE = "exchange"  # in ``observed`` of a row that a change of something living makes or takes
 HOLDER = "holder"  # in ``observed`` of a ``publish`` row: the identity of who holds its port
@@ -191,6 +190,7 @@ class ProcessObserved(TypedDict, total=False):
     inode: int
     pidns: int
     restarts: int  # of a network's service, in this life of the host; absent where it is none
+    logger: int  # of a network's service: the pid of who keeps its log
     accelerator: str  # "kvm" or "tcg"; absent for others than QEMU, and in older records
     accelerator_reason: str
     user: int | str  # whom it runs as: an id of its own, or a name; absent in older records

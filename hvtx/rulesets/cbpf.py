@@ -89,6 +89,11 @@ class Program:
         self.add(LDH_X if behind else LDH, at + 4)
         self.need(JEQ, int.from_bytes(mac[4:], "big"))
 
+    def need_word(self, at: int, number: int, *, behind: bool = False) -> None:
+        """Drop unless this number stands at ``at``, or (``behind``) there from X on."""
+        self.add(LDW_X if behind else LDW, at)
+        self.need(JEQ, number)
+
     def unless_equal(self, load: int, at: int, raw: bytes, other: str) -> None:
         """Go on if these bytes (a multiple of 4) stand at ``at``, else to ``other``."""
         for number, word in enumerate(words(raw)):

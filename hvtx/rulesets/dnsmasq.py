@@ -28,6 +28,8 @@ NAMED = "named"  # the table of names as it was made, to be compared
 NAMED_LOCK = "named.lock"  # held by who reads these files and changes the table
 FORGOTTEN = "forgotten"  # reservations that are gone since dnsmasq was started, a line each
 PID, ERRORS = "pid", "errors"
+LOG = "log"  # what it says while it serves, and as `log.1` what it said before
+LOG_HALF = 1 << 19  # bytes of each of the two, at most
 # by which a machine means itself or its own link: RFC 6761 6.3, and /etc/hosts of distributions
 LOOPBACK_NAMES = frozenset({
     "localhost", "localhost4", "localhost6", "broadcasthost", "ip6-localhost", "ip6-loopback",
@@ -68,6 +70,9 @@ def configuration(
         "quiet-dhcp",
         "quiet-dhcp6",
         "quiet-ra",
+        # What is wrong with a message is said all the same, and guests send what they like: it goes
+        # to a logger that keeps a bounded part of it, by the standard output that it is given.
+        "log-facility=/proc/self/fd/1",
     ]
     for subnet, gateway in zip(spec["subnets"], spec["gateways"], strict=True):
         six = is_ipv6(subnet)

@@ -215,14 +215,15 @@ def _no_query4(program: Program, on: str) -> None:
 def _own_lease(program: Program, mac: bytes, on: str) -> None:
     """Drop what asks a DHCP server for another's MAC (RFC 2131: chaddr); ``on``: all other ports.
 
-    A forged DHCPDECLINE would keep that guest from its address. Who hides it in a second fragment
-    is dropped as too short. What is loaded is the port.
+    A forged DHCPDECLINE would keep that guest from its address. Nor is anybody a relay (giaddr).
+    Who hides it in a second fragment is dropped as too short. What is loaded is the port.
     """
     asks = program.label()
     program.add(JEQ, 67, asks, on)
     program.at(asks)
     program.room(_IP + 42, behind=True)
     program.need_mac(_IP + 36, mac, behind=True)
+    program.need_word(_IP + 32, 0, behind=True)
 
 
 def _ip6(program: Program, guard: Mapping[str, Any]) -> None:
@@ -232,8 +233,7 @@ def _ip6(program: Program, guard: Mapping[str, Any]) -> None:
     nobody = _own6(program, guard, LDW, _IP + 8, start)
     program.at(nobody)
     for number in range(4):
-        program.add(LDW, _IP + 8 + 4 * number)
-        program.need(JEQ, 0)
+        program.need_word(_IP + 8 + 4 * number, 0)
     headers = program.label()
     program.add(LDI, 1)
     program.add(ST, _NOBODY)

@@ -88,8 +88,9 @@ def igmp(kind: int, *, at: int = 0) -> bytes:
     return frame(0x0800, head + addresses + bytes((0x94, 4, 0, 0, kind, 0, 0, 0)) + bytes(4))
 
 
-def bootp(mac: str) -> bytes:
-    return b"\1\1\6" + bytes(25) + bytes.fromhex(mac.replace(":", "")) + bytes(202)
+def bootp(mac: str, relay: str = "0.0.0.0") -> bytes:
+    ends = bytes(21) + socket.inet_aton(relay) + bytes.fromhex(mac.replace(":", ""))
+    return b"\1\1\6" + ends + bytes(202)
 
 
 def ip6(source: str, target: str, following: int, body: bytes, *before: int) -> bytes:
@@ -130,6 +131,9 @@ BAD = {
     "dhcp for another": ip4("0.0.0.0", "255.255.255.255", (68, 67), bootp("02:00:00:00:00:06")),
     "dhcp for another, with its address":
         ip4("10.77.0.5", "10.77.0.1", (68, 67), bootp("02:00:00:00:01:05")),
+    "a relay of dhcp": ip4("10.77.0.5", "10.77.0.1", (68, 67), bootp(MAC, "10.77.0.5")),
+    "a relay of dhcp without an address":
+        ip4("0.0.0.0", "255.255.255.255", (68, 67), bootp(MAC, "10.77.0.9")),
     "dhcp in fragments": ip4("10.77.0.5", "10.77.0.1", (68, 67), at=0x2000),
     "a relay of dhcp6": ip6("fe80::9", "ff02::1:2", 17, struct.pack(">HHHHI", 546, 547, 12, 0, 12 << 24)),
     "dhcp6 in fragments": ip6("fe80::9", "ff02::1:2", 17, struct.pack(">HHHH", 546, 547, 12, 0), 44),

@@ -20,7 +20,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from hvtx.drivers.base import Host
-from hvtx.drivers.dnsmasq.serving import end, ended, of_installation, serving
+from hvtx.drivers.dnsmasq.serving import await_logger, end, ended, of_installation, serving
 from hvtx.errors import HostRefused, HvtxError, ServiceRefused
 from hvtx.host import (
     capabilities,
@@ -75,7 +75,7 @@ class DnsmasqDriver:
             self._before[row.id] = before
         try:
             words, user = self._prepared(row)
-            pid, pipe = _spawned(words, os.path.join(spec["directory"], dnsmasq.ERRORS))
+            writer, pid, pipe = _spawned(words, spec["directory"])
         except OSError as problem:
             raise ServiceRefused(
                 f"{row.key} cannot be started: {problem.strerror or problem}",
@@ -92,7 +92,7 @@ class DnsmasqDriver:
                 hint="look at the limits on processes and memory",
             ) from problem
         self._gates[row.id] = (found, pipe)
-        return {**found._asdict(), "user": user}
+        return {**found._asdict(), "user": user, "logger": writer}
 
     def open(self, resources: Sequence[Resource]) -> None:
         """Let them serve, and wait until they do. Raises HostRefused."""
@@ -219,6 +219,8 @@ class DnsmasqDriver:
         if identity is None:
             return GONE
         outcome = ended(identity, f"the dnsmasq of {directory}")
+        if outcome.gone:
+            await_logger(directory)  # it would be at the directory, which is to go
         words = f"{directory}: its dnsmasq, pid {identity.pid}, was ended"
         return Outcome(True, message=words) if outcome.gone else outcome
 
@@ -270,13 +272,16 @@ def _link(path: str, name: str) -> None:
         os.link(path, name)
 
 
-def _spawned(words: Sequence[str], errors: str) -> tuple[int, int]:
-    """The gate's pid, and the end of its pipe that opens it. Raises OSError."""
-    ends = os.pipe()
-    mine = list(ends)
+def _spawned(words: Sequence[str], directory: str) -> tuple[int, int, int]:
+    """The logger's pid, the gate's, and the end of its pipe that opens it. Raises OSError."""
+    errors, path = (os.path.join(directory, name) for name in (dnsmasq.ERRORS, dnsmasq.LOG))
+    mine: list[int] = []
     try:
-        read = fcntl.fcntl(ends[0], fcntl.F_DUPFD_CLOEXEC, 10)  # 0 to 2 may be closed in here
-        mine.append(read)
+        said, log = _piped(mine)
+        with capabilities.only_for_children():
+            writer = logger.spawn(path, said, _size(path), dnsmasq.LOG_HALF)
+        # after the logger, which must not have an end of it: see spawn() of VM processes
+        read, opens = _piped(mine)
         needs = (*installed.NEEDS, "CAP_SETUID", "CAP_SETGID", "CAP_SYS_ADMIN")
         bounded = inherited_limits.usual_limits()
         with bounded, capabilities.only_for_children(needs), children.uninterrupted():
@@ -287,7 +292,7 @@ def _spawned(words: Sequence[str], errors: str) -> tuple[int, int]:
                 file_actions=[
                     *logger.closing(2),
                     (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-                    (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, log, 1),
                     (os.POSIX_SPAWN_OPEN, 2, errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
                     (os.POSIX_SPAWN_DUP2, read, 3),
                 ],
@@ -297,11 +302,30 @@ def _spawned(words: Sequence[str], errors: str) -> tuple[int, int]:
             )
             children.started(pid)
         inherited_limits.forget(pid)
-        write = fcntl.fcntl(ends[1], fcntl.F_DUPFD_CLOEXEC, 10)
+        mine.remove(opens)
     finally:
         for one in mine:
             os.close(one)
-    return pid, write
+    return writer, pid, opens
+
+
+def _piped(mine: list[int]) -> tuple[int, ...]:
+    """Both ends of a pipe, above what the gate is given: 0 to 2 may be closed in here. OSError."""
+    low = os.pipe()
+    try:
+        mine.extend(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in low)
+    finally:
+        for end in low:
+            os.close(end)
+    return tuple(mine[-2:])
+
+
+def _size(path: str) -> int:
+    """How many bytes a log has; one that is not there has none. Raises OSError."""
+    try:
+        return os.lstat(path).st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _wait_ready(row: Resource, identity: Identity) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 
-from hvtx.host import children, paths, pids, procfs, signals
+from hvtx.host import children, logger, paths, pids, procfs, signals
 from hvtx.model.resource import GONE, Outcome
 from hvtx.model.vm import Identity
 from hvtx.rulesets import dnsmasq
 
 TERM_SECONDS, KILL_SECONDS = 2.0, 5.0
+_LOGGER_SECONDS, _PAUSE = 2.0, 0.005
 
 
 def end(identity: Identity) -> bool:
@@ -47,6 +49,21 @@ def serving(directory: str) -> Identity | None:
     except (OSError, ValueError):
         return None
     return found if own else None
+
+
+def await_logger(directory: str) -> None:
+    """Wait until who keeps the log there has ended, as it does by itself; not for long."""
+    own, deadline = (logger.SIGNATURE, os.path.join(directory, dnsmasq.LOG)), time.monotonic()
+    deadline += _LOGGER_SECONDS
+    while time.monotonic() < deadline and any(_words(pid)[3:5] == own for pid in pids.numbers()):
+        time.sleep(_PAUSE)
+
+
+def _words(pid: int) -> tuple[str, ...]:
+    try:
+        return procfs.command_line(pid)
+    except OSError:
+        return ()
 
 
 def _file_of(pid: int) -> str:
