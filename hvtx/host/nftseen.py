@@ -181,6 +181,7 @@ _KEYS: Mapping[tuple[str, str], _Parts] = {
     ("inet", "network_input"): (_D,),
     ("bridge", "ports"): (_D,),
     ("bridge", "apart"): (_D,),
+    ("bridge", "only4"): (_D,),
     ("bridge", "macs"): (_D, (8, _mac)),
     ("bridge", "lladdrs"): (_D, (8, _wide(6))),
     ("bridge", "own4"): (_D, (4, _v4)),

@@ -113,6 +113,7 @@ _RENDER: Mapping[tuple[str, str], Callable[[bytes, bytes], str]] = {
     **dict(_egress()),
     ("bridge", "ports"): lambda k, _: _name(k),
     ("bridge", "apart"): lambda k, _: _name(k),
+    ("bridge", "only4"): lambda k, _: _name(k),
     ("bridge", "macs"): lambda k, _: f"{_name(k[:16])} {k[16:22].hex(':')}",
     ("bridge", "lladdrs"): lambda k, _: f"{_name(k[:16])} {k[16:22].hex(':')}",
     ("bridge", "own4"): lambda k, _: f"{_name(k[:16])} {_ntop(_V4, k[16:])}",

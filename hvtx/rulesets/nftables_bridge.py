@@ -16,6 +16,7 @@ BRIDGE = BaseRuleset(
     {
         "ports": "set|type ifname;",
         "apart": "set|type ifname;",
+        "only4": "set|type ifname;",
         "macs": "set|type ifname . ether_addr;",
         "lladdrs": "set|typeof iifname . @th,208,48;",
         "own4": "set|type ifname . ipv4_addr;",
@@ -32,6 +33,12 @@ BRIDGE = BaseRuleset(
             (
                 "iifname . ether saddr != @macs drop",
                 "meta pkttype other iifname @apart drop",
+                # A guest chooses link-local addresses by itself. Connections from them to the host
+                # are limited, all together; those to others are not tracked, wherever br_netfilter
+                # or somebody's rules would have them entered. Without IPv6 in the network the host
+                # has nothing to say there.
+                "ether type ip6 meta pkttype host iifname @only4 drop",
+                "ip6 saddr fe80::/10 meta pkttype != host notrack",
                 "ether type arp goto guard_arp",
                 "ether type ip goto guard_ip4",
                 "ether type ip6 goto guard_ip6",

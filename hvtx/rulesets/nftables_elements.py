@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from sys import byteorder
 
 from hvtx.errors import UsageError
-from hvtx.model.address import family_of, is_of
+from hvtx.model.address import family_of, is_ipv6, is_of
 from hvtx.model.firewall import FirewallSpec, addresses_in
 from hvtx.model.hook import SetElement
 from hvtx.model.policy import EgressRule, names_in
@@ -114,6 +114,8 @@ def _guard(spec: FirewallSpec, table: str) -> list[SetElement]:
     gateway = spec.get("gateway6")
     if gateway:
         found.append(SetElement("bridge", table, "gateways6", device + packed(gateway)))
+    elif not any(map(is_ipv6, addresses_in(spec))):
+        found.append(SetElement("bridge", table, "only4", device))
     return found + (_forward(spec, table) if spec.get("forward") else [])
 
 

@@ -7,7 +7,7 @@ together here; the test of this module holds them to what that module says.
 
 from __future__ import annotations
 
-from hvtx.model.address import family_of
+from hvtx.model.address import family_of, is_ipv6
 from hvtx.model.firewall import FirewallSpec, addresses_in
 from hvtx.rulesets.nftables_base import SKELETONS
 from hvtx.rulesets.nftables_elements import PROTOCOLS, unplaced
@@ -44,8 +44,8 @@ def _of(family: str, *names: str) -> tuple[bytes, ...]:
     return tuple(number_of(family, name) for name in names)
 
 
-_PORTS, _MACS, _LLADDRS, _OWN6, _LINKS6, _NEW6, _APART, _GATEWAYS6 = _of(
-    "bridge", "ports", "macs", "lladdrs", "own6", "links6", "new6", "apart", "gateways6"
+_PORTS, _MACS, _LLADDRS, _OWN6, _LINKS6, _NEW6, _APART, _GATEWAYS6, _ONLY4 = _of(
+    "bridge", "ports", "macs", "lladdrs", "own6", "links6", "new6", "apart", "gateways6", "only4"
 )
 _OWN = {4: number_of("bridge", "own4"), 6: _OWN6}
 _GUESTS = {family: number_of("inet", f"guests{family}") for family in (4, 6)}
@@ -83,6 +83,8 @@ def _port(spec: FirewallSpec) -> list[bytes]:
     gateway = spec.get("gateway6")
     if gateway:
         found.append(_GATEWAYS6 + device + packed(gateway))
+    elif not any(map(is_ipv6, addresses_in(spec))):
+        found.append(_ONLY4 + device)
     return found
 
 

@@ -39,6 +39,7 @@ from integration.lab.program import Forked, Program, preload
 from integration.network.test_guests_network import GuestVm, drain, make_network, packets, run
 
 GATEWAY4, GATEWAY6 = "10.77.0.1", "fd77::1"
+SUBNETS = ("--subnet", "10.77.0.0/24", "--subnet", "fd77::/64")
 
 
 @contextlib.contextmanager
@@ -535,6 +536,61 @@ def test_all_link_local_sources_have_one_limit_of_connections(
         assert reach(one, None, "udp", GATEWAY6, 7000, 7000)
         assert 80 <= tracked("fe80::/10") <= 105
         assert reach(two, None, "udp", GATEWAY6, 7000, 7000)
+
+
+def limited(monkeypatch: pytest.MonkeyPatch, flows: int) -> None:
+    """So many connections for each, for networks and VMs that are made now."""
+    monkeypatch.setattr("hvtx.commands.vm_start.flow_limit", lambda: flows)
+    monkeypatch.setattr("hvtx.engine.network_build.flow_limit", lambda: flows)
+
+
+def flood_from_link_locals(guest: GuestVm, target: str, mac: str) -> None:
+    """720 connections, from eight addresses that a guest has chosen."""
+    for number in range(8):
+        flood(guest, f"fe80::bbbb:{number + 1:x}", target, mac, 90)
+
+
+@pytest.mark.parametrize("subnets", [SUBNETS, SUBNETS[:2]], ids=["both families", "IPv4"])
+def test_what_guests_send_from_link_local_sources_is_not_tracked(
+    firewall: str, world: lab.Namespace, monkeypatch: pytest.MonkeyPatch, subnets: tuple[str, ...]
+) -> None:
+    """Else each of their flows is, where br_netfilter shows the frames of a bridge to iptables."""
+    bridged_frames_see_iptables(True)
+    limited(monkeypatch, 100)
+    with program(firewall) as hvtx, tracking():
+        hvtx("network", "create", "net", *subnets)
+        one, two = run(hvtx, "one"), run(hvtx, "two")
+        flood_from_link_locals(one, two.link_local, two.mac)
+        assert reach(one, two, "udp", two.ipv4, 7000, 7000)
+        assert tracked("fe80::/10") == 0
+        flood_from_link_locals(one, "ff02::1", ALL_NODES_MAC)
+        assert reach(two, one, "udp", one.ipv4, 7000, 7000)
+        assert tracked("fe80::/10") == 0
+
+
+@pytest.mark.parametrize("to", ["all nodes", "the host"])
+def test_the_host_tracks_no_ipv6_of_a_network_without_it(
+    firewall: str, bridged: bool, world: lab.Namespace, monkeypatch: pytest.MonkeyPatch, to: str
+) -> None:
+    """Its bridge hears what is for all nodes, and for any address that the host has elsewhere."""
+    bridged_frames_see_iptables(bridged)
+    limited(monkeypatch, 100)
+    with program(firewall) as hvtx, tracking():
+        hvtx("network", "create", "net", *SUBNETS[:2])
+        one = run(hvtx, "one")
+        host = (lab.HOST6, mac_of(bridge_of(hvtx)))
+        flood_from_link_locals(one, *(("ff02::1", ALL_NODES_MAC) if to == "all nodes" else host))
+        assert reach(one, None, "udp", GATEWAY4, 7000, 7000)
+        assert tracked("fe80::/10") == 0
+
+
+@contextlib.contextmanager
+def tracking() -> Iterator[None]:
+    """Somebody's firewall, which asks for the state of connections of both families."""
+    chain = "chain in {\ntype filter hook input priority 0\nct state invalid drop\n}"
+    lab.run("nft", "-f", "-", stdin=f"table inet theirs {{\n{chain}\n}}\n")
+    yield
+    lab.run("nft", "delete", "table", "inet", "theirs")
 
 
 def test_a_guest_makes_the_host_ask_for_few_neighbours(firewall: str, world: lab.Namespace) -> None:
