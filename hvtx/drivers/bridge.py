@@ -209,24 +209,25 @@ def route_localnet(device: str) -> str:
 def settings(row: Resource, device: str) -> dict[str, str]:
     """What guests need of a bridge's own settings, whatever new devices have here.
 
-    It forwards what comes from guests, and takes neither routes nor addresses from anybody there.
-    ``forwarding`` of IPv6 stays: to turn it on drops the default routes of other devices.
+    It forwards what comes from guests, and takes neither routes nor addresses from anybody there:
+    in a network without IPv6 neither. ``forwarding`` of IPv6 stays: to turn it on drops the default
+    routes of other devices.
     """
-    found: dict[str, str] = {}
+    found = _in6(device, _TAKES_NOTHING6)
     six = [is_ipv6(address) for address in bridge_spec(row).get("addresses", ())]
     if not all(six):
         found[f"net/ipv4/conf/{device}/forwarding"] = "1"
     if any(six):
-        found |= {f"net/ipv6/conf/{device}/{name}": value for name, value in _SETTINGS6.items()}
+        found |= _in6(device, _FORWARDS6)
     return found
 
 
-_SETTINGS6 = {
-    "disable_ipv6": "0",
-    "accept_ra": "0",
-    "accept_redirects": "0",
-    "force_forwarding": "1",
-}
+_TAKES_NOTHING6 = {"accept_ra": "0", "accept_redirects": "0"}
+_FORWARDS6 = {"disable_ipv6": "0", "force_forwarding": "1"}
+
+
+def _in6(device: str, settings6: dict[str, str]) -> dict[str, str]:
+    return {f"net/ipv6/conf/{device}/{name}": value for name, value in settings6.items()}
 
 
 def tune(row: Resource, device: str) -> None:

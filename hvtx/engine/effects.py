@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from hvtx.engine.operation import RunningOperation
     from hvtx.model.plan import Item
 
+_BEFORE_FLOWS = FIREWALL_KINDS | {Kind.VETH}  # what goes before flows are ended
 _ATTACHED = 64  # devices that are asked at a time whether somebody has them: a descriptor each
 
 
@@ -86,7 +87,8 @@ def remove(operation: RunningOperation, rows: Sequence[Resource]) -> dict[int, O
     """Remove what rows stand for: go on past errors, keep what a refusal of its bridge would tear.
 
     Devices are held first, so that a VM whose device somebody else has open keeps all of its
-    things, and none of them loses only its firewall.
+    things, and none of them loses only its firewall. Containers' ports go before all else: where
+    one stays, so does its firewall.
     """
     rows = release_order(rows)
     taps = _taps_of(operation, rows)
@@ -138,27 +140,26 @@ def _remove_attached(
     operation: RunningOperation, rows: Sequence[Resource], later: ExitStack
 ) -> dict[int, Outcome]:
     outcomes: dict[int, Outcome] = {}
-    addresses = sorted({address for row in rows for address in flows.guest_addresses(row)})
+    ports: dict[str | None, Outcome] = {}  # why those of containers stay, by VM
     unended: flows.Unended | None = None
-    flushed = not addresses
+    flushed = False
     for name, batch in groupby(rows, key=driver_name):
         part = list(batch)
-        if not flushed and part[0].kind not in FIREWALL_KINDS:
-            unended = flows.end(addresses, later)
+        if not flushed and part[0].kind not in _BEFORE_FLOWS:
+            unended = _end_flows(rows, outcomes, later)
             flushed = True
-        kept = [row for row in part if _bridge_stayed(row, rows, outcomes)]
-        part = [row for row in part if row not in kept]
-        outcomes.update(
-            (row.id, Outcome(False, "foreign-dependents", f"{row.key} stays with its bridge"))
-            for row in kept
-        )
+        kept = {row.id: why for row in part if (why := _kept_by(row, rows, outcomes, ports))}
+        part = [row for row in part if row.id not in kept]
+        outcomes |= kept
         if not name:
             outcomes.update((row.id, GONE) for row in part)
         elif part:
             outcomes |= released_by(operation.runtime.driver(name), part)
+            left = [row for row in part if row.kind == Kind.VETH and not outcomes[row.id].gone]
+            ports |= {row.vm: outcomes[row.id] for row in left}
             failpoint.reach(f"released:{name}")
     if not flushed:
-        unended = flows.end(addresses, later)
+        unended = _end_flows(rows, outcomes, later)
     if any(row.kind == Kind.PUBLISH for row in rows):
         outcomes |= loopback.settle_gone(operation.runtime, outcomes, rows)
     if unended is not None:
@@ -261,12 +262,38 @@ def end_absent(operation: RunningOperation, rows: Sequence[Resource]) -> None:
         port_holders.end_all(rows)
 
 
+def _end_flows(
+    rows: Sequence[Resource], outcomes: Mapping[int, Outcome], later: ExitStack
+) -> flows.Unended | None:
+    """End what still flows to guests whose rules are gone, and new ones of whom none begins."""
+    gone = (row for row in rows if row.id in outcomes and outcomes[row.id].gone)
+    addresses = sorted({address for row in gone for address in flows.guest_addresses(row)})
+    return flows.end(addresses, later) if addresses else None
+
+
+def _kept_by(
+    row: Resource,
+    rows: Sequence[Resource],
+    outcomes: Mapping[int, Outcome],
+    ports: Mapping[str | None, Outcome],
+) -> Outcome | None:
+    """Why a row is kept since a device refused to go; None: it is not.
+
+    With the address of a bridge that stays, others' could go. A container's port that stays
+    (``ports``) is up, and its rules hold it.
+    """
+    if row.kind == Kind.ADDRESS and _bridge_stayed(row, rows, outcomes):
+        return Outcome(False, "foreign-dependents", f"{row.key} stays with its bridge")
+    if row.kind in FIREWALL_KINDS and row.vm is not None and row.vm in ports:
+        why = ports[row.vm]
+        return why._replace(message=f"{row.key} is kept: {why.message}")
+    return None
+
+
 def _bridge_stayed(
     row: Resource, rows: Sequence[Resource], outcomes: Mapping[int, Outcome]
 ) -> bool:
     """Whether an address's bridge refused to go: deleting the address could take others with it."""
-    if row.kind != Kind.ADDRESS:
-        return False
     return any(
         other.kind == Kind.BRIDGE
         and other.key == address_spec(row)["device"]

@@ -1,9 +1,10 @@
 """The orders in which things are made and released, side by side. Pure.
 
-Made: what others stand on goes first, firewall objects before the process that they guard, settings
-late. Released: firewall objects go first, so that nothing is forwarded to a device that is about to
-go; then the process record, the device, the bridge before its addresses, then what is only on
-record.
+Made: what others stand on goes first, firewall objects before the process that they guard and
+before the port of a container, which may run already; settings late. Released: a container's port
+goes first, since nobody can hold it, and its container may run on; then firewall objects, so that
+nothing is forwarded to a device that is about to go; then the process record, the device, the
+bridge before its addresses, then what is only on record.
 """
 
 from __future__ import annotations
@@ -19,22 +20,22 @@ MADE: dict[str, int] = {
     Kind.ADDRESS: 3,
     Kind.TAP: 4,
     Kind.NETNS: 5,  # before what is put into the namespace
-    Kind.VETH: 6,
-    Kind.FILTER: 7,
-    Kind.MASQUERADE: 7,
-    Kind.PUBLISH: 7,
+    Kind.FILTER: 6,
+    Kind.MASQUERADE: 6,
+    Kind.PUBLISH: 6,
+    Kind.VETH: 7,
     Kind.SYSCTL: 8,  # late: settings stay on, so whatever the host refuses comes before them
     Kind.PROCESS: 9,
     Kind.LEASE: 10,
 }
 
 RELEASED: dict[str, int] = {
-    Kind.PUBLISH: 0,
-    Kind.MASQUERADE: 1,
-    Kind.FILTER: 2,
-    Kind.PROCESS: 3,
-    Kind.TAP: 4,
-    Kind.VETH: 5,
+    Kind.VETH: 0,
+    Kind.PUBLISH: 1,
+    Kind.MASQUERADE: 2,
+    Kind.FILTER: 3,
+    Kind.PROCESS: 4,
+    Kind.TAP: 5,
     Kind.NETNS: 6,
     Kind.BRIDGE: 7,
     Kind.ADDRESS: 8,

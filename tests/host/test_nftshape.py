@@ -22,6 +22,8 @@ SPECS = [
     {"what": "port", "device": "hv0", "mac": "02:00:00:00:00:01", "isolate": True,
      "ipv4": "10.77.0.2", "ipv6": "fd77::2", "gateway6": "fd77::1",
      "forward": True, "bridge": "br0"},
+    {"what": "port", "device": "hv1", "mac": "02:00:00:00:00:03", "isolate": False,
+     "ipv4": "10.78.0.2", "bridge": "br1"},
     {"what": "masquerade", "address": "10.77.0.2"},
     {"what": "masquerade", "address": "fd77::2"},
     {"what": "publish", "protocol": "tcp", "host_port": 80, "guest_port": 8080,

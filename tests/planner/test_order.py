@@ -26,6 +26,7 @@ ROWS = [
     row(8, Kind.ADDRESS),
     row(9, Kind.SYSCTL),
     row(10, Kind.FILE),
+    row(11, Kind.VETH),
 ]
 
 
@@ -38,11 +39,13 @@ def test_every_kind_has_its_place_in_both() -> None:
 
 
 def test_what_others_stand_on_is_made_first_and_nftables_before_iptables() -> None:
-    assert ids(creation_order(ROWS)) == [10, 7, 8, 6, 4, 5, 3, 9, 2, 1]
+    assert ids(creation_order(ROWS)) == [10, 7, 8, 6, 4, 5, 3, 11, 9, 2, 1]
 
 
-def test_what_forwards_is_released_first_and_a_base_after_all_that_stands_in_it() -> None:
-    assert ids(release_order(ROWS)) == [3, 5, 4, 2, 6, 7, 8, 9, 10, 1]
+def test_a_containers_port_is_released_first_then_what_forwards_and_a_base_after_all_that_stands_in_it() -> (
+    None
+):
+    assert ids(release_order(ROWS)) == [11, 3, 5, 4, 2, 6, 7, 8, 9, 10, 1]
 
 
 def test_the_order_of_release_does_not_hang_on_how_rows_come() -> None:

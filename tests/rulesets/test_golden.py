@@ -41,6 +41,8 @@ def _specs() -> Iterator[dict[str, Any]]:
     for both, isolate, forward in product(_ADDRESSES, (False, True), (False, True)):
         port = {"what": "port", "device": "hv0", "mac": _MAC, "bridge": "hvbr0", **both}
         yield port | {"gateway6": "fe80::1", "isolate": isolate, "forward": forward}
+        if both["ipv6"] is None:
+            yield port | {"gateway6": None, "isolate": isolate, "forward": forward}
     for both in _ADDRESSES:
         yield {"what": "forward", "bridge": "hvbr0", **both}
     for address in ("10.77.0.5", "fd77::5"):

@@ -4,7 +4,8 @@ Making: one message makes both ends (:mod:`hvtx.host.veth`); until the alias is 
 group are the mark (docs/adr/0004). The namespace is opened by its path, and is the one of the row
 if it has the row's id. With it the pair goes, so that a killed start leaves it no longer than that.
 
-The host's end gets the settings and filters of a TAP's. That for checksums too: no frame has a
+The host's end gets the settings and filters of a TAP's, and is brought up last: a container that
+runs may have its own end up before. The filter for checksums is there too: no frame has a
 virtio-net header here, but a packet socket with one (PACKET_VNET_HDR), which CAP_NET_RAW allows,
 asks the same of the host.
 
@@ -79,9 +80,11 @@ class VethDriver:
                 )  # fmt: skip
                 _make(pair, namespace, links, row)
                 failpoint.reach("made:veth")
-                links.change(spec["ifindex"], alias=row.mark, up=True, quiet6=True, hairpin=True)
+                links.change(spec["ifindex"], alias=row.mark, quiet6=True, hairpin=True)
                 failpoint.reach("marked:veth")
                 guarded = filters.guard(program, row, links)
+                links.change(spec["ifindex"], up=True)
+                failpoint.reach("guarded:veth")
                 given = [veth.PeerAddress(*each) for each in spec["peer_addresses"]]
                 inside = network_namespace.inside(namespace, partial(_furnish, row, given))
                 if given:
@@ -100,12 +103,13 @@ class VethDriver:
             if seen is None:
                 return False
             links.change(
-                seen.ifindex, master=master, mac=spec["mac"], mtu=spec["mtu"], up=True, hairpin=True
+                seen.ifindex, master=master, mac=spec["mac"], mtu=spec["mtu"], hairpin=True
             )
             if guard is not None:
                 with filters.program() as program:
                     filters.guard(program, row, links, guard)
                 filters.limit(row)
+            links.change(seen.ifindex, up=True)
         return True
 
     def set_traits(self, row: Resource, wanted: WantedSettings, traits: LinkSettingsSocket) -> None:
