@@ -219,3 +219,23 @@ def test_a_bridge_takes_no_route_from_anybody(firewall: str, subnet: str) -> Non
     hvtx("repair")
     assert not advertised(place, bridge)
     attachments.end_boxes()
+
+
+def test_a_port_that_has_to_stay_keeps_its_guards(hvtx: Program) -> None:
+    """Somebody's address is on it: DEL goes on when that is gone."""
+    bridge, before = bridge_of(hvtx), pairs()
+    attachments.box()
+    hvtx(*add())
+    (name,) = pairs() - before
+    lab.run("ip", "addr", "add", "192.0.2.9/32", "dev", name)
+    assert " is kept: " in hvtx(attachments.WORD, "del", code=9).err
+    assert passing(bridge) == []
+    lab.run("ip", "addr", "del", "192.0.2.9/32", "dev", name)
+    hvtx("gc", "--apply")
+    assert pairs() == before
+    assert hvtx.is_clean()
+
+
+def pairs() -> set[str]:
+    """The host's ends of containers' pairs."""
+    return {link["ifname"] for link in json.loads(lab.run("ip", "-j", "link", "show", "type", "veth"))}  # fmt: skip
