@@ -33,17 +33,23 @@ BRIDGE = BaseRuleset(
             (
                 "iifname . ether saddr != @macs drop",
                 "meta pkttype other iifname @apart drop",
-                # A guest chooses link-local addresses by itself. Connections from them to the host
-                # are limited, all together; those to others are not tracked, wherever br_netfilter
-                # or somebody's rules would have them entered. Without IPv6 in the network the host
-                # has nothing to say there.
+                # without IPv6 in its network the host has nothing to say to a guest
                 "ether type ip6 meta pkttype host iifname @only4 drop",
-                "ip6 saddr fe80::/10 meta pkttype != host notrack",
+                "ip6 saddr fe80::/10 meta pkttype != host jump untracked",
                 "ether type arp goto guard_arp",
                 "ether type ip goto guard_ip4",
                 "ether type ip6 goto guard_ip6",
                 "drop",
             ),
+        ),
+        # A guest chooses link-local addresses by itself. Connections from them to the host are
+        # limited, all together; those to others are not tracked, where br_netfilter or somebody's
+        # rules would have them entered. But of DHCPv6, of which each address has one: a firewall
+        # of the host may let pass only what is new.
+        Chain(
+            "untracked",
+            "",
+            ("ip6 daddr ff02::1:2 udp sport 546 udp dport 547 return", "notrack"),
         ),
         Chain(
             "guard_arp",

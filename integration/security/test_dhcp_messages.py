@@ -159,3 +159,28 @@ def test_a_guest_is_no_relay(firewall: str) -> None:
         with pytest.raises(BlockingIOError):
             ear.recv(2000)
     end(hvtx)
+
+
+STRICT = """table inet theirs {
+ chain in {
+  type filter hook input priority 0; policy drop
+  ct state established,related accept
+  iifname "lo" accept
+  meta l4proto ipv6-icmp accept
+  udp dport { 53, 67, 547 } ct state new accept
+ }
+}
+"""
+
+
+def test_a_firewall_that_lets_pass_what_is_new_serves_dhcp(firewall: str) -> None:
+    """What a guest sends from a link-local address is not tracked, but for this."""
+    preload()
+    hvtx = Forked(HVTX_FIREWALL=firewall, HVTX_DHCP="auto")
+    network(hvtx)
+    lab.run("nft", "-f", "-", stdin=STRICT)
+    web = start(hvtx, "web")
+    web.link()
+    assert web.does("four", "eth0")["address"] == web.ipv4
+    assert web.does("six", "eth0")["addresses"] == [web.ipv6]
+    end(hvtx)
