@@ -3,7 +3,8 @@
 The VM writes into a pipe. Behind it a shell runs ``dd``, which copies each piece to the log at once
 and ends before the log holds more than a half of the whole may; when the half is nearly full the
 shell renames the log to ``NAME.log.1`` and begins anew. So the two together never hold more than
-``LIMIT`` bytes, whatever a guest writes (docs/adr/0020).
+``LIMIT`` bytes, whatever a guest writes (docs/adr/0020). What a network's dnsmasq says is kept in
+the same way, and less of it.
 
 - What cannot be written (a full disk) is dropped, 64 KiB at a time, and reading goes on: a VM is
   never held up by its log.

@@ -279,7 +279,7 @@ def _spawned(words: Sequence[str], directory: str) -> tuple[int, int, int]:
     try:
         said, log = _piped(mine)
         with capabilities.only_for_children():
-            writer = logger.spawn(path, said, _size(path), dnsmasq.LOG_HALF)
+            writer = logger.spawn(path, said, _made(path), dnsmasq.LOG_HALF)
         # after the logger, which must not have an end of it: see spawn() of VM processes
         read, opens = _piped(mine)
         needs = (*installed.NEEDS, "CAP_SETUID", "CAP_SETGID", "CAP_SYS_ADMIN")
@@ -320,12 +320,14 @@ def _piped(mine: list[int]) -> tuple[int, ...]:
     return tuple(mine[-2:])
 
 
-def _size(path: str) -> int:
-    """How many bytes a log has; one that is not there has none. Raises OSError."""
+def _made(path: str) -> int:
+    """Make sure that a log is there, and no link; how many bytes it has. Raises OSError."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(path, flags, 0o600)
     try:
-        return os.lstat(path).st_size
-    except FileNotFoundError:
-        return 0
+        return os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
 
 
 def _wait_ready(row: Resource, identity: Identity) -> None:
