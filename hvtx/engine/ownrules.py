@@ -183,7 +183,7 @@ def _of_lines(
     wanted = [
         WantedLine(
             row.id, row.mark, xtnames.TOOLS[rule.family], rule.table, rule.chain, rule.text,
-            (rule.table, rule.chain) == iptables.GUARDS,
+            (rule.table, rule.chain) in iptables.GUARDS,
         )
         for row in own
         for rule in iptables.rules_of(installation, row)

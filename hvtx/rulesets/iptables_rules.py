@@ -19,7 +19,8 @@ _TOOLS = {4: "iptables", 6: "ip6tables"}
 _FAMILIES = {tool: family for family, tool in _TOOLS.items()}
 _CHAINS = {"filter": ("PASS", "WAY"), "mangle": ("FWD",), "nat": ("PRE", "OUT", "POST")}
 TABLES = tuple(_CHAINS)
-GUARDS = ("mangle", "FORWARD")  # where what drops must come before what others let pass
+# Where what drops must come before what others let pass.
+GUARDS = frozenset({("mangle", "FORWARD"), ("mangle", "PREROUTING")})
 _FORMER = {"filter": ("FWD",)}  # of earlier versions: seen and removed, never made
 _LOOPBACK = "127.0.0.0/8"
 
@@ -127,16 +128,15 @@ def _network(installation: str, spec: FirewallSpec) -> tuple[Rule, ...]:
         family = family_of(subnet)
         if family == 6:
             rules += _jumps6(installation, bridge, subnet)
-        limit = _flow_limit(bridge, spec.get("flows", FLOWS_EACH), 128 if family == 6 else 32)
-        rules.append(Rule(family, "filter", "INPUT", limit, first=True))
-        if family == 6:  # a guest chooses link-local addresses by itself: of all of them so many
-            links = _flow_limit(bridge, spec.get("flows", FLOWS_EACH), 10, "fe80::/10")
-            rules.append(Rule(family, "filter", "INPUT", links, first=True))
+        rules += [
+            Rule(family, "mangle", "PREROUTING", text, first=True)
+            for text in _flow_limits(bridge, spec.get("flows", FLOWS_EACH), family)
+        ]
         rules += [
             Rule(family, "mangle", forward, text, first=True)
             for text in (
                 *_known(bridge, spec.get("uplink")),
-                *_guards(bridge, limit, isolate=spec["isolate"], nat=spec["nat"]),
+                *_guards(bridge, isolate=spec["isolate"], nat=spec["nat"]),
                 *_unreachable(bridge, family),
                 *_bound(bridge, spec.get("uplink")),
             )
@@ -192,11 +192,8 @@ def _bound(bridge: str, uplink: str | None) -> Iterator[str]:
     yield f"! -i {uplink} -o {bridge} {fresh} -j DROP"
 
 
-def _guards(bridge: str, limit: str, *, isolate: bool, nat: bool) -> Iterator[str]:
+def _guards(bridge: str, *, isolate: bool, nat: bool) -> Iterator[str]:
     """What of a network's routed traffic is dropped, whatever others accept."""
-    # Of each of its addresses so many connections, to the world and to the host: what is dropped
-    # here is not entered.
-    yield limit
     if isolate:
         # Guests still reach what their neighbours publish, through the host's addresses.
         yield f"-i {bridge} -o {bridge} -m conntrack ! --ctstate DNAT -j DROP"
@@ -233,6 +230,18 @@ def _passes_nothing(bridge: str, *, isolate: bool) -> Iterator[str]:  # noqa: AR
     """What of a network that asked for no accepts comes here goes back to the host's policy."""
     yield f"-i {bridge} -j RETURN"
     yield f"-o {bridge} -j RETURN"
+
+
+def _flow_limits(bridge: str, most: int, family: int) -> Iterator[str]:
+    """Of each address of a guest's so many connections, wherever they lead.
+
+    A rule counts for itself alone, so there is one, which meets what is for the host and what goes
+    beyond. What is dropped is not entered. A guest chooses link-local addresses by itself: of all
+    of them so many.
+    """
+    yield _flow_limit(bridge, most, 128 if family == 6 else 32)
+    if family == 6:
+        yield _flow_limit(bridge, most, 10, "fe80::/10")
 
 
 def _flow_limit(bridge: str, most: int, mask: int, source: str = "") -> str:

@@ -450,6 +450,25 @@ def test_a_guest_uses_up_no_more_connections_than_its_own(
             assert reach(one, two, "tcp", theirs, 7001, 7001)
 
 
+def test_connections_to_the_host_and_beyond_it_are_counted_together(
+    firewall: str, bridged: bool, world: lab.Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is one limit for an address, wherever its connections lead: to a neighbour, too."""
+    bridged_frames_see_iptables(bridged)
+    limited(monkeypatch, 300)
+    with program(firewall) as hvtx:
+        make_network(hvtx)
+        one, two = run(hvtx, "one"), run(hvtx, "two")
+        mac = mac_of(bridge_of(hvtx))
+        for source, there in ((one.ipv4, (WORLD4, GATEWAY4, two.ipv4)),
+                              (one.ipv6, (lab.WORLD6, GATEWAY6, two.ipv6))):  # fmt: skip
+            for target in there:
+                to = two.mac if target in (two.ipv4, two.ipv6) else mac
+                flood(one, source, target, to, 600)
+            assert reach(two, None, "tcp", GATEWAY4, 7000, 7000)
+            assert 250 <= tracked(source) <= 310
+
+
 def test_link_local_sources_are_few(hvtx: Program) -> None:
     """A guest cannot fill the host's table of neighbours, nor connection tracking, by fe80s."""
     make_network(hvtx)

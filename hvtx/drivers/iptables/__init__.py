@@ -8,7 +8,8 @@ Chains per installation, each reached by a jump from the built-in chain::
     nat     OUTPUT       -> HVTX-<installation>-OUT    likewise
     nat     POSTROUTING  -> HVTX-<installation>-POST
 
-and, directly in INPUT and PREROUTING, what keeps each network from the host's 127.0.0.0/8.
+and, directly in INPUT and PREROUTING, what keeps each network from the host's 127.0.0.0/8, and each
+guest to its number of connections (PREROUTING of ``mangle``).
 What is dropped stands in a table of its own hook, before ``filter``, so that no accept of anybody
 comes before it. What is accepted comes after all rules of others and answers their policy only
 (docs/adr/0029); new flows of guests go on to ``HVTX-<installation>-WAY``, which names the devices

@@ -197,18 +197,22 @@ class IptablesDriver:
         return observed
 
     def _put_first(self, row: Resource) -> None:
-        """Move a row's jumps to what drops to the head, before what others have put there."""
-        jumps = [r for r in rules_of(self._site.installation, row) if (r.table, r.chain) == GUARDS]
-        for family in {rule.family for rule in jumps}:
-            own = [entry_of(rule, row.mark) for rule in jumps if rule.family == family]
+        """Move a row's rules that drop, or lead there, before what others have put there."""
+        rules = [r for r in rules_of(self._site.installation, row) if (r.table, r.chain) in GUARDS]
+        for family, table in sorted({(rule.family, rule.table) for rule in rules}):
+            own = [
+                (rule.chain, entry_of(rule, row.mark))
+                for rule in rules
+                if (rule.family, rule.table) == (family, table)
+            ]
 
-            def change(edit: xtables.Edit, own: list[bytes] = own) -> bool:
-                for entry in reversed(own):
-                    if edit.delete_rule(GUARDS[1], entry):
-                        edit.add(GUARDS[1], entry, first=True)
+            def change(edit: xtables.Edit, own: list[tuple[str, bytes]] = own) -> bool:
+                for chain, entry in reversed(own):
+                    if edit.delete_rule(chain, entry):
+                        edit.add(chain, entry, first=True)
                 return True
 
-            xtables.edit(family, GUARDS[0], self._site.timeout, change)
+            xtables.edit(family, table, self._site.timeout, change)
 
     def _put_last(self, row: Resource) -> None:
         jump = rules_of(self._site.installation, row)[-1]
