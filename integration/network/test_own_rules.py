@@ -330,6 +330,14 @@ iptables-legacy -t nat -I PREROUTING -p tcp --dport 99 -j DNAT --to 192.0.2.1"""
         assert "-FWD" in first
         if "OTHER" not in rule:
             lab.run(f"{tool}-legacy", *rule.replace("-I", "-C").split())  # theirs stays
+    for tool in ("iptables", "ip6tables"):  # where a guest's connections are counted
+        lab.run(f"{tool}-legacy", "-t", "mangle", "-I", "PREROUTING", "-j", "ACCEPT")
+        said = f"{tool} mangle PREROUTING: `"
+        assert [(f.level, f.hint) for f in damage() if said in f.message] == [("error", REPAIR)]
+        hvtx("repair")
+        assert damage() == []
+        first = lab.run(f"{tool}-legacy", "-t", "mangle", "-S", "PREROUTING", "1")
+        assert "connlimit" in first
 
 
 @pytest.mark.parametrize("hvtx", ["nftables", "iptables"], indirect=True)
