@@ -25,14 +25,13 @@ from hvtx.host.retry import retry_transient
 from hvtx.model.filter_chain import FilterChain
 from hvtx.model.firewall import FirewallSpec, firewall_spec
 from hvtx.model.firewalld_zone import BACKEND
-from hvtx.model.mark import FAMILY
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.typed import NamedTuple, cast
 from hvtx.model.vm import Network
 from hvtx.planner.firewalld_zone import bridges_of
 from hvtx.planner.provision import ResourceSpec
 from hvtx.planner.scope import NetworkScope
-from hvtx.rulesets.filter_ends import end_of, in_place
+from hvtx.rulesets.filter_ends import end_of, in_place, stands_behind
 from hvtx.rulesets.passage_rules import forward_rules, input_rules
 
 Make = Callable[[str, Sequence[ResourceSpec]], list[Resource]]
@@ -186,7 +185,7 @@ def _compare(
         make[row.network or ""].remove(fits[0])
         chain = chains.chains[spec["backend"], spec["family"], spec["hook"]]
         own = sum(rule.mark == row.mark for rule in chain.rules)
-        right = in_place(chain, row.mark, FAMILY)
+        right = in_place(chain, row.mark)
         if right and own == len(spec["accepts"]):
             continue
         move.append(row)
@@ -194,6 +193,11 @@ def _compare(
             lacks.append(f"{_where(spec)}: what hvtx accepts for {spec['bridge']} was gone")
         elif right:
             words.append(f"{_where(spec)}: what hvtx accepts for {spec['bridge']} is not whole")
+        elif stands_behind(chain, row.mark):
+            lacks.append(
+                f"{_where(spec)}: what hvtx accepts for {spec['bridge']} comes after the first rule"
+                " that drops by the policy"
+            )
         else:
             words.append(f"{_where(spec)}: {_BEHIND}")
     old = {_same(firewall_spec(row)) for row in drop}

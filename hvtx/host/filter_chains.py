@@ -19,7 +19,7 @@ from hvtx.host.nfnumbers import VERDICT_CHAIN, VERDICT_CODE, XT_NAME
 from hvtx.host.nfxt import words_of
 from hvtx.host.xtblob import end_of, entries, read
 from hvtx.host.xtentry import LAYOUTS, OFFSETS, TARGET
-from hvtx.model.filter_chain import ChainRule, Does, FilterChain
+from hvtx.model.filter_chain import ChainRule, Does, FilterChain, with_condition
 from hvtx.model.hook import HOOKS, Hook
 
 TABLE = "filter"
@@ -105,8 +105,8 @@ def chain_rule(rule: Rule) -> ChainRule:
             condition, does = True, Does.SOME
         elif name not in _SILENT and not is_xt_comment(name, data):
             condition = True
-    if condition and does is not Does.NOTHING:
-        does, leads = Does.SOME, ""
+    if condition:
+        does, leads = with_condition(does, leads)
     mark = rule.comment or xt_comment(rule)
     words = words_of(rule) if rule.comment is None and mark else None
     return ChainRule(does, leads, mark, rule.handle, words)
@@ -170,6 +170,6 @@ def legacy_rule(family: int, entry: bytes, chains: Mapping[str, object]) -> Chai
     does = Does.NOTHING if name in _LOGS or not name else _LABELS.get(name, Does.SOME)
     leads = name if name in chains else ""
     does = Does.JUMP if leads else does
-    if condition and does is not Does.NOTHING:
-        does, leads = Does.SOME, ""
+    if condition:
+        does, leads = with_condition(does, leads)
     return ChainRule(does, leads, mark)

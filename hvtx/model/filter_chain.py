@@ -11,6 +11,8 @@ class Does(StrEnum):
     """What a rule does with every packet that comes to it."""
 
     SOME = "some"  # it has a condition, and a verdict
+    MAY_ACCEPT = "may accept"  # it has a condition, and accepts
+    POLICY = "policy"  # it has a condition, and leads to a chain that is called a policy
     NOTHING = "nothing"  # it counts or logs
     DROP = "drop"  # rejects, too
     ACCEPT = "accept"
@@ -18,11 +20,24 @@ class Does(StrEnum):
     JUMP = "jump"  # to another chain, without a condition
 
 
+# ufw's, whose one rule is its default: `ufw-skip-to-policy-input`, `ufw6-skip-to-policy-forward` …
+_POLICIES = ("ufw-skip-to-policy-", "ufw6-skip-to-policy-")
+
+
+def with_condition(does: Does, leads: str) -> tuple[Does, str]:
+    """What a rule does, and where it leads, if what it would do to all has a condition."""
+    if does is Does.NOTHING:
+        return does, leads
+    if does is Does.JUMP and leads.startswith(_POLICIES):
+        return Does.POLICY, leads
+    return (Does.MAY_ACCEPT if does is Does.ACCEPT else Does.SOME), ""
+
+
 class ChainRule(NamedTuple):
     """A rule of somebody's chain, or one of ours in it."""
 
     does: Does
-    leads: str = ""  # the chain that it jumps to
+    leads: str = ""  # the chain that it jumps to, with JUMP and POLICY
     mark: str | None = None
     handle: int = 0  # of nf_tables
     words: str | None = None  # of one that a passage may have made

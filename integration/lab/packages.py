@@ -28,13 +28,14 @@ FIREWALLD = (
     "firewalld", "python3-firewall", "python3-nftables", "python3-dbus", "python3-gi",
     "python3-cap-ng",
 )  # fmt: skip
+UFW = ("ufw",)
 PIPX = (
     "pipx", "python3-argcomplete", "python3-packaging", "python3-userpath", "python3-click",
     "python3-platformdirs",
 )  # fmt: skip
 ZSH = ("zsh", "zsh-common")
 FISH = ("fish", "fish-common")
-ORDINARY = (ETCD, CNI_PLUGINS, BIRD, VTYSH, CONTAINERD, FIREWALLD, PIPX, ZSH, FISH)
+ORDINARY = (ETCD, CNI_PLUGINS, BIRD, VTYSH, CONTAINERD, FIREWALLD, UFW, PIPX, ZSH, FISH)
 
 
 class Unavailable(Exception):

@@ -45,6 +45,8 @@ COUNTER, IIF = expression("counter"), expression("meta", attribute(2, bytes(4)))
         (COUNTER + expression("reject"), Does.DROP, ""),
         (IIF + COUNTER + verdict(0), Does.SOME, ""),
         (IIF + COUNTER + verdict(-3, "one"), Does.SOME, ""),
+        (IIF + COUNTER + verdict(1), Does.MAY_ACCEPT, ""),
+        (IIF + verdict(-3, "ufw-skip-to-policy-input"), Does.POLICY, "ufw-skip-to-policy-input"),
         (IIF + COUNTER + target("LOG"), Does.NOTHING, ""),
         (expression("log"), Does.NOTHING, ""),
         (target("NFQUEUE"), Does.SOME, ""),
@@ -65,7 +67,7 @@ def test_a_rule_of_nf_tables(parts: bytes, does: Does, leads: str) -> None:
 def test_ours_is_told_by_its_mark_and_its_words() -> None:
     built = expressions_of("-i hvbr0 -o eth0 -j ACCEPT", MARK)
     seen = chain_rule(Rule("ip", "filter", "FORWARD", 3, built, None))
-    assert (seen.does, seen.mark, seen.words) == (Does.SOME, MARK, "-i hvbr0 -o eth0 -j ACCEPT")
+    assert (seen.does, seen.mark, seen.words) == (Does.MAY_ACCEPT, MARK, "-i hvbr0 -o eth0 -j ACCEPT")
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -81,9 +83,12 @@ def test_ours_is_told_by_its_mark_and_its_words() -> None:
         ("-j NFQUEUE", Does.SOME, ""),
         ("-i eth0 -j DROP", Does.SOME, ""),
         ("-m conntrack --ctstate ESTABLISHED -j DROP", Does.SOME, ""),
+        ("-i eth0 -j DOCKER-USER", Does.SOME, ""),
+        ("-i eth0 -j ACCEPT", Does.MAY_ACCEPT, ""),
+        ("-i eth0 -j ufw6-skip-to-policy-input", Does.POLICY, "ufw6-skip-to-policy-input"),
     ],
 )
 def test_a_rule_of_a_legacy_table(family: int, words: str, does: Does, leads: str) -> None:
     entry = xtentry.build(family, words, MARK)
-    seen = legacy_rule(family, entry, {"DOCKER-USER": ()})
+    seen = legacy_rule(family, entry, {"DOCKER-USER": (), "ufw6-skip-to-policy-input": ()})
     assert (seen.does, seen.leads, seen.mark) == (does, leads, MARK)

@@ -8,7 +8,6 @@ from hvtx.errors import Contended, HostRefused
 from hvtx.host import xtables, xtblob, xtlock, xtnames
 from hvtx.host.filter_chains import TABLE, legacy_chains
 from hvtx.model.firewall import firewall_spec
-from hvtx.model.mark import FAMILY
 from hvtx.model.resource import Resource
 from hvtx.rulesets.filter_ends import end_of, in_place
 from hvtx.rulesets.iptables_rules import rules_of
@@ -28,7 +27,7 @@ def put(site: Site, row: Resource) -> None:
         there = xtblob.entries(family, blob).get(hook, []) if blob is not None else []
         chain = legacy_chains(family)[family, hook]
         mine = [number for number, entry in enumerate(there) if entry in own]
-        if [there[number] for number in mine] == own and in_place(chain, row.mark, FAMILY):
+        if [there[number] for number in mine] == own and in_place(chain, row.mark):
             return False
         for number in mine:
             edit.delete_rule(hook, there[number])

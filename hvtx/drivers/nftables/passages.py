@@ -17,7 +17,6 @@ from hvtx.host.nfmessages import Command, add_rule, delete_rule, insert_rule
 from hvtx.host.nfxt import expressions_of
 from hvtx.model.filter_chain import ChainRule, FilterChain
 from hvtx.model.firewall import firewall_spec
-from hvtx.model.mark import FAMILY
 from hvtx.model.place import nft_place
 from hvtx.model.resource import GONE, Entry, Outcome, Resource
 from hvtx.model.typed import Any
@@ -59,7 +58,7 @@ def _commands(row: Resource, chains: Mapping[tuple[int, str], FilterChain]) -> l
         )
     own = [rule for rule in chain.rules if rule.mark == row.mark]
     known = [rule for rule in own if rule.words in accepts]
-    if [rule.words for rule in known] == accepts and in_place(chain, row.mark, FAMILY):
+    if [rule.words for rule in known] == accepts and in_place(chain, row.mark):
         return []
     found = [delete_rule(_rule(number, hook, rule)) for rule in known]
     end, _ = end_of(chain)

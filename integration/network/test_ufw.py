@@ -1,0 +1,132 @@
+"""Beside a real ufw: guests get their addresses, and what an administrator drops is dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from integration import lab
+from integration.lab import ufw
+from integration.lab.program import Forked, Program, preload
+from integration.lab.ufw import Ufw
+from integration.network.test_dhcp import Guest, end, network, start
+from integration.network.test_passages import TOOLS, saved
+
+KINDS = ("nft", "legacy")
+FIREWALLS = ("nftables", "iptables")
+
+
+@pytest.fixture(scope="module")
+def package() -> Path:
+    return ufw.root()
+
+
+@pytest.fixture
+def beside(package: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Ufw:
+    return Ufw(package, tmp_path / "ufw", request.param)
+
+
+@pytest.fixture(params=FIREWALLS)
+def hvtx(request: pytest.FixtureRequest) -> Iterator[Program]:
+    """The program, with DHCP as a new installation has it."""
+    preload()
+    program = Forked(HVTX_FIREWALL=str(request.param), HVTX_DHCP="auto")
+    yield program
+    end(program)
+
+
+def served(guest: Guest) -> set[str]:
+    """What a guest that knows nothing is given."""
+    found = set()
+    guest.link()
+    if told := guest.does("four", "eth0"):
+        assert told["address"] == guest.ipv4
+        found.add("DHCPv4")
+    if told := guest.does("six", "eth0"):
+        assert told["addresses"] == [guest.ipv6]
+        found.add("DHCPv6")
+    return found
+
+
+ALL = {"DHCPv4", "DHCPv6"}
+
+
+
+def accepts(kind: str, family: int = 4) -> list[str]:
+    """What INPUT does, in order: hvtx's accepts as one, and others' rules."""
+    lines = lab.run(TOOLS[kind][family == 6], "-S", "INPUT").splitlines()
+    found = ["hvtx" if "hvtx:1:" in one else one.partition(" INPUT ")[2] for one in lines]
+    return [one for n, one in enumerate(found) if one != "hvtx" or found[n - 1] != "hvtx"]
+
+
+@pytest.mark.parametrize("beside", KINDS, indirect=True)
+@pytest.mark.parametrize("first", ["hvtx", "ufw"])
+def test_guests_get_their_addresses(beside: Ufw, hvtx: Program, first: str) -> None:
+    """Both backends, both kinds of tables, both start orders; and nothing of ufw's changes."""
+    if first == "ufw":
+        beside.run("ufw --force enable")
+        before = saved(beside.kind)
+        network(hvtx)
+    else:
+        network(hvtx)
+        beside.run("ufw --force enable")
+        hvtx("repair")
+    web = start(hvtx, "web")
+    assert served(web) == ALL
+    for family, prefix in ((4, "ufw"), (6, "ufw6")):
+        order = accepts(beside.kind, family)
+        assert order[order.index("hvtx") + 1] == f"-j {prefix}-after-input"
+    assert hvtx("repair", "--json").json()["repaired"] == []
+    assert hvtx.is_clean()
+    if first == "ufw":
+        assert [line for line in saved(beside.kind) if "hvtx:" not in line] == before
+    beside.run("ufw reload")
+    assert served(web) == ALL
+    hvtx("vm", "rm", "--force", "web")
+    hvtx("network", "rm", "net")
+    assert not [line for line in saved(beside.kind) if "hvtx:" in line]
+
+
+@pytest.mark.parametrize("beside", KINDS, indirect=True)
+@pytest.mark.parametrize("hvtx", ["nftables"], indirect=True)
+def test_where_it_rejects_by_default(beside: Ufw, hvtx: Program) -> None:
+    beside.run("ufw default reject incoming; ufw --force enable")
+    network(hvtx)
+    assert served(start(hvtx, "web")) == ALL
+
+
+@pytest.mark.parametrize("beside", KINDS, indirect=True)
+@pytest.mark.parametrize("hvtx", ["nftables"], indirect=True)
+def test_accepts_that_come_too_late_are_moved(beside: Ufw, hvtx: Program) -> None:
+    """As earlier versions put them: at the very end."""
+    beside.run("ufw --force enable")
+    network(hvtx)
+    right = accepts(beside.kind)
+    tool = TOOLS[beside.kind][0]
+    for line in lab.run(tool, "-S", "INPUT").splitlines():
+        if "hvtx:1:" in line:
+            rule = line.replace('"', "").split()[2:]
+            lab.run(tool, "-D", "INPUT", *rule)
+            lab.run(tool, "-A", "INPUT", *rule)
+    assert accepts(beside.kind)[-1] == "hvtx"
+    told = hvtx("doctor", "--json", code=None).json()["findings"]
+    (late,) = [one for one in told if "comes after the first rule" in one["message"]]
+    assert (late["level"], late["hint"]) == ("warning", "hvtx repair")
+    hvtx("repair")
+    assert accepts(beside.kind) == right
+
+
+@pytest.mark.parametrize("beside", KINDS, indirect=True)
+@pytest.mark.parametrize("hvtx", ["nftables"], indirect=True)
+@pytest.mark.parametrize("where", ["ufw-after-input", "INPUT"])
+def test_what_an_administrator_drops_is_dropped(beside: Ufw, hvtx: Program, where: str) -> None:
+    """Beside ufw's default, or after it: hvtx's accepts come behind it then."""
+    drop = "-p tcp -m tcp --dport 53 -j DROP"
+    beside.run("ufw --force enable")
+    lab.run(TOOLS[beside.kind][0], "-A", where, *drop.split())
+    network(hvtx)
+    assert accepts(beside.kind)[-1] == "hvtx"
+    web = start(hvtx, "web")
+    assert served(web) == ALL - {"DHCPv4"}
