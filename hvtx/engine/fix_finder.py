@@ -6,12 +6,16 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from hvtx.engine import firewalld_zone
+from hvtx.engine import firewalld_zone, passages
 from hvtx.engine.forward_accepts import world
 from hvtx.engine.runtime import Runtime
+from hvtx.engine.scope import all_networks
 from hvtx.errors import HvtxError
 from hvtx.host.netlink import DumpInterrupted
+from hvtx.model.filter_chain import is_policy
+from hvtx.model.firewall import FirewallSpec
 from hvtx.model.traffic import Stop
+from hvtx.model.typed import cast
 from hvtx.model.vm import Network
 from hvtx.planner.flow_fixes import Chain, Host, fix
 from hvtx.planner.own_accepts import Net
@@ -32,6 +36,7 @@ class FixFinder:
     def __init__(self, runtime: Runtime, more: Sequence[Network] = ()) -> None:
         """``more`` are networks that might be made."""
         every = [*runtime.read(records.networks), *more]
+        self._runtime = runtime
         self._nets = {
             n.name: Net(
                 n.bridge, tuple(n.subnets), tuple(n.gateways), n.firewall, n.passage, n.dhcp
@@ -58,8 +63,19 @@ class FixFinder:
                 (self._nft if by == "nft" else self._legacy)(place[0], place[1])
         zoned = self._zoned() if by == "nft" and place[1:2] == ("firewalld",) else {}
         tools = frozenset(name for name in _TOOLS if program.find((name,)) is not None)
-        host = Host(self._uplinks, self._nets, self._chains, self._owners, tools, zoned)
+        late = self._late() if len(place) == 3 and is_policy(place[2]) else frozenset()
+        host = Host(self._uplinks, self._nets, self._chains, self._owners, tools, zoned, late)
         return fix(stops, host)
+
+    def _late(self) -> frozenset[str]:
+        """The bridges whose accepts in others' filters are to be made, or moved."""
+        try:
+            found = passages.change(all_networks(self._runtime))
+        except (HvtxError, OSError, DumpInterrupted):
+            return frozenset()
+        made = (want.spec for wants in found.make.values() for want in wants)
+        specs = [cast("FirewallSpec", spec) for spec in made]
+        return frozenset([spec["bridge"] for spec in specs] + [row.bridge for row in found.move])
 
     def _zoned(self) -> Mapping[str, str]:
         try:

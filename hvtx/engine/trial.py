@@ -12,7 +12,7 @@ from hvtx.host.replica.frames import Packet
 from hvtx.host.replica.scratch import Owner, Picture, Scratch
 from hvtx.host.replica.tries import Far, Tries
 from hvtx.model.address import is_of
-from hvtx.model.traffic import Flow, Way
+from hvtx.model.traffic import DHCP_SERVER, Flow, Way
 from hvtx.model.typed import NamedTuple
 from hvtx.planner.egress_flows import Sent
 from hvtx.planner.promises import (
@@ -24,6 +24,7 @@ from hvtx.planner.promises import (
     Port,
     Promise,
 )
+from hvtx.rulesets.packing import link_local
 
 Result = tuple[Flow, Cause | None]
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
@@ -40,6 +41,8 @@ class Exit(NamedTuple):
 def owner_of(guest: Guest) -> Owner:
     """A guest as the far end of its device."""
     addresses = tuple(packed(a) for a in (guest.ipv4, guest.ipv6) if a)
+    if guest.ipv6:
+        addresses = (*addresses, link_local(guest.mac))
     return Owner(guest.device, bytes.fromhex(guest.mac.replace(":", "")), addresses)
 
 
@@ -70,6 +73,7 @@ class Trial:
             guests = [guest for guest in promise.guests if guest.address(family)]
             if not guests:
                 continue
+            yield from self._before_an_address(promise, guests[0], family)
             others = self._other_paths(promise, guests[0], family)
             for protocol in PROTOCOLS:
                 for leave in (self._exits[family], *others):
@@ -93,6 +97,17 @@ class Trial:
         network = promise.network
         shown = port or None
         return Flow(way, family, protocol, network.name, network.bridge, shown)
+
+    def _before_an_address(self, promise: Promise, guest: Guest, family: int) -> Iterator[Result]:
+        """What a guest asks the network's service first, where there is one."""
+        network, owner = promise.network, owner_of(guest)
+        if not network.dhcp:
+            return
+        cause = self._tries.to_dhcp(owner, network.bridge, family)
+        yield self._flow(promise, Way.GUEST_TO_DHCP, family, "udp", DHCP_SERVER[family]), cause
+        if family == 6:
+            cause = self._tries.to_router(owner, network.bridge)
+            yield self._flow(promise, Way.GUEST_TO_ROUTER, family, "icmp"), cause
 
     def _other_paths(self, promise: Promise, guest: Guest, family: int) -> list[Exit]:
         """The other ways to the world, where a route has several next hops."""

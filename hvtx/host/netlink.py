@@ -21,6 +21,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from hvtx.model.typed import ParamSpec, TypeVar
 
 REQUEST, ACK, DUMP, REPLACE, EXCL, CREATE = 0x1, 0x4, 0x300, 0x100, 0x200, 0x400
+APPEND = 0x800
 ECHO = 0x8
 DUMP_INTR = 0x10
 NESTED = 0x8000

@@ -24,11 +24,16 @@ class Does(StrEnum):
 _POLICIES = ("ufw-skip-to-policy-", "ufw6-skip-to-policy-")
 
 
+def is_policy(chain: str) -> bool:
+    """Whether the name of a chain says that it is the policy of another one."""
+    return chain.startswith(_POLICIES)
+
+
 def with_condition(does: Does, leads: str) -> tuple[Does, str]:
     """What a rule does, and where it leads, if what it would do to all has a condition."""
     if does is Does.NOTHING:
         return does, leads
-    if does is Does.JUMP and leads.startswith(_POLICIES):
+    if does is Does.JUMP and is_policy(leads):
         return Does.POLICY, leads
     return (Does.MAY_ACCEPT if does is Does.ACCEPT else Does.SOME), ""
 

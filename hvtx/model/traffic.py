@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from hvtx.model.typed import NamedTuple, StrEnum
 
+# UDP ports by family (RFC 2131, RFC 8415).
+DHCP_SERVER = {4: 67, 6: 547}
+DHCP_CLIENT = {4: 68, 6: 546}
+
 
 class Way(StrEnum):
     """From whom to whom a flow goes, as a person would say it."""
@@ -13,6 +17,8 @@ class Way(StrEnum):
     GUEST_TO_GUEST = "guest to guest"
     HOST_TO_GUEST = "host to guest"
     GUEST_TO_GATEWAY = "guest to gateway"
+    GUEST_TO_DHCP = "guest to DHCP server"
+    GUEST_TO_ROUTER = "guest to router"  # of IPv6: it asks for one
 
 
 class Flow(NamedTuple):
@@ -23,7 +29,7 @@ class Flow(NamedTuple):
     protocol: str  # tcp, udp, icmp
     network: str  # the name of the network of the guest
     bridge: str  # the device name of its bridge
-    port: int | None = None  # the published port, or the gateway's; None for icmp
+    port: int | None = None  # the published port, or the host's; None for icmp
 
 
 class Stop(NamedTuple):

@@ -122,7 +122,8 @@ def commands(
     for bridge in dict.fromkeys(flow.bridge for flow in flows):
         yield f"firewall-cmd --permanent --zone=hvtx --change-interface={bridge}"
     yield "firewall-cmd --permanent --zone=hvtx --add-forward"
-    ports = [flow for flow in flows if flow.way is Way.GUEST_TO_GATEWAY and flow.port]
+    asks = (Way.GUEST_TO_GATEWAY, Way.GUEST_TO_DHCP)
+    ports = [flow for flow in flows if flow.way in asks and flow.port]
     for number, protocol in dict.fromkeys((flow.port, flow.protocol) for flow in ports):
         yield f"firewall-cmd --permanent --zone=hvtx --add-port={number}/{protocol}"
     if any(flow.way is Way.GUEST_TO_WORLD for flow in flows):

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from hvtx.model.address import is_ipv6, is_of
 from hvtx.model.shell import word
-from hvtx.model.traffic import Flow, Stop, Way
+from hvtx.model.traffic import DHCP_CLIENT, DHCP_SERVER, Flow, Stop, Way
 from hvtx.model.typed import NamedTuple
 from hvtx.planner import firewalld_zone
 from hvtx.planner.own_accepts import Net, is_ours_to_accept
@@ -36,9 +36,12 @@ _ENDS = re.compile(
 )
 _PLAIN_RULE = re.compile(r'-A ([A-Za-z0-9_-]+)( [A-Za-z0-9_ ./:,=+!"-]*)')
 _NO_WORLD = "ask again once this host has a route to the world"
-_DISCOVERY = {
+_NEIGHBOURS = ("nd-neighbor-solicit", "nd-neighbor-advert")
+_DISCOVERY = {  # what nft and iptables call the messages
     "nd-neighbor-solicit": "neighbour-solicitation",
     "nd-neighbor-advert": "neighbour-advertisement",
+    "nd-router-solicit": "router-solicitation",
+    "nd-router-advert": "router-advertisement",
 }
 _ESTABLISHED = "RELATED,ESTABLISHED"
 
@@ -59,7 +62,8 @@ class Host(NamedTuple):
     ``uplinks`` are the devices where the world is; ``chains`` are others', by their place as a
     stop names it; ``owners`` are tables that only one process may change, and who that is;
     ``tools`` are the programs that are there; ``zoned`` says of a bridge that is in no zone of
-    firewalld's how it gets into that of hvtx.
+    firewalld's how it gets into that of hvtx; ``late`` are bridges whose accepts of hvtx's own
+    are not yet there, or not where they belong.
     """
 
     uplinks: tuple[str, ...]
@@ -68,6 +72,7 @@ class Host(NamedTuple):
     owners: Mapping[tuple[str, str], str]
     tools: frozenset[str]
     zoned: Mapping[str, str] = {}
+    late: frozenset[str] = frozenset()
 
 
 class Leg(NamedTuple):
@@ -80,7 +85,7 @@ class Leg(NamedTuple):
     to: str = ""  # the gateway's address
     protocol: str = ""
     port: int | None = None
-    asks: str = ""  # one of _DISCOVERY: neighbours ask each other for their MAC addresses
+    asks: str = ""  # one of _DISCOVERY
 
 
 def fix(stops: Sequence[Stop], host: Host) -> str | None:
@@ -96,7 +101,7 @@ def fix(stops: Sequence[Stop], host: Host) -> str | None:
     stops = [
         stop
         for stop in stops
-        if not is_ours_to_accept(stop, host.nets[stop.flow.network], host.owners)
+        if not is_ours_to_accept(stop, host.nets[stop.flow.network], host.owners, host.late)
     ]
     if not stops:
         return REPAIR  # hvtx's own accept is not there, or not where it belongs
@@ -111,7 +116,7 @@ def fix(stops: Sequence[Stop], host: Host) -> str | None:
     if not _ENDS.search(what):
         return _taken_away(by, place, what, host) or _look(by, place)
     if _is_ufw(place, host):
-        commands = list(dict.fromkeys(_ufw(flows, host)))
+        commands = list(dict.fromkeys(_ufw(place, flows, host)))
     else:
         commands = list(dict.fromkeys(_rules(by, place, what, flows, host)))
     if not commands:
@@ -163,6 +168,12 @@ def legs_of(flow: Flow, host: Host) -> Iterator[Leg]:
     elif flow.way is Way.HOST_TO_GUEST:
         yield Leg("output", "", bridge)
         yield Leg("input", bridge, "", _ESTABLISHED)
+    elif flow.way is Way.GUEST_TO_DHCP:  # the answer to a broadcast belongs to no known flow
+        yield Leg("input", bridge, "", protocol="udp", port=DHCP_SERVER[flow.family])
+        yield Leg("output", "", bridge, protocol="udp", port=DHCP_CLIENT[flow.family])
+    elif flow.way is Way.GUEST_TO_ROUTER:
+        yield Leg("input", bridge, "", protocol="icmp", asks="nd-router-solicit")
+        yield Leg("output", "", bridge, protocol="icmp", asks="nd-router-advert")
     else:
         to = next((g for g in net.gateways if is_of(g, flow.family)), "")
         yield Leg("input", bridge, "", "", to, flow.protocol, flow.port)
@@ -170,7 +181,7 @@ def legs_of(flow: Flow, host: Host) -> Iterator[Leg]:
     if flow.family == 6:  # of IPv4 the firewall does not see them
         out = host.uplinks if flow.way in (Way.GUEST_TO_WORLD, Way.WORLD_TO_PORT) else ()
         for device in (bridge, *out):
-            for asks in _DISCOVERY:
+            for asks in _NEIGHBOURS:
                 yield Leg("input", device, "", protocol="icmp", asks=asks)
                 yield Leg("output", "", device, protocol="icmp", asks=asks)
 
@@ -308,6 +319,11 @@ def _bridged(
     if not all(map(_WORD.fullmatch, place)):
         return
     six = flow.family == 6
+    if flow.way in (Way.GUEST_TO_DHCP, Way.GUEST_TO_ROUTER):
+        for leg in legs_of(flow, host):
+            if leg.asks not in _NEIGHBOURS:
+                yield _nft(place, _matches(leg._replace(into="", out=""), flow.family), chain, at)
+        return
     if not six and not _OF_PACKETS.search(what):
         for subnet in (s for s in host.nets[flow.network].subnets if not is_ipv6(s)):
             for end in ("saddr", "daddr"):
@@ -334,10 +350,12 @@ def _is_ufw(place: tuple[str, ...], host: Host) -> bool:
     return (*place[:2], f"{prefix}user-forward") in host.chains
 
 
-def _ufw(flows: Iterable[Flow], host: Host) -> Iterator[str]:
+def _ufw(place: tuple[str, ...], flows: Iterable[Flow], host: Host) -> Iterator[str]:
     for flow in flows:
         bridge, net = flow.bridge, host.nets[flow.network]
-        if flow.way is Way.GUEST_TO_WORLD:
+        if flow.way is Way.GUEST_TO_DHCP and "output" not in place[2].lower():
+            yield f"ufw allow in on {bridge} to any port {flow.port} proto {flow.protocol}"
+        elif flow.way is Way.GUEST_TO_WORLD:
             for device in host.uplinks:
                 yield f"ufw route allow in on {bridge} out on {word(device)}"
         elif flow.way is Way.WORLD_TO_PORT:
@@ -346,7 +364,7 @@ def _ufw(flows: Iterable[Flow], host: Host) -> Iterator[str]:
                 yield f"ufw route allow in on {word(device)} out on {bridge}"
         elif flow.way is Way.GUEST_TO_GUEST:
             yield f"ufw route allow in on {bridge} out on {bridge}"
-        elif flow.way is Way.HOST_TO_GUEST:
+        elif flow.way in (Way.HOST_TO_GUEST, Way.GUEST_TO_DHCP):
             yield f"ufw allow out on {bridge}"
         elif flow.port:
             to = next((g for g in net.gateways if is_of(g, flow.family)), "any")

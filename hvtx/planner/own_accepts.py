@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container
 
+from hvtx.model.filter_chain import is_policy
 from hvtx.model.traffic import Stop, Way
 from hvtx.model.typed import NamedTuple
 
@@ -19,12 +20,17 @@ class Net(NamedTuple):
     dhcp: bool = False  # it answers DHCP and DNS
 
 
-def is_ours_to_accept(stop: Stop, net: Net, owners: Container[tuple[str, str]]) -> bool:
+def is_ours_to_accept(
+    stop: Stop, net: Net, owners: Container[tuple[str, str]], late: Container[str] = ()
+) -> bool:
     """Whether a policy of iptables' tables stops a flow, and an accept of hvtx's answers that.
 
-    ``owners`` holds the tables that only one process may change.
+    ``owners`` holds the tables that only one process may change; ``late`` the bridges whose accepts
+    are not yet there, or not where they belong.
     """
     by, place, flow = stop.by, stop.place, stop.flow
+    if len(place) == 3 and is_policy(place[2]):
+        return net.passage and flow.bridge in late
     if not net.passage or not stop.what.startswith("policy") or len(place) != 3:
         return False
     if by not in ("nft", "legacy") or place[1] != "filter":

@@ -190,6 +190,11 @@ def flow_words(flows: Iterable[Flow]) -> str:
 
 
 def _of_way(way: Way, flows: Sequence[Flow]) -> str:
-    shown = (f"{f.port}/{f.protocol}" if way == Way.WORLD_TO_PORT else f.protocol for f in flows)
+    if way is Way.GUEST_TO_ROUTER:
+        shown: Iterable[str] = ("router solicitation",)
+    elif way in (Way.WORLD_TO_PORT, Way.GUEST_TO_DHCP):
+        shown = (f"{f.port}/{f.protocol}" for f in flows)
+    else:
+        shown = (f.protocol for f in flows)
     families = sorted({f.family for f in flows})
     return f"{', '.join(dict.fromkeys(shown))}; {' and '.join(f'IPv{n}' for n in families)}"

@@ -62,7 +62,7 @@ def _only_drops(chain: FilterChain, name: str) -> bool:
 
 
 def stands_behind(chain: FilterChain, mark: str) -> bool:
-    """Whether a rule with a mark comes only after the chain's end, so that it accepts too little."""
+    """Whether a rule with a mark comes after the chain's end, so that it accepts too little."""
     end, _ = end_of(chain)
     return any(rule.mark == mark for rule in chain.rules[end:])
 

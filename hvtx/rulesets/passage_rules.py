@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from hvtx.model.traffic import DHCP_SERVER
+
 _KNOWN = "-m conntrack --ctstate RELATED,ESTABLISHED"
 # of neighbour discovery, and a guest that asks for a router (RFC 4861)
 _DISCOVERY = (133, 135, 136)
 _ECHO = {4: "-p icmp -m icmp --icmp-type 8", 6: "-p ipv6-icmp -m icmp6 --icmpv6-type 128"}
-_DHCP = {4: 67, 6: 547}  # UDP ports of servers (RFC 2131, RFC 8415)
 _DNS = 53
 
 
@@ -45,5 +46,5 @@ def _inputs(family: int, *, dhcp: bool) -> Iterator[str]:
         yield from (f"-p ipv6-icmp -m icmp6 --icmpv6-type {kind}" for kind in _DISCOVERY)
     yield _ECHO[family]
     if dhcp:
-        yield f"-p udp -m udp --dport {_DHCP[family]}"
+        yield f"-p udp -m udp --dport {DHCP_SERVER[family]}"
         yield from (f"-p {name} -m {name} --dport {_DNS}" for name in ("udp", "tcp"))

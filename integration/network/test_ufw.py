@@ -9,6 +9,7 @@ import pytest
 
 from integration import lab
 from integration.lab import ufw
+from integration.lab.neighbourhood.scene import commands
 from integration.lab.program import Forked, Program, preload
 from integration.lab.ufw import Ufw
 from integration.network.test_dhcp import Guest, end, network, start
@@ -51,7 +52,6 @@ def served(guest: Guest) -> set[str]:
 
 
 ALL = {"DHCPv4", "DHCPv6"}
-
 
 
 def accepts(kind: str, family: int = 4) -> list[str]:
@@ -114,6 +114,9 @@ def test_accepts_that_come_too_late_are_moved(beside: Ufw, hvtx: Program) -> Non
     told = hvtx("doctor", "--json", code=None).json()["findings"]
     (late,) = [one for one in told if "comes after the first rule" in one["message"]]
     assert (late["level"], late["hint"]) == ("warning", "hvtx repair")
+    stops = [one for one in told if one["check"] == "forward" and one["level"] == "error"]
+    assert [one["hint"] for one in stops] == ["hvtx repair"]
+    assert "guest to DHCP server (67/udp; IPv4)" in stops[0]["message"]
     hvtx("repair")
     assert accepts(beside.kind) == right
 
@@ -130,3 +133,13 @@ def test_what_an_administrator_drops_is_dropped(beside: Ufw, hvtx: Program, wher
     assert accepts(beside.kind)[-1] == "hvtx"
     web = start(hvtx, "web")
     assert served(web) == ALL - {"DHCPv4"}
+    told = hvtx("doctor", "--json", code=1).json()["findings"]
+    hints = [one["hint"] for one in told if one["check"] == "forward"]
+    bridge = hvtx("network", "show", "net", "--json").json()["bridge"]
+    assert f"ufw allow in on {bridge} to any port 67 proto udp" in hints
+    for hint in hints:
+        for command in commands(hint):
+            beside.run(command)
+    assert served(web) == ALL
+    told = hvtx("doctor", "--json").json()["findings"]
+    assert [one["level"] for one in told if one["check"] == "forward"] == ["ok"]

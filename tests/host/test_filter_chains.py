@@ -67,7 +67,11 @@ def test_a_rule_of_nf_tables(parts: bytes, does: Does, leads: str) -> None:
 def test_ours_is_told_by_its_mark_and_its_words() -> None:
     built = expressions_of("-i hvbr0 -o eth0 -j ACCEPT", MARK)
     seen = chain_rule(Rule("ip", "filter", "FORWARD", 3, built, None))
-    assert (seen.does, seen.mark, seen.words) == (Does.MAY_ACCEPT, MARK, "-i hvbr0 -o eth0 -j ACCEPT")
+    assert (seen.does, seen.mark, seen.words) == (
+        Does.MAY_ACCEPT,
+        MARK,
+        "-i hvbr0 -o eth0 -j ACCEPT",
+    )
 
 
 @pytest.mark.parametrize("family", [4, 6])

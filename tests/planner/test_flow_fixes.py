@@ -119,6 +119,32 @@ def test_a_service_of_the_gateway_and_nothing_else_of_the_host() -> None:
     ]
 
 
+def test_what_a_guest_asks_before_it_has_an_address() -> None:
+    """In, and the answers out: they belong to no flow that is known."""
+    both = frozenset({"input", "output"})
+    place = ("inet", "wall", "c")
+    chains = {place: Chain(INPUT, ())}
+    four, six = (flow(Way.GUEST_TO_DHCP, n, "udp", port) for n, port in ((4, 67), (6, 547)))
+    router = flow(Way.GUEST_TO_ROUTER, 6, "icmp")
+    rule = """nft 'add rule inet wall c iifname "hvbr1" """
+    asks = [f"{rule}icmpv6 type nd-neighbor-{one} accept'" for one in ("solicit", "advert")]
+    assert said("nft", place, "policy drop", four, six, router, chains=chains) == [
+        f"{rule}udp dport 67 accept'", f"{rule}udp dport 547 accept'", *asks,
+        f"{rule}icmpv6 type nd-router-solicit accept'",
+    ]  # fmt: skip
+    out = said("nft", place, "policy drop", four, router, chains={place: Chain(both, ())})
+    rule = rule.replace("iifname", "oifname")
+    assert {f"{rule}udp dport 68 accept'", f"{rule}icmpv6 type nd-router-advert accept'"} < {*out}
+    legacy = ("ip6tables-legacy", "filter", "INPUT")
+    rules = said("legacy", legacy, "policy DROP", six, router,
+                 chains={legacy: Chain(INPUT, ())})  # fmt: skip
+    assert rules[0] == "ip6tables-legacy -A INPUT -i hvbr1 -p udp --dport 547 -j ACCEPT"
+    assert rules[-1] == (
+        "ip6tables-legacy -A INPUT -i hvbr1 -p ipv6-icmp -m icmp6 --icmpv6-type"
+        " router-solicitation -j ACCEPT"
+    )
+
+
 def test_the_bridge_family_goes_by_addresses() -> None:
     place = ("bridge", "wall", "pass")
     chains = {place: Chain(FORWARD, (("meta l4proto udp drop", 3),))}

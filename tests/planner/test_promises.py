@@ -74,6 +74,15 @@ def test_flows_in_words() -> None:
     )
 
 
+def test_what_guests_ask_first_in_words() -> None:
+    found = [flow(Way.GUEST_TO_DHCP, 4, "udp", 67), flow(Way.GUEST_TO_DHCP, 6, "udp", 547),
+             flow(Way.GUEST_TO_ROUTER, 6, "icmp")]  # fmt: skip
+    assert promises.flow_words(found) == (
+        "guest to DHCP server (67/udp, 547/udp; IPv4 and IPv6),"
+        " guest to router (router solicitation; IPv6)"
+    )
+
+
 def test_what_one_thing_stops_is_one() -> None:
     flows = [flow(Way.GUEST_TO_WORLD, 4, "tcp"), flow(Way.GUEST_TO_GUEST, 4, "tcp")]
     stops = [Stop(one, "nft", ("inet", "w", "c"), "drop") for one in flows]

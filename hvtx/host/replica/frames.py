@@ -16,7 +16,7 @@ ICMP, TCP, UDP, ICMP6 = 1, 6, 17, 58
 NUMBERS = {"icmp": ICMP, "tcp": TCP, "udp": UDP}
 SYN, ACK, RST = 0x02, 0x10, 0x04
 BROADCAST = b"\xff" * 6
-_SOLICIT, _ADVERT = 135, 136
+_ROUTER_SOLICIT, _SOLICIT, _ADVERT = 133, 135, 136
 _ECHO = {4: (8, 0), 6: (128, 129)}  # request, reply
 _WINDOW = 0xFFFF
 # MSS 1460 and 1440 would both do; SACK; window scale 7; padding (RFC 9293, 2018, 7323).
@@ -103,6 +103,12 @@ def echo(
     protocol = ICMP if family == 4 else ICMP6
     body = struct.pack(">BBHHH", _ECHO[family][reply], 0, 0, identifier, number) + payload
     return packet(source, target, protocol, _summed(source, target, protocol, body, 2))
+
+
+def router_solicitation(mac: bytes, source: bytes, group: bytes) -> bytes:
+    """What asks for a router of IPv6, as an IP packet; ``group`` are all routers of the link."""
+    body = struct.pack(">BBHIBB", _ROUTER_SOLICIT, 0, 0, 0, 1, 1) + mac
+    return packet(source, group, ICMP6, _summed(source, group, ICMP6, body, 2), 255)
 
 
 def frame(mac: bytes, to_mac: bytes, inside: bytes) -> bytes:

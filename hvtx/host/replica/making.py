@@ -17,6 +17,7 @@ from contextlib import suppress
 
 from hvtx.host import tun
 from hvtx.host.netlink import (
+    APPEND,
     CREATE,
     EXCL,
     Channel,
@@ -193,8 +194,9 @@ class Maker:
         if data is None:
             return True
         step = to_gateway(body) if last else None
+        flags = CREATE | (APPEND if _is_beside(body) else EXCL)
         if step is None:
-            return self._make(_NEWROUTE, data, f"route {route_words(body)}" if last else "")
+            return self._make(_NEWROUTE, data, f"route {route_words(body)}" if last else "", flags)
         with suppress(OSError):
             self._channel.request(_NEWROUTE, CREATE | EXCL, step)
         made = self._make(_NEWROUTE, data, f"route {route_words(body)}")
@@ -275,6 +277,7 @@ class Maker:
 
 
 _MULTICAST = 5
+_LED = frozenset({5, 9, 18, 30})  # GATEWAY, MULTIPATH, VIA, NH_ID
 _WAITS, _WAIT_SECONDS = 40, 0.002  # all of it only on a host that lacks such a route
 _NEWNEIGH, _DELNEIGH, _GETNEIGH, _NDMSG = 28, 29, 30, struct.Struct("=BxxxiHBB")
 _NEVER_ASKED = 0x40 | 0x80
@@ -282,6 +285,12 @@ _NEIGHBOUR_KEPT, _NEIGHBOUR_FLAGS = frozenset({1, 2}), 0x08 | 0x80  # DST, LLADD
 _NEWNEXTHOP, _NHMSG, _NH_GROUP, _NH_FLAGS = 104, struct.Struct("=BBBBI"), 2, 0x4
 # ID, GROUP, GROUP_TYPE, BLACKHOLE, OIF, GATEWAY, ENCAP_TYPE, ENCAP
 _NEXTHOP_KEPT = frozenset(range(1, 9))
+
+
+@legible
+def _is_beside(route: bytes) -> bool:
+    """Whether a route may stand beside another one to its prefix: fe80::/64 has one a device."""
+    return route[0] == socket.AF_INET6 and not _LED & attribute_map(route, _RTMSG.size).keys()
 
 
 @legible

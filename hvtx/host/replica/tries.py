@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 
 from hvtx.host import xfrm
-from hvtx.host.replica import causes
+from hvtx.host.replica import causes, newcomer
 from hvtx.host.replica.causes import Cause, Leg
 from hvtx.host.replica.evidence import Evidence
 from hvtx.host.replica.exchange import FAMILIES, Exchange, Sent, address_like, with_family
@@ -137,6 +137,26 @@ class Tries:
 
         led = self.exchange.led(guest, gateway, gateway, protocol, port)
         return self._judge(attempt, len(gateway), legs, led, (guest,))
+
+    def to_dhcp(self, guest: Owner, bridge: str, family: int) -> Cause | None:
+        """What a guest without an address asks a server of DHCP on its bridge."""
+
+        def attempt() -> bool:
+            with suppress(OSError):  # a bridge without IPv6 has no groups
+                return newcomer.is_served(self._scratch, guest, bridge, family)
+            return False
+
+        return self._judge(attempt, 4 if family == 4 else 16, [], ends=(guest,))
+
+    def to_router(self, guest: Owner, bridge: str) -> Cause | None:
+        """How a guest asks for a router of IPv6 on its bridge."""
+
+        def attempt() -> bool:
+            with suppress(OSError):
+                return newcomer.is_routed(self._scratch, guest, bridge)
+            return False
+
+        return self._judge(attempt, 16, [], ends=(guest,))
 
     def _judge(
         self, attempt: Callable[[], bool], size: int, legs: list[Leg],
