@@ -42,4 +42,8 @@ def create_network(runtime: Runtime, request: NetworkRequest) -> Network:
     scope = resolved_networks(runtime, all_networks(runtime))
     network = make_network(runtime, request, scope)
     warn_of_useless(network.policy, [network])
+    if network.uplink is not None:
+        from hvtx.engine import uplink_ways
+
+        uplink_ways.tell(network)
     return network

@@ -111,6 +111,10 @@ def set_network(runtime: Runtime, name: str, wish: Changes) -> Network:
         unended = problem
     if wish.accepted():
         settle_accepts(runtime, all_networks(runtime), locked=True)
+    if wanted.uplink not in (None, network.uplink):
+        from hvtx.engine import uplink_ways
+
+        uplink_ways.tell(wanted)
     if unended is not None:
         raise unended
     return wanted

@@ -128,7 +128,10 @@ def _judged(
     if without := [family for family, found in exits.items() if found is None]:
         picture = uplink_checks.with_uplink(picture, without)
         exits |= {family: uplink_checks.thought_out(family) for family in without}
-    lacks = uncarried.not_carried(_passed(picture, made, exits))
+    uplinks, told = uplink_checks.uplinks(picture, [promise.network for promise in made])
+    notes += told
+    every_exit = [*exits.values(), *(way for ways in uplinks.values() for way in ways.values())]
+    lacks = uncarried.not_carried(_passed(picture, made, every_exit))
     every = [*wants, *(want for guest, _ in asked for want in guest.wants)]
     if without and not wants:
         every += _ways_beside(runtime, without)
@@ -140,7 +143,8 @@ def _judged(
             lacks.append(f"rules of a guest cannot be made: {problem.message}")
 
     def ask(scratch: Scratch) -> tuple[list[tuple[Flow, Cause]], Mapping[Place, int], int]:
-        trial = Trial(scratch, {family: found for family, found in exits.items() if found})
+        known = {family: found for family, found in exits.items() if found}
+        trial = Trial(scratch, known, uplinks)
         _give_owners(scratch, picture, made)
         found = [result for promise in made for result in trial.of(promise)]
         lacks.extend(scratch.lacks)
@@ -184,12 +188,12 @@ def _give_owners(scratch: Scratch, picture: Picture, made: Sequence[Promise]) ->
 
 
 def _passed(
-    picture: Picture, made: Sequence[Promise], exits: Mapping[int, Exit | None]
+    picture: Picture, made: Sequence[Promise], exits: Iterable[Exit | None]
 ) -> list[Device]:
     """The devices that frames of these flows pass."""
     names = {promise.network.bridge for promise in made}
     names |= {guest.device for promise in made for guest in promise.guests}
-    names |= {found.device for found in exits.values() if found is not None}
+    names |= {found.device for found in exits if found is not None}
     indexes = {device.ifindex for device in picture.topology.devices if device.name in names}
     return [
         device for device in picture.topology.devices

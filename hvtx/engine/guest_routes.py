@@ -26,7 +26,7 @@ from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Network
 
 # Addresses of the world, of which one is asked for: no packet is sent to either.
-_WORLD = {4: ("192.0.2.1", "9.9.9.9"), 6: ("2001:db8::1", "2620:fe::fe")}
+WORLD = {4: ("192.0.2.1", "9.9.9.9"), 6: ("2001:db8::1", "2620:fe::fe")}
 _SETTLED_SECONDS = 1.0  # for routes of our own bridge that the kernel is about to make
 _MOST_PLACES = 8  # devices with addresses, beside the one towards the world
 
@@ -208,7 +208,7 @@ def without_world(network: Network, bridge: Resource, guests: Sequence[str]) -> 
         for guest in guests:
             family = family_of(guest)
             subnet, gateway = network.ranges[network.families.index(family)]
-            known = [world for world in _WORLD[family] if _reaches(channel, Packet(world))]
+            known = [world for world in WORLD[family] if _reaches(channel, Packet(world))]
             asked = [
                 Ask("guest to world", Packet(world, guest, index, bridge.key), "world")
                 for world in known
@@ -246,7 +246,7 @@ def _places(look: Look, bridge: int, family: int) -> list[Place]:
         near = _near(look.links.addresses(index), family, mine)
         if near is not None:
             found[index] = Place(index, "", near)
-    for world in _WORLD[family]:
+    for world in WORLD[family]:
         way = routes.ask(look.links.channel, Packet(world))
         if not way.errno and not way.local and way.device not in (0, bridge):
             found.setdefault(way.device, Place(way.device, "", world))
@@ -267,7 +267,7 @@ def _near(addresses: Iterable[Address], family: int, mine: Collection[bytes]) ->
     for address in addresses:
         plain = address.address.partition("/")[0]
         if is_of(plain, family) and not plain.startswith(("fe80:", "127.")) and plain != "::1":
-            return routes.beyond(address.address, _WORLD[family][0], mine)
+            return routes.beyond(address.address, WORLD[family][0], mine)
     return None
 
 

@@ -59,8 +59,15 @@ def _let(promise: Promise, guest: Guest, to: bytes, protocol: str, *, local: boo
 class Trial:
     """Tries what networks are promised."""
 
-    def __init__(self, scratch: Scratch, exits: Mapping[int, Exit]) -> None:
-        """``exits`` are the ways to the world by family."""
+    def __init__(
+        self, scratch: Scratch, exits: Mapping[int, Exit], uplinks: Mapping[str, Mapping[int, Exit]]
+    ) -> None:
+        """``exits`` are the ways to the world by family.
+
+        ``uplinks`` are those of networks with an uplink, by name: to the world or to what is
+        behind it; without one of a family they are promised no way out.
+        """
+        self._uplinks = uplinks
         self._scratch = scratch
         self._tries = Tries(scratch)
         self._exits = exits
@@ -74,9 +81,9 @@ class Trial:
             if not guests:
                 continue
             yield from self._before_an_address(promise, guests[0], family)
-            others = self._other_paths(promise, guests[0], family)
+            ways = self._ways_out(promise, guests[0], family)
             for protocol in PROTOCOLS:
-                for leave in (self._exits[family], *others):
+                for leave in ways:
                     if not _let(promise, guests[0], leave.address, protocol):
                         continue
                     yield self._to_world(promise, guests[0], leave, protocol)
@@ -108,6 +115,14 @@ class Trial:
         if family == 6:
             cause = self._tries.to_router(owner, network.bridge)
             yield self._flow(promise, Way.GUEST_TO_ROUTER, family, "icmp"), cause
+
+    def _ways_out(self, promise: Promise, guest: Guest, family: int) -> list[Exit]:
+        """By which ways guests are to leave the host."""
+        if promise.network.uplink is None:
+            return [self._exits[family], *self._other_paths(promise, guest, family)]
+        self._tries.exchange.equal = frozenset()
+        own = self._uplinks.get(promise.network.name, {})
+        return [own[family]] if family in own else []
 
     def _other_paths(self, promise: Promise, guest: Guest, family: int) -> list[Exit]:
         """The other ways to the world, where a route has several next hops."""

@@ -6,6 +6,7 @@ import errno
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 
+from hvtx.engine import uplink_ways
 from hvtx.engine.trial import Exit, beyond
 from hvtx.host.inet import packed
 from hvtx.host.links import Links
@@ -18,6 +19,8 @@ from hvtx.host.replica.tries import WORLD
 from hvtx.model.mark import FAMILY
 from hvtx.model.shell import word
 from hvtx.model.traffic import Note
+from hvtx.model.vm import Network
+from hvtx.planner.uplink_ways import told
 
 _UPLINK_INDEX, UPLINK = 0x7FFE0001, "hvreplica-up"
 _UPLINK_MAC = bytes.fromhex("02005e005401")
@@ -87,6 +90,37 @@ def thought_out(family: int) -> Exit:
     """The way to the world by that."""
     own = packed(_UPLINK_ADDRESS[family].partition("/")[0])
     return Exit(UPLINK, WORLD[family], own)
+
+
+def uplinks(
+    picture: Picture, networks: Iterable[Network]
+) -> tuple[dict[str, dict[int, Exit]], list[Note]]:
+    """By name the ways of networks that have an uplink, and what their guests do not reach by it.
+
+    Raises OSError, DumpInterrupted.
+    """
+    found: dict[str, dict[int, Exit]] = {}
+    notes = []
+    for network in networks:
+        if network.uplink is None:
+            continue
+        ways = uplink_ways.ways(network)
+        found[network.name] = {
+            family: Exit(network.uplink, packed(way.target), _own(picture, network.uplink, family))
+            for family, way in ways.items()
+            if way.target is not None
+        }
+        if (said := told(network, ways)) is not None:
+            level, words, fix = said
+            level = "ok" if level == "note" else level
+            notes.append(Note(level, f"network {network.name!r}: {words}", (), fix))
+    return found, notes
+
+
+def _own(picture: Picture, name: str, family: int) -> bytes | None:
+    size = len(WORLD[family])
+    own = (a for where, a, _ in picture.addresses() if where == name and len(a) == size)
+    return next(own, None)
 
 
 def bridges_of_hvtx() -> set[str]:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pytest
 
@@ -415,6 +415,64 @@ def test_doctor_names_what_is_gone(hvtx: Program, tunnel: lab.Namespace) -> None
     lab.run("ip", "link", "set", "other", "up")
     lab.run("ip", "addr", "add", f"{SOURCE[4]}/24", "dev", "other")
     assert findings() == []
+
+
+def forward(hvtx: Program) -> list[dict[str, Any]]:
+    """What doctor's check of flows says, where others' offline notes do not matter."""
+    told = hvtx("doctor", "--json", code=None).json()["findings"]
+    return [one for one in told if one["check"] == "forward"]
+
+
+def test_doctor_tries_what_guests_reach_by_their_uplink(
+    hvtx: Program, world: lab.Namespace, tunnel: lab.Namespace
+) -> None:
+    """A neighbour's LAN, and no world: that is told when it is made, and is no error."""
+    made = hvtx(*NETWORK, "--uplink", "other").err
+    reach = "198.51.100.0/24, 2001:db8:51::/64 by its uplink other, and not the world"
+    assert f"note: network 'net': its guests reach {reach}" in made
+    (found,) = forward(hvtx)
+    assert found["level"] == "ok", found
+    assert any(reach in words for words in found["evidence"])
+    chain = "chain c { type filter hook forward priority 0; oifname other udp dport 53 drop; }"
+    lab.run("nft", "-f", "-", stdin=f"table inet wall {{ {chain}\n}}\n")
+    (found,) = forward(hvtx)
+    assert "guest to world (udp; IPv4 and IPv6) stopped by nft inet wall c" in found["message"]
+    lab.run("nft", "delete", "table", "inet", "wall")
+    hints = made.partition("for the world: ")[2].strip().split("; ")
+    assert len(hints) == 4
+    for hint in hints:
+        gateway = TUNNEL[6 if " -6 " in hint else 4]
+        lab.run(*hint.replace("GATEWAY", gateway).split())
+    (found,) = forward(hvtx)
+    assert found["level"] == "ok", found
+    assert not any("not the world" in words for words in found["evidence"])
+    guest = Guest(hvtx, "web", "net")
+    tunnel.run("ip", "addr", "add", "192.0.2.7/32", "dev", "lo")
+    with bound(tunnel, 4) as there:
+        guest.sends(4, "192.0.2.7", b"by the rule")
+        assert heard(there, b"by the rule")
+    hvtx("network", "set", "net", "--no-uplink")
+    assert "note:" not in hvtx("network", "set", "net", "--uplink", "other").err
+
+
+def test_an_uplink_without_a_route_is_told(hvtx: Program, world: lab.Namespace) -> None:
+    """As a tunnel that somebody else is to route packets into; what is printed does it."""
+    lab.run("ip", "tuntap", "add", "tun9", "mode", "tun")
+    lab.run("ip", "link", "set", "tun9", "up")
+    made = hvtx(*NETWORK, "--uplink", "tun9").err
+    assert "warning: network 'net': no route leads its guests by its uplink tun9" in made
+    (found,) = forward(hvtx)
+    assert (found["level"], found["hint"]) == ("warning", made.partition("world: ")[2].strip())
+    assert "no route leads its guests by its uplink tun9" in found["message"]
+    for command in found["hint"].split("; "):
+        lab.run(*command.split())
+    hvtx("repair")  # IPv6 is forwarded device by device, where the kernel can
+    (found,) = forward(hvtx)
+    assert found["level"] == "ok", found
+    assert not [one for one in hvtx("doctor", "--json", code=None).json()["findings"]
+                if one["check"] == "routes" and one["level"] != "ok"]  # fmt: skip
+    lab.run("ip", "link", "del", "tun9")
+    assert [one["level"] for one in forward(hvtx)] == ["ok"], "the check `uplinks` tells"
 
 
 def test_all_of_it_goes_with_the_network(hvtx: Program) -> None:

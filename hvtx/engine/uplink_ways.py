@@ -1,0 +1,89 @@
+"""What guests reach by the uplink of their network: asked of the kernel's routes. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+
+from hvtx.engine import notice
+from hvtx.engine.guest_routes import WORLD
+from hvtx.host import routes
+from hvtx.host.links import Links
+from hvtx.host.netlink import Channel, DumpInterrupted
+from hvtx.model.routing import Packet, Route, Rule
+from hvtx.model.typed import NamedTuple
+from hvtx.model.vm import Network
+from hvtx.planner import routing
+from hvtx.planner.uplink_ways import Way, free_table, prefixes, samples, told
+
+
+class _Sent(NamedTuple):
+    """A packet of a guest, but for its destination; and the uplink's index."""
+
+    channel: Channel
+    packet: Packet
+    uplink: int
+
+    def led(self, to: str) -> bool:
+        """Whether the kernel leads it there by the uplink."""
+        answer = routes.ask(self.channel, self.packet._replace(destination=to))
+        return not answer.errno and not answer.local and answer.device == self.uplink
+
+
+def ways(network: Network) -> dict[int, Way]:
+    """By family where guests get by their uplink; nothing where a device is down or missing.
+
+    Raises OSError, DumpInterrupted.
+    """
+    with closing(Links()) as links:
+        uplink = links.get(name=network.uplink) if network.uplink is not None else None
+        bridge = links.get(name=network.bridge)
+        if uplink is None or bridge is None or not (uplink.up and bridge.up) or bridge.master:
+            return {}
+        found = {}
+        for family, (subnet, gateway) in zip(network.families, network.ranges, strict=True):
+            guest = routing.sample(subnet, gateway)
+            packet = Packet("", guest, bridge.ifindex, bridge.name)
+            way = _way(_Sent(links.channel, packet, uplink.ifindex), family)
+            found[family] = way._replace(gateway=bool(uplink.mac))
+        return found
+
+
+def _way(sent: _Sent, family: int) -> Way:
+    world = WORLD[family]
+    if (target := next(filter(sent.led, world), None)) is not None:
+        return Way(target, world=True)
+    every = routes.routes(family)
+    if _by_a_mark(routes.rules(family), every, sent, world):
+        return Way(world[-1], world=True)
+    behind = prefixes(every, sent.uplink)
+    reached = {p: found for p in behind if (found := next(filter(sent.led, samples(p)), None))}
+    target = next(iter(reached.values()), None)
+    return Way(target, behind=tuple(reached), table=free_table(every))
+
+
+def _by_a_mark(
+    rules: Sequence[Rule], every: Sequence[Route], sent: _Sent, world: Iterable[str]
+) -> bool:
+    """Whether packets may be led there once somebody's rules have marked them."""
+    for mark in {rule.mark for rule in rules if rule.mask}:
+        for to in world:
+            found = routing.find(rules, every, sent.packet._replace(destination=to, mark=mark))
+            route = found.route if found is not None else None
+            if route is not None and sent.uplink in (route.device, *route.devices):
+                return True
+    return False
+
+
+def tell(network: Network) -> None:
+    """Tell who makes or changes a network what its guests do not reach by its uplink."""
+    if network.uplink is None:
+        return
+    try:
+        said = told(network, ways(network))
+    except (OSError, DumpInterrupted):
+        return
+    if said is not None:
+        level, words, fix = said
+        say = notice.warning if level == "warning" else notice.note
+        say(f"network {network.name!r}: {words}; for the world: {fix}")
