@@ -142,6 +142,20 @@ def test_exactly_that_name_is_reached(
     assert hvtx("doctor").code == 0 or "names" not in hvtx("doctor").out
 
 
+def test_names_do_not_take_the_uplink(
+    hvtx: Program, resolver: Resolver, world: lab.Namespace
+) -> None:
+    """A guest that leaves by another device only, and that device is down, is told all the same."""
+    resolver.says({"example.org": [FIRST]})
+    lab.run("ip", "tuntap", "add", "other", "mode", "tun")
+    lab.run("ip", "link", "set", "other", "up")
+    hvtx("network", "set", "net", "--uplink", "other")
+    lab.run("ip", "link", "set", "other", "down")
+    web = run(hvtx, "web", "net")
+    assert ask(web, "example.org") == [FIRST]
+    assert silent(web, world, FIRST, 443)
+
+
 def test_one_guests_name_is_not_anothers(
     hvtx: Program, resolver: Resolver, world: lab.Namespace
 ) -> None:
