@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from hvtx.drivers import flows
-from hvtx.engine.egress_guests import concerns
+from hvtx.engine.egress_guests import Concerned, concerns
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import HvtxError
 from hvtx.host import failpoint
@@ -16,7 +16,7 @@ from hvtx.model.resource import FIREWALL_KINDS, Kind, Outcome, Resource, State
 from hvtx.model.service import service_spec
 from hvtx.model.typed import Any
 from hvtx.model.vm import Network
-from hvtx.planner.egress_flows import Named, nothing
+from hvtx.planner.egress_flows import Named, Near, nothing
 from hvtx.store import blocks, records
 
 ROLE = "egress"
@@ -32,9 +32,9 @@ def end_refused(runtime: Runtime, changed: Sequence[Resource]) -> Outcome | None
         return None
     try:
         failpoint.reach("flushing:refused")
-        vms, networks, subnets = _policies(runtime, rows)
+        found = _policies(runtime, rows)
         named = _named(
-            [*vms, *networks],
+            [*found.vms, *found.networks],
             lambda: [
                 row
                 for row in runtime.read(records.resources_of_kind, Kind.PROCESS)
@@ -42,7 +42,7 @@ def end_refused(runtime: Runtime, changed: Sequence[Resource]) -> Outcome | None
             ],
             runtime.installation,
         )
-        flows.flush_where(concerns(vms, networks, subnets, named))
+        flows.flush_where(concerns(found, runtime.installation, named))
     except (HvtxError, OSError) as problem:
         words = problem.message if isinstance(problem, HvtxError) else str(problem)
         what = ", ".join(sorted({row.key for row in rows}))
@@ -68,19 +68,18 @@ def _named(
     return lambda bridge, name: egress_names.addresses(name, sets.get(bridge, {}))
 
 
-def _policies(
-    runtime: Runtime, changed: Sequence[Resource]
-) -> tuple[list[FirewallSpec], list[FirewallSpec], list[tuple[str, ...]]]:
+def _policies(runtime: Runtime, changed: Sequence[Resource]) -> Concerned:
     """Those of VMs and those of networks that hold now, in the networks that are concerned.
 
-    Also what of each of these is on its bridge; a VM or network that has no policy any more has an
-    open one.
+    A VM or network that has no policy any more has an open one.
     """
     networks = {row.network for row in changed}
     with runtime.reading() as sql:
-        known = [n for n in records.networks(sql) if n.id in networks]
+        every = records.networks(sql)
         rows = [r for r in records.egress_rows(sql) if r.network in networks]
-        here = {n.bridge: list(_here(sql, n)) for n in known}
+        near = [Near(n.bridge, _here(sql, n), n.firewall == "nftables") for n in every]
+    known = [n for n in every if n.id in networks]
+    here = {each.bridge: list(each.subnets) for each in near}
     staying = [firewall_spec(row) for row in rows if row.state != State.RELEASING]
     vms = [spec for spec in staying if "mac" in spec and "egress" in spec]
     own = {address for spec in vms for address in addresses_in(spec)}
@@ -99,7 +98,14 @@ def _policies(
         if "mac" in spec and own.isdisjoint(addresses_in(spec)) and row.network not in whole:
             # it had a policy of its own, and has its network's now
             vms.append({**spec, "egress": None, "rules": []})
-    return vms, of_networks, [tuple(subnets) for subnets in here.values()]
+    return Concerned(vms, of_networks, near, lambda: _ports(runtime, [n.id for n in known]))
+
+
+def _ports(runtime: Runtime, networks: Sequence[str]) -> list[FirewallSpec]:
+    """What the devices of guests in networks (by id) are held to."""
+    with runtime.reading() as sql:
+        rows = [row for each in networks for row in records.firewall_rows_of_vms(sql, each)]
+    return [firewall_spec(row) for row in rows if row.role == "port"]
 
 
 def _here(sql: Any, network: Network) -> tuple[str, ...]:

@@ -53,7 +53,7 @@ def _let(promise: Promise, guest: Guest, to: bytes, protocol: str, *, local: boo
     """Whether egress policies let a guest reach that address, as it is tried."""
     number = _NUMBERS.get(protocol, 1 if len(to) == 4 else 58)
     ports = GATEWAY_PORT if local else WORLD_PORT
-    return promise.lets(guest, Sent(to, number, ports[protocol], local))
+    return promise.lets(guest, Sent(to, number, ports[protocol], local, gateway=local))
 
 
 class Trial:

@@ -372,12 +372,11 @@ _MAP_IPS, _PROTO_SPECIFIED = 1, 2
 
 
 def _target(layout: Layout, name: str, options: list[str]) -> bytes:
-    """A verdict, a chain, MASQUERADE, DNAT or SNAT.
+    """A verdict, a chain, MASQUERADE, DNAT, SNAT or MARK.
 
-    Shapes: struct xt_standard_target with its verdict as a name (libiptc resolves it); for
-    MASQUERADE and SNAT struct nf_nat_ipv4_multi_range_compat or, in IPv6, nf_nat_range (of SNAT
-    revision 1); for DNAT nf_nat_range2 (revision 2, Linux 4.18). iptables-save prints only the
-    revision that it prefers.
+    Shapes: struct xt_standard_target with its verdict as a name (libiptc resolves it); MASQUERADE
+    and SNAT: struct nf_nat_ipv4_multi_range_compat or, in IPv6, nf_nat_range (of SNAT revision 1);
+    DNAT: nf_nat_range2, MARK: xt_mark_tginfo2 (revision 2). iptables-save prints what it prefers.
     """
     if name == "MASQUERADE" and not options:
         four = layout.domain == socket.AF_INET
@@ -393,6 +392,9 @@ def _target(layout: Layout, name: str, options: list[str]) -> bytes:
         if layout.domain == socket.AF_INET:
             return _part(name, 0, struct.pack("=I", 1) + flags + address * 2 + bytes(4))
         return _part(name, 1, flags + address * 2 + bytes(4))
-    if name == "DNAT" or options:
+    if name == "MARK" and options[:1] == ["--set-xmark"] and len(options) == 2:
+        value, _, mask = options[1].partition("/")
+        return _part(name, 2, struct.pack("=II", int(value, 16), int(mask, 16)))
+    if name in ("DNAT", "MARK") or options:
         raise ValueError(f"cannot build a {name} with {options!r}")
     return _part(name, 0, bytes(8))

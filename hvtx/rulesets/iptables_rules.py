@@ -12,7 +12,7 @@ from hvtx.model.mark import parse_mark
 from hvtx.model.place import Place, legacy_place, parse_place
 from hvtx.model.resource import FLOWS_EACH, Resource
 from hvtx.model.typed import NamedTuple
-from hvtx.rulesets.nftables_egress import LINK_LOCAL4, METADATA4, METADATA6
+from hvtx.rulesets.nftables_egress import LINK_LOCAL4, METADATA4, METADATA6, UNDECIDED
 
 BACKEND = "iptables"
 _TOOLS = {4: "iptables", 6: "ip6tables"}
@@ -197,13 +197,16 @@ def _guards(bridge: str, *, isolate: bool, nat: bool) -> Iterator[str]:
     if isolate:
         # Guests still reach what their neighbours publish, through the host's addresses.
         yield f"-i {bridge} -o {bridge} -m conntrack ! --ctstate DNAT -j DROP"
-    if nat:
-        fresh = f"-m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT {_NOT_ALLOWED}"
-        yield f"! -i {bridge} -o {bridge} {fresh} -j DROP"
+    fresh = f"! -i {bridge} -o {bridge} -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT"
+    yield f"{fresh} {_NOT_ALLOWED if nat else _TO_THE_WORLD} -j DROP"
+    yield f"-o {bridge} -m conntrack --ctstate DNAT -j MARK --set-xmark 0x0/{_UNDECIDED}"
 
 
-# What an egress policy allows is marked before, in nftables: see nftables_egress.
+# What an egress policy allows is marked before, in nftables, and what it lets through only to the
+# world, or only to a guest by a published port: see nftables_egress.
 _NOT_ALLOWED = "-m mark ! --mark 0x20000000/0x20000000"
+_UNDECIDED = hex(int(UNDECIDED, 16))
+_TO_THE_WORLD = f"-m mark --mark {_UNDECIDED}/{_UNDECIDED}"
 
 
 def _unreachable(bridge: str, family: int) -> Iterator[str]:

@@ -10,6 +10,12 @@ Facts that shaped the rules:
 - The chain stands before ``mangle FORWARD`` (-150), where the iptables backend drops: what an
   ``--allow`` lets through is marked (0x20000000) for the drops that come later, in this table and
   there. The mark is taken off again after all.
+- The bridges of iptables networks are known to that backend alone: these are no elements here, and
+  may have addresses of the world. So what passes because it leads to the world, and what somebody
+  translated and would be refused by where it leads, is marked (0x08000000) and decided once
+  mangle FORWARD has been asked: there what leads to a guest by a published port loses the mark,
+  and what leads to a guest and carries it is dropped. What is translated and carries it at -140
+  leads to nobody's guest, and is refused. This bit of others is taken off new packets before.
 - What a name opens is marked before (:mod:`hvtx.rulesets.egress_names`): 0x40000000 if a VM's own
   policy has the name, 0x80000000 if its network's has, so that each is heeded behind the denials of
   the same policy. Both are heeded only of who has a rule about a name, and what others have set of
@@ -39,6 +45,11 @@ from hvtx.model.hook import Chain
 ALLOWED = "meta mark & 0x20000000 == 0x20000000"
 NOT_ALLOWED = f"{ALLOWED} meta mark set meta mark & 0xdfffffff"
 _ALLOW = "meta mark set meta mark | 0x20000000 accept"
+# let through where it leads to the world, or to a guest by a published port: docs above
+UNDECIDED = "0x08000000"
+_IS_UNDECIDED = f"meta mark & {UNDECIDED} == {UNDECIDED}"
+_UNDECIDED = f"meta mark set meta mark | {UNDECIDED}"
+_DECIDED = "meta mark set meta mark & 0xf7ffffff"
 # by a rule about a name of such an owner, before: rulesets/egress_names.py
 NAMED = {"vm": "0x40000000", "network": "0x80000000"}
 _ANY_NAMED, _NOT_NAMED = "0xc0000000", "0x3fffffff"
@@ -92,8 +103,8 @@ def _rules(owner: str) -> Chain:
             found.append(f"{key} . {to} @{name} {verdict}")
             found.append(f"{key} . {to} . meta l4proto . th dport @{name}_ports {verdict}")
     named = f"oifname != @bridges meta mark & {NAMED[owner]} == {NAMED[owner]}"
-    # no mark: the drops that come later are of neighbours' networks, which no name opens
-    found.append(f"{key} @{owner}_named {named} accept")
+    # not marked as allowed: the drops that come later are of neighbours' networks
+    found.append(f"{key} @{owner}_named {named} goto world")
     return Chain(f"{owner}_rules", "", tuple(found))
 
 
@@ -163,27 +174,23 @@ CHAINS = (
             "ip option ssrr exists jump source_routed",
         ),
     ),
-    # An iptables network's own bridge is known by its guest; what is translated by its ports.
-    Chain(
-        "inside",
-        "",
-        (
-            f"{_VM} . oifname @own_network accept",
-            "iifname != @bridges ct status dnat accept",
-        ),
-    ),
+    # An iptables network's own bridge is known by its guest.
+    Chain("inside", "", (f"{_VM} . oifname @own_network accept",)),
+    Chain("world", "", ("ct status dnat accept", f"{_UNDECIDED} accept")),
+    Chain("elsewhere", "", (f"ct status dnat {_UNDECIDED} accept", "goto refuse")),
     Chain(
         "internet",
         "",
         (
             "jump inside",
             "oifname @bridges goto refuse",
-            *(f"ip daddr {to} goto refuse" for to in NOT_THE_WORLD4),
-            f"ip6 daddr != {THE_WORLD6} goto refuse",
-            *(f"ip6 daddr {to} goto refuse" for to in NOT_THE_WORLD6),
+            *(f"ip daddr {to} goto elsewhere" for to in NOT_THE_WORLD4),
+            f"ip6 daddr != {THE_WORLD6} goto elsewhere",
+            *(f"ip6 daddr {to} goto elsewhere" for to in NOT_THE_WORLD6),
+            "goto world",
         ),
     ),
-    Chain("none", "", ("jump inside", "goto refuse")),
+    Chain("none", "", ("jump inside", "goto elsewhere")),
     Chain("by_network", "", (f"{_NETWORK} vmap @network_policies", "goto open")),
     _NEEDED,
     _LIMITED_INPUT,
@@ -201,6 +208,7 @@ CHAINS = (
         "unnamed",  # whoever set these bits for purposes of his own has allowed nothing
         "type filter hook forward priority -162; policy accept;",
         (
+            f"{_IS_UNDECIDED} ct state new {_DECIDED}",
             f"meta mark & {_ANY_NAMED} == 0 accept",
             f"{_VM} @vm_named meta mark set meta mark & {_NOT_NAMED} accept",
             f"{_NETWORK} @network_named meta mark set meta mark & {_NOT_NAMED}",
@@ -217,6 +225,16 @@ CHAINS = (
             f"{_VM} vmap @vm_policies",
             f"{_NETWORK} vmap @network_policies",
             "iifname @bridges goto open",
+        ),
+    ),
+    Chain(
+        "decided",
+        "type filter hook forward priority -140; policy accept;",
+        (
+            f"meta mark & {UNDECIDED} == 0 accept",
+            "ct state established,related accept",
+            "ct status dnat goto refuse",
+            _DECIDED,
         ),
     ),
     Chain(

@@ -533,14 +533,18 @@ def test_of_a_lost_store_the_table_goes_with_the_rest(
     other("network", "rm", "beside")
 
 
+@pytest.mark.parametrize("nat", ["--nat", "--no-nat"])
 def test_an_answer_opens_no_neighbour_with_an_address_of_the_world(
-    hvtx: Program, resolver: Resolver, world: lab.Namespace
+    hvtx: Program, resolver: Resolver, world: lab.Namespace, nat: str
 ) -> None:
-    """A network beside it whose subnet is public: no name leads there."""
-    hvtx("network", "create", "beside", "--subnet", "11.7.0.0/24")
+    """A network beside it whose subnets are public: no name leads there."""
+    subnets = ("--subnet", "11.7.0.0/24", "--subnet", "2606:4700:7::/64")
+    hvtx("network", "create", "beside", *subnets, nat)
     two = run(hvtx, "two", "beside")
-    resolver.says({"example.org": [two.ipv4, FIRST]})
+    resolver.says({"example.org": [two.ipv4, two.ipv6, FIRST]})
     web = run(hvtx, "web", "net", "--egress", "none", "--allow", "example.org")
     assert set(ask(web, "example.org")) == {two.ipv4, FIRST}
+    assert ask(web, "example.org", "AAAA") == [two.ipv6]
     assert answers(web, world, FIRST)
     assert silent(web, two, two.ipv4)
+    assert silent(web, two, two.ipv6)

@@ -104,6 +104,15 @@ def test_a_protocol_is_asked_for_in_both_families() -> None:
     )
 
 
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_bit_of_the_mark_is_taken_off(family: int) -> None:
+    """struct xt_mark_tginfo2: the bits that are set, and those that are cleared before."""
+    words = "-o hvbr0 -j MARK --set-xmark 0x1/0x8000000"
+    assert parts(family, xtentry.build(family, words, "x"))[-1] == (
+        "MARK", 2, struct.pack("=II", 1, 0x8000000),
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -128,6 +137,9 @@ def test_a_protocol_is_asked_for_in_both_families() -> None:
         "! -j DROP",
         "-j DROP -s 10.0.0.1",
         "-j DNAT --to-destination 10.0.0.1",
+        "-j MARK",
+        "-j MARK --set-xmark 0x1",
+        "-j MARK --set-mark 0x1",
         "--dport 5",
     ],
 )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
+from hvtx.rulesets.iptables_rules import GUARDS
 from hvtx.rulesets.nftables_base import SKELETONS
-from hvtx.rulesets.nftables_egress import CHAINS, NAMED, SETS
+from hvtx.rulesets.nftables_egress import ALLOWED, CHAINS, NAMED, SETS, UNDECIDED
 from hvtx.rulesets.nftables_elements import unplaced
 
 NAMES = {chain.name for chain in SKELETONS["inet"].chains}
@@ -31,10 +32,30 @@ def test_bits_of_names_are_taken_off_before_any_table_of_names_sets_them() -> No
     assert "hook forward priority -162" in unnamed.hook
     bits = [int(bit, 16) for bit in NAMED.values()]
     assert bits[0] & bits[1] == 0
-    for owner, rule in zip(NAMED, unnamed.rules[1:], strict=True):
+    for owner, rule in zip(NAMED, unnamed.rules[2:], strict=True):
         assert f"@{owner}_named meta mark set meta mark & {0xFFFFFFFF & ~sum(bits):#x}" in rule
         [heeded] = [r for c in CHAINS for r in c.rules if f"@{owner}_named oifname" in r]
         assert f"meta mark & {NAMED[owner]} == {NAMED[owner]}" in heeded
+
+
+def test_what_is_undecided_is_so_from_the_policies_to_right_behind_the_drops_of_iptables() -> None:
+    """Nobody else's bit opens or shuts anything: it is taken off new packets before."""
+    bit = int(UNDECIDED, 16)
+    assert bit & (sum(int(each, 16) for each in NAMED.values()) | 0x30000000) == 0
+    assert UNDECIDED not in ALLOWED
+    chains = {chain.name: chain for chain in CHAINS}
+    order = [
+        int(chains[name].hook.split()[5].strip(";")) for name in ("unnamed", "egress", "decided")
+    ]
+    assert GUARDS[0] == "mangle"
+    assert order[0] < order[1] < -150 < order[2]
+    off = f"meta mark set meta mark & {0xFFFFFFFF & ~bit:#x}"
+    assert (
+        chains["unnamed"].rules[0] == f"meta mark & {UNDECIDED} == {UNDECIDED} ct state new {off}"
+    )
+    assert chains["decided"].rules[-2:] == ("ct status dnat goto refuse", off)
+    for name in ("internet", "none"):  # each way through ends at what is decided later
+        assert chains[name].rules[-1] in ("goto world", "goto elsewhere")
 
 
 def test_every_policy_leads_to_chains_that_are_there() -> None:
