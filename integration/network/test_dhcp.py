@@ -23,6 +23,7 @@ import pytest
 
 from hvtx import Host
 from hvtx.model.attachment import AttachmentKey, AttachmentRequest, TapRequest
+from hvtx.planner import dhcp_range
 from integration import lab
 from integration.boot.test_reboots import Booted, forget_everything
 from integration.lab import HOST4, HOST6, witness
@@ -153,6 +154,43 @@ def test_networks_of_one_family(one: Program, subnet: str) -> None:
         web.link()
         assert web.does("six", "eth0")["addresses"] == [web.ipv6]
         until("a route", lambda: web.run("ip", "-6", "route", "show", "default"))
+
+
+def test_an_address_that_dhcp_would_never_give_is_refused(one: Program) -> None:
+    """DHCPv6 serves the first /64 of a wider network; what a guest is told otherwise may be any."""
+    network(one, "--subnet", "10.77.0.0/24", "--subnet", "fd77::/48")
+    far = "fd77:0:0:5::9"
+    before = lab.dump()
+    for verb in ("create", "run"):
+        said = one(
+            "vm", verb, "web", "--network", "net", "--ip", far, "--", "sleep", "9", code=2
+        ).err
+        assert f"{far} cannot be given by DHCPv6: network 'net' gives what is in fd77::/64" in said
+    assert lab.difference(before, lab.dump()) == ""
+    web = start(one, "web", "--ip", "fd77::9", "--ip", far)  # the second is the guest's own matter
+    web.link()
+    assert web.does("six", "eth0")["addresses"] == ["fd77::9"]
+    assert [found["level"] for found in findings(one, "dhcp")] == ["ok"]
+    network(one, "--subnet", "fd78::/48", "--no-dhcp", name="bare")
+    one("vm", "create", "two", "--network", "bare", "--ip", "fd78:0:0:5::9", "--", "sleep", "9")
+    said = one("network", "set", "bare", "--dhcp", code=4).err
+    assert "can give what is in fd78::/64 by DHCPv6, and VMs have other addresses: two" in said
+    one("vm", "rm", "two")
+    one("network", "set", "bare", "--dhcp")
+
+
+def test_an_address_that_an_earlier_version_leased_and_dhcp_never_gives_is_told(
+    one: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network(one, "--subnet", "fd77::/48")
+    with monkeypatch.context() as patch:
+        patch.setattr(dhcp_range, "refuse_never_given", lambda *_: None)
+        web = start(one, "web", "--ip", "fd77:0:0:5::9")
+    web.link()
+    assert web.does("six", "eth0")["addresses"] == []
+    [told] = findings(one, "dhcp")
+    assert (told["level"], told["evidence"]) == ("warning", ["web fd77:0:0:5::9"])
+    assert told["message"] == "network net gives what is in fd77::/64 by DHCPv6, and no more"
 
 
 def test_the_gateway_tells_the_host_and_other_guests_of_a_vm(one: Program) -> None:

@@ -69,6 +69,18 @@ def short(some: list[Step]) -> list[tuple[str, str, str]]:
     return [(s.action.value, s.name, s.reason.value) for s in some if s.action != Action.SKIP]
 
 
+def test_an_address_that_dhcp_would_never_give_is_refused_of_a_new_vm() -> None:
+    wide = LAB._replace(subnets=("10.77.0.0/24", "fd77::/48"), dhcp=True)
+    far = "fd77:0:0:5::9"
+    with pytest.raises(UsageError, match="cannot be given by DHCPv6"):
+        steps([], [vm(ips=(far,))], known(networks=(wide,)))
+    steps([], [vm(ips=(far,))], known(networks=(wide._replace(dhcp=False),)))
+    own = known_vm()
+    there = own.vm.interfaces[0]._replace(ipv6=far)
+    has_it = own._replace(vm=own.vm._replace(interfaces=(there,)))
+    steps([], [vm(ips=(far,))], known(has_it, networks=(wide,)))
+
+
 def container() -> KnownVm:
     pod = Attachment("podnet", "c0ffee", "eth0", "/run/netns/box")
     return known_vm("cni-a", octet=3, hypervisor="cni", attachment=pod)

@@ -12,7 +12,7 @@ from hvtx.host import dnsmasq, procfs
 from hvtx.model.policy import names_in
 from hvtx.model.resource import identity_in, process_observed
 from hvtx.model.vm import Network, Vm
-from hvtx.planner import service
+from hvtx.planner import dhcp_range, service
 from hvtx.planner.remedy import REPAIR
 from hvtx.planner.scope import NetworkScope
 from hvtx.store import records
@@ -40,7 +40,7 @@ def check_dhcp(runtime: Runtime) -> Iterator[Finding]:
         return
     missing = [network.name for network in service.unserved(scope)]
     taken = dnsmasq.taken([subnet for network in served for subnet in network.subnets] or _ANY)
-    held = [*_held(scope), *_without_names(networks, vms)]
+    held = [*_held(scope), *_without_names(networks, vms), *_never_given(served, vms)]
     yield from held
     if taken:
         problem = network_service.in_the_way(taken)
@@ -71,6 +71,17 @@ def _without_names(networks: Sequence[Network], vms: Sequence[Vm]) -> Iterator[F
     if why is not None:
         words = f"guests cannot be started with names in their policies: {why.message}"
         yield Finding("dhcp", "error", words, tuple(asking), why.hint)
+
+
+def _never_given(served: Sequence[Network], vms: Sequence[Vm]) -> Iterator[Finding]:
+    """Guests with an address that an earlier version leased and DHCPv6 does not give."""
+    for network in served:
+        found = [f"{vm.name} {a}" for vm in vms for a in dhcp_range.never_given(vm, network)]
+        if found:
+            part = dhcp_range.of_network(network)
+            words = f"network {network.name} gives what is in {part} by DHCPv6, and no more"
+            hint = "make these VMs anew with an --ip in it, or with none: any is chosen then"
+            yield Finding("dhcp", "warning", words, tuple(found), hint)
 
 
 def _held(scope: NetworkScope) -> Iterator[Finding]:
