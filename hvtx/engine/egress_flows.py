@@ -98,14 +98,12 @@ def _policies(runtime: Runtime, changed: Sequence[Resource]) -> Concerned:
         if "mac" in spec and own.isdisjoint(addresses_in(spec)) and row.network not in whole:
             # it had a policy of its own, and has its network's now
             vms.append({**spec, "egress": None, "rules": []})
-    return Concerned(vms, of_networks, near, lambda: _ports(runtime, [n.id for n in known]))
 
+    def ports() -> list[FirewallSpec]:
+        rows = [r for n in known for r in runtime.read(records.firewall_rows_of_vms, n.id)]
+        return [firewall_spec(row) for row in rows if row.role == "port"]
 
-def _ports(runtime: Runtime, networks: Sequence[str]) -> list[FirewallSpec]:
-    """What the devices of guests in networks (by id) are held to."""
-    with runtime.reading() as sql:
-        rows = [row for each in networks for row in records.firewall_rows_of_vms(sql, each)]
-    return [firewall_spec(row) for row in rows if row.role == "port"]
+    return Concerned(vms, of_networks, near, ports)
 
 
 def _here(sql: Any, network: Network) -> tuple[str, ...]:
