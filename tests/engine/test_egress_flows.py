@@ -24,7 +24,7 @@ def world(tmp_path: Path) -> Iterator[FakeWorld]:
 
 def flow(source: str, to: str) -> Flow:
     own, other = socket.inet_aton(source), socket.inet_aton(to)
-    return Flow(socket.AF_INET, own, other, other, own, 6, 443, 50000, b"")
+    return Flow(socket.AF_INET, own, other, other, own, 6, 443, 443, b"")
 
 
 def test_a_flow_to_a_guest_on_another_host_is_refused_like_any_other(
@@ -49,3 +49,26 @@ def test_a_flow_to_a_guest_on_another_host_is_refused_like_any_other(
     assert ends(flow("10.64.0.2", "10.64.1.5"))
     assert not ends(flow("10.64.0.2", "10.64.0.3"))
     assert not ends(flow("10.64.1.5", "10.64.0.2")), "who is there has that host's policy"
+
+
+def test_a_flow_that_is_translated_is_judged_by_where_it_leads(
+    world: FakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A published port goes on, also of a neighbour network; what others lead elsewhere ends."""
+    asked: list[Ends] = []
+    for argv in (
+        ("network", "create", "lab", "--subnet", "10.77.0.0/24"),
+        ("network", "create", "near", "--subnet", "10.78.0.0/24"),
+        ("vm", "run", "web", "--network", "lab", "--", "sleep", "60"),
+    ):
+        ran = world.hvtx(*argv)
+        assert ran.code == 0, ran.err
+    monkeypatch.setattr(egress_flows.flows, "flush_where", asked.append)
+    ran = world.hvtx("vm", "set", "web", "--egress", "internet")
+    assert ran.code == 0, ran.err
+    (ends,) = asked
+    for to, port, over in (("10.78.0.9", 443, False), ("172.17.0.2", 443, True),
+                           ("203.0.113.1", 9443, True), ("8.8.8.8", 443, False)):  # fmt: skip
+        led = flow("10.77.0.2", "198.51.100.1")
+        led = led._replace(port=8443, reply_source=socket.inet_aton(to), reply_port=port)
+        assert ends(led) is over, to
