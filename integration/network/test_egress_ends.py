@@ -13,9 +13,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from hvtx.rulesets.nftables_egress import UNDECIDED
 from integration import lab
 from integration.lab import HOST4, HOST6
-from integration.lab.firewall_contract import inside
+from integration.lab.firewall_contract import bridged_frames_see_iptables, inside, reach
 from integration.lab.program import Program
 from integration.network.test_egress import (
     GATEWAY4,
@@ -166,12 +167,40 @@ def test_what_others_translate_is_judged_by_where_it_leads(
     assert shown["dropped"]["packets"] >= 2
 
 
+@pytest.mark.parametrize("other", ["nftables", "iptables"])
+def test_a_mark_of_others_decides_nothing(hvtx: Program, world: lab.Namespace, other: str) -> None:
+    """Somebody marks all packets with the bit of what is undecided, and bridged frames are seen."""
+    bridged_frames_see_iptables(True)
+    network(hvtx, "net", 0, "--egress", "none")
+    a, near = run(hvtx, "a", "net"), routed(hvtx, other, "-p", f"{PUBLISHED}:443")
+    mate = run(hvtx, "mate", "net", "-p", f"{PUBLISHED + 1}:443", "--egress", "open")
+    leads_elsewhere()
+    for line in (
+        "add table inet others",
+        "add chain inet others marks { type filter hook prerouting priority -140; }",
+        f"add rule inet others marks meta mark set {UNDECIDED}",
+    ):
+        lab.run("nft", line)
+    for host in (HOST4, HOST6):
+        assert not_reached(a, world, host, TRANSLATED), host
+        assert reached(mate, world, host, TRANSLATED), host
+        assert reached(a, mate, host, PUBLISHED + 1), host
+        for client in (a, mate, world):
+            assert reached(client, near, host, PUBLISHED), (client, host)
+    for address in (near.ipv4, near.ipv6):
+        assert silent(a, near, address)
+        assert answers(mate, near, address)
+
+
 def reached(
-    guest: GuestVm, there: lab.Namespace | GuestVm, to: str, port: int, *, patience: float = LONG
+    guest: GuestVm | lab.Namespace,
+    there: lab.Namespace | GuestVm,
+    to: str,
+    port: int,
+    *,
+    patience: float = LONG,
 ) -> bool:
     """Whether what comes for a port of the host is led to port 443 of a server."""
-    from integration.lab.firewall_contract import reach
-
     return reach(guest, there, "tcp", to, port, 443, patience=patience) is not None  # type: ignore[arg-type]
 
 
@@ -194,11 +223,11 @@ def test_a_flow_to_the_names_of_another_address_of_the_host_ends(
         assert [goes_on(*ends) for ends in needed] == [True, True]
 
 
-def routed(program: Program, other: str) -> GuestVm:
+def routed(program: Program, other: str, *more: str) -> GuestVm:
     """A guest of a network with addresses of the world, whom the world could reach."""
     subnets = ("--subnet", f"{ROUTED[4]}.0/24", "--subnet", f"{ROUTED[6]}:/64")
     program("--firewall", other, "network", "create", "near", *subnets, "--no-nat")
-    return run(program, "near", "near")
+    return run(program, "near", "near", *more)
 
 
 @pytest.mark.parametrize("other", ["nftables", "iptables"])
