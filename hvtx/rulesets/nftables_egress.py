@@ -14,7 +14,7 @@ Facts that shaped the rules:
   may have addresses of the world. So what passes because it leads to the world, and what somebody
   translated and would be refused by where it leads, is marked (0x08000000) and decided once
   mangle FORWARD has been asked: there what leads to a guest by a published port loses the mark,
-  and what leads to a guest and carries it is dropped. What is translated and carries it at -140
+  and what leads to a guest and carries it is dropped. What is translated and carries it at 0
   leads to nobody's guest, and is refused. This bit of others is taken off new packets before.
 - What a name opens is marked before (:mod:`hvtx.rulesets.egress_names`): 0x40000000 if a VM's own
   policy has the name, 0x80000000 if its network's has, so that each is heeded behind the denials of
@@ -47,7 +47,7 @@ NOT_ALLOWED = f"{ALLOWED} meta mark set meta mark & 0xdfffffff"
 _ALLOW = "meta mark set meta mark | 0x20000000 accept"
 # let through where it leads to the world, or to a guest by a published port: docs above
 UNDECIDED = "0x08000000"
-_IS_UNDECIDED = f"meta mark & {UNDECIDED} == {UNDECIDED}"
+IS_UNDECIDED = f"meta mark & {UNDECIDED} == {UNDECIDED}"
 _UNDECIDED = f"meta mark set meta mark | {UNDECIDED}"
 _DECIDED = "meta mark set meta mark & 0xf7ffffff"
 # by a rule about a name of such an owner, before: rulesets/egress_names.py
@@ -208,7 +208,7 @@ CHAINS = (
         "unnamed",  # whoever set these bits for purposes of his own has allowed nothing
         "type filter hook forward priority -162; policy accept;",
         (
-            f"{_IS_UNDECIDED} ct state new {_DECIDED}",
+            f"{IS_UNDECIDED} ct state new {_DECIDED}",
             f"meta mark & {_ANY_NAMED} == 0 accept",
             f"{_VM} @vm_named meta mark set meta mark & {_NOT_NAMED} accept",
             f"{_NETWORK} @network_named meta mark set meta mark & {_NOT_NAMED}",
@@ -227,16 +227,7 @@ CHAINS = (
             "iifname @bridges goto open",
         ),
     ),
-    Chain(
-        "decided",
-        "type filter hook forward priority -140; policy accept;",
-        (
-            f"meta mark & {UNDECIDED} == 0 accept",
-            "ct state established,related accept",
-            "ct status dnat goto refuse",
-            _DECIDED,
-        ),
-    ),
+    Chain("decided", "", ("ct status dnat goto refuse", _DECIDED)),
     Chain(
         "input",
         "type filter hook input priority 0; policy accept;",

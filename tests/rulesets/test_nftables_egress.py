@@ -44,16 +44,20 @@ def test_what_is_undecided_is_so_from_the_policies_to_right_behind_the_drops_of_
     assert bit & (sum(int(each, 16) for each in NAMED.values()) | 0x30000000) == 0
     assert UNDECIDED not in ALLOWED
     chains = {chain.name: chain for chain in CHAINS}
+    inet = {chain.name: chain for chain in SKELETONS["inet"].chains}
     order = [
-        int(chains[name].hook.split()[5].strip(";")) for name in ("unnamed", "egress", "decided")
+        int(inet[name].hook.split()[5].strip(";")) for name in ("unnamed", "egress", "forward")
     ]
     assert GUARDS[0] == "mangle"
     assert order[0] < order[1] < -150 < order[2]
+    known, asked, *_ = inet["forward"].rules
+    assert known == "ct state established,related accept"  # whose bits are none of ours
+    assert asked.endswith("jump decided")
     off = f"meta mark set meta mark & {0xFFFFFFFF & ~bit:#x}"
     assert (
         chains["unnamed"].rules[0] == f"meta mark & {UNDECIDED} == {UNDECIDED} ct state new {off}"
     )
-    assert chains["decided"].rules[-2:] == ("ct status dnat goto refuse", off)
+    assert chains["decided"].rules == ("ct status dnat goto refuse", off)
     for name in ("internet", "none"):  # each way through ends at what is decided later
         assert chains[name].rules[-1] in ("goto world", "goto elsewhere")
 
