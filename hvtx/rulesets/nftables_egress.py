@@ -52,7 +52,7 @@ _UNDECIDED = f"meta mark set meta mark | {UNDECIDED}"
 _DECIDED = "meta mark set meta mark & 0xf7ffffff"
 # by a rule about a name of such an owner, before: rulesets/egress_names.py
 NAMED = {"vm": "0x40000000", "network": "0x80000000"}
-_ANY_NAMED, _NOT_NAMED = "0xc0000000", "0x3fffffff"
+_ANY_OF_THESE, _NOT_NAMED = "0xc8000000", "0x3fffffff"
 
 LINK_LOCAL4 = "169.254.0.0/16"
 METADATA6 = ("fd00:ec2::/32", "fd20:ce::254", "fd00:c1::a9fe:a9fe", "fd00:42::42")
@@ -208,8 +208,8 @@ CHAINS = (
         "unnamed",  # whoever set these bits for purposes of his own has allowed nothing
         "type filter hook forward priority -162; policy accept;",
         (
+            f"meta mark & {_ANY_OF_THESE} == 0 accept",
             f"{IS_UNDECIDED} ct state new {_DECIDED}",
-            f"meta mark & {_ANY_NAMED} == 0 accept",
             f"{_VM} @vm_named meta mark set meta mark & {_NOT_NAMED} accept",
             f"{_NETWORK} @network_named meta mark set meta mark & {_NOT_NAMED}",
         ),

@@ -54,8 +54,10 @@ def test_what_is_undecided_is_so_from_the_policies_to_right_behind_the_drops_of_
     assert known == "ct state established,related accept"  # whose bits are none of ours
     assert asked.endswith("jump decided")
     off = f"meta mark set meta mark & {0xFFFFFFFF & ~bit:#x}"
+    any_of_these = bit | sum(int(each, 16) for each in NAMED.values())
+    assert chains["unnamed"].rules[0] == f"meta mark & {any_of_these:#x} == 0 accept"
     assert (
-        chains["unnamed"].rules[0] == f"meta mark & {UNDECIDED} == {UNDECIDED} ct state new {off}"
+        chains["unnamed"].rules[1] == f"meta mark & {UNDECIDED} == {UNDECIDED} ct state new {off}"
     )
     assert chains["decided"].rules == ("ct status dnat goto refuse", off)
     for name in ("internet", "none"):  # each way through ends at what is decided later
