@@ -75,10 +75,10 @@ def _without_names(networks: Sequence[Network], vms: Sequence[Vm]) -> Iterator[F
 
 def _never_given(served: Sequence[Network], vms: Sequence[Vm]) -> Iterator[Finding]:
     """Guests with an address that an earlier version leased and DHCPv6 does not give."""
-    for network in served:
+    wide = [(network, part) for network in served if (part := dhcp_range.of_network(network))]
+    for network, part in wide:
         found = [f"{vm.name} {a}" for vm in vms for a in dhcp_range.never_given(vm, network)]
         if found:
-            part = dhcp_range.of_network(network)
             words = f"network {network.name} gives what is in {part} by DHCPv6, and no more"
             hint = "make these VMs anew with an --ip in it, or with none: any is chosen then"
             yield Finding("dhcp", "warning", words, tuple(found), hint)
