@@ -40,10 +40,10 @@ def collect(runtime: Runtime, network: str, valid: Valid) -> Collected:
     )
     if not unlisted:
         return Collected((), ())
-    snapshot = take_snapshot(runtime)
+    snapshot = take_snapshot(runtime, settle=True)  # no attachment is settled: it has no process
     living = {name for name, vm in unlisted.items() if not _is_dead(snapshot, vm)}
     plan = plan_gc(snapshot)
-    own = [item for item in plan.items if item.vm in unlisted and item.entry is None]
+    own = [item for item in plan.judged() if item.vm in unlisted and item.entry is None]
     chosen = Plan(tuple(item for item in own if item.vm not in living))
     done = apply_plan(runtime, chosen, verb="cni-gc")
     left = runtime.read(records.vm_names)

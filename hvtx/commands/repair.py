@@ -116,11 +116,10 @@ def _end_changes(runtime: Runtime, vms: Sequence[Vm]) -> None:
     rows = runtime.read(records.resources_of_vms)
     changing = {row.vm for row in rows if is_changing([row])}
     starting = {row.vm for row in rows if row.state == State.INTENDED} - changing
-    for vm in vms:
-        if vm.id in changing:
-            resolve(runtime, vm=vm.name)
-        elif vm.id in starting:
-            resolve(runtime, vm=vm.name, completing=True)
+    if own := [vm.name for vm in vms if vm.id in changing]:
+        resolve(runtime, *own)
+    if own := [vm.name for vm in vms if vm.id in starting]:
+        resolve(runtime, *own, completing=True)
 
 
 def _events(repaired: Sequence[Repaired], failed: Sequence[Failed]) -> list[Event]:

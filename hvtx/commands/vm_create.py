@@ -118,7 +118,7 @@ def create_vm(runtime: Runtime, request: VmRequest) -> Vm:
     if runtime.read(records.is_half_made, request.name):  # what was interrupted is undone whole
         from hvtx.engine.resolve import resolve  # the planner is loaded only where something is
 
-        resolve(runtime, vm=request.name)
+        resolve(runtime, request.name)
     check_request(runtime, request)
     warn_of_disks(request.kernel, request.disks)
     networks = take_networks(runtime, request)

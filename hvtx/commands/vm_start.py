@@ -95,7 +95,7 @@ def run_vm(runtime: Runtime, request: VmRequest) -> VmScope:
     runtime.enter()
     runtime.lock("vm", request.name)
     if runtime.read(records.is_half_made, request.name):
-        _resolve(runtime, request.name)  # an interrupted `run` or `create` is undone whole
+        resolved(runtime, request.name)  # an interrupted `run` or `create` is undone whole
     families = vm_create.check_request(runtime, request, starts=True)
     vm_create.warn_of_disks(request.kernel, request.disks)
     probes = probe_of(runtime, _draft(request))
@@ -173,11 +173,11 @@ def with_user(
     return vm, user_of(vm, setting, runtime.installation, kvm=probes.kvm)
 
 
-def _resolve(runtime: Runtime, name: str) -> Plan:
-    """Release what is left of a VM; the planner is loaded only where something is."""
+def resolved(runtime: Runtime, *names: str) -> Plan:
+    """Release what is left of VMs; the planner is loaded only where something is."""
     from hvtx.engine.resolve import resolve
 
-    return resolve(runtime, vm=name)
+    return resolve(runtime, *names)
 
 
 def _draft(request: VmRequest) -> Vm:
@@ -194,15 +194,28 @@ def free_for_start(runtime: Runtime, name: str) -> VmScope:
     What its networks are may change until they are locked (:func:`networks_for_start`).
     """
     scope = vm_scope(runtime, name)
-    refusal = decide.refusal(scope)
-    if refusal is not None:
-        if decide.is_half_recorded(scope):
-            _resolve(runtime, name)
-        raise refusal
-    need_own_blocks(runtime, scope)
+    if decide.is_half_recorded(scope):
+        resolved(runtime, name)
+    refuse_start(runtime, scope)
     if not decide.has_leftovers(scope):
         return scope
-    plan = _resolve(runtime, name)
+    return freed(runtime, scope, resolved(runtime, name))
+
+
+def refuse_start(runtime: Runtime, scope: VmScope) -> None:
+    """Raise why a VM is not started as it is now: Conflict, Refused, Busy."""
+    refusal = decide.refusal(scope)
+    if refusal is not None:
+        raise refusal
+    need_own_blocks(runtime, scope)
+
+
+def freed(runtime: Runtime, scope: VmScope, plan: Plan) -> VmScope:
+    """The VM once ``plan`` has released what was left of it.
+
+    Raises Conflict where some of it stays, NotFound if all that there was of it had only begun.
+    """
+    name = scope.vm.name
     rows = runtime.read(records.resources_of_vm, scope.vm.id)  # as the release left them
     kept = decide.kept(rows)
     if kept:

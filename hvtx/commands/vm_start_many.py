@@ -13,12 +13,14 @@ from contextlib import ExitStack
 from functools import partial
 
 from hvtx.commands.vm_start import (
-    free_for_start,
+    freed,
     intend,
     lock_for_start,
     means_of,
     networks_for_start,
     probe_of,
+    refuse_start,
+    resolved,
     start_held,
     with_user,
 )
@@ -28,7 +30,7 @@ from hvtx.engine.interrupted import close_interrupted
 from hvtx.engine.launch_many import Launch, bring_up_each
 from hvtx.engine.peer_ports import holding_ports
 from hvtx.engine.runtime import Runtime
-from hvtx.engine.scope import after, networks_now
+from hvtx.engine.scope import after, networks_now, vm_scope
 from hvtx.engine.together import SLICE, Several, Tally, begin_each, held, slices
 from hvtx.engine.vm_launch import refuse_diverted_vms
 from hvtx.errors import CommitUnknown, Conflict, HvtxError
@@ -106,13 +108,10 @@ def _together(runtime: Runtime, names: Sequence[str], tally: Tally) -> bool:
 
     True if something failed for all of them.
     """
-    ready: list[_Ready] = []
-    for name in names:
-        try:
-            scope = free_for_start(runtime, name)
-            ready.append(_Ready(scope, probe_of(runtime, scope.vm)))
-        except (HvtxError, OSError) as problem:
-            tally.fail(name, problem)
+    try:
+        ready = _ready(runtime, names, tally)
+    except (HvtxError, OSError):
+        return True  # whose leftovers keep the others' from going shows alone
     if len(ready) < 2:
         return False
     try:
@@ -125,6 +124,34 @@ def _together(runtime: Runtime, names: Sequence[str], tally: Tally) -> bool:
     except (HvtxError, OSError):
         return True  # undone; whose fault it was shows alone
     return False
+
+
+def _ready(runtime: Runtime, names: Sequence[str], tally: Tally) -> list[_Ready]:
+    """Those of them that can be started, and why others cannot; whose locks are held.
+
+    What crashes and interruptions left of them is released at once, from one look at the host: it
+    is a look at all of it. Raises HvtxError, OSError where that could not be.
+    """
+    scopes: dict[str, VmScope] = {}
+    for name in names:
+        try:
+            scopes[name] = vm_scope(runtime, name)
+            refuse_start(runtime, scopes[name])
+        except (HvtxError, OSError) as problem:
+            tally.fail(name, problem)
+    left = [name for name in tally.left(scopes) if decide.has_leftovers(scopes[name])]
+    half = [name for name, scope in scopes.items() if decide.is_half_recorded(scope)]
+    plan = resolved(runtime, *left, *half) if left or half else None
+    ready: list[_Ready] = []
+    for name in tally.left(scopes):
+        try:
+            scope = scopes[name]
+            if plan is not None and name in left:
+                scope = freed(runtime, scope, plan)
+            ready.append(_Ready(scope, probe_of(runtime, scope.vm)))
+        except (HvtxError, OSError) as problem:
+            tally.fail(name, problem)
+    return ready
 
 
 def _start(runtime: Runtime, ready: Sequence[_Ready], tally: Tally, stack: ExitStack) -> None:

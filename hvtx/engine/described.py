@@ -205,7 +205,7 @@ def settle(runtime: Runtime, names: Iterable[str]) -> None:
     for name in sorted(wanted & (half | interrupted)):
         runtime.lock("vm", name)
         try:
-            resolve(runtime, vm=name)
+            resolve(runtime, name)
         finally:
             runtime.unlock("vm", name)
 

@@ -24,7 +24,8 @@ def hint(runtime: Runtime, kept: Sequence[tuple[Resource, Outcome]], *, again: s
     try:
         shared = [row for row, outcome in kept if outcome.reason == Reason.FOREIGN_DEPENDENTS]
         first = ownrules.removals(runtime, shared)
-        return "; ".join([*first, leftovers.hint(take_snapshot(runtime), kept, again=again)])
+        snapshot = take_snapshot(runtime, settle=True)  # of a VM that is settled nothing is kept
+        return "; ".join([*first, leftovers.hint(snapshot, kept, again=again)])
     except (HvtxError, OSError, DumpInterrupted):
         return f"end or move the named resources, then: {again}"
 

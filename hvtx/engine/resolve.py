@@ -11,16 +11,15 @@ from hvtx.model.resource import State
 from hvtx.planner.gc import plan_gc
 
 
-def resolve(
-    runtime: Runtime, *, vm: str | None = None, networks: bool = False, completing: bool = False
-) -> Plan:
-    """Release what is left of a crashed or interrupted VM, or of interrupted network operations.
+def resolve(runtime: Runtime, *vms: str, networks: bool = False, completing: bool = False) -> Plan:
+    """Release what is left of crashed or interrupted VMs, or of interrupted network operations.
 
-    With ``networks`` also what a saved ruleset brought back from an earlier life. ``completing``:
-    nothing is released, the record of a VM that runs is completed. By gc's own rules; what may not
-    be touched stays, and is skipped in the plan returned.
+    ``vms`` are names, whose locks are held: one look at the host for all of them. With ``networks``
+    also what a saved ruleset brought back from an earlier life. ``completing``: nothing is
+    released, the record of VMs that run is completed. By gc's own rules; what may not be touched
+    stays, and is skipped in the plan returned.
     """
-    snapshot = take_snapshot(runtime)
+    snapshot = take_snapshot(runtime, settle=True)  # of a VM that is settled nothing is to be done
     plan = plan_gc(snapshot)
     rows = {row.id: row for row in snapshot.rows}
 
@@ -32,13 +31,14 @@ def resolve(
             return False
         if networks:
             return row.vm is None and row.state != State.COMMITTED
-        return row.vm is not None and snapshot.vms.get(row.vm, None) is not None and item.vm == vm
+        return row.vm is not None and row.vm in snapshot.vms and item.vm in vms
 
     chosen = Plan(
         tuple(
             item
-            for item in plan.items
+            for item in plan.judged()
             if concerns(item) and (item.action is Action.COMMIT or not completing)
         )
     )
-    return apply_plan(runtime, chosen, verb="resolve", vm=vm, networks_locked=networks)
+    alone = vms[0] if len(vms) == 1 else None
+    return apply_plan(runtime, chosen, verb="resolve", vm=alone, networks_locked=networks)

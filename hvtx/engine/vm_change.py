@@ -33,7 +33,7 @@ def settled_scope(runtime: Runtime, name: str) -> VmScope:
     """
     scope = vm_scope(runtime, name)
     if is_changing(scope.rows):
-        plan = resolve(runtime, vm=name)
+        plan = resolve(runtime, name)
         scope = vm_scope(runtime, name)
         if is_changing(scope.rows):
             left = "; ".join(dict.fromkeys(i.message for i in plan.items if i.message))

@@ -398,6 +398,9 @@ COMMANDS = {
     "vm run, no network": Command(("vm", "run", "web", *SLEEP), lambda hvtx: None, "collects"),
     # killed between two of them, one is as before and the other as after: `settles` knows no such
     "vm start, several": Command(("vm", "start", "web", "more"), _created_two, "collects"),
+    "vm start, several crashed": Command(
+        ("vm", "start", "web", "more"), _crashed_several, "collects"
+    ),
     "vm stop, several": Command(
         ("vm", "stop", "web", "more", "--timeout", "1"), _running_two, "again"
     ),
