@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from hvtx.host import nfmessages, nfnumbers, tun
 from hvtx.host.netlink import ACK, DUMP, REQUEST, attribute, message, text, u32
 from hvtx.host.tun import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR
-from hvtx.rulesets.nftables_base import SKELETONS, table_name
+from hvtx.rulesets.nftables_base import SKELETONS
 from hvtx.rulesets.nftables_elements import pieces
+from hvtx.rulesets.nftables_layout import table_name
 
 if TYPE_CHECKING:
     from bench.population import World

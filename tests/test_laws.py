@@ -14,7 +14,7 @@ import pytest
 from hvtx.host.links import Links
 from hvtx.host.netlink import Channel, attributes
 from hvtx.model.mark import make_mark, parse_mark
-from hvtx.rulesets import nftables_base
+from hvtx.rulesets import nftables_base, nftables_layout
 from tests.structure.source import program
 
 ROOT = Path(__file__).resolve().parent.parent / "hvtx"
@@ -132,8 +132,8 @@ def test_what_is_ours_is_never_an_interval() -> None:
 
     What is looked up by several fields is never merged, by the kernel or by nft (nft_set_pipapo).
     """
-    for family in nftables_base.FAMILIES:
-        passing = [name for where, name in nftables_base.PASSING if where == family]
+    for family in nftables_layout.FAMILIES:
+        passing = [name for where, name in nftables_layout.PASSING if where == family]
         lines = nftables_base.declarations(family).splitlines()
         several = re.compile(r"\{ type \S+( \. \S+)+; flags interval; \}")
         kept = (line for line in lines if line.split()[1] not in passing)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hvtx.rulesets.nftables_base import FAMILIES, SKELETONS
+from hvtx.rulesets.nftables_base import SKELETONS
+from hvtx.rulesets.nftables_layout import FAMILIES
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs/networking.md").read_text()
 PLACE = re.compile(r"hook (\w+) priority (-?\d+)")

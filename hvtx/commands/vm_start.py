@@ -196,18 +196,12 @@ def free_for_start(runtime: Runtime, name: str) -> VmScope:
     scope = vm_scope(runtime, name)
     if decide.is_half_recorded(scope):
         resolved(runtime, name)
-    refuse_start(runtime, scope)
+    if (refusal := decide.refusal(scope)) is not None:
+        raise refusal
+    need_own_blocks(runtime, scope)
     if not decide.has_leftovers(scope):
         return scope
     return freed(runtime, scope, resolved(runtime, name))
-
-
-def refuse_start(runtime: Runtime, scope: VmScope) -> None:
-    """Raise why a VM is not started as it is now: Conflict, Refused, Busy."""
-    refusal = decide.refusal(scope)
-    if refusal is not None:
-        raise refusal
-    need_own_blocks(runtime, scope)
 
 
 def freed(runtime: Runtime, scope: VmScope, plan: Plan) -> VmScope:
@@ -219,7 +213,17 @@ def freed(runtime: Runtime, scope: VmScope, plan: Plan) -> VmScope:
     rows = runtime.read(records.resources_of_vm, scope.vm.id)  # as the release left them
     kept = decide.kept(rows)
     if kept:
-        raise _not_released(runtime, scope.vm, kept, plan)
+        from hvtx.engine import leftovers
+
+        raise Conflict(
+            f"VM {name!r} crashed, and what it left cannot be released:"
+            f" {decide.why_kept(kept, plan.items)}",
+            hint=leftovers.hint(
+                runtime,
+                leftovers.kept_by(plan.items, kept),
+                again=f"hvtx vm start {name}",
+            ),
+        )
     if runtime.read(records.find_vm, name) is None:
         again = f"run it again: hvtx vm run {name}, with all that it was given"
         if "create" in scope.unended:
@@ -237,17 +241,6 @@ def need_own_blocks(runtime: Runtime, scope: VmScope) -> None:
     from hvtx.engine import block_guests
 
     block_guests.need_own(runtime, scope.vm, scope.networks)
-
-
-def _not_released(runtime: Runtime, vm: Vm, kept: Sequence[Resource], plan: Plan) -> Conflict:
-    from hvtx.engine import leftovers
-
-    again = f"hvtx vm start {vm.name}"
-    return Conflict(
-        f"VM {vm.name!r} crashed, and what it left cannot be released:"
-        f" {decide.why_kept(kept, plan.items)}",
-        hint=leftovers.hint(runtime, leftovers.kept_by(plan.items, kept), again=again),
-    )
 
 
 def networks_for_start(runtime: Runtime, networks: Iterable[Network]) -> NetworkScope:

@@ -17,9 +17,9 @@ from hvtx.commands.vm_start import (
     intend,
     lock_for_start,
     means_of,
+    need_own_blocks,
     networks_for_start,
     probe_of,
-    refuse_start,
     resolved,
     start_held,
     with_user,
@@ -106,12 +106,33 @@ def _alone(runtime: Runtime, name: str) -> VmScope:
 def _together(runtime: Runtime, names: Sequence[str], tally: Tally) -> bool:
     """Start VMs whose locks are held; of whom nothing is known then is to be started alone.
 
-    True if something failed for all of them.
+    True if something failed for all of them. What crashes and interruptions left of them is
+    released at once: it takes a look at all of the host.
     """
+    scopes: dict[str, VmScope] = {}
+    for name in names:
+        try:
+            scopes[name] = vm_scope(runtime, name)
+            if (refusal := decide.refusal(scopes[name])) is not None:
+                raise refusal
+            need_own_blocks(runtime, scopes[name])
+        except (HvtxError, OSError) as problem:
+            tally.fail(name, problem)
+    left = [name for name in tally.left(scopes) if decide.has_leftovers(scopes[name])]
+    half = [name for name, scope in scopes.items() if decide.is_half_recorded(scope)]
     try:
-        ready = _ready(runtime, names, tally)
+        plan = resolved(runtime, *left, *half) if left or half else None
     except (HvtxError, OSError):
         return True  # whose leftovers keep the others' from going shows alone
+    ready: list[_Ready] = []
+    for name in tally.left(scopes):
+        try:
+            scope = scopes[name]
+            if plan is not None and name in left:
+                scope = freed(runtime, scope, plan)
+            ready.append(_Ready(scope, probe_of(runtime, scope.vm)))
+        except (HvtxError, OSError) as problem:
+            tally.fail(name, problem)
     if len(ready) < 2:
         return False
     try:
@@ -124,34 +145,6 @@ def _together(runtime: Runtime, names: Sequence[str], tally: Tally) -> bool:
     except (HvtxError, OSError):
         return True  # undone; whose fault it was shows alone
     return False
-
-
-def _ready(runtime: Runtime, names: Sequence[str], tally: Tally) -> list[_Ready]:
-    """Those of them that can be started, and why others cannot; whose locks are held.
-
-    What crashes and interruptions left of them is released at once, from one look at the host: it
-    is a look at all of it. Raises HvtxError, OSError where that could not be.
-    """
-    scopes: dict[str, VmScope] = {}
-    for name in names:
-        try:
-            scopes[name] = vm_scope(runtime, name)
-            refuse_start(runtime, scopes[name])
-        except (HvtxError, OSError) as problem:
-            tally.fail(name, problem)
-    left = [name for name in tally.left(scopes) if decide.has_leftovers(scopes[name])]
-    half = [name for name, scope in scopes.items() if decide.is_half_recorded(scope)]
-    plan = resolved(runtime, *left, *half) if left or half else None
-    ready: list[_Ready] = []
-    for name in tally.left(scopes):
-        try:
-            scope = scopes[name]
-            if plan is not None and name in left:
-                scope = freed(runtime, scope, plan)
-            ready.append(_Ready(scope, probe_of(runtime, scope.vm)))
-        except (HvtxError, OSError) as problem:
-            tally.fail(name, problem)
-    return ready
 
 
 def _start(runtime: Runtime, ready: Sequence[_Ready], tally: Tally, stack: ExitStack) -> None:

@@ -18,7 +18,7 @@ from hvtx.model.mark import Mark, parse_mark
 from hvtx.model.resource import FIREWALL_KINDS, PORTS, Resource, State
 from hvtx.model.ruleset import Difference, SeenLine, SeenTable, WantedLine
 from hvtx.planner import ownrules
-from hvtx.rulesets.nftables_base import BACKEND
+from hvtx.rulesets.nftables_layout import BACKEND
 from hvtx.rulesets.nftables_wanted import wanted_tables
 from hvtx.store import records
 

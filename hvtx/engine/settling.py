@@ -15,7 +15,7 @@ from hvtx.model.plan import Settled
 from hvtx.model.resource import FIREWALL_KINDS, Entry, Link, RawResource, Resource
 from hvtx.model.typed import cast
 from hvtx.planner.settled import FILE, FIREWALL, PROCESS, TAP, Carried, just_device, settled
-from hvtx.rulesets.nftables_base import BACKEND
+from hvtx.rulesets.nftables_layout import BACKEND
 from hvtx.store import raw_rows
 
 _CHUNK = 3000  # rows whose texts are read as one

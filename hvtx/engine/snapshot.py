@@ -49,7 +49,7 @@ from hvtx.planner import recheck
 from hvtx.planner.recheck import Before, Record
 from hvtx.planner.settled import carried, undisturbed
 from hvtx.planner.states import judge_vm
-from hvtx.rulesets.nftables_base import BACKEND, table_name
+from hvtx.rulesets.nftables_layout import BACKEND, table_name
 from hvtx.store import raw_rows, records
 
 _ID = itemgetter(0)

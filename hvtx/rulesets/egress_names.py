@@ -29,13 +29,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from hvtx.model.digest import sha256
 from hvtx.model.policy import EgressRule
 from hvtx.model.typed import TYPE_CHECKING, NamedTuple
-from hvtx.rulesets.nftables_base import table_name
 from hvtx.rulesets.nftables_egress import (
     NAMED,
     NOT_THE_WORLD4,
     NOT_THE_WORLD6,
     THE_WORLD6,
 )
+from hvtx.rulesets.nftables_layout import table_name
 
 if TYPE_CHECKING:
     from hvtx.model.service import NamesSpec

@@ -1,4 +1,7 @@
-"""The layout of hvtx's two nftables tables: :mod:`nftables_elements` fills them. All pure.
+"""The text of hvtx's two nftables tables: :mod:`nftables_elements` fills them. All pure.
+
+What every command needs of them is in :mod:`nftables_layout`, so that only who makes or compares
+one loads this.
 
 ``table inet hvtx-I`` translates addresses and filters what is routed, ``table bridge hvtx-I``
 holds guests to their own addresses. Chains and rules are static; what belongs to a VM or a network
@@ -47,10 +50,7 @@ from hvtx.model.hook import HOOKS, BaseRuleset, Chain, Hook
 from hvtx.rulesets import nftables_uplink
 from hvtx.rulesets.nftables_bridge import BRIDGE
 from hvtx.rulesets.nftables_egress import ALLOWED, CHAINS, IS_UNDECIDED, NOT_ALLOWED, SETS
-
-BACKEND = "nftables"
-FAMILIES = ("inet", "bridge")
-
+from hvtx.rulesets.nftables_layout import table_name
 
 _INET = BaseRuleset(
     {
@@ -207,12 +207,6 @@ _INET = BaseRuleset(
 )
 
 SKELETONS: Mapping[str, BaseRuleset] = {"inet": _INET, "bridge": BRIDGE}
-PASSING = frozenset({("bridge", "seen6")})  # sets that packets fill: nothing in them is a row's
-
-
-def table_name(installation: str) -> str:
-    """The name of an installation's tables, in both families."""
-    return f"hvtx-{installation}"
 
 
 def declarations(family: str, bare: Collection[str] = ()) -> str:
@@ -242,7 +236,7 @@ def hook_of(declared: str) -> Hook | None:
 
 @cache
 def layout(family: str) -> str:
-    """What changes when the static part of a table does, with a version of hvtx or another."""
+    """The digest that :data:`hvtx.rulesets.nftables_layout.LAYOUTS` has to have of a table."""
     # The digest is on hosts: it was made of this text when the class had another name.
     text = repr(SKELETONS[family]).replace("BaseRuleset(", "Skeleton(", 1)
     return sha256(text.encode())[:20]

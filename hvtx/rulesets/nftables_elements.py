@@ -11,7 +11,7 @@ from hvtx.model.firewall import FirewallSpec, addresses_in
 from hvtx.model.hook import SetElement
 from hvtx.model.policy import EgressRule, names_in
 from hvtx.model.resource import FLOWS_EACH
-from hvtx.rulesets.nftables_base import table_name
+from hvtx.rulesets.nftables_layout import table_name
 from hvtx.rulesets.packing import link_local, packed, packed_mac
 
 # Verdicts as nf_tables has them: NFTA_VERDICT_CODE, and of a goto NFTA_VERDICT_CHAIN.

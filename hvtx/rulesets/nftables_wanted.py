@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterable, Mapping
 from hvtx.model.firewall import chain_rules, firewall_spec
 from hvtx.model.resource import Resource
 from hvtx.model.ruleset import SeenTable, WantedElement, WantedTable
-from hvtx.rulesets.nftables_base import FAMILIES, SKELETONS, hook_of
+from hvtx.rulesets.nftables_base import SKELETONS, hook_of
 from hvtx.rulesets.nftables_elements import unplaced
+from hvtx.rulesets.nftables_layout import FAMILIES
 
 
 def wanted_tables(

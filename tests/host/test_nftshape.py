@@ -11,8 +11,9 @@ from hvtx.host.nfmessages import add_element
 from hvtx.host.nfnumbers import FAMILIES
 from hvtx.host.nftshape import hook_words
 from hvtx.model.hook import Hook, SetElement
-from hvtx.rulesets.nftables_base import PASSING, SKELETONS, hook_of
+from hvtx.rulesets.nftables_base import SKELETONS, hook_of
 from hvtx.rulesets.nftables_elements import unplaced
+from hvtx.rulesets.nftables_layout import PASSING
 
 SPECS = [
     {"what": "network", "bridge": "br0", "isolate": False, "nat": True},

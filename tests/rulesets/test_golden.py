@@ -17,8 +17,9 @@ import pytest
 from hvtx.model.resource import Resource
 from hvtx.rulesets.bridge_filter import bridge_program
 from hvtx.rulesets.iptables_rules import made_chains, rules_of
-from hvtx.rulesets.nftables_base import FAMILIES, layout, table_text
+from hvtx.rulesets.nftables_base import layout, table_text
 from hvtx.rulesets.nftables_elements import pieces
+from hvtx.rulesets.nftables_layout import FAMILIES
 from hvtx.rulesets.port_filter import port_program
 
 _ID, _MARK = "0123456789ab", "hvtx:1:0123456789ab:7:42"

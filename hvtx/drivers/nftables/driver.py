@@ -11,15 +11,9 @@ from hvtx.drivers.nftables import tables
 from hvtx.drivers.nftables.judging import (
     counts_others,
     describe,
-    families_of,
 )
 from hvtx.drivers.nftables.session import Acted, NoNftables, Session, guarded, refusal
-from hvtx.drivers.nftables.tables import (
-    create_tables,
-    observed_base,
-    refuse_unguarded,
-    repair_tables,
-)
+from hvtx.drivers.nftables.tables import refuse_unguarded
 from hvtx.errors import Conflict, HvtxError
 from hvtx.host.nfmessages import Command, add_element, delete_element
 from hvtx.host.nfnetlink import BatchRefused
@@ -27,8 +21,8 @@ from hvtx.model.firewall import firewall_spec
 from hvtx.model.hook import SetElement
 from hvtx.model.resource import Entry, Outcome, Resource
 from hvtx.model.typed import TYPE_CHECKING, Any
-from hvtx.rulesets.nftables_base import table_name
 from hvtx.rulesets.nftables_elements import pieces
+from hvtx.rulesets.nftables_layout import table_name
 
 if TYPE_CHECKING:
     from hvtx.drivers.nftables.own_elements import OwnElements
@@ -60,10 +54,9 @@ class NftablesDriver:
         """
         accepting, resources = of_passages(resources)
         bases = [row for row in resources if row.role == "base"]
-        create_tables(
-            self._session, [(row, family) for row in bases for family in families_of(row)]
+        observed: dict[int, dict[str, Any]] = (
+            _making().create(self._session, bases) if bases else {}
         )
-        observed = {row.id: observed_base(self._session, row) for row in bases}
         wanted: list[tuple[Resource, SetElement]] = []
         for row in resources:
             if row.role != "base":
@@ -104,8 +97,7 @@ class NftablesDriver:
 
     def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
         """Remove what carries its row's mark: elements first, in one batch, base rows last."""
-        from hvtx.drivers.nftables.release import release_base, release_elements
-
+        release = _release()
         outcomes: dict[int, Outcome] = {}
         rows = []
         accepting, resources = of_passages(resources)
@@ -119,10 +111,12 @@ class NftablesDriver:
                 rows.append(row)
         if rows:
             ids = [row.id for row in rows]
-            outcomes.update(guarded(ids, lambda: release_elements(self._session, rows)))
+            outcomes.update(guarded(ids, lambda: release.release_elements(self._session, rows)))
         for row in resources:
             if row.role == "base":
-                outcomes.update(guarded([row.id], partial(release_base, self._session, row)))
+                outcomes.update(
+                    guarded([row.id], partial(release.release_base, self._session, row))
+                )
         return outcomes
 
     def exchange(
@@ -141,21 +135,19 @@ class NftablesDriver:
 
         Elements cannot have copies. Raises nothing for a single item.
         """
-        from hvtx.drivers.nftables import release
-
         if resource.role == PASSAGE:
             found = guarded([resource.id], lambda: _passages().one_each(self._session, resource))
             return found[resource.id]
-        return release.remove_copies(self._session, resource)
+        outcome: Outcome = _release().remove_copies(self._session, resource)
+        return outcome
 
     def remove(self, entry: Entry) -> Outcome:
         """Remove one object that was seen, if it is still exactly that; of copies, the last.
 
         A table goes only if all in it carries the same mark. Never raises.
         """
-        from hvtx.drivers.nftables import release
-
-        return release.remove(self._session, entry)
+        outcome: Outcome = _release().remove(self._session, entry)
+        return outcome
 
     def repair(self, resources: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
         """Put back what is missing or changed of rows that should be whole; keep what is right.
@@ -169,7 +161,7 @@ class NftablesDriver:
         rows = []
         for row in resources:
             if row.role == "base":
-                observed[row.id] = repair_tables(self._session, row)
+                observed[row.id] = _making().repair_tables(self._session, row)
             else:
                 rows.append(row)
         observed.update(self._repair_elements(rows))
@@ -245,7 +237,7 @@ class NftablesDriver:
 
     def leave_trace(self) -> None:
         """Say in our own table where our store is now; nothing happens where there is none."""
-        tables.leave_trace(self._session)
+        _making().leave_trace(self._session)
 
     def traces(self) -> dict[str, str]:
         """What installations' tables say of where their stores are; empty: it cannot be told.
@@ -281,6 +273,18 @@ def _whole() -> Any:
     from hvtx.drivers.nftables import whole  # plans and doctor need it, no start does
 
     return whole
+
+
+def _making() -> Any:
+    from hvtx.drivers.nftables import making  # tables are made with the first network
+
+    return making
+
+
+def _release() -> Any:
+    from hvtx.drivers.nftables import release  # no start needs it
+
+    return release
 
 
 def _passages() -> Any:

@@ -9,8 +9,8 @@ from hvtx.host.nfttext import renderer
 from hvtx.model.firewall import chain_rules, firewall_spec
 from hvtx.model.place import nft_place, parse_place
 from hvtx.model.resource import Entry, Resource
-from hvtx.rulesets.nftables_base import BACKEND
 from hvtx.rulesets.nftables_elements import unplaced
+from hvtx.rulesets.nftables_layout import BACKEND
 
 IMPORTED = "imported"  # somebody else's rule that was taken over: `place`, `native` (docs/adr/0008)
 

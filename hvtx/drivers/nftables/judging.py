@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from hvtx.host import store_location
 from hvtx.host.nfanswers import Element, Rule
 from hvtx.host.nftshape import digest
 from hvtx.model.firewall import NftablesObserved, chain_key, digests_in, firewall_spec
-from hvtx.model.hook import BaseRuleset, SetElement
+from hvtx.model.hook import SetElement
 from hvtx.model.resource import GONE, Outcome, Resource
-from hvtx.rulesets.nftables_base import FAMILIES, SKELETONS, layout
+from hvtx.rulesets.nftables_layout import FAMILIES, HOOKS, LAYOUTS, SETS
 
 _COMMENT = " comment "
 
@@ -59,9 +59,8 @@ def foreign_objects(
     """
     from hvtx.host.nfttext import render
 
-    skeleton = SKELETONS.get(family, BaseRuleset({}, ()))
-    ours = {("chain", chain.name) for chain in skeleton.chains}
-    ours |= {("set", name) for name in skeleton.sets}
+    ours = {("chain", chain) for where, chain in HOOKS if where == family}
+    ours |= {("set", name) for name in SETS.get(family, ())}
     ours |= {("chain", store_location.CHAIN)} if family == store_location.CHAIN_FAMILY else set()
     for kind, name in named:
         if (kind, name) not in ours:
@@ -99,23 +98,23 @@ def families_of(row: Resource) -> tuple[str, ...]:
 
 def layouts_of(row: Resource) -> dict[str, str]:
     """What this version makes of a base row's tables."""
-    return {family: layout(family) for family in families_of(row)}
+    return {family: LAYOUTS[family] for family in families_of(row)}
 
 
 def damaged(
     rules: Sequence[Rule],
     observed: NftablesObserved,
     mark: str,
-    families: Iterable[str] = FAMILIES,
+    families: Collection[str] = FAMILIES,
 ) -> set[tuple[str, str]]:
     """Family and name of the static chains whose marked rules are not those on record."""
     recorded = {key: digests_in(kept) for key, kept in observed.get("rules", {}).items()}
     there = digests(rules, mark)
     return {
-        (family, chain.name)
-        for family in families
-        for chain in SKELETONS[family].chains
-        if there.get(key := chain_key(family, chain.name)) != recorded.get(key, [])
+        (family, chain)
+        for family, chain in HOOKS
+        if family in families
+        and there.get(key := chain_key(family, chain)) != recorded.get(key, [])
     }
 
 

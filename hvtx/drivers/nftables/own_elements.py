@@ -17,8 +17,8 @@ from hvtx.model.firewall import FirewallSpec, firewall_spec
 from hvtx.model.mark import FAMILY as MARKED
 from hvtx.model.place import nft_place
 from hvtx.model.resource import Entry, Resource
-from hvtx.rulesets.nftables_base import BACKEND
 from hvtx.rulesets.nftables_elements import unplaced
+from hvtx.rulesets.nftables_layout import BACKEND
 from hvtx.rulesets.nftables_numbered import number_of, numbered
 
 _SPECIAL = frozenset({"base", "passage", "pass", "imported"})  # rows that elements do not stand for

@@ -21,7 +21,7 @@ from hvtx.model.place import nft_place
 from hvtx.model.resource import GONE, Entry, Outcome, Resource
 from hvtx.model.typed import Any
 from hvtx.rulesets.filter_ends import end_of, in_place
-from hvtx.rulesets.nftables_base import BACKEND
+from hvtx.rulesets.nftables_layout import BACKEND
 
 
 def expected(row: Resource) -> tuple[Entry, ...]:

@@ -17,8 +17,8 @@ from hvtx.host.nfnumbers import SET_ANONYMOUS
 from hvtx.model.firewall import firewall_spec
 from hvtx.model.hook import SetElement
 from hvtx.model.resource import GONE, Entry, Outcome, Resource
-from hvtx.rulesets.nftables_base import PASSING
 from hvtx.rulesets.nftables_elements import pieces
+from hvtx.rulesets.nftables_layout import PASSING
 
 
 def release_elements(session: Session, rows: Sequence[Resource]) -> Mapping[int, Outcome]:

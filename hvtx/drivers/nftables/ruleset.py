@@ -19,9 +19,9 @@ from hvtx.model.firewall import firewall_spec
 from hvtx.model.mark import FAMILY as MARKED
 from hvtx.model.resource import Entry, Resource
 from hvtx.model.typed import TYPE_CHECKING
-from hvtx.rulesets.nftables_base import BACKEND, FAMILIES, PASSING
 from hvtx.rulesets.nftables_egress import COUNTED
 from hvtx.rulesets.nftables_elements import pieces
+from hvtx.rulesets.nftables_layout import BACKEND, FAMILIES, PASSING
 
 if TYPE_CHECKING:
     from hvtx.drivers.nftables.own_elements import OwnElements

@@ -21,10 +21,7 @@ from hvtx.host.nfmessages import Command
 from hvtx.host.nfnetlink import Nftables
 from hvtx.model.resource import GONE, Outcome
 from hvtx.model.typed import TypeVar
-from hvtx.rulesets.nftables_base import (
-    FAMILIES,
-    table_name,
-)
+from hvtx.rulesets.nftables_layout import FAMILIES, table_name
 
 # the last two are the generation's own words, which the rest of the driver speaks too
 __all__ = ["Acted", "NoNftables", "Session", "Stale", "guarded", "refusal"]

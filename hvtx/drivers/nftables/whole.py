@@ -7,7 +7,7 @@ from hvtx.drivers.nftables.ruleset import listing, read
 from hvtx.drivers.nftables.session import NoNftables, Session
 from hvtx.host import nftseen
 from hvtx.model.typed import TYPE_CHECKING
-from hvtx.rulesets.nftables_base import FAMILIES, PASSING
+from hvtx.rulesets.nftables_layout import FAMILIES, PASSING
 
 if TYPE_CHECKING:
     from hvtx.model.resource import Entry
