@@ -6,8 +6,9 @@ later one. So the random MAC of the row and the group ``hvtx`` are its mark unti
 ``addrgenmode none`` keeps the kernel from adding a link-local address of its own.
 
 127.0.0.1 of the host reaches guests through ``route_localnet`` on the bridge, which is on only
-while a port is published there (:mod:`hvtx.engine.loopback`); the firewall, and a filter on each
-TAP that a flush of rules does not take, drop 127.0.0.0/8 that comes *from* our bridges.
+while a port is published there (:mod:`hvtx.host.localnet`, :mod:`hvtx.engine.loopback`); the
+firewall, and a filter on each TAP that a flush of rules does not take, drop 127.0.0.0/8 that comes
+*from* our bridges.
 
 What is routed to the guests of a network with NAT carries a bit of its mark (``SEEN``), which the
 last chain of our nftables table sets. A filter of the bridge drops the rest: where the rules are
@@ -25,6 +26,7 @@ from hvtx.drivers.base import Host
 from hvtx.errors import Conflict, HostRefused, HvtxError, NotPermitted
 from hvtx.host import failpoint, sysctl
 from hvtx.host.links import Links, named_again, silence
+from hvtx.host.localnet import lead_loopback
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.host.tc import EGRESS
 from hvtx.host.tun import passing_tap, refusal
@@ -201,11 +203,6 @@ def hidden(row: Resource, links: Links) -> bool:
     return not links.knows_itself(spec["ifindex"], spec["mac"])
 
 
-def route_localnet(device: str) -> str:
-    """The setting (below ``/proc/sys``) by which 127.0.0.1 reaches a bridge's guests."""
-    return f"net/ipv4/conf/{device}/route_localnet"
-
-
 def settings(row: Resource, device: str) -> dict[str, str]:
     """What guests need of a bridge's own settings, whatever new devices have here.
 
@@ -242,37 +239,7 @@ def tune(row: Resource, device: str) -> None:
         except FileNotFoundError:
             continue
         except OSError as problem:
-            raise _not_set(path, value, problem) from problem
-
-
-def _not_set(path: str, value: str, problem: OSError) -> HvtxError:
-    name = path.replace("/", ".")
-    if problem.errno in (errno.EPERM, errno.EACCES, errno.EROFS):
-        return NotPermitted(f"not permitted to set {name} to {value}", hint="run hvtx as root")
-    words = f"{name} cannot be set: {problem.strerror}"
-    return HostRefused(words, hint="is /proc/sys of this network mounted?")
-
-
-def lead_loopback(device: str, *, on: bool) -> None:
-    """Let 127.0.0.1 of the host reach a bridge's guests, or keep it from them.
-
-    A bridge that is gone has nothing to turn off. Raises HostRefused, NotPermitted.
-    """
-    path, value = route_localnet(device), "1" if on else "0"
-    try:
-        if sysctl.value(path) != value:
-            sysctl.write(path, value)
-    except FileNotFoundError as problem:
-        if on:
-            words = f"bridge {device} is gone, so 127.0.0.1 cannot lead to its guests"
-            raise HostRefused(words, hint="`hvtx repair` puts networks back") from problem
-    except OSError as problem:
-        raise _not_set(path, value, problem) from problem
-
-
-def leads_loopback(device: str) -> bool:
-    """Whether 127.0.0.1 of the host reaches what is behind a device; False if it cannot be told."""
-    return sysctl.read(route_localnet(device)) == "1"
+            raise sysctl.refusal(path, value, problem) from problem
 
 
 def restore(row: Resource, seen: Link, links: Links, *, loopback: bool) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 
 from hvtx.drivers import bridge
-from hvtx.drivers.bridge import route_localnet
 from hvtx.drivers.dnsmasq import names_table
 from hvtx.drivers.sysctl import read as read_setting
 from hvtx.drivers.tap import damage as tap_damage
@@ -18,6 +17,7 @@ from hvtx.engine.repaired import Failed
 from hvtx.engine.runtime import Runtime
 from hvtx.host.link_settings import LinkSettingsSocket
 from hvtx.host.links import Links
+from hvtx.host.localnet import route_localnet
 from hvtx.host.portowner import Owner
 from hvtx.model.firewall import firewall_spec
 from hvtx.model.link_settings import WantedSettings

@@ -39,7 +39,7 @@ def settle(runtime: Runtime, rows: Sequence[Resource], leaving: Collection[int] 
     if not bridges:
         return
     own = bridges_in_need((row for row in rows if row.id not in leaving), runtime.life.id)
-    from hvtx.drivers.bridge import lead_loopback, leads_loopback
+    from hvtx.host.localnet import lead_loopback, leads_loopback
 
     runtime.lock("all", "loopback")
     try:

@@ -6,7 +6,6 @@ import errno
 from collections.abc import Iterable, Mapping, Sequence
 
 from hvtx.host import procfs
-from hvtx.host.many_processes import look_at_all
 from hvtx.model.resource import Kind, Resource
 from hvtx.model.typed import TYPE_CHECKING, Any
 from hvtx.model.vm import Epoch, Liveness, ProcessFacts
@@ -40,6 +39,8 @@ def process_facts(rows: list[Resource]) -> dict[int, Any]:
     if len(known) < _MANY:
         found = {row: procfs.look_again(identity) for row, identity in known.items() if identity}
         return found | namespaces
+    from hvtx.host.many_processes import look_at_all  # no verb for one VM asks so many
+
     seen = look_at_all([i for i in known.values() if i])
     return dict(zip(known, seen, strict=True)) | namespaces
 

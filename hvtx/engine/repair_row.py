@@ -7,7 +7,6 @@ from contextlib import closing
 
 from hvtx.drivers.address import remove_link_local
 from hvtx.drivers.base import BridgesDriver, LinkDriver, PortDriver
-from hvtx.drivers.bridge import lead_loopback
 from hvtx.engine import network_service, own_routes
 from hvtx.engine.damage import Damage, guard_of, has_guard, wanted_of
 from hvtx.engine.effects import made_by
@@ -19,6 +18,7 @@ from hvtx.engine.runtime import Runtime
 from hvtx.errors import HvtxError
 from hvtx.host.link_settings import LinkSettingsSocket
 from hvtx.host.links import Links
+from hvtx.host.localnet import lead_loopback
 from hvtx.model.address import is_ipv6
 from hvtx.model.resource import PORTS, Kind, Resource, tap_spec
 from hvtx.store import records

@@ -15,7 +15,6 @@ from collections.abc import Collection, Iterable
 from functools import partial
 
 from hvtx.host import link_changes
-from hvtx.host.link_shape import LinkReader
 from hvtx.host.neigh import NeighbourTable, address_text
 from hvtx.host.netlink import (
     TYPE_MASK,
@@ -100,6 +99,8 @@ class Links(NeighbourTable, TrafficControl):
 
     def all(self) -> list[Link]:
         """Every link; interrupted dumps are asked for again, then DumpInterrupted."""
+        from hvtx.host.link_shape import LinkReader  # a start asks for its own links alone
+
         body = _IFINFO.pack(0, 0, 0, 0, 0) + u32(_IFLA["ext_mask"], _SKIP_STATS)
         bodies = whole_dump(self._channel, GETLINK, body)
         read = LinkReader(_link, _WANTED).link

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 
+from hvtx.errors import HostRefused, HvtxError, NotPermitted
 from hvtx.host import procfs
 
 _ROOT = "/proc/sys/"
@@ -43,3 +44,12 @@ def write(name: str, wanted: str) -> None:
         os.write(descriptor, wanted.encode())
     finally:
         os.close(descriptor)
+
+
+def refusal(name: str, wanted: str, problem: OSError) -> HvtxError:
+    """What is raised where a setting of a bridge could not be made ``wanted``."""
+    shown = name.replace("/", ".")
+    if problem.errno in (errno.EPERM, errno.EACCES, errno.EROFS):
+        return NotPermitted(f"not permitted to set {shown} to {wanted}", hint="run hvtx as root")
+    words = f"{shown} cannot be set: {problem.strerror}"
+    return HostRefused(words, hint="is /proc/sys of this network mounted?")

@@ -555,7 +555,9 @@ def doors(kernel: Kernel) -> dict[str, Any]:
         "hvtx.host.logger.listen": lambda pid: None,
         "hvtx.drivers.vm_process.scope.enter_scope": lambda vm, *pids: None,
         "hvtx.engine.seen_host.Links": links,
-        "hvtx.engine.processes.look_at_all": lambda known: [proc.look_again(one) for one in known],
+        "hvtx.host.many_processes.look_at_all": lambda known: [
+            proc.look_again(one) for one in known
+        ],
         "hvtx.engine.looks.look_at_all": lambda known: [proc.look_again(one) for one in known],
         "hvtx.host.devices.Links": links,
         "hvtx.engine.new_network.Links": links,
