@@ -107,7 +107,7 @@ def _tell_skipped(runtime: Runtime, plan: Plan) -> None:
     ]
     if not skipped:
         return
-    known = runtime.read(history.last_of_each)
+    known = runtime.read(history.last_of_each, {item.key for item in skipped})
     events = [
         Event(
             "skipped",

@@ -23,7 +23,10 @@ OUR_LINE = r"(?:^:|.*\s)HVTX-"
 _CHAIN_TABLE, _CHAIN_HOOK, _CHAIN_TYPE, _HOOK_NUMBER = 1, 4, 7, 1
 _PREROUTING, _OUTPUT = 0, 3
 _INET, _IP, _IP6 = 1, 2, 10
-_CHAINS = 1024  # answers that are kept read: more than most hosts have chains
+# Of what is called at a hook, and of nothing else, the kernel tells the type, which is one of these
+# (nf_tables_fill_chain_info): of thousands of others' chains most are only jumped to.
+_TYPES = (b"filter\0", b"nat\0", b"route\0")
+_CHAINS = 1024  # answers that are kept read: more than most hosts have chains at hooks
 _TABLES = {"nat", "mangle"}  # legacy ones where something may translate, or give to a proxy
 _PROXIES = (b"tproxy\0", b"TPROXY\0")  # natively, and of iptables
 _LISTS = ("ip_tables_names", "ip6_tables_names")
@@ -70,7 +73,8 @@ def may_among(chains: Iterable[bytes], rules: Callable[[str, str], Sequence[Rule
 
 def _has_chains(chains: Iterable[bytes], rules: Callable[[str, str], Sequence[Rule]]) -> bool:
     """Whether others have such chains of nf_tables."""
-    asked = list(filter(is_others_hook, chains))
+    hooks = (body for body in chains if any(kind in body for kind in _TYPES))
+    asked = list(filter(is_others_hook, hooks))
     if any(map(translates, asked)):
         return True
     # a proxy stands among rules that only filter, so those are read: in a few tables

@@ -58,6 +58,7 @@ class SnapshotIndex(NamedTuple):
     by_mark: Mapping[str, Sequence[Entry]]
     bare: EntriesByKey
     marks_of_links: Mapping[str, Sequence[Link]]
+    addresses: frozenset[tuple[int, str]]  # by the index of their device
 
 
 class EntriesByKey:
@@ -96,6 +97,7 @@ def index(snapshot: Snapshot) -> SnapshotIndex:
         by_mark=by_mark,
         bare=EntriesByKey(snapshot.entries),
         marks_of_links=marks,
+        addresses=frozenset((one.ifindex, one.address) for one in snapshot.addresses),
     )
 
 
@@ -207,7 +209,7 @@ def _address_presence(row: Resource, snapshot: Snapshot, sights: SnapshotIndex) 
         return Presence(None, (failed,))
     spec = address_spec(row)
     ifindex, wanted = spec["ifindex"], spec["address"]
-    if not any(a.ifindex == ifindex and a.address == wanted for a in snapshot.addresses):
+    if (ifindex, wanted) not in sights.addresses:
         return Presence(False, (f"{wanted} is not on {spec['device']}",))
     link = sights.by_index.get(ifindex)
     if link is None or link.alias != spec["owner"]:

@@ -132,13 +132,17 @@ def has(sql: sqlite3.Connection, column: str, value: str) -> bool:
     return found.fetchone() is not None
 
 
-def last_of_each(sql: sqlite3.Connection) -> dict[tuple[str, str], tuple[str, str | None]]:
-    """``{(kind, key): (event, reason)}`` of the newest line of each thing."""
+def last_of_each(
+    sql: sqlite3.Connection, keys: Iterable[str]
+) -> dict[tuple[str, str], tuple[str, str | None]]:
+    """``{(kind, key): (event, reason)}`` of the newest line of each thing that has such a key."""
+    # of a group's other columns SQLite gives those of the row with its max() (lang_select.html)
     rows = sql.execute(
-        "SELECT kind, key, event, reason FROM history WHERE id IN"
-        " (SELECT max(id) FROM history WHERE kind IS NOT NULL GROUP BY kind, key)"
+        "SELECT kind, key, event, reason, max(id) FROM history WHERE kind IS NOT NULL"
+        " AND key IN (SELECT value FROM json_each(?)) GROUP BY kind, key",
+        (json_text.dumps([*keys]),),
     )
-    return {(kind, key): (event, reason) for kind, key, event, reason in rows}
+    return {(kind, key): (event, reason) for kind, key, event, reason, _ in rows}
 
 
 def forgotten_vm(

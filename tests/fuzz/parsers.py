@@ -705,7 +705,7 @@ def mentions(text: str) -> None:
         (ipaddress.ip_network("fd00::/64"), "net"),
     ]
     mentions_of(text, spans)
-    foreign.mentions(text, [("10.0.0.0/24", "net"), ("fd00::/64", "net")])
+    foreign.mentions(text, [foreign.subnet(str(span), name) for span, name in spans])
     for place in (
         "nft ip nat post",
         "nft inet firewalld a",

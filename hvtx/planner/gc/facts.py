@@ -5,7 +5,7 @@ Nothing is decided here: a row and a snapshot go in, a case comes out.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 
 from hvtx.model.firewall import stands_on
@@ -223,10 +223,17 @@ class Facts:
         """What others put on a row's device; an address goes with its bridge, or not at all."""
         if row.kind != Kind.ADDRESS:
             return self.dependents(row, seen.link)
-        ifindex = row.ifindex
-        bridges = [r for r in self.snapshot.rows if r.kind == Kind.BRIDGE]
-        bridge = next((r for r in bridges if r.ifindex == ifindex), None)
+        bridge = self._bridges.get(row.ifindex)
         return self.dependents(bridge, self.presences[bridge.id].link) if bridge else []
+
+    @cached_property
+    def _bridges(self) -> Mapping[int, Resource]:
+        """Rows of bridges by their index; of several the first."""
+        found: dict[int, Resource] = {}
+        for row in self.snapshot.rows:
+            if row.kind == Kind.BRIDGE:
+                found.setdefault(row.ifindex, row)
+        return found
 
     def dependents(self, row: Resource, link: Link | None) -> list[str]:
         """What others put on a device of a row or tombstone, sorted names first."""

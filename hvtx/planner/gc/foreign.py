@@ -10,7 +10,7 @@ from hvtx.model.mark import parse_mark
 from hvtx.model.plan import Action, Item
 from hvtx.model.reason import Reason
 from hvtx.model.resource import Kind, Link
-from hvtx.model.typed import TYPE_CHECKING
+from hvtx.model.typed import TYPE_CHECKING, NamedTuple
 from hvtx.planner.gc.facts import Facts
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def foreign_devices(facts: Facts, *, everything: bool) -> list[Item]:
 def foreign_nat(facts: Facts, *, everything: bool) -> list[Item]:
     """NAT rules without our mark that touch our subnets; all of them with ``everything``."""
     networks = facts.snapshot.networks.values()
-    subnets = [(cidr, network.name) for network in networks for cidr in network.subnets]
+    subnets = [subnet(cidr, network.name) for network in networks for cidr in network.subnets]
     items = []
     for entry in facts.snapshot.entries:
         if entry.mark is not None or not entry.nat:
@@ -92,15 +92,37 @@ def _foreign(kind: str, key: str, *evidence: str) -> Item:
     )
 
 
-def mentions(words: str, subnets: list[tuple[str, str]]) -> str | None:
+class Subnet(NamedTuple):
+    """A network's subnet, as it is compared with the addresses of thousands of rules."""
+
+    version: int
+    first: int
+    last: int
+    name: str  # the network's
+
+
+def subnet(cidr: str, name: str) -> Subnet:
+    """A subnet in CIDR notation, of the network of this name. Raises ValueError."""
+    return Subnet(*_span(ipaddress.ip_network(cidr)), name)
+
+
+def _span(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> tuple[int, int, int]:
+    """Its version, its first and its last address."""
+    first = int(network.network_address)
+    return network.version, first, first | int(network.hostmask)
+
+
+def mentions(words: str, subnets: Sequence[Subnet]) -> str | None:
     """The name of the first network whose subnet an address or prefix in a rule's text touches."""
     for found in _ADDRESS.finditer(words):
         try:
             network = ipaddress.ip_network(found[1] + (found[2] or ""), strict=False)
         except ValueError:
             continue
-        for cidr, name in subnets:
-            subnet = ipaddress.ip_network(cidr)
-            if network.version == subnet.version and network.prefixlen and network.overlaps(subnet):
-                return name
+        if not network.prefixlen:
+            continue
+        version, first, last = _span(network)
+        for one in subnets:
+            if version == one.version and first <= one.last and one.first <= last:
+                return one.name
     return None
