@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from hvtx import __version__
 from hvtx.engine import refusals
 from hvtx.engine.block_supply import free_addresses
-from hvtx.engine.gc_plan import make_plan
+from hvtx.engine.gc_plan import plan_beside
 from hvtx.engine.guests import Judged
 from hvtx.engine.guests import states as guest_states
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.vm_state import read_moment, states_of
+from hvtx.errors import Refused
 from hvtx.model.address import family_of, room_in
 from hvtx.model.block import Block
 from hvtx.model.firewall import firewall_spec
 from hvtx.model.guest import Guest
-from hvtx.model.typed import NamedTuple
-from hvtx.model.vm import Network, Vm
-from hvtx.planner.states import VmState
+from hvtx.model.plan import Plan
+from hvtx.model.resource import Resource
+from hvtx.model.typed import Any, NamedTuple
+from hvtx.model.vm import Network, Operation, Vm
+from hvtx.planner.states import VmState, states_in
 from hvtx.store import blocks, history, leases, records
 
 _STATES = ("intended", "committed", "releasing")
@@ -35,16 +38,66 @@ class Gauge(NamedTuple):
     values: Mapping[tuple[str, ...], float]
 
 
+class _Record(NamedTuple):
+    """What is on record, all of one moment."""
+
+    vms: list[Vm]
+    counts: Mapping[tuple[str, str], int]  # of resources, by kind and state
+    operations: list[Operation]  # that have not ended
+    networks: list[Network]
+    leased: Mapping[tuple[str, int], int]
+    blocks: list[Block]
+    egress: list[Resource]
+
+
+class _Seen(NamedTuple):
+    """The record, and the host at that moment."""
+
+    record: _Record
+    states: Mapping[str, VmState]  # by the VM's id
+    running: Sequence[bool]  # of each operation that has not ended
+    plan: Plan
+    refused: str  # the code, where nothing is concluded about the host
+
+
 def gauges(runtime: Runtime) -> list[Gauge]:
     """Everything that is measured; where the host may not be read, there is no plan's."""
+    seen = _look(runtime)
     return [
         _info(runtime),
-        *_records(runtime),
-        *_plan(runtime),
+        *_records(runtime, seen),
+        *_plan(seen),
         *_store(runtime),
         *_conntrack(),
-        *_refused(runtime),
+        *_refused(runtime, seen.record),
     ]
+
+
+def _look(runtime: Runtime) -> _Seen:
+    """Everything once: all numbers but counters of the kernel are of one moment."""
+    try:
+        plan, snapshot, record = plan_beside(runtime, _read)
+    except Refused as refusal:
+        with runtime.reading() as sql:
+            record, moment = _read(sql), read_moment(sql)
+        judged = zip(record.vms, states_of(runtime, record.vms, moment), strict=True)
+        states = {vm.id: state for vm, (state, _, _) in judged}
+        running = runtime.running(record.operations)
+        return _Seen(record, states, [*running.values()], Plan(()), refusal.code)
+    running = [known.running for known in snapshot.operations.values()]
+    return _Seen(record, states_in(snapshot), running, plan, "")
+
+
+def _read(sql: Any) -> _Record:
+    return _Record(
+        records.vms(sql),
+        records.resource_counts(sql),
+        records.operations(sql),
+        records.networks(sql),
+        leases.counts(sql),
+        blocks.blocks(sql),
+        records.egress_rows(sql),
+    )
 
 
 def _info(runtime: Runtime) -> Gauge:
@@ -53,18 +106,13 @@ def _info(runtime: Runtime) -> Gauge:
                  {labels: 1})  # fmt: skip
 
 
-def _records(runtime: Runtime) -> Iterable[Gauge]:
-    with runtime.reading() as sql:
-        vms, moment = records.vms(sql), read_moment(sql)
-        rows, underway = records.raw_resources(sql), records.operations(sql)
-        networks, leased = records.networks(sql), leases.counts(sql)
-        known = blocks.blocks(sql)
-    states_now = states_of(runtime, vms, moment)
-    judged = [Judged(vm, state) for vm, (state, _, _) in zip(vms, states_now, strict=True)]
+def _records(runtime: Runtime, seen: _Seen) -> Iterable[Gauge]:
+    vms, known = seen.record.vms, seen.record.blocks
+    judged = [Judged(vm, seen.states[vm.id]) for vm in vms]
     states = Counter(state.value for _, state in judged)
-    counts = Counter((row[1], row[3]) for row in rows)  # kind, state
-    running = runtime.running(underway).values()
-    operations = {"running": sum(running), "interrupted": len(running) - sum(running)}
+    counts = Counter(seen.record.counts)
+    running = sum(seen.running)
+    operations = {"running": running, "interrupted": len(seen.running) - running}
     kinds = {kind for kind, _ in counts}
     guests = Counter(guest for guest in guest_states(runtime, judged).values() if guest)
     return [
@@ -72,14 +120,15 @@ def _records(runtime: Runtime) -> Iterable[Gauge]:
               {(state.value,): states[state.value] for state in VmState}),
         Gauge("hvtx_guests", "Guests of VMs that run, by what their hypervisors say.", ("guest",),
               {(guest.value,): guests[guest] for guest in Guest}),
-        Gauge("hvtx_networks", "Networks on record.", (), {(): len(networks)}),
+        Gauge("hvtx_networks", "Networks on record.", (),
+              {(): len(seen.record.networks)}),
         Gauge("hvtx_resources", "Resources on record by kind and state.", ("kind", "state"),
               {(kind, state): counts[kind, state] for kind in sorted(kinds) for state in _STATES}),
         Gauge("hvtx_operations", "Operations that have not ended.", ("state",),
               {(state,): number for state, number in operations.items()}),
         Gauge("hvtx_recovered", "Whether this life of the host is recovered.", (),
               {(): float(runtime.life.recovered)}),
-        *_addresses(networks, leased),
+        *_addresses(seen.record.networks, seen.record.leased),
         *_attachments(vms),
         *_blocks(known, free_addresses(runtime.store) if known else {}),
     ]  # fmt: skip
@@ -128,10 +177,8 @@ def _blocks(known: Iterable[Block], free: Mapping[str, int]) -> Iterable[Gauge]:
     ]  # fmt: skip
 
 
-def _plan(runtime: Runtime) -> Iterable[Gauge]:
-    report = make_plan(runtime)
-    refused = report.refused.code if report.refused else ""
-    items = report.plan.counts()
+def _plan(seen: _Seen) -> Iterable[Gauge]:
+    refused, items = seen.refused, seen.plan.counts()
     return [
         Gauge("hvtx_gc_refused", "1 if hvtx draws no conclusions about the host, with the "
         "reason.", ("code",),
@@ -141,10 +188,9 @@ def _plan(runtime: Runtime) -> Iterable[Gauge]:
     ]  # fmt: skip
 
 
-def _refused(runtime: Runtime) -> Iterable[Gauge]:
+def _refused(runtime: Runtime, record: _Record) -> Iterable[Gauge]:
     """What egress policies have refused since each VM was started; of guests that have any."""
-    with runtime.reading() as sql:
-        rows, names = records.egress_rows(sql), records.vm_names(sql)
+    rows, names = record.egress, {vm.id: vm.name for vm in record.vms}
     vms = {
         firewall_spec(row)["mac"]: names[row.vm]
         for row in rows

@@ -5,17 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from hvtx.drivers.base import Host
 from hvtx.engine.runtime import Runtime
-from hvtx.engine.snapshot import take_snapshot
+from hvtx.engine.snapshot import look, take_snapshot
 from hvtx.errors import HvtxError, Refused
 from hvtx.host import procfs
 from hvtx.model.plan import Item, Plan, Result, Snapshot
 from hvtx.model.reason import Reason
 from hvtx.model.resource import Kind
-from hvtx.model.typed import TYPE_CHECKING, NamedTuple
+from hvtx.model.typed import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from hvtx.planner.gc import plan_gc
 from hvtx.store import history
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from hvtx.model.block import BlockStep
     from hvtx.model.diagram import Diagram
     from hvtx.model.foreign_rule import ForeignRule
+
+T = TypeVar("T")
 
 
 class Report(NamedTuple):
@@ -58,13 +61,25 @@ def make_plan(runtime: Runtime, *, everything: bool = False, whole: bool = False
             snapshot = take_snapshot(runtime, settle=not everything and not whole)
             rules: tuple[ForeignRule, ...] | None = None
             if everything:
-                rules, problem = _foreign_rules(runtime)
+                rules, problem = _foreign_rules(runtime.host)
                 snapshot = snapshot._replace(failures={**snapshot.failures, **problem})
             plan = plan_gc(snapshot, everything=everything, rules=rules)
     except Refused as refusal:
         return refused_report(refusal, runtime.boot_id, runtime.netns)
     report = Report(plan, False, None, runtime.boot_id, runtime.netns, made, snapshot)
     return report if runtime.settings.cluster is None else with_blocks(report, runtime)
+
+
+def plan_beside(runtime: Runtime, ask: Callable[[Any], T]) -> tuple[Plan, Snapshot, T]:
+    """Gc's plan, what it was made from, and what ``ask`` read from the store at that moment.
+
+    VMs that need no judging are settled. Raises Refused where nothing may be concluded.
+    """
+    if runtime.refused is not None:
+        raise runtime.refused
+    with _uncollected():
+        snapshot, answer = look(runtime, ask, settle=True)
+        return plan_gc(snapshot), snapshot, answer
 
 
 def with_blocks(report: Report, runtime: Runtime) -> Report:
@@ -75,12 +90,12 @@ def with_blocks(report: Report, runtime: Runtime) -> Report:
     return report._replace(blocks=block_plan.planned(runtime, ending))
 
 
-def _foreign_rules(runtime: Runtime) -> tuple[tuple[ForeignRule, ...], dict[str, str]]:
+def _foreign_rules(host: Host) -> tuple[tuple[ForeignRule, ...], dict[str, str]]:
     """All rules of the host; if they cannot be read, none, and why."""
     from hvtx.drivers.foreign_rules import ForeignRules
 
     try:
-        return ForeignRules(runtime.host).rules(), {}
+        return ForeignRules(host).rules(), {}
     except HvtxError as problem:
         return (), {"strangers": f"foreign rules are not shown: {problem.message}"}
 

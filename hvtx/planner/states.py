@@ -12,9 +12,12 @@ from hvtx.model.resource import (
     identity_in,
     process_observed,
 )
-from hvtx.model.typed import StrEnum
+from hvtx.model.typed import TYPE_CHECKING, StrEnum
 from hvtx.model.vm import Epoch, Identity, Liveness, ProcessFacts
 from hvtx.planner.liveness import classify
+
+if TYPE_CHECKING:
+    from hvtx.model.plan import Snapshot
 
 
 class VmState(StrEnum):
@@ -143,10 +146,27 @@ def state_of_verb(verb: str | None) -> VmState | None:
 
 def vm_state(rows: Sequence[Resource], verb: str | None, liveness: Liveness) -> VmState:
     """The state; ``verb`` is that of an operation that is running on the VM now."""
+    return _state(any(row.kind != Kind.LEASE for row in rows), verb, liveness)
+
+
+def states_in(snapshot: Snapshot) -> dict[str, VmState]:
+    """The state of each VM (by id) when a snapshot was taken, settled or not."""
+    there = {row.vm for row in snapshot.rows if row.kind != Kind.LEASE}
+    there.update(snapshot.settled.vms)
+    running = [known for known in snapshot.operations.values() if known.running and known.vm]
+    verbs = {known.vm: known.verb for known in reversed(running)}  # of several the first
+    return {
+        vm: _state(vm in there, verbs.get(facts.name), facts.liveness)
+        for vm, facts in snapshot.vms.items()
+    }
+
+
+def _state(there: bool, verb: str | None, liveness: Liveness) -> VmState:
+    """``there``: whether more of the VM is on record than leases."""
     moving = state_of_verb(verb)
     if moving is not None:
         return moving
-    if not any(row.kind != Kind.LEASE for row in rows):
+    if not there:
         return VmState.DEFINED
     return {
         Liveness.ALIVE: VmState.RUNNING,
