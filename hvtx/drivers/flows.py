@@ -241,7 +241,7 @@ class _Flush:
                 self._channel = conntrack.open_channel()
             found = {
                 flow
-                for family in self._families
+                for family in conntrack.to_list(self._families, self._ends)
                 for flow in conntrack.flows(self._channel, family, self._ends)
                 if self._concerns(flow)
             }

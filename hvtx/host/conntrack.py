@@ -12,7 +12,7 @@ import _socket as socket
 import errno
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from hvtx.host.ctmessages import Flow, filters, parse
@@ -89,7 +89,7 @@ def users(addresses: Iterable[str]) -> dict[str, int]:
     found: dict[str, int] = {}
     channel = open_channel()
     try:
-        for family in sorted({family_of(raw) for raw in wanted}):
+        for family in to_list(sorted({family_of(raw) for raw in wanted}), None):
             for flow in flows(channel, family, None):
                 for raw in wanted.keys() & set(flow[1:5]):
                     found[wanted[raw]] = found.get(wanted[raw], 0) + 1
@@ -103,12 +103,27 @@ def passing(problem: BaseException) -> bool:
     return transient(problem) or getattr(problem, "errno", None) == errno.EBUSY
 
 
-def flows(channel: Channel, family: int, ends: set[bytes] | None) -> Iterator[Flow]:
-    """The flows of a family; with ``ends`` and many flows, only those with such an end."""
-    head = struct.pack("=BBH", family, 0, 0)
+def to_list(families: Sequence[int], ends: set[bytes] | None) -> Sequence[int]:
+    """The families to ask :func:`flows` for, so that the flows of all of these are listed.
+
+    It is 0 for several where each list would be of all flows of its family: the kernel walks
+    through the same table for one family as for all (ctnetlink_dump_table).
+    """
+    return [0] if len(families) > 1 and (ends is None or _are_few()) else families
+
+
+def _are_few() -> bool:
     entries = tracked()
-    few = entries is not None and entries <= _FEW
-    if ends is None or few or family == socket.AF_INET6:
+    return entries is not None and entries <= _FEW
+
+
+def flows(channel: Channel, family: int, ends: set[bytes] | None) -> Iterator[Flow]:
+    """The flows of a family; with ``ends`` and many flows, only those with such an end.
+
+    Those of every family for 0.
+    """
+    head = struct.pack("=BBH", family, 0, 0)
+    if ends is None or family != socket.AF_INET or _are_few():
         bodies = channel.dump(_GET, head)
     else:
         bodies = []

@@ -15,6 +15,7 @@ from hvtx.drivers import flows
 from hvtx.drivers.flows import Door, FlowsRemain, flush, flush_ports
 from hvtx.host import conntrack
 from hvtx.host.ctmessages import parse
+from hvtx.host.inet import packed
 from hvtx.host.netlink import DumpInterrupted, KernelError, attribute, nested
 from hvtx.model.vm import Publish
 
@@ -55,6 +56,7 @@ class Kernel:
         self.refuse: dict[int, list[int]] = {}  # errnos of the next deletions of a flow
         self.before_list: Callable[[], None] = lambda: None
         self.opened = self.closed = 0
+        self.listed: list[int] = []  # the families of its lists
 
     def channel(self, family: int) -> Kernel:
         if family == 0:
@@ -72,7 +74,8 @@ class Kernel:
             raise self.lists.pop(0)
         if self.always is not None:
             raise self.always
-        return [one for one in self.table.values() if one[0] == asked[0]]
+        self.listed.append(asked[0])
+        return [one for one in self.table.values() if asked[0] in (0, one[0])]
 
     def refusals(self, wanted: Sequence[tuple[int, int, bytes]]) -> dict[int, KernelError]:
         failures = {}
@@ -120,6 +123,34 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
 
 def both() -> int:
     return flush([GUEST4, GUEST6])
+
+
+def test_both_families_are_listed_at_once_where_there_are_few(kernel: Kernel) -> None:
+    """The kernel walks through its whole table for each list: two passes are two walks."""
+    assert both() == 3
+    assert kernel.listed == [0, 0]  # the last one shows that nothing is left
+    assert [*kernel.table] == [9]
+
+
+def test_where_there_are_many_each_family_is_asked_for(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """IPv4 by the kernel's filters, an end in each of four places; IPv6 whole."""
+    monkeypatch.setattr(conntrack, "_FEW", -1)
+    assert both() == 3
+    two, six = [socket.AF_INET] * 4, [socket.AF_INET6]
+    assert kernel.listed == (two + six) * 2
+
+
+def test_one_family_is_listed_by_itself(kernel: Kernel) -> None:
+    assert flush([GUEST6]) == 1
+    assert kernel.listed == [socket.AF_INET6] * 2
+
+
+def test_what_is_read_whole_is_read_once(kernel: Kernel) -> None:
+    """However many flows there are."""
+    assert flows.flush_where(lambda flow: flow.destination == packed(WORLD6)) == 1
+    assert kernel.listed == [0, 0]
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
