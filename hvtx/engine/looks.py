@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from hvtx.drivers import reservation
-from hvtx.drivers.file import mark_of, marks_beside
+from hvtx.drivers.file import Marks, marks_beside
 from hvtx.drivers.vm_process.gate import is_gate
 from hvtx.engine.processes import namespace_facts
 from hvtx.host import openfiles, procfs
@@ -71,16 +71,17 @@ def holders(suspects: set[str], links: Iterable[Link]) -> tuple[dict[str, tuple[
 def files(rows: Iterable[Resource], failures: dict[str, str]) -> dict[str, str]:
     """The marks of files on record that are there, by path; what cannot be read is in failures."""
     found = {}
-    for row in rows:
-        if row.kind == Kind.FILE:
-            try:
-                mark = _mark_of(row)
-            except OSError as problem:
+    with Marks() as marks:
+        for row in rows:
+            if row.kind == Kind.FILE:
                 path = file_spec(row)["path"]
-                failures[path] = f"{path} could not be read: {problem.strerror}"
-                continue
-            if mark is not None:
-                found[file_spec(row)["path"]] = mark
+                try:
+                    mark = _mark_of(row, path, marks)
+                except OSError as problem:
+                    failures[path] = f"{path} could not be read: {problem.strerror}"
+                    continue
+                if mark is not None:
+                    found[path] = mark
     return found
 
 
@@ -132,8 +133,8 @@ def known_taps(
     }
 
 
-def _mark_of(row: Resource) -> str | None:
-    if not row.is_reservation:
-        path = file_spec(row)["path"]  # of a network's the mark alone, beside it, is not it
-        return mark_of(path) if row.vm is not None or is_there(path) else None
-    return reservation.mark_of(file_spec(row)["path"])
+def _mark_of(row: Resource, path: str, marks: Marks) -> str | None:
+    if row.is_reservation:
+        return reservation.mark_of(path)
+    # of a network's the mark alone, beside it, is not it
+    return marks.of(path) if row.vm is not None or is_there(path) else None

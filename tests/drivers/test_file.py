@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from hvtx.drivers.base import Host
-from hvtx.drivers.file import FileDriver, mark_of, marks_beside
+from hvtx.drivers.file import FileDriver, Marks, mark_of, marks_beside
 from hvtx.host.paths import NotRegularError
 from hvtx.model.resource import GONE, Kind, Resource, State
+from hvtx.model.seed import SEED
 
 MARK = "hvtx:1:aaaaaaaaaa:7.bbbbbbbbbbbbbbbb"
 
@@ -93,7 +96,7 @@ def test_another_file_system_in_it_is_not_entered(tmp_path: Path) -> None:
     script = f"""
 import subprocess, sys
 from hvtx.drivers.base import Host
-from hvtx.drivers.file import FileDriver, mark_of, marks_beside
+from hvtx.drivers.file import FileDriver, Marks, mark_of, marks_beside
 from hvtx.host.paths import NotRegularError
 from hvtx.model.resource import Resource
 driver = FileDriver(Host("aaaaaaaaaa", "/", "/", 1.0))
@@ -179,3 +182,71 @@ def test_marks_beside_the_known_ones_are_read(tmp_path: Path) -> None:
     assert marks_beside(str(tmp_path), set()) == found
     known = {f"{vms}/one", f"{networks}/two"}
     assert marks_beside(str(tmp_path), known) == {k: v for k, v in found.items() if k not in known}
+
+
+def _kinds(base: Path) -> list[str]:
+    """Paths of directories whose marks are of every kind that a mark can be."""
+    marks, vms = base / "marks", base / "vms"
+    for directory in (marks, vms):
+        directory.mkdir()
+    (marks / "plain").write_text(MARK)
+    (marks / "plain.seed.iso").write_text(MARK)
+    (marks / "empty").write_text("")
+    (marks / "binary").write_bytes(b"\xff\0mark")
+    (marks / "long").write_text("x" * 4096)
+    (marks / "longer").write_text("x" * 4097)
+    (marks / "directory").mkdir()
+    (marks / "link").symlink_to(marks / "plain")
+    (marks / "nowhere").symlink_to(marks / "none")
+    (marks / "loop").symlink_to(marks / "loop")
+    (marks / "null").symlink_to("/dev/null")
+    os.mkfifo(marks / "pipe")
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(marks / "socket"))
+    (vms / "old").mkdir()
+    (vms / "old" / "mark").write_text(MARK)  # of an earlier version, in the directory
+    (vms / "file").write_text("no directory")
+    (base / "else" / "vms").mkdir(parents=True)
+    names = [*(path.name for path in marks.iterdir()), "old", "file", "none"]
+    return [*(str(vms / name) for name in names), str(vms / "plain" / SEED),
+            str(base / "else" / "vms" / "id"), str(base / "none" / "vms" / "id")]  # fmt: skip
+
+
+def test_many_are_read_as_each_alone(tmp_path: Path) -> None:
+    """And nobody waits for the writer of a pipe."""
+
+    def told(read: Callable[[str], str | None], path: str) -> object:
+        try:
+            return read(path)
+        except OSError as problem:
+            return type(problem), problem.errno, str(problem)
+
+    paths = _kinds(tmp_path)
+    with Marks() as marks:
+        found = {path: told(marks.of, path) for path in paths}
+    assert found == {path: told(mark_of, path) for path in paths}
+    assert [found[str(tmp_path / "vms" / name)] for name in ("plain", "old")] == [MARK, MARK]
+
+
+def test_a_mark_takes_four_system_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "marks").mkdir()
+    names = [f"vm{number}" for number in range(100)]
+    for name in names:
+        (tmp_path / "marks" / name).write_text(MARK)
+    calls: list[str] = []
+
+    def counting(name: str) -> None:
+        real = getattr(os, name)
+
+        def one(*values: object, **more: object) -> object:
+            calls.append(name)
+            return real(*values, **more)
+
+        monkeypatch.setattr(os, name, one)
+
+    for name in ("open", "fstat", "read", "close", "fdopen", "stat", "lstat"):
+        counting(name)
+    with Marks() as marks:
+        found = [marks.of(str(tmp_path / "vms" / name)) for name in names]
+    assert found == [MARK] * 100
+    assert len(calls) == 4 * 100 + 2  # the directory is opened and closed once
