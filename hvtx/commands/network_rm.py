@@ -173,10 +173,13 @@ def _off_bridge(
 
 def _refuse_dependents(runtime: Runtime, network: Network, rows: Sequence[Resource]) -> None:
     """Refuse before anything is touched if others' things stand on the bridge."""
+    bridges = [row for row in rows if row.kind == Kind.BRIDGE and row.life == runtime.life.id]
+    indexes = [row.ifindex for row in bridges]
     links = Links()
     try:
         every = links.all()
-        addresses, filtered = links.addresses(), links.filtered()
+        addresses = [each for index in indexes for each in links.addresses(index)]
+        filtered = links.filtered_among(indexes)
     except DumpInterrupted as problem:
         raise Contended(
             "the host's links changed too fast to be listed", hint="try again"
@@ -189,9 +192,7 @@ def _refuse_dependents(runtime: Runtime, network: Network, rows: Sequence[Resour
         raise HostRefused(f"the host's links could not be listed: {problem.strerror}") from problem
     finally:
         links.close()
-    for row in rows:
-        if row.kind != Kind.BRIDGE or row.life != runtime.life.id:
-            continue
+    for row in bridges:
         index = row.ifindex
         things = [link.name for link in every if index in (link.master, link.lower)]
         things += put_by_others(index, addresses, row.addresses)

@@ -53,23 +53,25 @@ class AddressDriver:
 
     def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
         """Remove the addresses from devices that carry the owner's mark."""
+        outcomes = {}
         links = Links()
         try:
-            addresses = links.addresses()
-            return {row.id: self._release(row, links, addresses) for row in resources}
-        except (OSError, DumpInterrupted) as problem:
-            kept = Outcome(False, "observe-failed", f"the addresses could not be listed: {problem}")
-            return {row.id: kept for row in resources}
+            for row in resources:
+                try:
+                    outcomes[row.id] = self._release(row, links)
+                except (OSError, DumpInterrupted) as problem:
+                    words = f"the addresses could not be listed: {problem}"
+                    outcomes[row.id] = Outcome(False, "observe-failed", words)
         finally:
             links.close()
+        return outcomes
 
-    def _release(self, row: Resource, links: Links, addresses: Sequence[Any]) -> Outcome:
+    def _release(self, row: Resource, links: Links) -> Outcome:
         from pyroute2 import IPRoute, NetlinkError
 
         spec = address_spec(row)
-        wanted = (spec["ifindex"], spec["address"])
-        here = [a for a in addresses if (a.ifindex, a.address) == wanted]
-        if not here:
+        addresses = links.addresses(spec["ifindex"])
+        if not any(each.address == spec["address"] for each in addresses):
             return GONE
         seen = links.get(ifindex=spec["ifindex"])
         if seen is None:
@@ -80,7 +82,7 @@ class AddressDriver:
                 "mark-mismatch",
                 f"{seen.name}, with {row.key}, lacks the network's mark",
             )
-        others = _same_subnet(spec["address"], put_by_others(wanted[0], addresses, ()))
+        others = _same_subnet(spec["address"], put_by_others(spec["ifindex"], addresses, ()))
         if others:
             message = f"{row.key} on {seen.name} stays: {', '.join(others)} would go with it"
             return Outcome(False, "foreign-dependents", message)

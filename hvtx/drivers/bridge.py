@@ -295,10 +295,10 @@ def _dependents(row: Resource, seen: Link, links: Links) -> str:
         for link in links.all()
         if seen.ifindex in (link.master, link.lower) and link != seen
     ]
-    addresses, own = links.addresses(), row.addresses
+    addresses, own = links.addresses(seen.ifindex), row.addresses
     silence(links, seen.ifindex, addresses, own)
     things += put_by_others(seen.ifindex, addresses, own)
-    return ", ".join([*things, *filters_on(seen, links.filtered())])
+    return ", ".join([*things, *filters_on(seen, links.filtered_among([seen.ifindex]))])
 
 
 def _refused(name: str, code: int, words: str) -> HvtxError:

@@ -22,6 +22,7 @@ from hvtx.model.resource import Address, Entry, Link
 from hvtx.model.typed import Self
 from hvtx.planner.recheck import Again, Seen
 
+_FEW, _QUESTIONS = 64, 2  # devices that are asked for alone; of each, at least
 _MARKING = 20  # looks at a new device, a millisecond apart
 
 
@@ -70,12 +71,20 @@ class SeenHost:
 
         self.entries, self.unread = firewall_entries(self._runtime, self.failures, observe=observe)
 
-    def look_at_filters(self, spared: Collection[int]) -> None:
-        """Look at traffic control, but not closely at ``spared``, of which nothing is concluded."""
+    def look_at_filters(self, judged: Collection[int], spared: Collection[int]) -> None:
+        """Look at traffic control of the devices that are ``judged`` (by index).
+
+        A few of many are asked for one by one. Else all are listed, and it is not looked closely at
+        ``spared``, of which nothing is concluded.
+        """
         if not self._bulk or "links" in self.failures:
             return
+        few = len(judged) <= _FEW and _QUESTIONS * len(judged) < len(self.links)
         try:
-            self.filtered = self._source.filtered(spared=spared)
+            if few:
+                self.filtered = self._source.filtered_among(judged)
+            else:
+                self.filtered = self._source.filtered(spared=spared)
         except DumpInterrupted as problem:
             raise _unstable_links() from problem
         except OSError as problem:

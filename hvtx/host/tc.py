@@ -8,7 +8,7 @@ from __future__ import annotations
 import _socket as socket
 import errno
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from hvtx.host.netlink import (
     CREATE,
@@ -94,9 +94,15 @@ class TrafficControl:
             found.add(ifindex)
         return frozenset(found)
 
+    def filtered_among(self, ifindexes: Iterable[int]) -> frozenset[int]:
+        """Those of these links that :meth:`filtered` tells; each is asked for. Raises OSError."""
+        return frozenset(
+            index for index in ifindexes if self.controlled(index, closely=index not in self._held)
+        )
+
     @legible
-    def controlled(self, ifindex: int, *, queues: bool = True) -> bool:
-        """The same of one link alone, which is looked at closely. Raises OSError.
+    def controlled(self, ifindex: int, *, queues: bool = True, closely: bool = True) -> bool:
+        """The same of one link alone, at whose filters is looked ``closely``. Raises OSError.
 
         A queue below another has a number of its own only where the one above it has: it is enough
         to ask for the outermost, and for what filters are attached to. Without ``queues`` only what
@@ -105,7 +111,8 @@ class TrafficControl:
         if queues and self._handle(ifindex, _ROOT):
             return True
         handle = self._handle(ifindex, _CLSACT)
-        return bool(handle) and not (handle == _CLSACT_HANDLE and self._only_ours(ifindex))
+        at_filters = handle == _CLSACT_HANDLE
+        return bool(handle) and not (at_filters and (not closely or self._only_ours(ifindex)))
 
     def _handle(self, ifindex: int, parent: int) -> int:
         """The number of a link's queue in one place; 0 for the kernel's own, and where is none."""

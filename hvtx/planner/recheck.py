@@ -26,6 +26,7 @@ from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.vm import Epoch, Liveness, Operation
 
 _DEVICES = DEVICES
+_ON_DEVICES = DEVICES | {Kind.ADDRESS}
 _LISTED = FIREWALL_KINDS | {Kind.ADDRESS}
 
 
@@ -152,6 +153,26 @@ def suspects(
     found = {row.key for row in rows if row.kind == Kind.TAP and row.vm not in living}
     alive = {row.mark for row in rows if row.vm in living}.union(settled)
     return found | {link.name for link in links if link.kind == "tun" and link.alias not in alive}
+
+
+def devices_judged(
+    rows: Iterable[Resource], links: Iterable[Link], settled: Collection[str]
+) -> set[int]:
+    """The indexes of devices about whose traffic control a plan may ask.
+
+    Those that rows stand for, or that stand in the place of one; and those with a mark that no
+    settled VM's row has.
+    """
+    own = [row for row in rows if row.kind in _ON_DEVICES]
+    indexes = {row.ifindex for row in own}
+    names = {row.key for row in own}
+    return {
+        link.ifindex
+        for link in links
+        if link.ifindex in indexes
+        or link.name in names
+        or (link.alias and link.alias not in settled and parse_mark(link.alias) is not None)
+    }
 
 
 def doubtful(

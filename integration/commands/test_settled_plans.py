@@ -17,11 +17,13 @@ import pytest
 from hvtx.commands import explain
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.engine.snapshot import take_snapshot
+from hvtx.host.netlink import Channel
 from integration import lab
 from integration.lab.program import Forked, Program, preload
 from integration.lab.vms import end_vms
 
 VMS = ("api", "db", "web")
+GETQDISC = 38
 
 
 @pytest.fixture
@@ -144,6 +146,23 @@ def test_a_plan_says_what_it_says_row_by_row(hvtx: Program, damage: str) -> None
     one, other = items(hvtx), items(hvtx, "--all")
     assert one == other
     assert {item["vm"] for item in one} >= {*VMS}
+
+
+def test_queues_are_asked_of_what_is_judged_alone(
+    hvtx: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the bridge here; the list of all queues grows with the VMs that are settled."""
+    dumped: list[int] = []
+    dump = Channel.dump
+
+    def noted(channel: Channel, kind: int, body: bytes) -> list[bytes]:
+        dumped.append(kind)
+        return dump(channel, kind, body)
+
+    monkeypatch.setattr(Channel, "dump", noted)
+    assert settled() == set(VMS)
+    assert dumped
+    assert GETQDISC not in dumped
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hvtx.drivers.tap.standing import devices_above, standing_on
-from hvtx.host import capabilities, uppers
+from hvtx.host import capabilities, tun, uppers
 from hvtx.host.links import Links
 from hvtx.model.resource import Link
 from integration import lab
@@ -124,9 +125,28 @@ def test_queues_of_one_device(links: Links, what: tuple[str, ...]) -> None:
     assert links.controlled(here)
     assert links.controlled(here, queues=False) is (what[0] != "root")
     assert not links.controlled(beside)
-    assert links.filtered() == {here}
+    links.all()  # who has a device open is known by it
+    assert links.filtered() == links.filtered_among([here, beside]) == {here}
     lab.run("tc", "qdisc", "del", "dev", "tap", what[0])
     assert not links.controlled(here)
+
+
+@pytest.mark.parametrize("what", [("root", "pfifo"), ("ingress",), ("clsact",)])
+def test_at_filters_of_a_device_that_is_held_is_not_looked(
+    links: Links, what: tuple[str, ...]
+) -> None:
+    """One by one as in the list: its VM uses it, and nobody is going to remove it."""
+    lab.run("tc", "qdisc", "add", "dev", "tap", *what)
+    index, descriptor = seen(links, "tap").ifindex, tun.open_device()
+    try:
+        tun.attach_free(descriptor, "tap", tun.IFF_TAP | tun.IFF_NO_PI)
+        links.all()
+        found = links.filtered()
+        assert found == ({index} if what[0] == "root" else set())
+        assert links.filtered_among([index]) == found
+        assert links.controlled(index)
+    finally:
+        os.close(descriptor)
 
 
 def test_queues_of_a_device_with_several(links: Links) -> None:

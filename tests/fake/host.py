@@ -103,6 +103,9 @@ class FakeLinks:
         self._kernel.alive()
         return frozenset(self._kernel.filtered)
 
+    def filtered_among(self, ifindexes: Iterable[int]) -> frozenset[int]:
+        return frozenset(index for index in ifindexes if self.controlled(index))
+
     def controlled(self, ifindex: int, *, queues: bool = True) -> bool:
         del queues
         self._kernel.alive()

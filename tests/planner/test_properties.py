@@ -15,6 +15,7 @@ from hvtx.model.resource import BRIDGE_GROUP, FIREWALL_KINDS, Entry, Kind, Resou
 from hvtx.model.vm import Liveness
 from hvtx.planner.gc import plan_gc
 from hvtx.planner.order import release_order
+from hvtx.planner.recheck import devices_judged
 
 from .scene import EARLIER, NOW, THEIRS, Scene, link, mark
 
@@ -292,6 +293,19 @@ def test_the_order_of_dumps_does_not_matter(scene: Scene, random: Any) -> None:
     for part in (scene.links, scene.addresses, scene.entries, scene.rows):
         random.shuffle(part)
     assert plan_gc(scene.snapshot(), everything=True) == before
+
+
+@MANY
+@given(scenes(), st.sets(st.integers(1, 40)))
+def test_traffic_control_of_what_is_not_judged_changes_nothing(
+    scene: Scene, filtered: set[int]
+) -> None:
+    """So it is enough to ask the devices that are judged."""
+    filtered |= {each.ifindex for each in scene.links[::2]}
+    snapshot = scene.snapshot()._replace(filtered=frozenset(filtered))
+    judged = devices_judged(snapshot.rows, snapshot.links, snapshot.settled.marks)
+    asked = snapshot._replace(filtered=snapshot.filtered & judged)
+    assert plan_gc(asked) == plan_gc(snapshot)
 
 
 @MANY
