@@ -22,6 +22,7 @@ from hvtx.engine.vm_paths import log_path, run_directory
 from hvtx.engine.vm_state import is_starting
 from hvtx.engine.vm_user import need_user_of, user_of
 from hvtx.errors import Conflict, NotFound, PartialFailure
+from hvtx.host import once
 from hvtx.host.flows import flow_limit
 from hvtx.model.resource import Resource
 from hvtx.model.typed import TYPE_CHECKING, Any
@@ -53,6 +54,7 @@ def start_vm(runtime: Runtime, name: str) -> VmScope:
     return start_held(runtime, name)
 
 
+@once.kept()
 def start_held(runtime: Runtime, name: str) -> VmScope:
     """The same of a VM whose lock is held."""
     scope = free_for_start(runtime, name)
@@ -88,6 +90,7 @@ def lock_for_start(runtime: Runtime, name: str) -> None:
     runtime.lock("vm", name)
 
 
+@once.kept()
 def run_vm(runtime: Runtime, request: VmRequest) -> VmScope:
     """`create` and `start` as one operation: if it fails, nothing of the VM remains."""
     from hvtx.commands import vm_create

@@ -34,7 +34,7 @@ from hvtx.engine.scope import after, networks_now, vm_scope
 from hvtx.engine.together import SLICE, Several, Tally, begin_each, held, slices
 from hvtx.engine.vm_launch import refuse_diverted_vms
 from hvtx.errors import CommitUnknown, Conflict, HvtxError
-from hvtx.host import descriptors
+from hvtx.host import descriptors, once
 from hvtx.hypervisors import base as hypervisors
 from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Vm
@@ -103,6 +103,7 @@ def _alone(runtime: Runtime, name: str) -> VmScope:
         runtime.unlock("vm", name)
 
 
+@once.kept()
 def _together(runtime: Runtime, names: Sequence[str], tally: Tally) -> bool:
     """Start VMs whose locks are held; of whom nothing is known then is to be started alone.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterator
 
-from hvtx.host import procfs
+from hvtx.host import once, procfs
 
 NUMBERS = {
     "CAP_CHOWN": 0,
@@ -23,6 +23,7 @@ NUMBERS = {
     "CAP_SYS_ADMIN": 21,
     "CAP_BPF": 39,
 }
+_SETS = "capability sets"  # of this thread, as hvtx.host.once keeps them
 _PR_CAP_AMBIENT, _RAISE, _CLEAR_ALL = 47, 2, 4
 
 
@@ -33,7 +34,7 @@ def has(name: str) -> bool:
 
 def sets() -> dict[str, int]:
     """The capability sets of this thread (``CapEff``, ``CapAmb`` …) as bit masks."""
-    return sets_in(procfs.read_whole("/proc/thread-self/status"))
+    return once.recall(_SETS, lambda: sets_in(procfs.read_whole("/proc/thread-self/status")))
 
 
 def sets_in(status: bytes) -> dict[str, int]:
@@ -65,6 +66,7 @@ def only_for_children(names: Collection[str] = ()) -> Iterator[None]:
 
 
 def _ambient(wanted: int) -> None:
+    once.forget(_SETS)
     _prctl(_CLEAR_ALL, 0)
     for number in range(wanted.bit_length()):
         if wanted >> number & 1:

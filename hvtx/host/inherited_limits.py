@@ -41,13 +41,13 @@ _USUAL: dict[str, tuple[int | None, int | None]] = {
 
 
 @contextlib.contextmanager
-def usual_limits() -> Iterator[None]:
+def usual_limits() -> Iterator[int]:
     """What is started inside has the usual resource limits, as far as we may raise our own.
 
     A soft limit can be raised up to the hard one; that only with CAP_SYS_RESOURCE. Who holds many
     files (sockets of ports) could open no more below the usual limit: what is started has a higher
-    one then, which :func:`in_shell` takes back. Its addresses are chosen by chance, whatever
-    whoever started us has asked for (``setarch -R``, a debugger).
+    one then, which is given here, and which :func:`in_shell` takes back. Its addresses are chosen
+    by chance, whatever whoever started us has asked for (``setarch -R``, a debugger).
     """
     with children.spawning, _usual_personality():
         yield from _usual_limits()
@@ -68,18 +68,19 @@ def _usual_personality() -> Iterator[None]:
         personality(before)
 
 
-def _usual_limits() -> Iterator[None]:
+def _usual_limits() -> Iterator[int]:
     import resource
 
+    files = _files()
     before: list[tuple[int, tuple[int, int]]] = []
     try:
         for number, usual in _numbered():
             has = resource.getrlimit(number)
             if number == resource.RLIMIT_NOFILE:
-                usual = (_files(), usual[1])  # noqa: PLW2901
+                usual = (files, usual[1])  # noqa: PLW2901
             if has != usual and _changed(number, has, *usual):
                 before.append((number, has))
-        yield
+        yield files
     finally:
         for number, has in before:
             with contextlib.suppress(ValueError, OSError):
@@ -93,9 +94,12 @@ def _numbered() -> list[tuple[int, tuple[int | None, int | None]]]:
     return [(getattr(resource, f"RLIMIT_{name}"), usual) for name, usual in _USUAL.items()]
 
 
-def in_shell(script: str) -> str:
-    """A script for a shell that is started in :func:`usual_limits`: with the usual one of files."""
-    if _files() <= descriptors.USUAL:
+def in_shell(script: str, files: int) -> str:
+    """A script for a shell that is started in :func:`usual_limits`: with the usual one of files.
+
+    ``files`` is what that gave.
+    """
+    if files <= descriptors.USUAL:
         return script
     return f"ulimit -S -n {descriptors.USUAL}; {script}"
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
-from hvtx.host import children, paths, signals
+from hvtx.host import children, once, paths, signals
 from hvtx.model.typed import Any, NamedTuple
 
 _MOST = 1 << 16  # bytes of output that are kept
@@ -47,9 +47,13 @@ def find(names: Sequence[str]) -> str | None:
     """The first of ``names`` that is an executable file, on PATH or as a path; None if none is.
 
     By its name only what nobody else could have put there or changed counts, and nothing below a
-    relative entry of PATH.
+    relative entry of PATH. While VMs are started it is looked for once (:mod:`hvtx.host.once`).
     """
-    places = os.environ.get("PATH", os.defpath).split(":")
+    path = os.environ.get("PATH", os.defpath)
+    return once.recall(("program", path, *names), lambda: _find(names, path.split(":")))
+
+
+def _find(names: Sequence[str], places: Sequence[str]) -> str | None:
     for name in names:
         if "/" in name:
             if _executable(name):

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from bench import population
-from hvtx.commands import vm_create, vm_start, vm_stop
+from hvtx.commands import vm_create, vm_start, vm_start_many, vm_stop, vm_stop_many
 from hvtx.commands.network_create import create_network
 from hvtx.engine.new_network import NetworkRequest
 from hvtx.engine.runtime import Runtime, Settings
-from hvtx.host import sysctl
+from hvtx.host import procfs, program, sysctl
 from hvtx.host.netlink import Channel
 from integration import lab
+from integration.lab.program import Forked
 
 _MANY = 40  # VMs beside
 # of SQL, those of triggers counted; networks are read in a moment of their own once they are locked
@@ -28,6 +30,7 @@ _STATEMENTS = 53
 _ANSWERS = 20_000  # bytes of netlink
 _GETS = 29  # of one object of netlink each
 _SOCKETS = 0  # of netlink that are opened, once a runtime has its own
+_LISTS, _STATUS = 4, 1  # of our descriptors, and of capabilities, for each of several VMs
 _SETTINGS = 4  # below /proc/sys that are read
 _GETADDR, _GETROUTE = 22, 26
 _TABLES, _CHAINS = 0x0A01, 0x0A04  # of nf_tables: as many as there are networks, not VMs
@@ -156,3 +159,42 @@ def test_what_is_looked_for_by_name_is_found_by_an_index(runtime: Runtime) -> No
     assert scans == []
     wide = [plan for plan in plans if "resource_live" in plan[0]]
     assert wide == []
+
+
+def looked_up(runtime: Runtime, *names: str) -> Counter[str]:
+    """What starts of several VMs that have a process look up; they are stopped again."""
+    found: Counter[str] = Counter()
+
+    def counted(what: str, look: Callable[..., Any], wanted: str = "") -> Callable[..., Any]:
+        def one(*asked: Any, **more: Any) -> Any:
+            found[what] += not wanted or wanted in asked
+            return look(*asked, **more)
+
+        return one
+
+    with pytest.MonkeyPatch.context() as patch:
+        status, open_ones = "/proc/thread-self/status", "/proc/self/fd"
+        patch.setattr(program, "_believed", counted("programs", program._believed))
+        patch.setattr(procfs, "read_whole", counted("status", procfs.read_whole, status))
+        patch.setattr(os, "listdir", counted("descriptors", os.listdir, open_ones))
+        came = vm_start_many.start_each(runtime, names)
+    assert [*came.done] == [*names], came.failed
+    vm_stop_many.stop_each(runtime, names, force=True)
+    return found
+
+
+def test_what_processes_need_is_looked_up_once_for_a_slice(runtime: Runtime) -> None:
+    """Programs once for all, descriptors a few times for each; what a thread may do, where it is
+    another thread."""
+    hvtx = Forked()
+    hvtx("network", "create", "net", "--subnet", "10.77.0.0/24")
+    names = [f"vm{number}" for number in range(6)]
+    for number, name in enumerate(names):
+        port = ("-p", f"{8080 + number}:80")
+        hvtx("vm", "create", name, "--network", "net", *port, "--", "sleep", "600")
+    looked_up(runtime, *names[:2])  # what a process keeps is there now
+    few, many = looked_up(runtime, *names[:2]), looked_up(runtime, *names)
+    each = {what: (many[what] - few[what]) / 4 for what in many}
+    assert each["programs"] == 0, many
+    assert each["descriptors"] <= _LISTS, many
+    assert each["status"] <= _STATUS, many

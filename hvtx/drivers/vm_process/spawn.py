@@ -68,12 +68,13 @@ def spawn(launch: Launch, log_path: str, name: str = "", user: User | None = Non
         if user is not None:  # what is open as its standard output can be opened by that name
             os.fchmod(log, 0o660)
             os.fchown(log, user.uid, os.getegid())
+        shut = logger.closing(2)  # for both: what is opened from here on is close-on-exec
         with capabilities.only_for_children():
-            writer = logger.spawn(log_path, said, begins)
+            writer = logger.spawn(log_path, said, begins, shut)
         # After the logger: posix_spawn returns before its child has closed what it does not keep,
         # and while that has the read end, it is not noticed that a gate was killed.
         read, write = _all_raised(os.pipe(), mine, len(given))
-        pid = _spawned(launch, user, shown, _actions(read, log, given))
+        pid = _spawned(launch, user, shown, _actions(read, log, given, shut))
         mine.remove(write)
     except (OSError, ValueError) as problem:
         raise HostRefused(
@@ -97,12 +98,12 @@ def _spawned(
     if shown:
         needs = (*needs, "CAP_SYS_ADMIN")
 
-    def spawned() -> int:
+    def spawned(files: int) -> int:
         with capabilities.only_for_children(needs):
             return os.posix_spawn(
                 SHELL,
                 [
-                    *(SHELL, "-c", inherited_limits.in_shell(ENTER)),
+                    *(SHELL, "-c", inherited_limits.in_shell(ENTER, files)),
                     *(SIGNATURE, umask, launch.directory),
                     *shown,
                     *argv,
@@ -116,8 +117,8 @@ def _spawned(
                 setsigdef=signals.ALL,
             )
 
-    with inherited_limits.usual_limits(), children.uninterrupted():
-        pid = spawned() if user is None else ioctl_filter.start(spawned)
+    with inherited_limits.usual_limits() as files, children.uninterrupted():
+        pid = spawned(files) if user is None else ioctl_filter.start(lambda: spawned(files))
         children.started(pid)
         return pid
 
@@ -233,14 +234,14 @@ def _all_raised(descriptors: Sequence[int], mine: list[int], handed: int) -> lis
 
 
 def _actions(
-    read: int, log: int, given: Sequence[int]
+    read: int, log: int, given: Sequence[int], shut: Sequence[tuple[int, ...]]
 ) -> list[tuple[int, ...] | tuple[int, int, str, int, int]]:
     """What posix_spawn does with descriptors: four are set, and what is handed over behind them.
 
-    Every other one is closed.
+    Every other one is closed before (``shut``).
     """
     return [
-        *logger.closing(3),
+        *shut,
         (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
         (os.POSIX_SPAWN_DUP2, log, 1),
         (os.POSIX_SPAWN_DUP2, log, 2),
