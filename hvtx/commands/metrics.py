@@ -82,8 +82,8 @@ def _look(runtime: Runtime) -> _Seen:
             record, moment = _read(sql), read_moment(sql)
         judged = zip(record.vms, states_of(runtime, record.vms, moment), strict=True)
         states = {vm.id: state for vm, (state, _, _) in judged}
-        running = runtime.running(record.operations)
-        return _Seen(record, states, [*running.values()], Plan(()), refusal.code)
+        held = runtime.running(record.operations)
+        return _Seen(record, states, [*held.values()], Plan(()), refusal.code)
     running = [known.running for known in snapshot.operations.values()]
     return _Seen(record, states_in(snapshot), running, plan, "")
 

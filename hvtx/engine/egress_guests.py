@@ -28,7 +28,7 @@ from hvtx.planner.egress_flows import (
     nothing,
     refused,
 )
-from hvtx.rulesets.nftables_base import table_name
+from hvtx.rulesets.nftables_layout import table_name
 
 _NAME = 16  # bytes of a device's name in a key
 

@@ -100,7 +100,7 @@ class _Place(NamedTuple):
 
     named: str
     whole: str  # without links
-    mounts: mounts.Mounts
+    mounted: mounts.Mounts
     place: mounts.Place | None  # None: it is not known
 
     def holds(self, other: mounts.Place | None) -> bool:
@@ -117,7 +117,7 @@ def _is_at(pid: str, place: _Place) -> bool:
     # one that is being removed has .new behind its name
     if any(_is_below(link, place.whole) for link in links):
         return True
-    if works and place.holds(place.mounts.place(works, pid)):
+    if works and place.holds(place.mounted.place(works, pid)):
         return True  # by another mount
     for what in ("cmdline", "environ"):
         words = read_whole(f"/proc/{pid}/{what}", _MOST)

@@ -45,11 +45,12 @@ def recall(key: Any, look: Callable[[], T]) -> T:
     answers = _here.answers
     if answers is None:
         return look()
-    found: T = answers.get(key)
-    if found is None:
-        found = look()
-        if found is not None:
-            answers[key] = found
+    if key in answers:
+        kept: T = answers[key]
+        return kept
+    found = look()
+    if found is not None:
+        answers[key] = found
     return found
 
 

@@ -17,8 +17,8 @@ PASSING = frozenset({("bridge", "seen6")})  # sets that packets fill: nothing in
 
 # What changes when the static part of a table does, with a version of hvtx or another.
 LAYOUTS: Mapping[str, str] = {
-    "inet": "7d64459a56dd4c27be98",
-    "bridge": "a2aa57a83f551138f204",
+    "inet": "11ddeddb427838eaf17c",
+    "bridge": "44937e0fc56ea17228c3",
 }
 
 # The names of their sets and maps, by family.
@@ -34,7 +34,7 @@ SETS: Mapping[str, tuple[str, ...]] = {
         "own_network", "refused_of",
     ),
     "bridge": (
-        "ports", "apart", "macs", "lladdrs", "own4", "own6", "gateways6", "links6", "new6",
+        "ports", "apart", "only4", "macs", "lladdrs", "own4", "own6", "gateways6", "links6", "new6",
         "seen6",
     ),
 }  # fmt: skip
@@ -65,6 +65,8 @@ HOOKS: Mapping[tuple[str, str], Hook | None] = {
     ("inet", "source_routed"): None,
     ("inet", "options"): None,
     ("inet", "inside"): None,
+    ("inet", "world"): None,
+    ("inet", "elsewhere"): None,
     ("inet", "internet"): None,
     ("inet", "none"): None,
     ("inet", "by_network"): None,
@@ -85,8 +87,10 @@ HOOKS: Mapping[tuple[str, str], Hook | None] = {
     ("inet", "vm_more_input"): None,
     ("inet", "unnamed"): Hook("filter", 2, -162),
     ("inet", "egress"): Hook("filter", 2, -160),
+    ("inet", "decided"): None,
     ("inet", "input"): Hook("filter", 1, 0),
     ("bridge", "guard"): None,
+    ("bridge", "untracked"): None,
     ("bridge", "guard_arp"): None,
     ("bridge", "guard_ip4"): None,
     ("bridge", "guard_igmp"): None,
