@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from hvtx.engine import uplink_ways
 from hvtx.engine.new_network import (
     NetworkRequest,
     check_free,
@@ -42,8 +43,5 @@ def create_network(runtime: Runtime, request: NetworkRequest) -> Network:
     scope = resolved_networks(runtime, all_networks(runtime))
     network = make_network(runtime, request, scope)
     warn_of_useless(network.policy, [network])
-    if network.uplink is not None:
-        from hvtx.engine import uplink_ways
-
-        uplink_ways.tell(network)
+    uplink_ways.tell(network)
     return network

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from hvtx.engine import egress_base, exchange, living_network, network_service
+from hvtx.engine import egress_base, exchange, living_network, network_service, uplink_ways
 from hvtx.engine.exits import refuse_exits
 from hvtx.engine.network_build import ensure_networks, settle_accepts
 from hvtx.engine.runtime import Runtime
@@ -111,9 +111,7 @@ def set_network(runtime: Runtime, name: str, wish: Changes) -> Network:
         unended = problem
     if wish.accepted():
         settle_accepts(runtime, all_networks(runtime), locked=True)
-    if wanted.uplink not in (None, network.uplink):
-        from hvtx.engine import uplink_ways
-
+    if wanted.uplink != network.uplink:
         uplink_ways.tell(wanted)
     if unended is not None:
         raise unended

@@ -130,8 +130,8 @@ def _judged(
         exits |= {family: uplink_checks.thought_out(family) for family in without}
     uplinks, told = uplink_checks.uplinks(picture, [promise.network for promise in made])
     notes += told
-    every_exit = [*exits.values(), *(way for ways in uplinks.values() for way in ways.values())]
-    lacks = uncarried.not_carried(_passed(picture, made, every_exit))
+    by = {found.device for ways in (exits, *uplinks.values()) for found in ways.values() if found}
+    lacks = uncarried.not_carried(_passed(picture, made, by))
     every = [*wants, *(want for guest, _ in asked for want in guest.wants)]
     if without and not wants:
         every += _ways_beside(runtime, without)
@@ -143,8 +143,7 @@ def _judged(
             lacks.append(f"rules of a guest cannot be made: {problem.message}")
 
     def ask(scratch: Scratch) -> tuple[list[tuple[Flow, Cause]], Mapping[Place, int], int]:
-        known = {family: found for family, found in exits.items() if found}
-        trial = Trial(scratch, known, uplinks)
+        trial = Trial(scratch, {family: way for family, way in exits.items() if way}, uplinks)
         _give_owners(scratch, picture, made)
         found = [result for promise in made for result in trial.of(promise)]
         lacks.extend(scratch.lacks)
@@ -187,13 +186,10 @@ def _give_owners(scratch: Scratch, picture: Picture, made: Sequence[Promise]) ->
             scratch.belongs(owner_of(guest))
 
 
-def _passed(
-    picture: Picture, made: Sequence[Promise], exits: Iterable[Exit | None]
-) -> list[Device]:
-    """The devices that frames of these flows pass."""
-    names = {promise.network.bridge for promise in made}
+def _passed(picture: Picture, made: Sequence[Promise], exits: Collection[str]) -> list[Device]:
+    """The devices that frames of these flows pass; they leave by ``exits``."""
+    names = set(exits) | {promise.network.bridge for promise in made}
     names |= {guest.device for promise in made for guest in promise.guests}
-    names |= {found.device for found in exits if found is not None}
     indexes = {device.ifindex for device in picture.topology.devices if device.name in names}
     return [
         device for device in picture.topology.devices

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
 
 from hvtx.model.routing import LOCAL, Route
@@ -43,12 +42,16 @@ def prefixes(routes: Iterable[Route], uplink: int) -> list[str]:
 
 
 def _is_of_a_link(prefix: str) -> bool:
+    import ipaddress
+
     base = ipaddress.ip_network(prefix)
     return base.is_link_local or base.is_multicast
 
 
 def samples(prefix: str) -> Iterator[str]:
     """Addresses of a prefix, some of which may be the host's own."""
+    import ipaddress
+
     whole = ipaddress.ip_network(prefix)
     if whole.num_addresses <= _SAMPLES:
         yield from map(str, whole)
