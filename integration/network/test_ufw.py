@@ -9,6 +9,8 @@ import pytest
 
 from integration import lab
 from integration.lab import ufw
+from integration.lab.neighbourhood import flows
+from integration.lab.neighbourhood.flows import Ask
 from integration.lab.neighbourhood.scene import commands
 from integration.lab.program import Forked, Program, preload
 from integration.lab.ufw import Ufw
@@ -52,6 +54,15 @@ def served(guest: Guest) -> set[str]:
 
 
 ALL = {"DHCPv4", "DHCPv6"}
+
+
+def asked_for(guest: Guest) -> dict[str, str]:
+    """The same as the cells of the neighbours ask it."""
+    asks = [
+        Ask("DHCPv4", "guest", "dhcp", "255.255.255.255", 67, "host", 0),
+        Ask("DHCPv6", "guest", "dhcp", "ff02::1:2", 547, "host", 0),
+    ]
+    return flows.asked({"guest": f"/proc/{guest.pid}/ns/net"}, asks, 1.5)
 
 
 def accepts(kind: str, family: int = 4) -> list[str]:
@@ -133,6 +144,7 @@ def test_what_an_administrator_drops_is_dropped(beside: Ufw, hvtx: Program, wher
     assert accepts(beside.kind)[-1] == "hvtx"
     web = start(hvtx, "web")
     assert served(web) == ALL - {"DHCPv4"}
+    assert asked_for(web) == {"DHCPv4": "no answer", "DHCPv6": ""}
     told = hvtx("doctor", "--json", code=1).json()["findings"]
     hints = [one["hint"] for one in told if one["check"] == "forward"]
     bridge = hvtx("network", "show", "net", "--json").json()["bridge"]
@@ -141,5 +153,6 @@ def test_what_an_administrator_drops_is_dropped(beside: Ufw, hvtx: Program, wher
         for command in commands(hint):
             beside.run(command)
     assert served(web) == ALL
+    assert asked_for(web) == dict.fromkeys(ALL, "")
     told = hvtx("doctor", "--json").json()["findings"]
     assert [one["level"] for one in told if one["check"] == "forward"] == ["ok"]

@@ -225,7 +225,7 @@ def _watches(finding: Mapping[str, Any]) -> bool:
 
 _WAYS = (
     "guest to world", "world to published port", "guest to guest", "host to guest",
-    "guest to gateway",
+    "guest to gateway", "guest to DHCP server",
 )  # fmt: skip
 
 

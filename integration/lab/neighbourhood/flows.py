@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from integration import lab
+from integration.lab import dhcp
 
 PATIENCE = 3.6  # seconds: a SYN is sent again after one and three
 ONCE_MORE = 1.5  # for a second look, when addresses are resolved
@@ -31,6 +32,7 @@ _DONE, _WAITING = "done", "waiting"
 class Ask(NamedTuple):
     """A question: does ``answerer`` answer ``asker`` at this address and port?
 
+    ``protocol`` is tcp, udp or dhcp: what a guest asks by its ``eth0`` before it has an address.
     Parties are names of network namespaces. ``listen`` is the port that the answerer listens on;
     0 where a program listens by itself: a connection, or any datagram, is an answer then.
     ``expected`` is False for what must stay shut; ``here``: it listens on this address alone.
@@ -38,7 +40,7 @@ class Ask(NamedTuple):
 
     name: str
     asker: str
-    protocol: str  # tcp, udp
+    protocol: str  # tcp, udp, dhcp
     address: str
     port: int
     answerer: str
@@ -68,7 +70,20 @@ def family_of(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
-_KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
+_KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM, "dhcp": socket.SOCK_DGRAM}
+_CARD = "eth0"  # of a guest
+_CLIENT = {socket.AF_INET: 68, socket.AF_INET6: 546}
+
+
+def _asks_for_an_address(family: socket.AddressFamily) -> bytes:
+    """A DISCOVER or a Solicit of the guest that this thread is in (RFC 2131, RFC 8415)."""
+    mac = dhcp.mac(_CARD)
+    if family == socket.AF_INET6:
+        return b"\1\0\0\1" + struct.pack("!HHHH", 1, 10, 3, 1) + mac + struct.pack(
+            "!HHIII", 3, 12, 7, 0, 0
+        )  # fmt: skip
+    head = struct.pack("!BBBBIHH16x6s10x192x", 1, 1, 6, 0, 1, 0, 0x8000, mac)
+    return head + dhcp.COOKIE + b"\x35\1\1\xff"
 
 
 class _Asked:
@@ -78,12 +93,27 @@ class _Asked:
         self.ask, self.state, self.sent = ask, _WAITING, 0.0
         self.socket = socket.socket(family_of(ask.address), _KINDS[ask.protocol])
         self.socket.setblocking(False)
+        self.to: tuple[str | int, ...] = (ask.address, ask.port)
+        self.says = QUERY
+        if ask.protocol == "dhcp":
+            self._become_a_client()
+            return
         with contextlib.suppress(BlockingIOError):
             try:
                 self.socket.connect((ask.address, ask.port))
             except OSError as problem:
                 if not isinstance(problem, BlockingIOError):
                     self.state = f"{problem.strerror}"
+
+    def _become_a_client(self) -> None:
+        """Of a server that answers from another address than it was asked at."""
+        family = self.socket.family
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        self.socket.setsockopt(socket.SOL_SOCKET, dhcp.SO_BINDTODEVICE, _CARD.encode())
+        self.socket.bind(("", _CLIENT[family]))
+        self.says = _asks_for_an_address(family)
+        if family == socket.AF_INET6:
+            self.to = (*self.to, 0, socket.if_nametoindex(_CARD))
 
     def events(self) -> int:
         """What is waited for."""
@@ -92,10 +122,13 @@ class _Asked:
 
     def send(self, now: float) -> None:
         """A datagram, now and then."""
-        if self.ask.protocol == "udp" and self.state == _WAITING and now - self.sent > AGAIN:
+        if self.ask.protocol != "tcp" and self.state == _WAITING and now - self.sent > AGAIN:
             self.sent = now
             with contextlib.suppress(OSError):
-                self.socket.send(QUERY)
+                if self.ask.protocol == "dhcp":
+                    self.socket.sendto(self.says, self.to)
+                else:
+                    self.socket.send(self.says)
 
     def receive(self) -> None:
         """Take the answer."""

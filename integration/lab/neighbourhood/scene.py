@@ -1,4 +1,4 @@
-"""hvtx at work on such a host: a network and two guests, and the fifteen flows that they are promised.
+"""hvtx at work on such a host: a network and two guests, and the flows that they are promised.
 
 What doctor says of them is held against what the kernel does with them, in every cell of the table.
 """
@@ -132,10 +132,10 @@ class Scene:
         return {"host": self.host.network_of(), "world": world, **found, **self.others}
 
     def promised(self) -> list[Ask]:
-        """The fifteen flows."""
+        """The fifteen flows, and two more where the network has DHCP."""
         web4, web6 = self.address("web"), self.address("web", "ipv6")
         own = 0 if self.resolver or self.served else SERVICE
-        return [
+        asks = [
             Ask("guest to world, tcp", "two", "tcp", FAR4, FAR, "world", FAR),
             Ask("guest to world, udp", "two", "udp", WORLD4, FAR, "world", FAR),
             Ask("guest to world, IPv6", "two", "tcp", FAR6, FAR, "world", FAR),
@@ -152,6 +152,12 @@ class Scene:
             Ask("guest to the other's published port", "two", "tcp", HOST4, PORT, "web", 80),
             Ask("guest to its own published port", "web", "tcp", HOST4, PORT, "web", 80),
         ]  # fmt: skip
+        if self.served:
+            asks += [
+                Ask("guest to DHCP server", "two", "dhcp", "255.255.255.255", 67, "host", 0),
+                Ask("guest to DHCP server, IPv6", "two", "dhcp", "ff02::1:2", 547, "host", 0),
+            ]
+        return asks
 
     def wrong(self, asks: Sequence[Ask]) -> dict[str, str]:
         """Of some flows those that end otherwise than expected, and how; one more look at them."""
