@@ -78,6 +78,17 @@ def test_a_table_of_nft_itself(hvtx: Program, wall: str) -> None:
     assert served(web) == ALL
 
 
+@pytest.mark.parametrize("hvtx", ["nftables"], indirect=True)
+def test_a_host_without_a_network(hvtx: Program) -> None:
+    """What the next one's guests would be given is told before, and only where it has a service."""
+    lab.run("nft", "-f", "-", stdin=f"table inet wall {{\n {WALLS['a policy']}\n}}\n")
+    (found,) = stops(hvtx)
+    assert found["level"] == "warning"
+    assert "the next network: guest to DHCP server (67/udp; IPv4)" in found["message"]
+    told = hvtx("doctor", "--json", HVTX_DHCP="off", code=None).json()["findings"]
+    assert [f["level"] for f in told if f["check"] == "forward"] == ["ok"]
+
+
 @pytest.mark.parametrize("variant", ["nft", "legacy"])
 def test_a_policy_where_no_passage_is_wanted(hvtx: Program, variant: str) -> None:
     network(hvtx, "--subnet", "10.77.0.0/24", "--no-passage")
