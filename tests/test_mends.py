@@ -39,6 +39,7 @@ _BRIDGE = "integration/ui/test_hints.py::test_a_network_goes_when_its_hint_is_fo
 _OWN = (
     "integration/network/test_own_rules.py::test_what_others_do_in_the_table_of_the_bridge_family"
 )
+_UPLINK = "integration/network/test_uplinks.py::test_an_uplink_without_a_route_is_told"
 _PACKAGE = "installs a package of the distribution"
 _MODULE = "loads a module into the machine's kernel"
 _MACHINE = "changes the whole machine, not a namespace"
@@ -67,6 +68,10 @@ RUN = {
         "integration/network/test_policy_routing.py::test_doctors_fix_is_enough",
     "ip {}rule add iif {} lookup main pref {}":
         "integration/ui/test_odd_paths.py::test_doctor_says_of_ways_what_traffic_does",
+    "ip {}route add default {}dev {} table {}": _UPLINK,
+    "ip {}rule add iif {} lookup {}": _UPLINK,
+    "ufw allow in on {} to any port {} proto {}":
+        "integration/network/test_ufw.py::test_what_an_administrator_drops_is_dropped",
     "sysctl -w {}=0": "integration/ui/test_odd_paths.py::test_a_gateway_that_answers_no_arp_is_named",
     "ip link set dev {} alias {}": "integration/commands/test_doctor_promises.py::test_what_doctor_promises_is_kept",
     "networkctl reload": _NETWORKD,
