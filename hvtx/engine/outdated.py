@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import networks_now
@@ -13,6 +13,7 @@ from hvtx.model.resource import (
     State,
 )
 from hvtx.model.typed import TYPE_CHECKING
+from hvtx.model.vm import Network
 from hvtx.planner.scope import NetworkScope
 from hvtx.store import intents, records
 
@@ -33,7 +34,8 @@ def bring_up_to_date(runtime: Runtime, scope: NetworkScope) -> None:
     try:
         # read again under the lock: another command may have been quicker
         old = _made_otherwise(runtime, networks_now(runtime, scope.networks))
-        for row in old:
+        # what a table of this version leaves to iptables is there before the table
+        for row in sorted(old, key=lambda row: row.backend != "iptables"):
             if row.vm is None:
                 make_anew(runtime.firewall(row.backend), runtime.store, row)
         for vm in dict.fromkeys(row.vm for row in old if row.vm is not None):
@@ -72,15 +74,28 @@ def make_anew(driver: FirewallDriver, store: Store, row: Resource) -> None:
 
 
 def _made_otherwise(runtime: Runtime, scope: NetworkScope) -> list[Resource]:
-    legacy = [n.id for n in scope.networks.values() if n.firewall == "iptables"]
-    # of nftables only tables have rules
-    old = _outdated_of(runtime, [r for r in scope.rows if r.network is None or r.network in legacy])
+    legacy = _legacy(scope.networks.values())
+    old = _outdated_of(runtime, _with_rules(scope.rows, legacy))
+    if any(row.role == "base" for row in old):  # they are every network's
+        with runtime.reading() as sql:
+            networks, rows = records.networks(sql), records.resources_of_networks(sql)
+        legacy = _legacy(networks)
+        old = _outdated_of(runtime, _with_rules(rows, legacy))
     if any(row.backend == "iptables" for row in old):
         # Where the chains are others, so are the rules of VMs: too many to be looked at always.
         with runtime.reading() as sql:
             for network in legacy:
                 old += _outdated_of(runtime, records.firewall_rows_of_vms(sql, network))
     return old
+
+
+def _legacy(networks: Iterable[Network]) -> list[str]:
+    return [network.id for network in networks if network.firewall == "iptables"]
+
+
+def _with_rules(rows: Iterable[Resource], legacy: Collection[str]) -> list[Resource]:
+    """The installation's rows and those of these networks: of nftables only tables have rules."""
+    return [row for row in rows if row.network is None or row.network in legacy]
 
 
 def _outdated_of(runtime: Runtime, rows: Sequence[Resource]) -> list[Resource]:

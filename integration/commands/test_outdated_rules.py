@@ -134,6 +134,33 @@ def test_the_next_start_brings_the_rules(hvtx: Program) -> None:
     assert "HVTX" not in lab.run("iptables-legacy-save")
 
 
+def test_tables_that_are_made_anew_find_the_rules_of_other_networks_new_as_well(
+    hvtx: Program,
+) -> None:
+    """What the table of policies leaves to iptables is in the rules of every network of it."""
+    hvtx("--firewall", "iptables", "network", "create", "near", "--subnet", "10.78.0.0/24")
+    hvtx("network", "set", "net", "--egress", "none")
+    rule = "-j MARK --set-xmark 0x0/0x8000000"
+    made = lab.run("iptables-legacy-save", "-t", "mangle").count(rule)
+    assert made
+    with closing(sqlite3.connect(Path(os.environ["HVTX_STATE_DIR"], "hvtx.db"))) as store, store:
+        for number, observed in store.execute(
+            "SELECT id, observed FROM resource WHERE state = 'committed' AND kind = 'filter'"
+        ).fetchall():
+            seen = json.loads(observed)
+            seen.pop("layout", None)
+            if isinstance(seen.get("rules"), list):
+                seen["rules"] = [each for each in seen["rules"] if rule not in each[1]]
+            store.execute(
+                "UPDATE resource SET observed = ? WHERE id = ?", (json.dumps(seen), number)
+            )
+    saved = lab.run("iptables-legacy-save", "-t", "mangle").splitlines()
+    earlier = "".join(f"{line}\n" for line in saved if rule not in line)
+    lab.run("iptables-legacy-restore", "-T", "mangle", stdin=earlier)
+    hvtx("vm", "run", "next", "--network", "net", "--", "sleep", "600")
+    assert lab.run("iptables-legacy-save", "-t", "mangle").count(rule) == made
+
+
 FORMER = {  # what an earlier version might have worded otherwise
     "! -s 127.0.0.0/8 ! -d 127.0.0.0/8 -m addrtype": "-m addrtype",
     "-p tcp -m tcp --dport 8080": "! -s 192.0.2.9/32 -p tcp -m tcp --dport 8080",
