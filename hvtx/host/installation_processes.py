@@ -100,14 +100,15 @@ class _Place(NamedTuple):
 
     named: str
     whole: str  # without links
-    mounted: mounts.Mounts
+    seen: mounts.Mounts
     place: mounts.Place | None  # None: it is not known
 
-    def holds(self, other: mounts.Place | None) -> bool:
-        """Whether another place is in it."""
-        if self.place is None or other is None or other.device != self.place.device:
+    def holds(self, pid: str, path: str) -> bool:
+        """Whether a link of a process leads into it, by whatever mount."""
+        if self.place is None:
             return False
-        return _is_below(other.path, self.place.path)
+        other = self.seen.place_of(pid, path, self.place.device)
+        return other is not None and _is_below(other.path, self.place.path)
 
 
 def _is_at(pid: str, place: _Place) -> bool:
@@ -117,7 +118,7 @@ def _is_at(pid: str, place: _Place) -> bool:
     # one that is being removed has .new behind its name
     if any(_is_below(link, place.whole) for link in links):
         return True
-    if works and place.holds(place.mounted.place(works, pid)):
+    if works and place.holds(pid, works):
         return True  # by another mount
     for what in ("cmdline", "environ"):
         words = read_whole(f"/proc/{pid}/{what}", _MOST)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from hvtx.model.typed import NamedTuple
@@ -60,8 +61,7 @@ def _mount_of(mountinfo: str, path: str) -> tuple[list[str], str] | None:
         if len(fields) < 5 or not right:
             continue
         place = unescaped(fields[4])
-        below = place in ("/", path) or path.startswith(place + "/")
-        if below and len(place) >= longest:
+        if _is_below(path, place) and len(place) >= longest:
             found, longest = (fields, right), len(place)
     return found
 
@@ -76,23 +76,52 @@ class Mounts:
     def __init__(self) -> None:
         """Nothing is read yet."""
         self._read: dict[tuple[str, str], str] = {}
+        self._with: dict[tuple[tuple[str, str], str], tuple[str, ...]] = {}
 
-    def place(self, path: str, process: str = "thread-self") -> Place | None:
-        """Where ``path`` leads, a link of a ``process`` as it is seen from here; None: not known.
+    def place(self, path: str) -> Place | None:
+        """Where ``path`` leads, one without links; None: it is not known. Raises OSError."""
+        return find_place(self._text("thread-self")[1], path)
+
+    def place_of(self, process: str, path: str, device: str) -> Place | None:
+        """Where ``path`` leads, a link of a ``process`` in /proc, if that is on ``device``.
 
         Raises OSError.
         """
-        root = os.readlink(f"/proc/{process}/root")
-        if root != "/":
-            if path != root and not path.startswith(f"{root}/"):
-                return None
-            path = path[len(root) :] or "/"
-        seen = os.readlink(f"/proc/{process}/ns/mnt"), root
+        seen, text = self._text(process)
+        root = seen[1].rstrip("/")  # the process's own, below which it sees its mounts
+        if root and path != root and not path.startswith(f"{root}/"):
+            return None
+        path = path[len(root) :] or "/"
+        if (seen, device) not in self._with:
+            self._with[seen, device] = mounted(text, device)
+        if not any(_is_below(path, place) for place in self._with[seen, device]):
+            return None
+        found = find_place(text, path)
+        return found if found is not None and found.device == device else None
+
+    def _text(self, process: str) -> tuple[tuple[str, str], str]:
+        """Which mounts a process sees, by their namespace and its root; and the text of them."""
+        seen = os.readlink(f"/proc/{process}/ns/mnt"), os.readlink(f"/proc/{process}/root")
         if seen not in self._read:
             name = f"/proc/{process}/mountinfo"
-            with open(name, encoding="utf-8", errors="surrogateescape") as file:
-                self._read[seen] = file.read()
-        return find_place(self._read[seen], path)
+            try:
+                with open(name, encoding="utf-8", errors="surrogateescape") as file:
+                    self._read[seen] = file.read()
+            except OSError as problem:
+                if problem.errno != errno.EINVAL:  # it is ending, and sees none any more
+                    raise
+                return seen, ""
+        return seen, self._read[seen]
+
+
+def mounted(mountinfo: str, device: str) -> tuple[str, ...]:
+    """Where a file system, ``major:minor``, is mounted, by a text of mountinfo (pure)."""
+    lines = (line.split(" ", 5) for line in mountinfo.splitlines())
+    return tuple(unescaped(one[4]) for one in lines if len(one) > 5 and one[2] == device)
+
+
+def _is_below(path: str, place: str) -> bool:
+    return place in ("/", path) or path.startswith(f"{place}/")
 
 
 def mounter_of(device: int) -> int | None:

@@ -7,7 +7,15 @@ import os
 import pytest
 
 from hvtx.engine.checks.own import judge_filesystem
-from hvtx.host.mounts import Place, filesystem_of, find_mount, find_mounter, find_place, mounter_of
+from hvtx.host.mounts import (
+    Place,
+    filesystem_of,
+    find_mount,
+    find_mounter,
+    find_place,
+    mounted,
+    mounter_of,
+)
 
 MOUNTS = r"""22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 23 22 0:5 / /proc rw - proc proc rw
@@ -49,6 +57,12 @@ def test_the_longest_and_latest_mount_counts(path: str, kind: str) -> None:
 )
 def test_a_place_is_told_by_its_file_system(path: str, place: Place) -> None:
     assert find_place(MOUNTS.replace("0:31 / ", "0:31 /of/it "), path) == place
+
+
+def test_where_a_file_system_is_mounted() -> None:
+    assert mounted(MOUNTS, "0:31") == ("/var/lib/hv tx",)
+    assert mounted(MOUNTS, "0:5") == ("/proc",)
+    assert mounted("", "0:5") == ()
 
 
 def test_where_no_mount_is_known_there_is_no_place() -> None:
