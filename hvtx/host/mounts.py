@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
 from hvtx.model.typed import NamedTuple
+
+
+_FRESH = 1.0  # seconds that the number of a file system is taken for the same one's
+_mounters: dict[int, tuple[float, int | None]] = {}  # a start walks through /run twenty times
 
 
 class Place(NamedTuple):
@@ -131,11 +136,17 @@ def mounter_of(device: int) -> int | None:
     """
     if os.major(device):
         return None  # it is on a disk
+    now = time.monotonic()
+    asked, mounter = _mounters.get(device, (now - _FRESH, None))
+    if now - asked < _FRESH:
+        return mounter
     try:
         with open("/proc/thread-self/mountinfo", encoding="utf-8", errors="replace") as file:
-            return find_mounter(file.read(), f"0:{os.minor(device)}")
+            mounter = find_mounter(file.read(), f"0:{os.minor(device)}")
     except OSError:
         return None
+    _mounters[device] = now, mounter
+    return mounter
 
 
 def find_mounter(mountinfo: str, device: str) -> int | None:
