@@ -114,7 +114,8 @@ def _records(runtime: Runtime, seen: _Seen) -> Iterable[Gauge]:
     running = sum(seen.running)
     operations = {"running": running, "interrupted": len(seen.running) - running}
     kinds = {kind for kind, _ in counts}
-    guests = Counter(guest for guest in guest_states(runtime, judged).values() if guest)
+    told = guest_states(runtime.store.run_directory, judged)
+    guests = Counter(guest for guest in told.values() if guest)
     return [
         Gauge("hvtx_vms", "VMs on record by state.", ("state",),
               {(state.value,): states[state.value] for state in VmState}),

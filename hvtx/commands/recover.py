@@ -202,7 +202,7 @@ def _autostart(
     started: list[str] = []
     failed: list[tuple[str, str]] = []
     count = 0
-    for part in slices(wanted, lambda name: is_heavy(wanted[name])):
+    for part in slices(wanted, lambda name: is_heavy(wanted[name].hypervisor)):
         vms = [wanted[name] for name in part]
         came = _start_slice(runtime, _down(runtime, vms))
         problems = [(f"VM {name}", why.message) for name, why in came.failed.items()]

@@ -81,7 +81,7 @@ class ShownVm(NamedTuple):
 def shown_vm(runtime: Runtime, scope: VmScope) -> ShownVm:
     """A VM that was read already; its guest is asked."""
     vm, state = scope.vm, scope.state
-    asked = guests.states(runtime, [guests.Judged(vm, state)])
+    asked = guests.states(runtime.store.run_directory, [guests.Judged(vm, state)])
     networks = _surroundings(scope.networks.values())
     counts = refusals.refused(runtime, scope.rows)
     return describe_vm(vm, state, scope.liveness, scope.rows, asked[vm.id], networks, counts)
@@ -92,7 +92,9 @@ def shown_vms(
 ) -> list[ShownVm]:
     """VMs with what was read together with them; their guests are asked at the same time."""
     seen = [(vm, *found) for vm, found in zip(vms, states_of(runtime, vms, moment), strict=True)]
-    asked = guests.states(runtime, [guests.Judged(vm, state) for vm, state, _, _ in seen])
+    asked = guests.states(
+        runtime.store.run_directory, [guests.Judged(vm, state) for vm, state, _, _ in seen]
+    )
     counts = refusals.refused(runtime, [row for *_, rows in seen for row in rows])
     return [
         describe_vm(vm, state, liveness, rows, asked[vm.id], networks, counts)

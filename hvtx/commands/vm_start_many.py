@@ -8,7 +8,7 @@ its VMs is started alone. See :mod:`hvtx.engine.together`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
 
@@ -28,19 +28,29 @@ from hvtx.engine import egress_base, own_addresses, port_holders
 from hvtx.engine.executor import Progress
 from hvtx.engine.interrupted import close_interrupted
 from hvtx.engine.launch_many import Launch, bring_up_each
-from hvtx.engine.peer_ports import holding_ports
+from hvtx.engine.peer_ports import (
+    holding_ports,
+    look_for_peers,
+    refuse_others_ports,
+    refuse_translated,
+    tell_of_unknown,
+)
 from hvtx.engine.runtime import Runtime
-from hvtx.engine.scope import after, networks_now, vm_scope
+from hvtx.engine.scope import after, networks_now, vm_scopes
 from hvtx.engine.together import SLICE, Several, Tally, begin_each, held, slices
 from hvtx.engine.vm_launch import refuse_diverted_vms
-from hvtx.errors import CommitUnknown, Conflict, HvtxError
+from hvtx.errors import CommitUnknown, Conflict, HvtxError, NotFound
 from hvtx.host import descriptors, once
 from hvtx.hypervisors import base as hypervisors
-from hvtx.model.typed import NamedTuple
-from hvtx.model.vm import Vm
+from hvtx.model.typed import TYPE_CHECKING, NamedTuple
 from hvtx.planner import start as decide
 from hvtx.planner.scope import NetworkScope, VmScope
 from hvtx.store import records
+
+if TYPE_CHECKING:
+    from hvtx.drivers.base import CommonDriver
+    from hvtx.drivers.portholder import Held
+    from hvtx.model.vm import Publish
 
 _DESCRIPTORS = 4  # that a VM on its way up keeps open: its device, its gate, who holds its ports
 _LIGHT = frozenset({"command", "external"})  # whose start is no boot of a guest by us
@@ -51,6 +61,9 @@ class _Ready(NamedTuple):
 
     scope: VmScope
     probes: hypervisors.Probes
+
+
+_Holding = tuple[_Ready, "Held | None"]  # with what holds its ports
 
 
 def start_each(
@@ -66,18 +79,15 @@ def start_each(
     runtime.enter()
     tally = Tally(names, progress)
 
-    def heavy(name: str) -> bool:
-        vm = runtime.read(records.find_vm, name)
-        return vm is not None and is_heavy(vm)
-
-    for part in slices(tally.names, heavy):
+    known = runtime.read(records.hypervisors, tally.names)
+    for part in slices(tally.names, lambda name: name in known and is_heavy(known[name])):
         start_slice(runtime, part, tally)
     return tally.several()
 
 
-def is_heavy(vm: Vm) -> bool:
-    """Whether its start boots a guest, and few of its kind should at a time."""
-    return vm.hypervisor not in _LIGHT
+def is_heavy(hypervisor: str) -> bool:
+    """Whether its VMs' starts boot a guest, and few of their kind should at a time."""
+    return hypervisor not in _LIGHT
 
 
 def start_slice(runtime: Runtime, names: Sequence[str], tally: Tally) -> None:
@@ -111,17 +121,19 @@ def _together(runtime: Runtime, names: Sequence[str], tally: Tally) -> bool:
     released at once: it takes a look at all of the host.
     """
     scopes: dict[str, VmScope] = {}
-    for name in names:
-        try:
-            scopes[name] = vm_scope(runtime, name)
-            if (refusal := decide.refusal(scopes[name])) is not None:
-                raise refusal
-            need_own_blocks(runtime, scopes[name])
-        except (HvtxError, OSError) as problem:
-            tally.fail(name, problem)
-    left = [name for name in tally.left(scopes) if decide.has_leftovers(scopes[name])]
-    half = [name for name, scope in scopes.items() if decide.is_half_recorded(scope)]
     try:
+        for name, found in vm_scopes(runtime, names).items():
+            try:
+                if isinstance(found, NotFound):
+                    raise found
+                scopes[name] = found
+                if (refusal := decide.refusal(found)) is not None:
+                    raise refusal
+                need_own_blocks(runtime, found)
+            except (HvtxError, OSError) as problem:
+                tally.fail(name, problem)
+        left = [name for name in tally.left(scopes) if decide.has_leftovers(scopes[name])]
+        half = [name for name, scope in scopes.items() if decide.is_half_recorded(scope)]
         plan = resolved(runtime, *left, *half) if left or half else None
     except (HvtxError, OSError):
         return True  # whose leftovers keep the others' from going shows alone
@@ -154,7 +166,7 @@ def _start(runtime: Runtime, ready: Sequence[_Ready], tally: Tally, stack: ExitS
     networks = _networks_of_all(runtime, ready, stack)
     ready = [_locked(one, networks) for one in ready]
     own = own_addresses.in_subnets(networks.networks.values())
-    begun = []
+    holding: list[_Holding] = []
     for one in ready:
         vm = one.scope.vm
         with contextlib.suppress(OSError):  # its ports are held for flows that may go on
@@ -164,11 +176,14 @@ def _start(runtime: Runtime, ready: Sequence[_Ready], tally: Tally, stack: ExitS
             own_addresses.refuse_vm(vm, own)
             if runtime.off_record is not None:
                 runtime.off_record.refuse_vm(vm, one.scope.networks.values())
-            begun.append((one, stack.enter_context(holding_ports(runtime, ports, families))))
+            hold = holding_ports(runtime, ports, families, look=False)
+            holding.append((one, stack.enter_context(hold)))
         except Conflict as problem:
             tally.fail(vm.name, problem)
         except (HvtxError, OSError):
             continue  # perhaps for the sockets that the others hold by now: alone, it shows
+    refuse = partial(refuse_others_ports, runtime)
+    begun, unknown = _beside_peers(runtime.nftables(), refuse, holding, tally)
     if not begun:
         return
     # all of them, if one: started alone, it is that one
@@ -182,11 +197,45 @@ def _start(runtime: Runtime, ready: Sequence[_Ready], tally: Tally, stack: ExitS
             launches.append(Launch(operation, vm, rows, means))
     bring_up_each(runtime, launches)
     for (one, _), launch in zip(begun, launches, strict=True):
+        if launch.vm.name in unknown:
+            tell_of_unknown(decide.ports_of(launch.vm), unknown[launch.vm.name])
         if launch.problem is None:
             rows = [*one.scope.leases, *launch.rows]
             tally.done[launch.vm.name] = after(one.scope, launch.vm, rows)
         else:
             tally.fail(launch.vm.name, launch.problem)
+
+
+def _beside_peers(
+    nftables: CommonDriver,
+    refuse: Callable[[Sequence[Publish]], None],
+    held: Sequence[_Holding],
+    tally: Tally,
+) -> tuple[list[_Holding], dict[str, str]]:
+    """Those whose ports nobody else's rules have, and of which that is not known, and why.
+
+    It is looked once for all of them, now that all are held; where there are other installations,
+    ``refuse`` looks for the ports of each.
+    """
+    if not any(decide.ports_of(one.scope.vm) for one, _ in held):
+        return [*held], {}
+    peers = look_for_peers(nftables)
+    begun: list[_Holding] = []
+    unknown: dict[str, str] = {}
+    for one, own in held:
+        vm = one.scope.vm
+        try:
+            if peers.others:
+                refuse(decide.ports_of(vm))
+            if peers.translate:
+                why = refuse_translated(nftables, decide.ports_of(vm), decide.families_of(vm))
+                unknown |= {vm.name: why} if why is not None else {}
+            begun.append((one, own))
+        except Conflict as problem:
+            tally.fail(vm.name, problem)
+        except (HvtxError, OSError):
+            continue  # alone, it shows
+    return begun, unknown
 
 
 def _networks_of_all(runtime: Runtime, ready: Sequence[_Ready], stack: ExitStack) -> NetworkScope:

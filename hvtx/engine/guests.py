@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hvtx.engine.runtime import Runtime
 from hvtx.engine.vm_paths import run_directory
 from hvtx.model.guest import Guest
 from hvtx.model.typed import NamedTuple
@@ -30,8 +29,11 @@ def unasked(state: VmState) -> Guest | None:
     return None if state in _WITHOUT else Guest.UNKNOWN
 
 
-def states(runtime: Runtime, judged: Sequence[Judged]) -> dict[str, Guest | None]:
-    """The state of each VM's guest by the VM's id; None where the VM does not run (yet)."""
+def states(runs: str, judged: Sequence[Judged]) -> dict[str, Guest | None]:
+    """The state of each VM's guest by the VM's id; None where the VM does not run (yet).
+
+    ``runs`` is the run directory.
+    """
     found = {vm.id: unasked(state) for vm, state in judged}
     if not any(found.values()):
         return found
@@ -48,9 +50,7 @@ def states(runtime: Runtime, judged: Sequence[Judged]) -> dict[str, Guest | None
     questions = {}
     for vm in asked.values():
         how = TRAITS[vm.hypervisor].ready
-        questions[vm.id] = Question(
-            how, run_directory(runtime.store.run_directory, vm), SOCKETS[how]
-        )
+        questions[vm.id] = Question(how, run_directory(runs, vm), SOCKETS[how])
     for identity, word in ask(questions).items():
         found[identity] = guest_of(TRAITS[asked[identity].hypervisor].ready, word)
     return found

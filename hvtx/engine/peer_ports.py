@@ -18,7 +18,7 @@ from hvtx.engine.runtime import Runtime
 from hvtx.errors import Conflict, HvtxError
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.host.ports import refuse_taken_beside, refuse_taken_port
-from hvtx.model.typed import TYPE_CHECKING
+from hvtx.model.typed import TYPE_CHECKING, NamedTuple
 from hvtx.model.vm import Publish
 
 if TYPE_CHECKING:
@@ -49,23 +49,40 @@ def refuse_ports(
         away = [port for port in fresh if not refuse_taken_port(port, container)]
         _refuse_wider(runtime.devices, wider)
     refuse_others_ports(runtime, ports)
-    unknown = _refuse_translated(runtime.nftables(), ports, families)
+    unknown = refuse_translated(runtime.nftables(), ports, families)
     if families and own is None:  # else the start that follows at once tells
         _tell_of_away(away)
-        _tell_of_unknown(ports, unknown)
+        tell_of_unknown(ports, unknown)
 
 
-def _refuse_translated(
+class Peers(NamedTuple):
+    """Whose rules may stand in the way of a port that is published."""
+
+    others: bool  # other installations of hvtx have tables here
+    translate: bool  # somebody may give packets a destination; also where that cannot be told
+
+
+def look_for_peers(nftables: CommonDriver) -> Peers:
+    """Look for them, for as many ports as are held by then. Raises HvtxError, OSError."""
+    return Peers(bool(nftables.others()), _may_translate(nftables))
+
+
+def _may_translate(nftables: CommonDriver) -> bool:
+    try:
+        return nftables.may_translate()
+    except (HvtxError, OSError, DumpInterrupted):
+        return True  # it may be so: the closer look says why it cannot be told
+
+
+def refuse_translated(
     nftables: CommonDriver, ports: Sequence[Publish], families: Collection[int]
 ) -> str | None:
-    """Why it is not known whether others translate a port; None if none of them is translated."""
-    if not ports or not families:
+    """Why it is not known whether others translate a port; None if none of them is translated.
+
+    Raises Conflict where one is.
+    """
+    if not ports or not families or not _may_translate(nftables):
         return None
-    try:
-        if not nftables.may_translate():
-            return None
-    except (HvtxError, OSError, DumpInterrupted):
-        pass  # it may be so: the closer look says why it cannot be told
     from hvtx.engine import translated_ports
 
     return translated_ports.refuse(ports, families)
@@ -77,6 +94,8 @@ def holding_ports(
     ports: Sequence[Publish],
     families: Collection[int],
     own: Sequence[Publish] = (),
+    *,
+    look: bool = True,
 ) -> Iterator[Held | None]:
     """The same, and from here on no program gets them: sockets are bound to them.
 
@@ -84,6 +103,9 @@ def holding_ports(
 
     ``own``: what the VM holds now. Ports that collide with it can be bound only when it is let go;
     of these, those that are to be on more addresses are looked for on each.
+
+    Without ``look`` only what programs have is refused: for who holds the ports of several VMs, and
+    then looks once for what rules of others do with any of them (:func:`look_for_peers`).
     """
     fresh, wider = _beside(ports, own)
     ports = [*fresh, *(port for port, _ in wider)]
@@ -97,8 +119,10 @@ def holding_ports(
     try:
         with _naming_installations(runtime, ports):
             _refuse_wider(runtime.devices, wider)
-        refuse_others_ports(runtime, ports)
-        unknown = _refuse_translated(runtime.nftables(), ports, families)
+        unknown: str | None = None
+        if look:
+            refuse_others_ports(runtime, ports)
+            unknown = refuse_translated(runtime.nftables(), ports, families)
         _tell_of_away(list(dict.fromkeys(held.away)))
         for port, why in held.unheld.items():
             notice.warning(
@@ -106,7 +130,7 @@ def holding_ports(
                 f"program can bind it: {why}"
             )
         yield held
-        _tell_of_unknown(ports, unknown)
+        tell_of_unknown(ports, unknown)
     finally:
         held.close()
 
@@ -151,7 +175,8 @@ def _naming_installations(runtime: Runtime, ports: Sequence[Publish]) -> Iterato
         raise
 
 
-def _tell_of_unknown(ports: Sequence[Publish], why: str | None) -> None:
+def tell_of_unknown(ports: Sequence[Publish], why: str | None) -> None:
+    """Tell of ports of which it is not known whether others translate them, and why."""
     if why is not None:
         shown = ", ".join(f"{port.host_port}/{port.protocol}" for port in ports)
         notice.warning(

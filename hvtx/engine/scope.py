@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from hvtx.engine.processes import process_facts
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.vm_state import Moment, judge, read_moment, state_of
+from hvtx.errors import NotFound
 from hvtx.model.resource import Resource
 from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.vm import Epoch, Network, Vm
@@ -61,6 +62,29 @@ def vm_scope(runtime: Runtime, name: str) -> VmScope:
     """A VM whose lock is held; raises NotFound."""
     record = runtime.read(_read_vm, name)
     return _scope(runtime.life, record, judge(runtime, record.vm, record.moment))
+
+
+def vm_scopes(runtime: Runtime, names: Sequence[str]) -> dict[str, VmScope | NotFound]:
+    """VMs whose locks are held, by name, read at one moment; of one that is not there, why."""
+    found: dict[str, VmScope | NotFound] = {}
+    vms: list[Vm] = []
+    with runtime.reading() as sql:
+        for name in names:
+            try:
+                vms.append(records.get_vm(sql, name))
+            except NotFound as problem:
+                found[name] = problem
+        if not vms:
+            return found
+        moment = read_moment(sql, *(vm.id for vm in vms))
+        networks = _by_id(sql, (i.network for vm in vms for i in vm.interfaces))
+        provisional = records.provisional_vms(sql)
+    facts = process_facts([row for vm in vms for row in moment.rows.get(vm.id, ())])
+    for vm in vms:
+        own = {i.network: networks[i.network] for i in vm.interfaces if i.network in networks}
+        record = _Record(vm, moment, own, vm.id in provisional)
+        found[vm.name] = _scope(runtime.life, record, judge(runtime, vm, moment, facts))
+    return {name: found[name] for name in names}
 
 
 def shown_scope(runtime: Runtime, name: str) -> VmScope:

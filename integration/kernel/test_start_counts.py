@@ -10,6 +10,7 @@ import os
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -19,8 +20,9 @@ from hvtx.commands import vm_create, vm_start, vm_start_many, vm_stop, vm_stop_m
 from hvtx.commands.network_create import create_network
 from hvtx.engine.new_network import NetworkRequest
 from hvtx.engine.runtime import Runtime, Settings
-from hvtx.host import procfs, program, sysctl
+from hvtx.host import nat_detection, procfs, program, sysctl
 from hvtx.host.netlink import Channel
+from hvtx.host.nfnetlink import Nftables
 from integration import lab
 from integration.lab.program import Forked
 
@@ -31,6 +33,7 @@ _ANSWERS = 20_000  # bytes of netlink
 _GETS = 29  # of one object of netlink each
 _SOCKETS = 0  # of netlink that are opened, once a runtime has its own
 _LISTS, _STATUS = 4, 1  # of our descriptors, and of capabilities, for each of several VMs
+_EACH = 29  # statements for each of several VMs, those of triggers counted
 _SETTINGS = 4  # below /proc/sys that are read
 _GETADDR, _GETROUTE = 22, 26
 _TABLES, _CHAINS = 0x0A01, 0x0A04  # of nf_tables: as many as there are networks, not VMs
@@ -46,6 +49,8 @@ class Counts:
         self.gets = 0  # of one object each
         self.sockets = 0  # of netlink that were opened
         self.settings = 0  # below /proc/sys that were read
+        self.generations = 0  # questions for that of the ruleset
+        self.legacy = 0  # readings of the names of legacy tables
 
     def told(self) -> tuple[Any, ...]:
         """Without what is random or another number each time."""
@@ -66,10 +71,20 @@ def runtime() -> Iterator[Runtime]:
 
 def started(runtime: Runtime, name: str) -> Counts:
     """Start a VM and count; it is stopped again."""
+    with counting(runtime) as counts:
+        vm_start.start_vm(runtime, name)
+    vm_stop.stop_vm(runtime, name)
+    return counts
+
+
+@contextmanager
+def counting(runtime: Runtime) -> Iterator[Counts]:
+    """Count what is asked inside."""
     counts = Counts()
     with pytest.MonkeyPatch.context() as patch:
         dump, receive, get = Channel.dump, Channel._receive, Channel.get
         opening, setting = Channel.__init__, sysctl.value
+        asked, lists = Nftables.generation, nat_detection._lists_some
 
         def noted(channel: Channel, kind: int, body: bytes) -> list[bytes]:
             counts.dumps.append((kind, body))
@@ -84,6 +99,14 @@ def started(runtime: Runtime, name: str) -> Counts:
             counts.gets += 1
             return get(channel, *asked)
 
+        def generation(socket: Nftables) -> int:
+            counts.generations += 1
+            return asked(socket)
+
+        def legacy(name: str) -> bool:
+            counts.legacy += 1
+            return lists(name)
+
         def opened(channel: Channel, family: int) -> None:
             counts.sockets += 1
             opening(channel, family)
@@ -96,15 +119,15 @@ def started(runtime: Runtime, name: str) -> Counts:
         patch.setattr(Channel, "dump", noted)
         patch.setattr(Channel, "_receive", measured)
         patch.setattr(Channel, "get", one)
+        patch.setattr(Nftables, "generation", generation)
+        patch.setattr(nat_detection, "_lists_some", legacy)
         patch.setattr(Channel, "__init__", opened)
         patch.setattr(sysctl, "value", read)
         runtime.store.connection.set_trace_callback(counts.statements.append)
         try:
-            vm_start.start_vm(runtime, name)
+            yield counts
         finally:
             runtime.store.connection.set_trace_callback(None)
-    vm_stop.stop_vm(runtime, name)
-    return counts
 
 
 def is_narrow(kind: int, body: bytes) -> bool:
@@ -159,6 +182,24 @@ def test_what_is_looked_for_by_name_is_found_by_an_index(runtime: Runtime) -> No
     assert scans == []
     wide = [plan for plan in plans if "resource_live" in plan[0]]
     assert wide == []
+
+
+def test_what_is_one_answer_for_a_slice_is_asked_once(runtime: Runtime) -> None:
+    """For each VM more its own rows are read and written, and its own device is made."""
+    network = create_network(runtime, NetworkRequest("net", ("10.77.0.0/24", "fd77::/64")))
+    names = [vm.name for vm in population._create(runtime, range(6), network)]
+    found = []
+    for some in (names[:2], names[:2], names):  # what a process keeps is there after the first
+        with counting(runtime) as counts:
+            came = vm_start_many.start_each(runtime, some)
+        assert [*came.done] == some, came.failed
+        vm_stop_many.stop_each(runtime, some, force=True)
+        found.append(counts)
+    few, many = found[1:]
+    assert many.generations == few.generations
+    assert many.legacy == few.legacy == 2
+    assert len(many.dumps) == len(few.dumps)
+    assert (len(many.statements) - len(few.statements)) / 4 <= _EACH, many.statements
 
 
 def looked_up(runtime: Runtime, *names: str) -> Counter[str]:

@@ -133,6 +133,15 @@ def vm_heads(sql: sqlite3.Connection) -> list[tuple[str, str, str, bool]]:
     ]
 
 
+def hypervisors(sql: sqlite3.Connection, names: Iterable[str]) -> dict[str, str]:
+    """The hypervisors of VMs by name, of those that are on record."""
+    found = sql.execute(
+        "SELECT name, hypervisor FROM vm WHERE name IN (SELECT value FROM json_each(?))",
+        (json_text.dumps([*names]),),
+    )
+    return dict(found)
+
+
 def is_provisional(sql: sqlite3.Connection, vm: str) -> bool:
     """Whether a VM (by id) is there only as long as the operation that is making it."""
     found = sql.execute("SELECT operation FROM vm WHERE id = ?", (vm,)).fetchone()
