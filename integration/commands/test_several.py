@@ -20,7 +20,7 @@ from hvtx.errors import Busy, StoreError
 from integration import lab
 from integration.commands.test_gc_foreign import hold
 from integration.lab.interrupting import interrupt_after
-from integration.lab.program import Program
+from integration.lab.program import Forked, Program
 from integration.lab.verbs import BACKENDS, create, ended, hvtx, network, state, stopped
 
 __all__ = ["hvtx"]  # the fixture
@@ -366,4 +366,28 @@ def test_ports_that_only_each_alone_can_hold(hvtx: Program) -> None:
         ran = subprocess.run([*argv, *names], capture_output=True, text=True, check=False)
         assert (ran.returncode, ran.stderr) == (0, ""), names
     assert hvtx("repair", "--json").json()["repaired"] == []
+    assert hvtx.is_clean()
+
+
+def test_a_port_that_others_have_is_one_vms_failure(hvtx: Program, tmp_path: Path) -> None:
+    """A rule of others, and another installation: looked for once, found for whose port it is."""
+    made(hvtx, *NAMES)
+    two = {"HVTX_STATE_DIR": str(tmp_path / "state2"), "HVTX_RUN_DIR": str(tmp_path / "run2")}
+    other = Forked(**two)
+    other("network", "create", "two", "--subnet", "10.78.0.0/24")
+    other(
+        "vm", "run", "theirs", "--network", "two", "-p", "10.78.0.1:8080:80", "--", "sleep", "600"
+    )
+    chain = "{ type nat hook prerouting priority -110; }"
+    lab.run("nft", f"add table ip theirs; add chain ip theirs c {chain}")
+    lab.run("nft", "add rule ip theirs c tcp dport 8081 dnat to 192.0.2.7:80")
+    ran = hvtx("vm", "start", *NAMES, code=9)
+    assert states(hvtx, *NAMES) == ["defined", "defined", "running"]
+    assert "published by another installation" in ran.err
+    assert "8081" in ran.err
+    other("vm", "rm", "--force", "theirs")
+    lab.run("nft", "delete table ip theirs")
+    hvtx("vm", "start", "a", "b")
+    assert states(hvtx, *NAMES) == ["running"] * 3
+    other("network", "rm", "two")
     assert hvtx.is_clean()
