@@ -48,8 +48,6 @@ _UFW = "needs ufw, with its files in /etc: `tox -e neighbours`"
 _SYSTEMD = "speaks to process 1; the units of a real systemd are tried in integration/boot"
 # What a command begins with, as it stands in the code (`{}` is whatever is filled in).
 RUN = {
-    "nft 'add rule {} {} accept": _DOCTORS,
-    "nft 'insert rule {} position {} {} accept": _DOCTORS,
     "nft delete rule {} {} {} handle {}": _OWN,
     "nft delete {} {} {}": _OWN,
     "nft delete rule {} handle {}": _ASTRAY,

@@ -43,7 +43,7 @@ class CauseNames:
         if cause.by == "xfrm" or (cause.by == "unknown" and not cause.place and cause.packets):
             return self._by_policy(cause)
         if cause.by == "setting" and "arp_" in cause.place[0]:
-            return cause.by, cause.what, f"sysctl -w {word(f'{cause.place[0]}=0')}"
+            return cause.by, cause.what, f"sysctl -w {word(cause.place[0])}=0"
         return cause.by, cause.what, ""
 
     def _by_route(self, flow: Flow, cause: Cause) -> tuple[str, str, str]:

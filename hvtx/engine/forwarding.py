@@ -190,7 +190,7 @@ def findings(runtime: Runtime, bridges: Sequence[tuple[Network, Resource]]) -> I
         yield Finding(
             "forwarding", "warning",
             f"{name} ignores router advertisements: a default route from one is lost",
-            (f"{path} = 1, and forwarding is on",), f"sysctl -w {word(f'{path}=2')}",
+            (f"{path} = 1, and forwarding is on",), f"sysctl -w {word(path)}=2",
         )  # fmt: skip
     if not bad:
         turned = [sysctl_spec(row)["path"] for row in recorded(runtime)]
@@ -225,7 +225,7 @@ def _off(
             yield (
                 path,
                 words,
-                "hvtx repair" if family == 6 else f"sysctl -w {word(f'{dotted(path)}=1')}",
+                "hvtx repair" if family == 6 else f"sysctl -w {word(dotted(path))}=1",
             )
 
 

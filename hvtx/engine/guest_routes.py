@@ -348,7 +348,7 @@ class _Cause:
         packet = ask.packet
         if answer.errno in (errno.EXDEV, errno.EINVAL) and self.is_own(found) and packet.iif:
             path = f"net.ipv4.conf.{packet.device.replace('.', '/')}.rp_filter"
-            return f"reverse path filtering ({path})", f"sysctl -w {word(f'{path}=2')}"
+            return f"reverse path filtering ({path})", f"sysctl -w {word(path)}=2"
         own = (self.bridge.ifindex, self.bridge.key)
         if (lack := own_routes.lack(self.subnet, self.gateway, own, every)) is not None:
             return lack, "hvtx repair"

@@ -390,5 +390,5 @@ def of_setting(name: str, bridge: str) -> str:
     if name.endswith("disable_ipv6"):
         return "hvtx repair" if f".{bridge}." in name else f"set {name} to 0"
     if name.endswith("rp_filter"):
-        return f"sysctl -w {word(f'{name}=2')}"  # loose: any way back will do (ip-sysctl.rst)
-    return f"hvtx repair, or: sysctl -w {word(f'{name}=1')}"
+        return f"sysctl -w {word(name)}=2"  # loose: any way back will do (ip-sysctl.rst)
+    return f"hvtx repair, or: sysctl -w {word(name)}=1"
