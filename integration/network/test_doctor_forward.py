@@ -313,6 +313,17 @@ def test_several_networks_without_guests_are_tried(world: lab.Namespace) -> None
     assert [finding["level"] for finding in told] == ["ok"], told
 
 
+def test_a_bridge_that_its_last_port_left_is_copied(hvtx: Program, world: lab.Namespace) -> None:
+    """It has no MAC address then, which no message can give to another."""
+    lab.run("ip", "link", "add", "theirs", "type", "bridge")
+    lab.run("ip", "link", "set", "theirs", "up")
+    lab.run("ip", "tuntap", "add", "port", "mode", "tap")
+    lab.run("ip", "link", "set", "port", "master", "theirs")
+    lab.run("ip", "link", "set", "port", "nomaster")
+    assert "00:00:00:00:00:00" in lab.run("ip", "-br", "link", "show", "theirs")
+    assert judged()[:2] == ((), ())
+
+
 def test_openings_of_tcp_look_like_those_of_programs(hvtx: Program, world: lab.Namespace) -> None:
     """Rules against odd openings stop no guest."""
     rule = "-t mangle -A PREROUTING -p tcp -m conntrack --ctstate NEW -m tcpmss ! --mss 536:65535"

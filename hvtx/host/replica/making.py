@@ -138,7 +138,7 @@ class Maker:
         if device.kind in ("bridge", "vrf"):
             inside = device.bridge if device.kind == "bridge" else device.data
             body = _IFINFO.pack(0, 0, device.ifindex, 0, 0) + text(_NAME, device.name)
-            if device.kind == "bridge":
+            if device.kind == "bridge" and any(device.mac):  # none once its last port has left
                 body += attribute(_MAC, device.mac)
             body += nested(_INFO, text(_KIND, device.kind), nested(_DATA, inside))
             self._channel.request(_NEWLINK, CREATE | EXCL, body)
