@@ -38,7 +38,7 @@ CUT_OFF = "IPAddressDeny=any"  # systemd drops every packet of the service, also
 # the rest. Docker too: where its FORWARD policy drops, an accept of ours must stand before it.
 FIREWALLS = (
     "nftables", "iptables", "ip6tables", "netfilter-persistent", "ufw", "firewalld", "shorewall",
-    "shorewall6", "docker",
+    "shorewall6", "ferm", "docker",
 )  # fmt: skip
 _FIREWALLS = " ".join(f"{name}.service" for name in FIREWALLS)
 # One for each service that may take our rules away with its own: PartOf= and what propagates are
