@@ -8,7 +8,6 @@ import time
 
 from hvtx.model.typed import NamedTuple
 
-
 _FRESH = 1.0  # seconds that the number of a file system is taken for the same one's
 _mounters: dict[int, tuple[float, int | None]] = {}  # a start walks through /run twenty times
 
