@@ -8,6 +8,7 @@ when an address is leased and once more when its VM starts; `doctor` tells of th
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import closing
 
 from hvtx.errors import Conflict, HostRefused
 from hvtx.host import inet, routes
@@ -180,4 +181,39 @@ def wrong_neighbours(vms: Sequence[Vm], bridges: Mapping[str, tuple[int, str]]) 
                 mac = entered.get((index, address))
                 if mac is not None and mac != interface.mac:
                     found.append(Wrong(vm, address, mac, device))
+    return found
+
+
+class Astray(NamedTuple):
+    """An entry of a bridge's table that leads frames for a guest elsewhere."""
+
+    vm: Vm
+    mac: str
+    port: str
+    local: bool  # to the host
+
+
+def led_astray(
+    vms: Sequence[Vm],
+    bridges: Mapping[str, tuple[int, str]],
+    ports: Mapping[tuple[str | None, str | None], int],
+) -> list[Astray]:
+    """Entries of bridges' tables by which a guest gets nothing that is sent to it.
+
+    ``bridge fdb add`` without a word more makes a local one, at whatever port. ``ports`` are the
+    indexes of VMs' devices by VM and network, both by id. Raises OSError.
+    """
+    guests = {
+        (bridges[interface.network][0], interface.mac): (vm, ports.get((vm.id, interface.network)))
+        for vm in vms
+        for interface in vm.interfaces
+        if interface.network in bridges
+    }
+    with closing(Links()) as links:
+        found = []
+        for bridge, port, mac, local in links.fixed_in_bridges():
+            vm, own = guests.get((bridge, mac), (None, None))
+            if vm is not None and (local or (own is not None and own != port)):
+                at = links.get(ifindex=port)
+                found.append(Astray(vm, mac, at.name if at is not None else f"if{port}", local))
     return found

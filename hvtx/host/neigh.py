@@ -28,6 +28,7 @@ _NDMSG = struct.Struct("=BxxxiHBB")
 _NEWNEIGH, _DELNEIGH, _GETNEIGH = 28, 29, 30
 _NDA_DST, _NDA_LLADDR, _NDA_MASTER = 1, 2, 9
 _AF_BRIDGE, _NUD_PERMANENT, _NTF_SELF = 7, 0x80, 0x02
+_STATIC = 0x40  # NUD_NOARP, in a bridge's table
 _FIXED = 0x80 | 0x40  # NUD_PERMANENT, _NOARP: entered by hand, and never asked about
 _EXT_LEARNED = 0x10  # NTF_EXT_LEARNED: entered by a routing daemon
 _ANSWERED = 0x02 | 0x08 | 0x10 | 0x80  # NUD_REACHABLE, _DELAY, _PROBE, _PERMANENT
@@ -71,6 +72,25 @@ class NeighbourTable:
             raise
         _, _, state, _, _ = _NDMSG.unpack_from(entry)
         return bool(state & _NUD_PERMANENT)
+
+    @legible
+    def fixed_in_bridges(self) -> list[tuple[int, int, str, bool]]:
+        """Bridge, port, MAC address of what is in bridges' tables for good; whether it is local.
+
+        Frames for a local one go to the host, whatever port it is entered at. Raises OSError.
+        """
+        bodies = retry_transient(
+            lambda: self._channel.dump(_GETNEIGH, _NDMSG.pack(_AF_BRIDGE, 0, 0, 0, 0)), attempts=20
+        )
+        found = []
+        for data in bodies:
+            _, port, state, _, _ = _NDMSG.unpack_from(data)
+            parts = attribute_map(data, _NDMSG.size)
+            bridge = int.from_bytes(parts.get(_NDA_MASTER, b""), "little")
+            if bridge and state & (_NUD_PERMANENT | _STATIC):
+                mac = parts.get(_NDA_LLADDR, b"").hex(":")
+                found.append((bridge, port, mac, bool(state & _NUD_PERMANENT)))
+        return found
 
     def introduce(self, bridge: int, mac: str) -> None:
         """Tell a bridge its own address, whatever port it is thought behind. Raises OSError."""

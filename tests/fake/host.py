@@ -96,6 +96,10 @@ class FakeLinks:
         self._kernel.alive()
         return []
 
+    def fixed_in_bridges(self) -> list[tuple[int, int, str, bool]]:
+        self._kernel.alive()
+        return []
+
     def filtered(
         self, closely: Collection[int] = (), spared: Collection[int] = ()
     ) -> frozenset[int]:

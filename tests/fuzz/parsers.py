@@ -1175,6 +1175,10 @@ PARSERS: dict[str, Parser] = {
         lambda bodies: links(bodies).fixed_neighbours(), dumps("neighbours"), GARBLED,
         ("host.neigh.NeighbourTable.fixed_neighbours", "host.neigh._may_forget"),
     ),
+    "what is in bridges' tables for good": Parser(
+        lambda bodies: links(bodies).fixed_in_bridges(), dumps("neighbours"), GARBLED,
+        ("host.neigh.NeighbourTable.fixed_in_bridges",),
+    ),
     "addresses that the host answers for": Parser(
         lambda bodies: routes.local(Told(bodies), 4), dumps("route"), GARBLED,
         ("host.routes.local", "host.routes._is_shared"),

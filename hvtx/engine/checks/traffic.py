@@ -96,7 +96,8 @@ def check_addresses(runtime: Runtime) -> Iterator[Finding]:
 
     with runtime.reading() as sql:
         scope, vms = all_networks(runtime), records.vms(sql)
-        started = {row.vm for row in records.resources_of_kind(sql, *PORTS)}
+        rows = records.resources_of_kind(sql, *PORTS)
+    started = {row.vm for row in rows}
     networks = list(scope.networks.values())
     bridges = {i: (row.ifindex, row.key) for i, row in scope.bridges().items()}
     wrong = own_addresses.wrong_neighbours(vms, bridges)
@@ -107,6 +108,15 @@ def check_addresses(runtime: Runtime) -> Iterator[Finding]:
             (f"the host's neighbour table has {entry.address} at {entry.mac} on {entry.device}",),
             f"ip neigh del {entry.address} dev {word(entry.device)}",
         )  # fmt: skip
+    ports = {(row.vm, row.network): row.ifindex for row in rows}
+    astray = own_addresses.led_astray(vms, bridges, ports)
+    for lost in astray:
+        yield Finding(
+            "addresses", "error" if lost.vm.id in started else "warning",
+            f"an entry of a bridge's table leads past VM {lost.vm.name!r} ({lost.mac})",
+            (f"the bridge sends frames for {lost.mac} to {'the host' if lost.local else lost.port}",),
+            f"bridge fdb del {lost.mac} dev {word(lost.port)} master",
+        )  # fmt: skip
     found = own_addresses.taken_from(vms, own_addresses.in_subnets(networks))
     for vm, own in found:
         yield Finding(
@@ -115,7 +125,7 @@ def check_addresses(runtime: Runtime) -> Iterator[Finding]:
             (f"{own.prefix} on {own.device}: the host answers in the guest's place",),
             own_addresses.fix(own),
         )  # fmt: skip
-    if not found and not wrong:
+    if not (found or wrong or astray):
         yield Finding("addresses", "ok", "this host has no address of a guest")
 
 
