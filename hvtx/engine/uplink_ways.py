@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 
+from hvtx.drivers.sysctl import read as read_setting
 from hvtx.engine import notice
 from hvtx.engine.guest_routes import WORLD
 from hvtx.host import routes
@@ -31,7 +32,9 @@ class _Sent(NamedTuple):
 
 
 def ways(network: Network) -> dict[int, Way]:
-    """By family where guests get by their uplink; nothing where a device is down or missing.
+    """By family where guests get by their uplink; nothing of what cannot be told.
+
+    That is where a device is down or missing, and where the bridge is in a VRF.
 
     Raises OSError, DumpInterrupted.
     """
@@ -42,6 +45,8 @@ def ways(network: Network) -> dict[int, Way]:
             return {}
         found = {}
         for family, (subnet, gateway) in zip(network.families, network.ranges, strict=True):
+            if family == 4 and read_setting(f"net/ipv4/conf/{bridge.name}/forwarding") == "0":
+                continue  # the kernel leads nothing anywhere, and the check `forwarding` tells
             guest = routing.sample(subnet, gateway)
             packet = Packet("", guest, bridge.ifindex, bridge.name)
             way = _way(_Sent(links.channel, packet, uplink.ifindex), family)
