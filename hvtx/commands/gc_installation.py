@@ -26,6 +26,7 @@ from hvtx.errors import Conflict, HvtxError, NotFound, UsageError
 from hvtx.host import devices, failpoint, installation_processes, openfiles, paths, store_location
 from hvtx.host.links import Links
 from hvtx.host.locks import LockFile
+from hvtx.host.mounts import is_local
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.host.xtnames import legacy_tables
 from hvtx.model.plan import Item, ItemResult, Plan, Result
@@ -180,10 +181,11 @@ def _traces(runtime: Runtime, installation: str) -> dict[str, str]:
     usual = {runtime.settings.run_directory, _WELL_KNOWN[1]}
     # where a process says that it is; anybody may say so of a directory of his own
     told = {service.run_directory for service in _services(installation)} - usual
-    for directory in (*usual, *told):
+    for directory in (*usual, *filter(is_local, told)):
         path = os.path.join(directory, installation, "marker")
         read = paths.read_regular if directory in usual else paths.read_believed
-        with suppress(FileNotFoundError, paths.UnsafeError):
+        # what anybody says may lead anywhere: whatever cannot be read there is no trace
+        with suppress(FileNotFoundError if directory in usual else OSError):
             lines = read(path, _MARKER_MOST).decode(errors="replace").splitlines()
             if len(lines) > 1:  # an older hvtx wrote one
                 found[path] = lines[1]

@@ -8,6 +8,9 @@ import time
 
 from hvtx.model.typed import NamedTuple
 
+_LOCAL = frozenset(
+    ("tmpfs", "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "overlay", "f2fs", "bcachefs", "ramfs")
+)
 _FRESH = 1.0  # seconds that the number of a file system is taken for the same one's
 _mounters: dict[int, tuple[float, int | None]] = {}  # a start walks through /run twenty times
 
@@ -22,6 +25,18 @@ class Place(NamedTuple):
 def filesystem_of(path: str) -> str:
     """The type of the file system that ``path`` is on (``ext4``); empty if it cannot be told."""
     return _find(path)[0]
+
+
+def is_local(path: str) -> bool:
+    """Whether a path is on a file system of this host, by its name alone: nobody else answers.
+
+    False where that cannot be told.
+    """
+    try:
+        with open("/proc/thread-self/mountinfo", encoding="utf-8", errors="replace") as file:
+            return find_mount(file.read(), os.path.normpath(path))[0] in _LOCAL
+    except OSError:
+        return False
 
 
 def mount_of(path: str) -> str:
