@@ -50,6 +50,7 @@ class Server:
         _mount("x", str(at), "fuse", 0, options + ",allow_other" * others)
         self._pid = os.fork()
         if self._pid == 0:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(SECONDS)
             with contextlib.suppress(BaseException):
                 self._serve()
