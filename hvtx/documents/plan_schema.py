@@ -98,7 +98,10 @@ def _item() -> dict[str, Any]:
         "evidence": {"type": "array", "items": text},
         "message": {**text, "description": "One sentence for a person."},
         "outcome": {"enum": [None, *_OUTCOMES], "description": "After --apply: what became of it."},
-        "mark": {**maybe, "description": "Mark that it carries or should; of an address, its bridge's."},
+        "mark": {
+            **maybe,
+            "description": "Mark that it has or should have; an address its bridge's.",
+        },
         "restore": {
             **maybe,
             "description": "Of the emergency mode: the command that creates the resource again.",

@@ -130,7 +130,8 @@ def _judged(
         exits |= {family: uplink_checks.thought_out(family) for family in without}
     uplinks, told = uplink_checks.uplinks(picture, [promise.network for promise in made])
     notes += told
-    by = {found.device for ways in (exits, *uplinks.values()) for found in ways.values() if found}
+    ways = [*exits.values(), *(way for each in uplinks.values() for way in each.values())]
+    by = {way.device for way in ways if way is not None}
     lacks = uncarried.not_carried(_passed(picture, made, by))
     every = [*wants, *(want for guest, _ in asked for want in guest.wants)]
     if without and not wants:

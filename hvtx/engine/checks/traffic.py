@@ -111,10 +111,11 @@ def check_addresses(runtime: Runtime) -> Iterator[Finding]:
     ports = {(row.vm, row.network): row.ifindex for row in rows}
     astray = own_addresses.led_astray(vms, bridges, ports)
     for lost in astray:
+        to = "the host" if lost.local else lost.port
         yield Finding(
             "addresses", "error" if lost.vm.id in started else "warning",
             f"an entry of a bridge's table leads past VM {lost.vm.name!r} ({lost.mac})",
-            (f"the bridge sends frames for {lost.mac} to {'the host' if lost.local else lost.port}",),
+            (f"the bridge sends frames for {lost.mac} to {to}",),
             f"bridge fdb del {lost.mac} dev {word(lost.port)} master",
         )  # fmt: skip
     found = own_addresses.taken_from(vms, own_addresses.in_subnets(networks))
