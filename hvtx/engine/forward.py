@@ -131,8 +131,7 @@ def _judged(
     uplinks, told = uplink_checks.uplinks(picture, [promise.network for promise in made])
     notes += told
     ways = [*exits.values(), *(way for each in uplinks.values() for way in each.values())]
-    by = {way.device for way in ways if way is not None}
-    lacks = uncarried.not_carried(_passed(picture, made, by))
+    lacks = uncarried.not_carried(_passed(picture, made, {way.device for way in ways if way}))
     every = [*wants, *(want for guest, _ in asked for want in guest.wants)]
     if without and not wants:
         every += _ways_beside(runtime, without)

@@ -20,7 +20,6 @@ import fcntl
 import os
 import struct
 import time
-from collections.abc import Sequence
 
 from hvtx.host import children, signals
 
@@ -59,13 +58,11 @@ def older(path: str) -> str:
     return f"{path}.1"
 
 
-def spawn(
-    path: str, source: int, size: int, shut: Sequence[tuple[int, ...]], half: int = HALF
-) -> int:
+def spawn(path: str, source: int, size: int, half: int = HALF) -> int:
     """Start the logger of the log at ``path``, which holds ``size`` bytes now; its pid.
 
-    It reads from the descriptor ``source``; ``shut`` is what :func:`closing` says; ``half`` is how
-    many bytes a half may have. Raises OSError.
+    It reads from the descriptor ``source``; ``half`` is how many bytes a half may have. Raises
+    OSError.
     """
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
         (os.POSIX_SPAWN_DUP2, source, 0),
@@ -78,7 +75,7 @@ def spawn(
             SHELL,
             [SHELL, "-c", SCRIPT, SIGNATURE, os.path.abspath(path), str(half), left],
             {"PATH": _PATH, "LC_ALL": "C"},
-            file_actions=[*actions, *shut],
+            file_actions=[*actions, *closing(2)],
             setsid=True,
             setsigmask=(),
             setsigdef=signals.ALL,

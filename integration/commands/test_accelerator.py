@@ -437,7 +437,7 @@ def test_doctor_where_kvm_works_and_where_there_is_none(
     Fake(tmp_path / "bin", WORKS, monkeypatch)
     assert finding(hvtx)[:2] == ("ok", "KVM runs 64-bit guests")
     assert finding(hvtx, HVTX_QEMU_ACCEL="kvm")[:2] == ("ok", "KVM runs 64-bit guests")
-    level, message, _ = finding(hvtx, PATH="/nonexistent")
+    level, message, _ = finding(hvtx, code=1, PATH="/nonexistent")
     assert (level, "cannot test whether it runs guests" in message) == ("warning", True)
     monkeypatch.setattr(kvm, "DEVICE", "/nonexistent")
     assert finding(hvtx)[:2] == (

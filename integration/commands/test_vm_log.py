@@ -154,7 +154,7 @@ def test_a_full_disk_holds_up_no_vm(tmp_path: Path) -> None:
         "import os, sys, time\n"
         "from hvtx.host import logger\n"
         "said, log = os.pipe()\n"
-        "logger.spawn(sys.argv[1], said, 0, [])\n"
+        "logger.spawn(sys.argv[1], said, 0)\n"
         "os.close(said)\n"
         "for _ in range(400): os.write(log, b'x' * 9999 + b'\\n')\n"
         "time.sleep(0.3)\n"

@@ -279,7 +279,7 @@ def _spawned(words: Sequence[str], directory: str) -> tuple[int, int, int]:
     try:
         said, log = _piped(mine)
         with capabilities.only_for_children():
-            writer = logger.spawn(path, said, _made(path), logger.closing(2), dnsmasq.LOG_HALF)
+            writer = logger.spawn(path, said, _made(path), dnsmasq.LOG_HALF)
         # after the logger, which must not have an end of it: see spawn() of VM processes
         read, opens = _piped(mine)
         needs = (*installed.NEEDS, "CAP_SETUID", "CAP_SETGID", "CAP_SYS_ADMIN")

@@ -68,13 +68,12 @@ def spawn(launch: Launch, log_path: str, name: str = "", user: User | None = Non
         if user is not None:  # what is open as its standard output can be opened by that name
             os.fchmod(log, 0o660)
             os.fchown(log, user.uid, os.getegid())
-        shut = logger.closing(2)  # for both: what is opened from here on is close-on-exec
         with capabilities.only_for_children():
-            writer = logger.spawn(log_path, said, begins, shut)
+            writer = logger.spawn(log_path, said, begins)
         # After the logger: posix_spawn returns before its child has closed what it does not keep,
         # and while that has the read end, it is not noticed that a gate was killed.
         read, write = _all_raised(os.pipe(), mine, len(given))
-        pid = _spawned(launch, user, shown, _actions(read, log, given, shut))
+        pid = _spawned(launch, user, shown, _actions(read, log, given))
         mine.remove(write)
     except (OSError, ValueError) as problem:
         raise HostRefused(
@@ -234,14 +233,15 @@ def _all_raised(descriptors: Sequence[int], mine: list[int], handed: int) -> lis
 
 
 def _actions(
-    read: int, log: int, given: Sequence[int], shut: Sequence[tuple[int, ...]]
+    read: int, log: int, given: Sequence[int]
 ) -> list[tuple[int, ...] | tuple[int, int, str, int, int]]:
     """What posix_spawn does with descriptors: four are set, and what is handed over behind them.
 
-    Every other one is closed before (``shut``).
+    Every other one is closed before. They are listed once all of ours are open: a number that is
+    another thread's for a moment, while it starts something, could be one of ours by then.
     """
     return [
-        *shut,
+        *logger.closing(3),
         (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
         (os.POSIX_SPAWN_DUP2, log, 1),
         (os.POSIX_SPAWN_DUP2, log, 2),
