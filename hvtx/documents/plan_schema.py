@@ -100,7 +100,7 @@ def _item() -> dict[str, Any]:
         "outcome": {"enum": [None, *_OUTCOMES], "description": "After --apply: what became of it."},
         "mark": {
             **maybe,
-            "description": "Mark that it has or should have; an address its bridge's.",
+            "description": "Mark that it carries or should; of an address, its bridge's.",
         },
         "restore": {
             **maybe,
