@@ -14,9 +14,9 @@ told_again() { # told_again FAMILY SETTING VALUE: what tap0 has, to which VALUE 
 }
 
 version "$(ip -V), Linux $(uname -r)" "ip utility, iproute2-6.1.0, libbpf 1.1.2, Linux $(uname -r)"
-question "IPv6 is off on a network card by disable_ipv6=1 of that card, and a VM's TAP has addrgenmode none, so that the host has no
-          address on either. A file in /etc/sysctl.d says net.ipv6.conf.all.disable_ipv6=0 and addr_gen_mode=0, which they are.
-          A package brings another file there and runs sysctl --system. What has the host then?"
+question "IPv6 is off on a network card by disable_ipv6=1 of that card, and a VM's TAP has addrgenmode none, so that the host has
+          no address on either. A file in /etc/sysctl.d says net.ipv6.conf.all.disable_ipv6=0 and addr_gen_mode=0, which they
+          are. A package brings another file there and runs sysctl --system. What has the host then?"
 expected "What it had: a value that is there is written again. IPv4's 'all' changes no device either."
 
 ip link add card type veth peer name switch
@@ -28,7 +28,7 @@ for device in card switch tap0; do
     ip link set $device up
 done
 sleep 1
-seen "all, before: disable_ipv6, addr_gen_mode" "$(cat $settings/all/disable_ipv6 $settings/all/addr_gen_mode | paste -sd' ')" "0 0"
+seen "all.disable_ipv6 and all.addr_gen_mode, before" "$(paste $settings/all/disable_ipv6 $settings/all/addr_gen_mode)" "0	0"
 seen "addresses of the card" "$(addresses card)" ""
 echo 0 >$settings/all/disable_ipv6
 seen "all.disable_ipv6=0: the card has" "$(cat $settings/card/disable_ipv6), $(addresses card)" "0, one of fe80::"
