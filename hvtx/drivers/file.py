@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 
 from hvtx.drivers.base import Host
 from hvtx.errors import HostRefused
-from hvtx.host import capabilities, named_files, paths
+from hvtx.host import capabilities, paths
 from hvtx.host.files import is_there, path_of
 from hvtx.model.resource import GONE, Kind, Outcome, Resource, file_spec
 from hvtx.model.seed import LABEL, SEED, SeedSpec, is_seed, mark_path, seed_spec
@@ -89,18 +89,16 @@ def _content(spec: SeedSpec) -> bytes:
 
     Raises HostRefused, NotPermitted for a link that is not followed.
     """
-    from hvtx.host.seed_image import image, read_user_data
+    from hvtx.host.seed_image import given_user_data, image
 
     given = spec["user_data"]
     try:
         files = {
-            "user-data": b"#cloud-config\n{}\n" if given is None else read_user_data(given),
+            "user-data": b"#cloud-config\n{}\n" if given is None else given_user_data(given),
             "meta-data": _json(spec["meta_data"]),  # of which YAML is a superset
             "network-config": _json(spec["network_config"]),
         }
         return image(LABEL, files)
-    except paths.UnsafeError as unsafe:
-        raise named_files.refused("user-data", str(given), unsafe) from unsafe
     except OSError as problem:
         raise HostRefused(
             f"the user-data {given} cannot be read: {problem.strerror}",

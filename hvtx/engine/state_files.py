@@ -11,7 +11,7 @@ from pathlib import Path
 from hvtx.drivers.foreign_rules import ForeignRules
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import HostRefused, HvtxError, NotFound
-from hvtx.host import mounts, openfiles, paths, procfs, trust
+from hvtx.host import openfiles, paths, procfs, trust
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.resource import DEVICES, Kind
@@ -69,7 +69,7 @@ def _below(top: str) -> Iterator[Path]:
         directory, others, above = todo.pop()
         with suppress(OSError):
             seen = os.stat(directory, follow_symlinks=directory == top)
-            if seen.st_dev != above and mounts.mounter_of(seen.st_dev) is not None:
+            if seen.st_dev != above and trust.mounter_of(seen.st_dev) is not None:
                 continue  # another user's file system, which may have no end
             others += bool(others) or trust.foreign_owner(seen) is not None
             if os.path.exists(file := os.path.join(directory, _STATE)):

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 
 from hvtx.model.typed import NamedTuple
 
 _LOCAL = frozenset(
     ("tmpfs", "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "overlay", "f2fs", "bcachefs", "ramfs")
 )
-_FRESH = 1.0  # seconds that the number of a file system is taken for the same one's
-_mounters: dict[int, tuple[float, int | None]] = {}  # a start walks through /run twenty times
 
 
 class Place(NamedTuple):
@@ -141,39 +138,6 @@ def mounted(mountinfo: str, device: str) -> tuple[str, ...]:
 
 def _is_below(path: str, place: str) -> bool:
     return place in ("/", path) or path.startswith(f"{place}/")
-
-
-def mounter_of(device: int) -> int | None:
-    """Who mounted the file system with that ``st_dev``, if it is one that any user can mount.
-
-    Such a one (FUSE) says of its files what its mounter likes, whose they are too. None: root did.
-    """
-    if os.major(device):
-        return None  # it is on a disk
-    now = time.monotonic()
-    asked, mounter = _mounters.get(device, (now - _FRESH, None))
-    if now - asked < _FRESH:
-        return mounter
-    try:
-        with open("/proc/thread-self/mountinfo", encoding="utf-8", errors="replace") as file:
-            mounter = find_mounter(file.read(), f"0:{os.minor(device)}")
-    except OSError:
-        return None
-    _mounters[device] = now, mounter
-    return mounter
-
-
-def find_mounter(mountinfo: str, device: str) -> int | None:
-    """The same of a text in the form of proc(5), mountinfo, and a ``major:minor`` in it (pure)."""
-    for line in mountinfo.splitlines():
-        left, _, right = line.partition(" - ")
-        if left.split(" ")[2:3] != [device] or not right.startswith("fuse"):
-            continue
-        for option in right.rpartition(" ")[2].split(","):
-            name, _, value = option.partition("=")
-            if name == "user_id" and value.isascii() and value.isdigit() and len(value) < 11:
-                return int(value) or None
-    return None
 
 
 def unescaped(place: str) -> str:

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from hvtx.host import mounts, trust
+from hvtx.host import trust
 from hvtx.model.typed import NamedTuple
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -77,7 +77,7 @@ class Walk:
         self.descriptor, self.directory = descriptor, directory
         seen = os.fstat(descriptor)
         if seen.st_dev != self.device:
-            self.device, self.mounter = seen.st_dev, mounts.mounter_of(seen.st_dev)
+            self.device, self.mounter = seen.st_dev, trust.mounter_of(seen.st_dev)
         problem = trust.problem_of(seen, descriptor, groups=self.groups)
         if self.mounter is not None and self.mounter != os.geteuid():
             problem = f"user {self.mounter} mounted it"

@@ -10,7 +10,7 @@ import io
 import os
 from collections.abc import Mapping
 
-from hvtx.host import named_files
+from hvtx.host import named_files, paths
 
 MOST = 16 << 20  # bytes of a user-data: the largest clouds take 64 KiB
 
@@ -25,6 +25,14 @@ def read_user_data(path: str) -> bytes:
     if len(content) > MOST:
         raise OSError(errno.EFBIG, f"it has more than {MOST >> 20} MiB", path)
     return content
+
+
+def given_user_data(path: str) -> bytes:
+    """The same for a start. Raises NotPermitted for such a link, OSError."""
+    try:
+        return read_user_data(path)
+    except paths.UnsafeError as unsafe:
+        raise named_files.refused("user-data", path, unsafe) from unsafe
 
 
 def image(label: str, files: Mapping[str, bytes]) -> bytes:

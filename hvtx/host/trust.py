@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from struct import iter_unpack
 
 _LIST = "system.posix_acl_access"
@@ -18,6 +19,8 @@ _LIST = "system.posix_acl_access"
 _VERSION = (2).to_bytes(4, "little")
 _USER, _OWNING_GROUP, _GROUP, _MASK = 0x02, 0x04, 0x08, 0x10
 _WRITE = 2
+_FRESH = 1.0  # seconds that the number of a file system is taken for the same one's
+_mounters: dict[int, tuple[float, int | None]] = {}  # a start walks through /run twenty times
 
 
 def problem_of(seen: os.stat_result, where: str | int, *, groups: bool = False) -> str | None:
@@ -88,3 +91,36 @@ def _entries(where: str | int) -> list[tuple[int, int, int]] | None:
     if listed[:4] != _VERSION or len(listed) % 8 != 4:
         raise OSError(errno.EBADMSG, os.strerror(errno.EBADMSG), path)
     return list(iter_unpack("<HHI", listed[4:]))
+
+
+def mounter_of(device: int) -> int | None:
+    """Who mounted the file system with that ``st_dev``, if it is one that any user can mount.
+
+    Such a one (FUSE) says of its files what its mounter likes, whose they are too. None: root did.
+    """
+    if os.major(device):
+        return None  # it is on a disk
+    now = time.monotonic()
+    asked, mounter = _mounters.get(device, (now - _FRESH, None))
+    if now - asked < _FRESH:
+        return mounter
+    try:
+        with open("/proc/thread-self/mountinfo", encoding="utf-8", errors="replace") as file:
+            mounter = find_mounter(file.read(), f"0:{os.minor(device)}")
+    except OSError:
+        return None
+    _mounters[device] = now, mounter
+    return mounter
+
+
+def find_mounter(mountinfo: str, device: str) -> int | None:
+    """The same of a text in the form of proc(5), mountinfo, and a ``major:minor`` in it (pure)."""
+    for line in mountinfo.splitlines():
+        left, _, right = line.partition(" - ")
+        if left.split(" ")[2:3] != [device] or not right.startswith("fuse"):
+            continue
+        for option in right.rpartition(" ")[2].split(","):
+            name, _, value = option.partition("=")
+            if name == "user_id" and value.isascii() and value.isdigit() and len(value) < 11:
+                return int(value) or None
+    return None

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from hvtx.model import shell
-
 COMMANDS = (
     *("vm", "network", "gc", "recover", "repair", "doctor", "explain", "intents", "log", "store"),
     *("cluster", "cni", "systemd", "metrics", "import", "adopt", "completion"),
@@ -23,6 +21,7 @@ _OPTIONS = {  # the setting's default needs no option
 _PLACES = tuple(option for option, _ in _OPTIONS.values())
 _VALUED = (*_PLACES, "--firewall", "--lock-timeout")  # which stand before the command, too
 _LETTERS = frozenset(map(chr, range(97, 123)))
+_PLAIN = frozenset("/._-+:@%,=") | set(map(chr, (*range(48, 58), *range(65, 91)))) | _LETTERS
 
 
 def with_options(text: str, settings: Mapping[str, str]) -> str:
@@ -50,7 +49,7 @@ def given_before(words: Sequence[str]) -> dict[str, str]:
 
 def with_given(text: str, options: Mapping[str, str]) -> str:
     """A text whose commands have these options, but for those that only show their help."""
-    words = "".join(f"{option} {shell.word(value)} " for option, value in options.items())
+    words = "".join(f"{option} {_quoted(value)} " for option, value in options.items())
     before, *pieces = text.split("hvtx ")
     return before + "".join(f"hvtx {words if _has_command(p) else ''}{p}" for p in pieces)
 
@@ -60,3 +59,9 @@ def _has_command(piece: str) -> bool:
     length = next((n for n, c in enumerate(piece) if c not in _LETTERS), len(piece))
     line = piece.partition("`")[0].partition(";")[0]
     return piece[:length] in COMMANDS and "--help" not in line
+
+
+def _quoted(path: str) -> str:
+    """As a shell takes it for one word (``shlex``, whose import costs more than this)."""
+    plain = path and _PLAIN.issuperset(path)
+    return path if plain else "'" + path.replace("'", "'\"'\"'") + "'"

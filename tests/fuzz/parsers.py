@@ -1406,10 +1406,10 @@ PARSERS: dict[str, Parser] = {
         (), ("model.firewalld_zone.zone_in", "model.firewalld_zone.text_without"), lambda n: ZONE_FILE * n,
     ),
     "mountinfo": Parser(
-        lambda text: (mounts.find_mount(text, "/mnt/a b"), mounts.find_mounter(text, "0:51"), mounts.find_place(text, "/mnt/a b"),
+        lambda text: (mounts.find_mount(text, "/mnt/a b"), trust.find_mounter(text, "0:51"), mounts.find_place(text, "/mnt/a b"),
             mounts.mounted(text, "0:26")),
         texts((MOUNTS,)), (),
-        ("host.mounts.find_mount", "host.mounts.find_mounter", "host.mounts.find_place", "host.mounts.mounted"),
+        ("host.mounts.find_mount", "host.trust.find_mounter", "host.mounts.find_place", "host.mounts.mounted"),
         lambda n: MOUNTS * n,
     ),
     "sockets": Parser(

@@ -7,15 +7,8 @@ import os
 import pytest
 
 from hvtx.engine.checks.own import judge_filesystem
-from hvtx.host.mounts import (
-    Place,
-    filesystem_of,
-    find_mount,
-    find_mounter,
-    find_place,
-    mounted,
-    mounter_of,
-)
+from hvtx.host.mounts import Place, filesystem_of, find_mount, find_place, mounted
+from hvtx.host.trust import find_mounter, mounter_of
 
 MOUNTS = r"""22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 23 22 0:5 / /proc rw - proc proc rw
