@@ -238,7 +238,9 @@ def locked(seconds: float, root: str = "/") -> Iterator[None]:
     them can change anything; ``root`` is of another system, in which none runs. Raises NotAnswered
     where another one holds it for more than ``seconds``.
     """
-    if root != "/" or not os.path.isdir(os.path.dirname(os.path.dirname(zone_file()))):
+    if os.path.realpath(root) != "/" or not os.path.isdir(
+        os.path.dirname(os.path.dirname(zone_file()))
+    ):
         yield
         return
     path = firewalld_zones.LOCK
