@@ -11,7 +11,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from integration import lab
 from integration.lab.dhcp import COOKIE
 from integration.lab.firewall_contract import ether, inside, udp4
 from integration.lab.isolated import run_alone
-from integration.lab.program import Forked, preload
+from integration.lab.program import Forked, Program, preload
 from integration.network.test_dhcp import Guest, end, network, start
 from integration.security.test_fail_closed import bridge_of, mac_of
 
@@ -136,15 +136,22 @@ def test_what_guests_say_by_dhcp_fills_no_log(tmp_path: Path, what: str) -> None
     assert 0 < sum(found["bytes"]) <= LIMIT, found
 
 
+@pytest.fixture
+def hvtx(firewall: str) -> Iterator[Program]:
+    """The program with DHCP, on each backend."""
+    preload()
+    found = Forked(HVTX_FIREWALL=firewall, HVTX_DHCP="auto")
+    yield found
+    end(found)
+
+
 def relayed(mac: bytes, own: bytes) -> bytes:
     """It says that it asks for a client behind it."""
     return message(mac, 1, relay=own)
 
 
-def test_a_guest_is_no_relay(firewall: str) -> None:
+def test_a_guest_is_no_relay(hvtx: Program) -> None:
     """dnsmasq would answer to whatever address a relay says that it has."""
-    preload()
-    hvtx = Forked(HVTX_FIREWALL=firewall, HVTX_DHCP="auto")
     network(hvtx, "--subnet", "10.77.0.0/24")
     web = start(hvtx, "web")
     web.take()
@@ -158,7 +165,6 @@ def test_a_guest_is_no_relay(firewall: str) -> None:
         ear.setblocking(False)
         with pytest.raises(BlockingIOError):
             ear.recv(2000)
-    end(hvtx)
 
 
 STRICT = """table inet theirs {
@@ -173,14 +179,11 @@ STRICT = """table inet theirs {
 """
 
 
-def test_a_firewall_that_lets_pass_what_is_new_serves_dhcp(firewall: str) -> None:
+def test_a_firewall_that_lets_pass_what_is_new_serves_dhcp(hvtx: Program) -> None:
     """What a guest sends from a link-local address is not tracked, but for this."""
-    preload()
-    hvtx = Forked(HVTX_FIREWALL=firewall, HVTX_DHCP="auto")
     network(hvtx)
     lab.run("nft", "-f", "-", stdin=STRICT)
     web = start(hvtx, "web")
     web.link()
     assert web.does("four", "eth0")["address"] == web.ipv4
     assert web.does("six", "eth0")["addresses"] == [web.ipv6]
-    end(hvtx)
