@@ -170,6 +170,7 @@ def with_one_chain(patch: pytest.MonkeyPatch) -> None:
         own = iptables.chain_name(installation, "FWD")
         text = re.sub(r"-j (RETURN|HVTX-\w+-WAY)$", "-j ACCEPT", found.text)
         chain = own if found.chain.endswith(("-FWD", "-PASS")) else found.chain
+        chain = "INPUT" if chain == "PREROUTING" else chain  # limits of connections
         return rule(found.family, "filter", chain, text, found.first)
 
     def before(what: str) -> Callable[..., tuple[iptables.Rule, ...]]:
@@ -177,6 +178,7 @@ def with_one_chain(patch: pytest.MonkeyPatch) -> None:
             found = [
                 moved(one, installation) if one.table in ("mangle", "filter") else one
                 for one in compilers[what](installation, spec)
+                if "-j MARK " not in one.text  # which the table filter does not have
             ]
             return tuple(dict.fromkeys(found))
 

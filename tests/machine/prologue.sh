@@ -47,7 +47,7 @@ go_on() {
     echo "exit $code" >&2
 }
 quiet() { "$python" -m hvtx "$@" 2>/dev/null; }
-device() { quiet vm show "$1" --json | jq -r ".interfaces[${2:-0}].device"; }
+device() { quiet vm show "$1" --json | jq -r "[.interfaces[].device | values][${2:-0}]"; } # of those that are there
 mark() { quiet vm show "$1" --json | jq -r "[.resources[] | select(.kind == \"tap\" or .kind == \"veth\")][${2:-0}].mark"; }
 pid() { quiet vm show "$1" --json | jq -r .pid; }
 bridge() { quiet network show "$1" --json | jq -r .bridge; }
