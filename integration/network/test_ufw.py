@@ -88,7 +88,7 @@ def test_guests_get_their_addresses(beside: Ufw, hvtx: Program, first: str) -> N
     assert served(web) == ALL
     for family, prefix in ((4, "ufw"), (6, "ufw6")):
         order = accepts(beside.kind, family)
-        assert order[order.index("hvtx") + 1] == f"-j {prefix}-after-input"
+        assert order[order.index(f"-j {prefix}-after-input") - 1] == "hvtx"
     assert hvtx("repair", "--json").json()["repaired"] == []
     assert hvtx.is_clean()
     if first == "ufw":
