@@ -47,13 +47,15 @@ go_on() {
     echo "exit $code" >&2
 }
 quiet() { "$python" -m hvtx "$@" 2>/dev/null; }
-device() { quiet vm show "$1" --json | jq -r "[.interfaces[].device | values][${2:-0}]"; } # of those that are there
-mark() { quiet vm show "$1" --json | jq -r "[.resources[] | select(.kind == \"tap\" or .kind == \"veth\")][${2:-0}].mark"; }
+ports() { quiet vm show "$1" --json | jq -r "[.resources[] | select(.kind == \"tap\" or .kind == \"veth\")][${2:-0}].$3"; }
+device() { ports "$1" "${2:-0}" key; }
+mark() { ports "$1" "${2:-0}" mark; }
 pid() { quiet vm show "$1" --json | jq -r .pid; }
 bridge() { quiet network show "$1" --json | jq -r .bridge; }
 table() { nft list tables inet | sed -n 's/.*\(hvtx-[a-z2-7]*\)$/\1/p' | head -n 1; }
 
-hold() {
+hold() { # of one that is there
+    ip -o link | grep -qF "$1" || return 0
     "$python" -c "
 import fcntl, os, struct, sys, time
 d = os.open('/dev/net/tun', os.O_RDWR)
