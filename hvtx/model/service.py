@@ -7,7 +7,6 @@ from hvtx.model.typed import NotRequired, TypedDict, cast
 
 SERVICE = "dnsmasq"
 NAMES = "names"  # in the specification of a file
-LEAST_PREFIX6 = 64  # a range of DHCPv6 is never wider
 
 
 class ServiceSpec(TypedDict):

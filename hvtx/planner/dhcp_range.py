@@ -10,8 +10,8 @@ from __future__ import annotations
 import ipaddress
 
 from hvtx.errors import UsageError
-from hvtx.model.service import LEAST_PREFIX6
 from hvtx.model.vm import Network, Vm
+from hvtx.rulesets.dnsmasq import LEAST_PREFIX6
 
 
 def of_network(network: Network) -> str | None:
