@@ -542,7 +542,7 @@ def test_what_frees_on_a_full_disk_leaves_no_operation(name: str) -> None:
 _LOOKS = (
     (Fault(Site("send", "route"), 1, errno.ENOBUFS, lasting=True), "cannot tell whether"),
     (Fault(Site("receive", "netfilter"), 1, errno.ENOMEM), "could not be read"),
-    (Fault(Site("send", "netfilter"), 57, errno.ENOBUFS, lasting=True), "its VM is dead"),
+    (Fault(Site("send", "netfilter"), 59, errno.ENOBUFS, lasting=True), "its VM is dead"),
 )
 
 

@@ -193,7 +193,7 @@ def test_nothing_of_a_vm_that_runs_is_set(lan: Program) -> None:
         (("--kernel", "/dev/null", "--no-kernel"), 2),
         (("--", "true"), 2),
         (("true",), 2),
-        (("--autostart", "--ip", "10.77.0.9"), 2),
+        (("--autostart", "--ip", "10.77.0.9"), 4),
     ],
 )
 def test_what_create_refuses_set_refuses(lan: Program, words: tuple[str, ...], code: int) -> None:
