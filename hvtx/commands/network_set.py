@@ -16,7 +16,8 @@ from hvtx.model.policy import NO_POLICY, names_in, policy_words, written
 from hvtx.model.resource import PORTS, Kind, Resource
 from hvtx.model.typed import TYPE_CHECKING, Any, NamedTuple
 from hvtx.model.vm import Network, Vm
-from hvtx.planner import dhcp_range, given_once
+from hvtx.planner import given_once
+from hvtx.planner.assigning import given_of, never_given
 from hvtx.planner.changes import Difference
 from hvtx.planner.exits import Exits, parse_exits
 from hvtx.store import records
@@ -163,11 +164,11 @@ def _refuse(
 
 def _refuse_never_given(network: Network, vms: Iterable[Vm]) -> None:
     """Refuse DHCP where VMs have addresses on record that it does not give."""
-    found = {vm.name: asked for vm in vms if (asked := dhcp_range.never_given(vm, network))}
+    found = {vm.name: asked for vm in vms if (asked := never_given(vm, network))}
     if found:
         vm = min(found)
         raise Conflict(
-            f"network {network.name!r} can give what is in {dhcp_range.of_network(network)} by"
+            f"network {network.name!r} can give what is in {given_of(network)} by"
             f" DHCPv6, and VMs have other addresses: {', '.join(sorted(found))}",
             hint=f"hvtx vm rm {vm}, which has {found[vm][0]}, and make it anew with another",
         )

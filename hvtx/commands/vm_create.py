@@ -23,8 +23,8 @@ from hvtx.model.resource import Kind, Resource
 from hvtx.model.shell import word
 from hvtx.model.typed import TYPE_CHECKING, Any
 from hvtx.model.vm import DEFAULT, Interface, Network, Publish, Vm
-from hvtx.planner import addressing, dhcp_range, provision
-from hvtx.planner.assigning import Asked, assigned
+from hvtx.planner import addressing, provision
+from hvtx.planner.assigning import Asked, assigned, refuse_never_given
 from hvtx.planner.provision import ResourceSpec
 from hvtx.store import history, leases, records
 from hvtx.store.history import Event
@@ -292,7 +292,7 @@ def _check_addresses(runtime: Runtime, request: VmRequest, networks: Sequence[Ne
                     addressing.check_guest_address(address, network)
                 leases.refuse_taken_address(sql, address)
             if request.attachment is None:  # who asks for it is to be given it
-                dhcp_range.refuse_never_given(each.ipv6, network)
+                refuse_never_given(each.ipv6, network)
     for position, network in enumerate(networks):
         for port in request.ports(position):
             addressing.check_published(port, network)

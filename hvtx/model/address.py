@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 from hvtx.model.typed import Any
 
+LEAST_PREFIX6 = 64  # a range of DHCPv6 is never wider
+
 
 def is_ipv6(text: str) -> bool:
     """Whether an address, or a prefix, is of IPv6."""

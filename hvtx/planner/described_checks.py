@@ -13,8 +13,8 @@ from hvtx.model.address import family_of, with_port
 from hvtx.model.described import Difference, Known, WantedNetwork, WantedVm
 from hvtx.model.nearest import nearest
 from hvtx.model.vm import DEFAULT, Interface, Network, Publish, Vm, need_something_to_run
-from hvtx.planner import addressing, dhcp_range
-from hvtx.planner.assigning import Asked, assigned
+from hvtx.planner import addressing
+from hvtx.planner.assigning import Asked, assigned, refuse_never_given
 from hvtx.planner.egress_rules import refuse_names
 from hvtx.planner.scope import refuse_attachment
 
@@ -112,7 +112,7 @@ def check(
             _check_vm(vm, networks, up=found is not None and found.up)
             if found is None:  # what an earlier version has leased stays, and doctor tells of it
                 for asked, name in zip(addresses_of(vm, networks), vm.networks, strict=True):
-                    dhcp_range.refuse_never_given(asked.ipv6, networks[name])
+                    refuse_never_given(asked.ipv6, networks[name])
             for name in vm.networks:
                 refuse_names(vm.vm.policy, [networks[name]], *([_SERVED] if name in own else []))
     _check_ports(vms, known)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from hvtx.model.address import is_ipv6
+from hvtx.model.address import LEAST_PREFIX6, is_ipv6
 from hvtx.model.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ LOOPBACK_NAMES = frozenset({
     "ip6-localnet", "ip6-mcastprefix", "ip6-allnodes", "ip6-allrouters", "ip6-allhosts",
 })  # fmt: skip
 _RA_SECONDS, _ROUTER_SECONDS = 300, 1800  # between advertisements; how long a router is believed
-LEAST_PREFIX6 = 64  # a range of DHCPv6 is never wider
 _MOST_LEASES = 1_000_000  # the default of 1,000 is less than a network may have guests
 
 

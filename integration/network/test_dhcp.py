@@ -22,8 +22,8 @@ from typing import Any
 import pytest
 
 from hvtx import Host
+from hvtx.commands import vm_create
 from hvtx.model.attachment import AttachmentKey, AttachmentRequest, TapRequest
-from hvtx.planner import dhcp_range
 from integration import lab
 from integration.boot.test_reboots import Booted, forget_everything
 from integration.lab import HOST4, HOST6, witness
@@ -184,7 +184,7 @@ def test_an_address_that_an_earlier_version_leased_and_dhcp_never_gives_is_told(
 ) -> None:
     network(one, "--subnet", "fd77::/48")
     with monkeypatch.context() as patch:
-        patch.setattr(dhcp_range, "refuse_never_given", lambda *_: None)
+        patch.setattr(vm_create, "refuse_never_given", lambda *_: None)
         web = start(one, "web", "--ip", "fd77:0:0:5::9")
     web.link()
     assert web.does("six", "eth0")["addresses"] == []

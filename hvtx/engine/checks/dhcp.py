@@ -12,7 +12,8 @@ from hvtx.host import dnsmasq, procfs
 from hvtx.model.policy import names_in
 from hvtx.model.resource import identity_in, process_observed
 from hvtx.model.vm import Network, Vm
-from hvtx.planner import dhcp_range, service
+from hvtx.planner import service
+from hvtx.planner.assigning import given_of, never_given
 from hvtx.planner.remedy import REPAIR
 from hvtx.planner.scope import NetworkScope
 from hvtx.store import records
@@ -75,9 +76,9 @@ def _without_names(networks: Sequence[Network], vms: Sequence[Vm]) -> Iterator[F
 
 def _never_given(served: Sequence[Network], vms: Sequence[Vm]) -> Iterator[Finding]:
     """Guests with an address that an earlier version leased and DHCPv6 does not give."""
-    wide = [(network, part) for network in served if (part := dhcp_range.of_network(network))]
+    wide = [(network, part) for network in served if (part := given_of(network))]
     for network, part in wide:
-        found = [f"{vm.name} {a}" for vm in vms for a in dhcp_range.never_given(vm, network)]
+        found = [f"{vm.name} {a}" for vm in vms for a in never_given(vm, network)]
         if found:
             words = f"network {network.name} gives what is in {part} by DHCPv6, and no more"
             hint = "make these VMs anew with an --ip in it, or with none: any is chosen then"
