@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from hvtx.drivers.vm_process.spawn import ENTER
 from hvtx.errors import NotPermitted
 from hvtx.host import fd_passing, images, named_files, path_mounts, paths, seed_image, vmuser
 from hvtx.model.passed_fds import PassedDescriptors
@@ -311,3 +313,28 @@ def test_what_root_must_not_open_by_its_name(place: Path) -> None:
 def test_an_image_behind_a_link_is_not_looked_into(place: Path) -> None:
     at = link(place / "link.qcow2", file(place / "target"))
     assert images.relative(str(at)) == ()
+
+
+# -- the directory that a VM works in --------------------------------------------------------------
+
+
+def entered(directory: Path) -> tuple[int, str]:
+    """What the first shell of a start does with a directory: its exit code, and where it is."""
+    words = ["/bin/sh", "-c", ENTER, "sh", "022", str(directory), "/bin/pwd", "-P"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize("name", ["plain", "a b", "$(id)", "it's", "new\nline", "end\n", "-P"])
+def test_a_directory_is_entered_by_its_own_path_only(place: Path, name: str) -> None:
+    """What is put in its place after it was judged is left again."""
+    at = directory(place / name)
+    shown = named_files.directory(str(at))
+    assert entered(Path(shown)) == (0, f"{at}\n")
+    at.rmdir()
+    link(at, directory(place / "elsewhere"))
+    assert entered(Path(shown)) == (126, "")
+    assert named_files.directory(str(at)) == str(place / "elsewhere")  # all may enter that
+    (place / "elsewhere").chmod(0o700)
+    with pytest.raises(paths.UnsafeError, match=f"user {STRANGER}"):
+        named_files.directory(str(at))
