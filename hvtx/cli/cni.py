@@ -7,9 +7,10 @@ from collections.abc import Callable
 import click
 
 from hvtx import documents
-from hvtx.cli import beside, render
+from hvtx.cli import render
 from hvtx.cli.common import Given, as_json, complete_file, complete_network, host_of
 from hvtx.cli.root import Group
+from hvtx.cli.streams import say_beside
 from hvtx.model.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def print_(
     made = host_of(ctx).cni_plugin.print(dir=dir_, conf=conf, network=network, subnets=subnets)
     if made.refused is not None:
         words = f"{render.plain(made.refused)}; `hvtx cni install` would refuse it"
-        beside.say("warning", words)
+        say_beside("warning", words)
     if json_:
         render.emit_json(documents.cni.printed(made.files))
     else:
@@ -135,4 +136,4 @@ def _show(outcome: PluginOutcome, *, json_: bool) -> None:
     for entry in outcome.files:
         render.say(f"{entry.state:<9} {render.plain(entry.path)}")
     if outcome.note:
-        beside.say("note", render.plain(outcome.note))
+        say_beside("note", render.plain(outcome.note))

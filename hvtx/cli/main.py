@@ -15,10 +15,18 @@ from hvtx.api.calls import (
     unexpected,
     with_notes,
 )
-from hvtx.cli import beside, quick
+from hvtx.cli import quick
 from hvtx.cli.interrupts import exit_code, interruptible
 from hvtx.cli.names import PROGRAM, print_commands, printed
-from hvtx.cli.streams import Answers, Messages, never_fail_to_write, open_what_is_closed
+from hvtx.cli.streams import (
+    Answers,
+    Messages,
+    hold_notices,
+    never_fail_to_write,
+    open_what_is_closed,
+    say_held,
+    taken_notices,
+)
 from hvtx.errors import HvtxError, OutputLost, SeveralFailed, UsageError
 from hvtx.loader import module_named
 from hvtx.model.typed import Any, cast
@@ -53,7 +61,7 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:  # a second one, while the first was being told
         return exit_code()
     finally:
-        beside.let_go()
+        say_held()
         sys.stdout, sys.stderr = streams
         print_commands(None)
 
@@ -65,7 +73,7 @@ def _run(arguments: Sequence[str]) -> int:
     as_json = "--json" in before_command
     debug = "--debug" in before_command
     if as_json:
-        beside.hold()
+        hold_notices()
     never_fail_to_write()
     try:
         return _answer(head)
@@ -148,7 +156,7 @@ def _tell(problem: HvtxError, *, as_json: bool, debug: bool) -> int:
     if as_json:
         from hvtx.documents.encoding import to_json
 
-        told_too = [notice._asdict() for notice in beside.taken()]
+        told_too = [notice._asdict() for notice in taken_notices()]
         error = {"code": problem.code, "message": message, "hint": hint}
         said = {"notices": told_too} if told_too else {}
         click.echo(to_json({"error": error, **said}), err=True)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from hvtx.api import Host
-from hvtx.cli import beside
 from hvtx.cli.render import emit_json
+from hvtx.cli.streams import say_beside
 from hvtx.errors import NotPermitted, Refused
 from hvtx.model.typed import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ _GLOBAL = ("state_dir", "run_dir", "firewall", "config", "lock_timeout")
 def host_of(options: Mapping[str, Any]) -> Host:
     """The host with the global options, whose words go to standard error."""
     given = {name: options.get(name) for name in _GLOBAL}
-    return Host(**given, notices=beside.say, events=_teller(options))
+    return Host(**given, notices=say_beside, events=_teller(options))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from hvtx.cli.names import printed
 from hvtx.documents.encoding import to_json
-from hvtx.model.owner_mark import owner_mark
+from hvtx.model.mark import owner_mark
 from hvtx.model.typed import Any
 
 

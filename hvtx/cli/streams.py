@@ -8,8 +8,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from hvtx.cli.names import printed
+from hvtx.cli.render import folded
 from hvtx.errors import OutputLost
-from hvtx.model.typed import Any
+from hvtx.model.typed import Any, NamedTuple
 
 
 def open_what_is_closed() -> None:
@@ -84,3 +86,54 @@ def never_fail_to_write() -> None:
         inner = getattr(stream, "stream", stream)
         if isinstance(inner, io.TextIOWrapper):
             inner.reconfigure(errors="replace")
+
+
+# -- beside an answer ------------------------------------------------------------------------------
+
+# Warnings, and notes of what was done as well, are said at once; but with ``--json`` when the
+# command ends. Where that fails, standard error is to hold one object and nothing else: it has them
+# as ``notices``. Else they are said then, as text.
+
+
+class Notice(NamedTuple):
+    """A sentence; ``level`` is ``warning`` or ``note``."""
+
+    level: str
+    message: str
+
+
+_held: list[list[Notice]] = []  # nothing in it: what is said is said at once
+
+
+def hold_notices() -> None:
+    """Keep what is said from now on until :func:`say_held`."""
+    _held[:] = [[]]
+
+
+def say_beside(level: str, words: str) -> None:
+    """A warning or a note."""
+    notice = Notice(level, printed("".join(c if c.isprintable() else "?" for c in words)))
+    if _held:
+        _held[0].append(notice)
+    else:
+        _write(notice)
+
+
+def taken_notices() -> list[Notice]:
+    """What was kept, which nobody else will tell by now."""
+    found = _held[0] if _held else []
+    _held[:] = [[]] if _held else []
+    return found
+
+
+def say_held() -> None:
+    """Say what was kept, and keep nothing any more."""
+    for notice in taken_notices():
+        _write(notice)
+    _held.clear()
+
+
+def _write(notice: Notice) -> None:
+    import click  # writes it in the encoding of whoever reads standard error
+
+    click.echo(folded(f"{notice.level}: {notice.message}"), err=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from hvtx import documents
-from hvtx.cli import beside, render
+from hvtx.cli import render
 from hvtx.cli.common import Given, as_json, complete_file, host_of
 from hvtx.cli.root import Group
+from hvtx.cli.streams import say_beside
 from hvtx.model.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def print_(ctx: click.Context, metrics: str | None, files: bool, json_: bool) ->
     made = host_of(ctx).systemd.print(metrics=metrics)
     if made.refused is not None:
         words = f"{render.plain(made.refused)}; `hvtx systemd install` would refuse it"
-        beside.say("warning", words)
+        say_beside("warning", words)
     if json_:
         render.emit_json(documents.systemd.printed(made.units, made.files))
     else:
@@ -103,4 +104,4 @@ def _show(outcome: UnitsOutcome, *, json_: bool) -> None:
     for entry in outcome.units:
         render.say(f"{entry.state:<9} {render.plain(entry.path)}")
     if outcome.note:
-        beside.say("note", render.plain(outcome.note))
+        say_beside("note", render.plain(outcome.note))

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from hvtx import documents
-from hvtx.cli import beside, render
+from hvtx.cli import render
 from hvtx.cli.opening import host_of, telling_refusal
+from hvtx.cli.streams import say_beside
 from hvtx.errors import EXIT_PLAN_NOT_EMPTY
 from hvtx.model.typed import Any
 
@@ -130,4 +131,4 @@ def saved_as(out: str | None) -> str:
 def tell_notes(notes: Sequence[str]) -> None:
     """What could not be inspected, so that nothing of it is in the plan."""
     for note in notes:
-        beside.say("note", render.plain(note))
+        say_beside("note", render.plain(note))

@@ -18,7 +18,7 @@ from hvtx.errors import Conflict, HvtxError, NotFound
 from hvtx.host.listeners import listening
 from hvtx.model.foreign_rule import ForeignRule
 from hvtx.model.history import Line
-from hvtx.model.owner_mark import owner_mark
+from hvtx.model.mark import owner_mark
 from hvtx.model.place import Place
 from hvtx.model.plan import Action, Item
 from hvtx.model.reasons import action_of, explanation_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hvtx.model.owner_mark import owner_mark
+from hvtx.model.mark import owner_mark
 from hvtx.model.policy import Egress, written
 from hvtx.model.typed import TYPE_CHECKING, Any
 

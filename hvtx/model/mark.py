@@ -15,6 +15,8 @@ from hvtx.model.typed import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     import re
 
+    from hvtx.model.resource import Resource
+
 ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 INSTALLATION_LENGTH = 10
 NONCE_LENGTH = 16
@@ -103,3 +105,12 @@ def parse_mark(text: str | None) -> Mark | UnreadableMark | None:
 
     anybodys = re.match(_ANYBODYS, text)
     return UnreadableMark(text, anybodys[1] if anybodys else None)
+
+
+def owner_mark(row: Resource) -> str:
+    """The mark by which people and programs are told of a row; empty where it has none.
+
+    It is that of the device or record that it belongs to: its own, but for an address, of which
+    that stands nowhere; that is told with its bridge's, by which it is known.
+    """
+    return str(row.spec["owner"]) if row.kind == "address" and row.mark else row.mark

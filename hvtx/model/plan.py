@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from hvtx.model.owner_mark import owner_mark
+from hvtx.model.mark import owner_mark
 from hvtx.model.reason import Reason
 from hvtx.model.resource import Address, Entry, Link, Resource
 from hvtx.model.typed import TYPE_CHECKING, Any, NamedTuple, StrEnum, overload

@@ -103,7 +103,7 @@ def refuse_vm(vm: Vm, given: OfVm, networks: Mapping[str, Network]) -> None:
             addressing.check_guest_address(address, place)
     if not set(given.ips) <= set(has_ips):
         has = _has("address", has_ips)
-        raise _kept(vm, has, "it is leased when a VM is created", _options("ip", given.ips))
+        raise _kept(vm, has, "addresses are leased when a VM is created", _options("ip", given.ips))
     macs = [interface.mac for interface in vm.interfaces]
     if list(given.macs) != macs[: len(given.macs)]:
         has = _has("MAC address", macs)

@@ -194,6 +194,7 @@ def test_nothing_of_a_vm_that_runs_is_set(lan: Program) -> None:
         (("--", "true"), 2),
         (("true",), 2),
         (("--autostart", "--ip", "10.77.0.9"), 4),
+        (("--mac", "01:00:00:00:00:01"), 2),
     ],
 )
 def test_what_create_refuses_set_refuses(lan: Program, words: tuple[str, ...], code: int) -> None:

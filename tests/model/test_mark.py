@@ -15,8 +15,11 @@ from hvtx.model.mark import (
     UnreadableMark,
     base32,
     make_mark,
+    owner_mark,
     parse_mark,
 )
+from hvtx.model.resource import Kind
+from tests.planner.scene import Scene
 
 INSTALLATION = base32(b"12345678", INSTALLATION_LENGTH)
 marks = st.builds(
@@ -121,3 +124,16 @@ def test_no_text_breaks_the_reader(text: str) -> None:
     assert isinstance(parsed, Mark | UnreadableMark)
     if isinstance(parsed, Mark):
         assert str(parsed) == "hvtx:" + text
+
+
+def test_an_address_is_told_with_its_bridges_until_marks_are_left_out() -> None:
+    bridge, address = Scene().bridge_with_address()
+    assert address.mark != bridge.mark
+    assert owner_mark(address) == owner_mark(bridge) == bridge.mark
+    assert owner_mark(address._replace(mark="", spec={})) == ""  # of a published view
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Kind if kind != Kind.ADDRESS])
+def test_of_all_else_it_is_the_rows_own(kind: Kind) -> None:
+    row = Scene().row(kind)
+    assert owner_mark(row) == row.mark

@@ -6,16 +6,17 @@ import json
 
 import pytest
 
-from hvtx.cli import beside, verbs
+from hvtx.cli import verbs
 from hvtx.cli.main import run
+from hvtx.cli.streams import say_beside
 from hvtx.errors import Conflict
 from hvtx.model.typed import Any
 
 
 def _list(*, fails: bool) -> Any:
     def told(options: Any, *, json_: bool) -> None:
-        beside.say("warning", "others had access\n to it")
-        beside.say("note", "one was made")
+        say_beside("warning", "others had access\n to it")
+        say_beside("note", "one was made")
         if fails:
             raise Conflict("taken", hint="choose another")
 
@@ -64,7 +65,7 @@ def test_an_interrupt_has_what_was_kept(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def told(options: Any, *, json_: bool) -> None:
-        beside.say("warning", "half of it")
+        say_beside("warning", "half of it")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(verbs, "list_vms", told)
