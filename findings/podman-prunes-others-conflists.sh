@@ -1,6 +1,7 @@
 #!/bin/bash
 # podman network prune deletes the network configuration that containerd and the kubelet use.
 . "$(dirname "$0")/lib/question.sh"
+. "$LIB/podman.sh"
 if outside; then
     prepare
     deb podman=4.3.1+ds1-8+deb12u1+b3 libgpgme11=1.18.0-3+deb12u1 libassuan0=2.5.5-5 \
@@ -9,28 +10,7 @@ if outside; then
     libraries /usr/bin/podman
     enter
 fi
-mkdir net.d
-cat >containers.conf <<E
-[network]
-network_backend = "cni"
-network_config_dir = "$FOLDER/net.d"
-cni_plugin_dirs = ["$ROOT/usr/lib/cni"]
-[engine]
-cgroup_manager = "cgroupfs"
-events_logger = "none"
-conmon_path = ["$ROOT/usr/bin/conmon"]
-runtime = "none"
-static_dir = "$FOLDER/libpod"
-[engine.runtimes]
-none = ["/bin/true"]
-E
-cat >storage.conf <<E
-[storage]
-driver = "vfs"
-runroot = "/run/containers"
-graphroot = "$FOLDER/graph"
-E
-export CONTAINERS_CONF=$FOLDER/containers.conf CONTAINERS_STORAGE_CONF=$FOLDER/storage.conf
+set_podman_up cni "cni_plugin_dirs = [\"$ROOT/usr/lib/cni\"]"
 # as containerd's own script writes it, in the directory that all runtimes share (/etc/cni/net.d)
 cat >net.d/10-pods.conflist <<'E'
 {"cniVersion": "1.0.0", "name": "pods", "plugins": [
@@ -38,7 +18,6 @@ cat >net.d/10-pods.conflist <<'E'
    "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.88.0.0/16"}]]}},
   {"type": "portmap", "capabilities": {"portMappings": true}}]}
 E
-podman() { "$ROOT/usr/bin/podman" --log-level error "$@"; }
 
 version "$(podman --version)" "podman version 4.3.1"
 question "The directory of network configurations has a list that podman did not make (its own carry a

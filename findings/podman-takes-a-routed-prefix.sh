@@ -1,6 +1,7 @@
 #!/bin/bash
 # podman network create takes a prefix to which the host has a route; with the first container packets to it go there.
 . "$(dirname "$0")/lib/question.sh"
+. "$LIB/podman.sh"
 if outside; then
     prepare
     deb podman=4.3.1+ds1-8+deb12u1+b3 libgpgme11=1.18.0-3+deb12u1 libassuan0=2.5.5-5 libsubid4=1:4.13+dfsg1-1+deb12u2 \
@@ -13,41 +14,21 @@ if outside; then
 fi
 ip() { "$ROOT/bin/ip" "$@"; }
 export XTABLES_LIBDIR=$ROOT/usr/lib/x86_64-linux-gnu/xtables PATH=$FOLDER/sbin:$PATH
-mkdir sbin nets /run/netavark
+mkdir sbin /run/netavark
 for name in iptables ip6tables; do ln -s "$ROOT/usr/sbin/xtables-nft-multi" "sbin/$name"; done
-cat >containers.conf <<E
-[network]
-network_backend = "netavark"
-network_config_dir = "$FOLDER/nets"
-[engine]
-cgroup_manager = "cgroupfs"
-events_logger = "none"
-helper_binaries_dir = ["$ROOT/usr/lib/podman"]
-conmon_path = ["$ROOT/usr/bin/conmon"]
-runtime = "none"
-static_dir = "$FOLDER/libpod"
-[engine.runtimes]
-none = ["/bin/true"]
-E
-cat >storage.conf <<E
-[storage]
-driver = "vfs"
-runroot = "/run/containers"
-graphroot = "$FOLDER/graph"
-E
-export CONTAINERS_CONF=$FOLDER/containers.conf CONTAINERS_STORAGE_CONF=$FOLDER/storage.conf
+set_podman_up netavark
 cat >container.py <<'P'
 """What podman tells netavark of the first container of a network."""
 import json, sys
 name = sys.argv[1]
-network = json.load(open(f"nets/{name}.json")) | {"dns_enabled": False}
+network = json.load(open(f"net.d/{name}.json")) | {"dns_enabled": False}
 own = {"static_ips": [network["subnets"][0]["gateway"][:-1] + "9"], "interface_name": "eth0"}
 told = {"container_id": "b0" * 6, "container_name": name, "networks": {name: own}, "network_info": {name: network}}
 print(json.dumps(told))
 P
 create() { # create NAME: the prefix that podman has chosen
     "$ROOT/usr/bin/podman" --log-level error network create "$1" >made || echo "exit $?"
-    sed -n 's/.*"subnet": "\(.*\)".*/\1/p' "nets/$1.json"
+    sed -n 's/.*"subnet": "\(.*\)".*/\1/p' "net.d/$1.json"
 }
 container() { # container NAME: the first one of the network
     ip netns add "$1"

@@ -13,12 +13,13 @@ enter_with_podman() { # enter_with_podman PACKAGE==VERSION...: with it, netavark
 
 podman() { "$ROOT/usr/bin/podman" --log-level error "$@"; }
 
-serve_podman() { # its service at /run/podman.sock, with a small image, box; containers are made and never run
-    mkdir -p net.d box .config/containers
+set_podman_up() { # set_podman_up BACKEND [LINE]: its configuration and its files below $FOLDER, networks in net.d
+    mkdir -p net.d
     cat >containers.conf <<E
 [network]
-network_backend = "netavark"
+network_backend = "$1"
 network_config_dir = "$FOLDER/net.d"
+${2:-}
 [engine]
 cgroup_manager = "cgroupfs"
 events_logger = "none"
@@ -35,8 +36,13 @@ driver = "vfs"
 runroot = "/run/containers"
 graphroot = "$FOLDER/graph"
 E
-    echo '{"default": [{"type": "insecureAcceptAnything"}]}' >.config/containers/policy.json
     export CONTAINERS_CONF=$FOLDER/containers.conf CONTAINERS_STORAGE_CONF=$FOLDER/storage.conf
+}
+
+serve_podman() { # its service at /run/podman.sock, with a small image, box; containers are made and never run
+    set_podman_up netavark
+    mkdir -p box .config/containers
+    echo '{"default": [{"type": "insecureAcceptAnything"}]}' >.config/containers/policy.json
     echo "nothing to run" >box/README
     tar -C box -cf box.tar .
     podman import --quiet --change 'CMD ["/nothing"]' box.tar localhost/box:1 >/dev/null
