@@ -73,8 +73,10 @@ class Walk:
 
     def enter(self, descriptor: int, directory: str) -> None:
         """Go on in a directory that was opened; raises UnsafeError."""
-        self.close()
+        before = self.descriptor
         self.descriptor, self.directory = descriptor, directory
+        if before >= 0:
+            os.close(before)
         seen = os.fstat(descriptor)
         if seen.st_dev != self.device:
             self.device, self.mounter = seen.st_dev, trust.mounter_of(seen.st_dev)
@@ -150,9 +152,9 @@ class Walk:
 
     def close(self) -> None:
         """Give the directory back."""
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
+        descriptor, self.descriptor = self.descriptor, -1  # Ctrl-C may come as it is closed
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 def _parts(path: str) -> list[str]:

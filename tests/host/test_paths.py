@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -192,3 +193,22 @@ def test_directories_are_made_as_said_whatever_the_umask(tmp_path, umask):
         paths.make_directories(str(tmp_path / "file"))
     with pytest.raises(NotADirectoryError):
         paths.make_directories(str(tmp_path / "file/below"))
+
+
+@pytest.mark.parametrize("number", range(1, 5))
+def test_ctrl_c_while_a_directory_is_given_back_is_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """What is closed already is not closed once more, which would be another error."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    close, closed = os.close, []
+
+    def interrupted(descriptor: int) -> None:
+        close(descriptor)
+        closed.append(descriptor)
+        if len(closed) == number:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "close", interrupted)
+    with pytest.raises(KeyboardInterrupt), paths.parent(str(tmp_path / "a" / "b" / "c")):
+        pass
