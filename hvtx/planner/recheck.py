@@ -236,15 +236,15 @@ def unmarked(
     It does so in its next message. That may have to wait for rtnetlink's lock, which all network
     namespaces of a host share, for longer than anybody who looks would.
     """
-    bare = {link.ifindex for link in links if link.alias is None}
-    return frozenset(
-        row.id
+    made = [
+        row
         for row in rows
-        if row.ifindex in bare
-        and row.kind in _DEVICES
-        and row.state == State.INTENDED
-        and row.operation in underway
-    )
+        if row.operation in underway and row.kind in _DEVICES and row.state == State.INTENDED
+    ]
+    if not made:  # nearly always: the links of thousands of VMs are left alone
+        return frozenset()
+    bare = {link.ifindex for link in links if link.alias is None}
+    return frozenset(row.id for row in made if row.ifindex in bare)
 
 
 Whereabouts = tuple[str, int, Mapping[str, Any]]  # state, operation, what was learnt of a row
