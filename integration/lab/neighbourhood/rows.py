@@ -294,7 +294,9 @@ def of_lxd(scene: Scene) -> list[Ask]:
     return [Ask("lxdbr0 to world", "one", "tcp", FAR4, 9000, "world", 9000)]
 
 
-def plugged(bridge: str, address: str, gateway: str) -> Callable[[Scene], Parties]:
+def plugged(
+    bridge: str, address: str, gateway: str, name: str = "one"
+) -> Callable[[Scene], Parties]:
     """A namespace with a port in a neighbour's bridge, in the place of its own guest."""
 
     def plug(scene: Scene) -> Parties:
@@ -307,7 +309,7 @@ def plugged(bridge: str, address: str, gateway: str) -> Callable[[Scene], Partie
             made.run("ip", "link", "set", "eth0", "up")
             made.run("ip", "route", "add", "default", "via", gateway)
         lab.run(*net, "ip", "link", "set", "theirs0", "master", bridge, "up")
-        return {"one": f"/proc/{made.pid}/ns/net"}
+        return {name: f"/proc/{made.pid}/ns/net"}
 
     return plug
 
@@ -533,4 +535,48 @@ OTHERS = (
     ),
 )  # fmt: skip
 
-NEIGHBOURS = {row.name: row for row in (*OTHERS, *FIREWALLS, *CONTAINERS, *MANAGERS)}
+
+# -- several at once ---------------------------------------------------------------------------------
+
+NAMED = {row.name: row for row in (*OTHERS, *FIREWALLS, *CONTAINERS, *MANAGERS)}
+_LIBVIRTS_GUEST = plugged("virbr0", "192.168.122.50/24", "192.168.122.1", "libvirts")
+
+
+def parties_of_four(scene: Scene) -> Parties:
+    """Docker's containers and a guest of libvirt's."""
+    return {**containers("docker", "one", "inner")(scene), **_LIBVIRTS_GUEST(scene)}
+
+
+def of_four(scene: Scene) -> list[Ask]:
+    """What each of the four lets pass and stops, on a host that has them all."""
+    return [*doors(scene), *of_docker(scene), *of_libvirt(scene, "libvirts")]
+
+
+def acts_of_four() -> tuple[Act, ...]:
+    """Their reloads and restarts, one neighbour after the other."""
+    wanted = {
+        "firewalld": ("reload", "complete reload", "restart"),
+        "ufw": ("reload", "restart"),
+        "libvirt": ("restart", "net-destroy, net-start"),
+        "docker-nft": ("restart",),
+    }
+    return tuple(
+        act._replace(name=f"{name}: {act.name}")
+        for name, acts in wanted.items()
+        for act in NAMED[name].acts
+        if act.name in acts
+    )
+
+
+FOUR = Neighbour(
+    "four-at-once",
+    "\n".join(NAMED[name].start for name in ("firewalld", "ufw", "libvirt", "docker-nft")),
+    acts_of_four(),
+    of_four,
+    parties_of_four,
+    prepare="\n".join(NAMED[name].prepare for name in ("firewalld", "ufw", "docker-nft")),
+    version="; ".join(
+        NAMED[name].version for name in ("firewalld", "ufw", "libvirt", "docker-nft")
+    ),
+)
+NEIGHBOURS = {**NAMED, FOUR.name: FOUR}
