@@ -38,6 +38,8 @@ class Ufw:
     def __init__(self, root: Path, place: Path, kind: str) -> None:
         """``root`` has its package; ``place`` is its own, and is not there yet."""
         shutil.copytree(root, place, symlinks=True)
+        if not (place / "lib").exists():  # from Debian 13 on its files are below /usr, as all are
+            (place / "lib").symlink_to("usr/lib")
         self.files, self.kind = place / "etc/ufw", kind
         for path in (place / "usr/share/ufw").glob("*.rules"):
             shutil.copy(path, self.files)  # as its package does when it is installed
