@@ -314,12 +314,12 @@ def plugged(
     return plug
 
 
-def of_libvirt(scene: Scene) -> list[Ask]:
+def of_libvirt(_scene: Scene, name: str = "one") -> list[Ask]:
     """A guest in libvirt's network `default`."""
     return [
-        Ask("libvirt's guest to world", "one", "tcp", FAR4, 9000, "world", 9000),
-        Ask("host to libvirt's guest", "host", "tcp", "192.168.122.50", 80, "one", 80),
-        Ask("libvirt's guest to our published port", "one", "tcp", HOST4, PORT, "web", 80),
+        Ask("libvirt's guest to world", name, "tcp", FAR4, 9000, "world", 9000),
+        Ask("host to libvirt's guest", "host", "tcp", "192.168.122.50", 80, name, 80),
+        Ask("libvirt's guest to our published port", name, "tcp", HOST4, PORT, "web", 80),
     ]
 
 
@@ -548,35 +548,43 @@ def parties_of_four(scene: Scene) -> Parties:
 
 
 def of_four(scene: Scene) -> list[Ask]:
-    """What each of the four lets pass and stops, on a host that has them all."""
-    return [*doors(scene), *of_docker(scene), *of_libvirt(scene, "libvirts")]
+    """What each of the four lets pass and stops, on a host that has them all.
+
+    But what an administrator wrote into iptables: firewalld takes that away at each reload.
+    """
+    own = of_containers("docker", internal=True)(scene)
+    return [*doors(scene), *own, *of_libvirt(scene, "libvirts")]
 
 
 def acts_of_four() -> tuple[Act, ...]:
-    """Their reloads and restarts, one neighbour after the other."""
+    """Their reloads and restarts, one neighbour after the other.
+
+    firewalld's empty the tables of iptables, ufw's too, whose policies stay: who has both loads
+    ufw again. Docker and libvirt hear of it and do so themselves.
+    """
     wanted = {
         "firewalld": ("reload", "complete reload", "restart"),
         "ufw": ("reload", "restart"),
         "libvirt": ("restart", "net-destroy, net-start"),
         "docker-nft": ("restart",),
     }
+    again = {"firewalld": "\nufw reload"}
     return tuple(
-        act._replace(name=f"{name}: {act.name}")
+        act._replace(name=f"{name}: {act.name}", script=act.script + again.get(name, ""))
         for name, acts in wanted.items()
         for act in NAMED[name].acts
         if act.name in acts
     )
 
 
+_FOUR = tuple(NAMED[name] for name in ("firewalld", "ufw", "libvirt", "docker-nft"))
 FOUR = Neighbour(
     "four-at-once",
-    "\n".join(NAMED[name].start for name in ("firewalld", "ufw", "libvirt", "docker-nft")),
+    "\n".join(row.start for row in _FOUR),
     acts_of_four(),
     of_four,
     parties_of_four,
-    prepare="\n".join(NAMED[name].prepare for name in ("firewalld", "ufw", "docker-nft")),
-    version="; ".join(
-        NAMED[name].version for name in ("firewalld", "ufw", "libvirt", "docker-nft")
-    ),
+    prepare="\n".join(row.prepare for row in _FOUR if row.prepare),
+    version="; ".join(row.version for row in _FOUR),
 )
 NEIGHBOURS = {**NAMED, FOUR.name: FOUR}
