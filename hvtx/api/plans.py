@@ -131,7 +131,7 @@ def failed(report: Report) -> list[Item]:
     """The items that were tried in vain: with any, the command line exits with 9."""
     from hvtx.engine.gc_plan import failed_items
 
-    return failed_items(report.plan)
+    return failed_items(report.plan, guessed=report.heuristic)
 
 
 def _silently(done: int, total: int, what: str) -> None:

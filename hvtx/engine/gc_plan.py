@@ -129,15 +129,17 @@ def refused_here(refusal: Refused, *, heuristic: bool = False) -> Report:
     return report._replace(heuristic=heuristic)
 
 
-def failed_items(plan: Plan) -> list[Item]:
+def failed_items(plan: Plan, *, guessed: bool = False) -> list[Item]:
     """What a plan that was carried out should have seen to, and could not: done with, but for it.
 
-    What could not be inspected counts: nobody knows whether there was something to do.
+    What could not be inspected counts: nobody knows whether there was something to do. In a plan
+    that is ``guessed`` it does not: there it is one more thing of others that is left alone.
     """
     return [
         item
         for item in plan.judged()
-        if item.outcome is Result.FAILED or item.reason is Reason.OBSERVE_FAILED
+        if item.outcome is Result.FAILED
+        or (item.reason is Reason.OBSERVE_FAILED and not guessed)
     ]
 
 

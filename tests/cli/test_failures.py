@@ -50,6 +50,13 @@ def test_a_plan_that_was_carried_out_whole() -> None:
     raise_for_plan(_report(_item("hv3", None), blocks=[_block("done")]), "h")
 
 
+def test_a_guess_that_could_not_be_read_is_left_alone_and_is_no_failure() -> None:
+    unread = _item("rule", None, Reason.OBSERVE_FAILED)
+    raise_for_plan(_report(_item("hv1", Result.DONE), unread)._replace(heuristic=True), "h")
+    with pytest.raises(PartialFailure):
+        raise_for_plan(_report(_item("hv1", Result.FAILED), unread)._replace(heuristic=True), "h")
+
+
 @pytest.mark.parametrize(
     ("report", "message"),
     [
