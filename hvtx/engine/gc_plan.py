@@ -138,8 +138,7 @@ def failed_items(plan: Plan, *, guessed: bool = False) -> list[Item]:
     return [
         item
         for item in plan.judged()
-        if item.outcome is Result.FAILED
-        or (item.reason is Reason.OBSERVE_FAILED and not guessed)
+        if item.outcome is Result.FAILED or (item.reason is Reason.OBSERVE_FAILED and not guessed)
     ]
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from hvtx.errors import NotPermitted
@@ -24,6 +24,7 @@ from hvtx.model.typed import NamedTuple
 from hvtx.model.user import User
 
 READ, WRITE, EXECUTE = 4, 2, 1  # the bits of a mode
+_THING = os.O_PATH | os.O_CLOEXEC
 _ANYBODY = _NO_GROUP = -1  # nobody's number
 _FIX = "name what it leads to, if that is meant, or a link of root's in a directory of root's"
 
@@ -31,12 +32,14 @@ _FIX = "name what it leads to, if that is meant, or a link of root's in a direct
 class Walk(paths.Walk):
     """A walk that keeps who chose where it leads, and whether they could have gone there."""
 
-    def __init__(self, path: str) -> None:
-        """Begin at the root."""
+    def __init__(self, path: str, makers: Mapping[int, str] | None = None) -> None:
+        """Begin at the root; ``makers`` is who chose the path itself, if not who runs hvtx."""
         self.owners: set[int] = set()  # of directories on the way that are others'
         self.exposed = False  # others could change a directory on the way that is not theirs
-        self.makers: dict[int, str] = {}  # who chose where it leads, and the first link of each
+        # who chose where it leads, and how each did: the first link, or the first line, in words
+        self.makers = dict(makers or {})
         self.beyond: list[os.stat_result] = []  # directories that the first of these led through
+        self.nameless = False  # the last name is a link of /proc, and is opened by that
         super().__init__(path, strict=False, groups=True)
 
     def enter(self, descriptor: int, directory: str) -> None:
@@ -54,43 +57,104 @@ class Walk(paths.Walk):
 
     def follow(self, name: str, seen: os.stat_result) -> str:
         """Where a link leads; who could have made it is kept."""
-        makers = set(self.owners)
-        if trust.foreign_owner(seen) is not None:
-            makers.add(seen.st_uid)
-        elif self.exposed:
-            makers.add(_ANYBODY)
-        for maker in makers:
-            self.makers.setdefault(maker, self.below(name))
+        self._chosen_by_link(name, seen)
         return self.led(name)
+
+    def led(self, name: str) -> str:
+        """Where a link leads; one of /proc that leads elsewhere than it reads is gone through."""
+        if not self._leads_to_a_thing(name):
+            return super().led(name)
+        self.enter(os.open(name, _THING | os.O_DIRECTORY, dir_fd=self.descriptor), self.below(name))
+        return ""
+
+    def ends(self, name: str, seen: os.stat_result) -> bool:
+        """Whether it is such a link, to something that is no directory."""
+        if not self._leads_to_a_thing(name):
+            return False
+        if stat.S_ISDIR(os.stat(name, dir_fd=self.descriptor).st_mode):
+            return False
+        self._chosen_by_link(name, seen)
+        self.nameless = True
+        return True
+
+    def _leads_to_a_thing(self, name: str) -> bool:
+        """Whether a link of /proc leads to what no path of ours does, proc(5).
+
+        That is what was deleted or never had a name, and what is in another mount namespace.
+        """
+        try:
+            if self.device != os.stat("/proc").st_dev:
+                return False
+            to = os.readlink(name, dir_fd=self.descriptor)
+            there = _identity(name, self.descriptor)
+        except OSError:
+            return False
+        if not to.startswith("/"):
+            return False
+        try:
+            return there != _identity(to)
+        except OSError:
+            return True
+
+    def _chosen_by_link(self, name: str, seen: os.stat_result) -> None:
+        for maker in self.masters(seen):
+            how = f"{self.below(name)} is a link that {_who(maker)} could make, and leads"
+            self.makers.setdefault(maker, how)
+
+    def masters(self, seen: os.stat_result) -> set[int]:
+        """Who could have put what was ``seen`` where it is, beside root and who runs hvtx."""
+        found = set(self.owners)
+        if trust.foreign_owner(seen) is not None:
+            found.add(seen.st_uid)
+        elif self.exposed:
+            found.add(_ANYBODY)
+        return found
 
     def need_allowed(self, seen: os.stat_result | None = None, bits: int = 0) -> None:
         """Raises UnsafeError where who made a link could not have gone here.
 
         Nor opened what was ``seen``, whose mode must grant ``bits``.
         """
-        for maker, link in self.makers.items():
+        for maker, how in self.makers.items():
             if seen is not None and seen.st_uid == maker:
                 continue
             who = _user(maker)
             if not all(_grants(who, one, EXECUTE) for one in self.beyond) or (
                 seen is not None and not _grants(who, seen, bits)
             ):
-                raise paths.UnsafeError(_words(maker, link), self.named)
+                raise paths.UnsafeError(f"{how} to what {_who(maker)} may not open", self.named)
+
+
+def _identity(path: str, directory: int | None = None) -> tuple[int, int, bytes]:
+    """What a path leads to, and by which mount: the root of a container may be the same directory.
+
+    The third is the line of proc_pid_fdinfo(5) that begins with ``mnt_id``. Raises OSError.
+    """
+    descriptor = os.open(path, _THING, dir_fd=directory)
+    try:
+        seen = os.fstat(descriptor)
+        with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
+            mount = next((line for line in file if line.startswith(b"mnt_id")), b"")
+        return seen.st_dev, seen.st_ino, mount
+    finally:
+        os.close(descriptor)
 
 
 def _user(maker: int) -> User:
-    """The maker of a link, with the group of passwd."""
+    """The maker of a link, with the groups that a login would give."""
     import pwd
 
     try:
-        return User(maker, pwd.getpwuid(maker).pw_gid if maker != _ANYBODY else _NO_GROUP)
+        known = pwd.getpwuid(maker) if maker != _ANYBODY else None
     except KeyError:
+        known = None
+    if known is None:
         return User(maker, _NO_GROUP)
+    return User(maker, known.pw_gid, tuple(os.getgrouplist(known.pw_name, known.pw_gid)))
 
 
-def _words(maker: int, link: str) -> str:
-    who = "others" if maker == _ANYBODY else f"user {maker}"
-    return f"{link} is a link that {who} could make, and leads to what {who} may not open"
+def _who(maker: int) -> str:
+    return "others" if maker == _ANYBODY else f"user {maker}"
 
 
 def _grants(who: User, seen: os.stat_result, bits: int) -> bool:
@@ -117,11 +181,11 @@ class _Found(NamedTuple):
 
 
 @contextmanager
-def _found(path: str) -> Iterator[_Found]:
-    walk = Walk(path)
+def _found(path: str, makers: Mapping[int, str] | None = None) -> Iterator[_Found]:
+    walk = Walk(path, makers)
     try:
         name = paths.last_name(walk)
-        flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = _THING if walk.nameless else _THING | os.O_NOFOLLOW
         descriptor = os.open(name, flags, dir_fd=walk.descriptor)
         try:
             seen = os.fstat(descriptor)
@@ -132,6 +196,24 @@ def _found(path: str) -> Iterator[_Found]:
             os.close(descriptor)
     finally:
         walk.close()
+
+
+def makers_of_script(path: str, makers: Mapping[int, str]) -> dict[int, str]:
+    """Who chose the interpreter that a script's first line names, and how each did, in words.
+
+    Who led to the script (``makers``), and who could write or replace it. Raises OSError.
+    """
+    found = dict(makers)
+    with _found(path, makers) as place:
+        masters = place.walk.masters(place.seen)
+        if trust.open_to_others(place.seen, place.descriptor, groups=True):
+            masters.add(_ANYBODY)
+        for maker in masters:
+            how = (
+                f"{place.path} is a script that {_who(maker)} could write, and its first line leads"
+            )
+            found.setdefault(maker, how)
+        return place.walk.makers | found
 
 
 class Look(NamedTuple):

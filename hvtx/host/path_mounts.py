@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 from hvtx.host import named_files, paths, program
@@ -41,18 +41,24 @@ done ) || exit 126
 cd -- "$(pwd)" 2>/dev/null; shift "$steps"; exec "$@\""""
 
 
-def steps(user: User, words: Iterable[str], places: Iterable[str] = ()) -> tuple[str, ...] | None:
+def steps(
+    user: User,
+    words: Iterable[str],
+    places: Iterable[str] = (),
+    chosen: Mapping[str, Mapping[int, str]] | None = None,
+) -> tuple[str, ...] | None:
     """What must be shown to ``user`` so that the paths ``words`` lead to where they do for us.
 
     And ``places``, as far as they do. ``<shut directory>/<entry>`` each, outermost first; empty
     where nothing is shut. None where it cannot be done: a directory that others could change, the
     root itself, a way of too many steps. Raises UnsafeError where a word leads by somebody else's
-    link into a directory that is shut to its maker, too.
+    link into a directory that is shut to its maker, too; so it does where it is somebody else who
+    ``chosen`` says named it (as :func:`executed` gives it).
     """
     found: set[str] = set()
     for path in words:
         try:
-            found |= on_the_way(user, path)
+            found |= on_the_way(user, path, (chosen or {}).get(path))
         except paths.UnsafeError:
             raise
         except OSError:
@@ -72,14 +78,26 @@ def steps(user: User, words: Iterable[str], places: Iterable[str] = ()) -> tuple
     return tuple(sorted(found, key=lambda step: (step.count("/"), step)))
 
 
-def executed(path: str) -> tuple[str, ...]:
-    """``path`` and the interpreters that the first lines of scripts name, as they follow."""
-    found = [path]
-    for each in found:
-        found += [more for more in program.interpreters(each) if more not in found]
-        if len(found) > _MOST:
-            break
-    return tuple(found)
+def executed(path: str) -> dict[str, dict[int, str]]:
+    """``path`` and the interpreters that the first lines of scripts name, as they follow.
+
+    With each, who chose it beside root and who runs hvtx: who could write the script. Of what
+    ``env`` finds on PATH they chose no more than the name.
+    """
+    found: dict[str, dict[int, str]] = {path: {}}
+    todo = [path]
+    while todo and len(found) <= _MOST:
+        script = todo.pop(0)
+        named = program.interpreters(script)
+        try:
+            makers = named_files.makers_of_script(script, found[script]) if named else {}
+        except OSError:  # it is gone; or it is out of reach for who named it, which `steps` says
+            continue
+        for number, more in enumerate(named):
+            if more not in found:
+                found[more] = makers if number == 0 else {}
+                todo.append(more)
+    return found
 
 
 def way(wanted: tuple[str, ...]) -> tuple[str, ...]:
@@ -105,10 +123,10 @@ class _Kernels(OSError):
 class _Way(named_files.Walk):
     """A walk that keeps what its user cannot reach."""
 
-    def __init__(self, path: str, user: User) -> None:
+    def __init__(self, path: str, user: User, makers: Mapping[int, str] | None) -> None:
         """Begin at the root."""
         self.user, self.shut = user, set[str]()
-        super().__init__(path)
+        super().__init__(path, makers)
 
     def passes(self, name: str) -> None:
         """Keep what is looked up in a directory that the user may not search."""
@@ -121,13 +139,14 @@ class _Way(named_files.Walk):
             self.shut.add(full)
 
 
-def on_the_way(user: User, path: str) -> set[str]:
+def on_the_way(user: User, path: str, makers: Mapping[int, str] | None = None) -> set[str]:
     """What ``user`` cannot reach on the way of an absolute path: what is above it is shut.
 
     ``<directory>/<entry>`` each, links followed. Raises OSError; UnsafeError where somebody else's
-    link leads into a directory that is shut to its maker, too.
+    link leads into a directory that is shut to its maker, too, or the path does, of which
+    ``makers`` says who chose it.
     """
-    way = _Way(path, user)
+    way = _Way(path, user, makers)
     try:
         name = paths.last_name(way)
         os.stat(name, dir_fd=way.descriptor, follow_symlinks=False)

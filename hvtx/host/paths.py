@@ -135,6 +135,10 @@ class Walk:
             )
         return self.led(name)
 
+    def ends(self, name: str, seen: os.stat_result) -> bool:  # noqa: ARG002
+        """Whether the walk ends at a link, the last name of the path: it is not followed here."""
+        return False
+
     def led(self, name: str) -> str:
         """Where a link leads, which goes on from here; raises NotRegularError, OSError."""
         to = os.readlink(name, dir_fd=self.descriptor)
@@ -162,7 +166,7 @@ def _parts(path: str) -> list[str]:
 
 
 def last_name(walk: Walk, *, make: bool = False) -> str:
-    """Go to the last directory of the path; gives the name in it, which is no link.
+    """Go to the last directory of the path; gives the name in it, no link but where ``ends`` says.
 
     ``make``: directories on the way that are missing are made, mode 0755 whatever the umask.
     """
@@ -191,6 +195,8 @@ def last_name(walk: Walk, *, make: bool = False) -> str:
         links += 1
         if links > _LINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), walk.named)
+        if not todo and walk.ends(name, seen):
+            return name
         todo += _parts(walk.follow(name, seen))
     return "."
 

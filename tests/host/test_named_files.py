@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import stat
 import subprocess
@@ -294,6 +295,127 @@ def test_a_strangers_link_shows_no_shut_directory(place: Path) -> None:
     mine = link(place / "link", shut / "target", 0)
     assert path_mounts.steps(GUEST, [str(mine)]) == (str(shut / "target"),)
     assert path_mounts.steps(GUEST, [str(link(theirs / "all", Path("/usr/bin/env")))]) == ()
+
+
+def script(at: Path, line: str, owner: int = 0, mode: int = 0o755) -> Path:
+    at.write_text(f"#!{line}\n")
+    at.chmod(mode)
+    os.chown(at, owner, owner)
+    return at
+
+
+def script_of_a_stranger(place: Path, line: str) -> Path:
+    return script(place / "vmm", line, STRANGER)
+
+
+def script_of_roots_with_a_stranger(place: Path, line: str) -> Path:
+    return script(directory(place / "theirs", STRANGER) / "vmm", line)
+
+
+def script_that_all_may_write(place: Path, line: str) -> Path:
+    return script(place / "vmm", line, mode=0o777)
+
+
+def script_by_a_strangers_link(place: Path, line: str) -> Path:
+    return link(place / "link", script(place / "vmm", line, OTHER))
+
+
+def script_of_roots_that_a_strangers_names(place: Path, line: str) -> Path:
+    return script(place / "vmm", str(script(place / "next", line)), STRANGER)
+
+
+def shown(at: Path) -> tuple[str, ...] | None:
+    chosen = path_mounts.executed(str(at))
+    return path_mounts.steps(GUEST, chosen, chosen=chosen)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        script_of_a_stranger,
+        script_of_roots_with_a_stranger,
+        script_that_all_may_write,
+        script_by_a_strangers_link,
+        script_of_roots_that_a_strangers_names,
+    ],
+)
+@pytest.mark.parametrize("way", ["target", "papers/../../usr/env"])
+def test_a_strangers_first_line_shows_no_shut_directory(
+    place: Path, make: Callable[[Path, str], Path], way: str
+) -> None:
+    shut = directory(place / "shut", mode=0o700)
+    file(shut / "target", mode=0o755)
+    directory(shut / "papers")
+    (directory(place / "usr") / "env").symlink_to("/usr/bin/env")
+    how = "could (write, and its first line leads|make, and leads)"
+    with pytest.raises(paths.UnsafeError, match=how):
+        shown(make(place, str(shut / way)))
+
+
+def test_first_lines_that_go_on(place: Path) -> None:
+    shut = directory(place / "shut", mode=0o700)
+    file(shut / "python", mode=0o755)
+    assert shown(script(place / "mine", str(shut / "python"))) == (str(shut / "python"),)
+    home = directory(place / "home", STRANGER, 0o700)
+    file(home / "python", STRANGER, 0o755)
+    at = script(home / "vmm", str(home / "python"), STRANGER)
+    assert shown(at) is None  # its own directory is somebody else's to change
+    assert shown(script(place / "theirs", "/usr/bin/env sh", STRANGER)) == ()
+
+
+# -- links of /proc --------------------------------------------------------------------------------
+
+
+def test_what_has_no_name_is_read_by_its_descriptor(place: Path) -> None:
+    """As a here-document of zsh or ksh, and of bash where it is large."""
+    with tempfile.TemporaryFile(dir=place) as nameless:
+        nameless.write(b"#cloud-config\n")
+        nameless.flush()
+        assert seed_image.read_user_data(f"/proc/self/fd/{nameless.fileno()}") == b"#cloud-config\n"
+        os.fchown(nameless.fileno(), STRANGER, STRANGER)
+        assert named_files.look(f"/proc/self/fd/{nameless.fileno()}").seen.st_uid == STRANGER
+        with pytest.raises(NotADirectoryError):
+            named_files.look(f"/proc/self/fd/{nameless.fileno()}/more")
+
+
+def test_a_link_of_proc_leads_to_the_thing_and_not_to_what_it_reads_as(place: Path) -> None:
+    """The root of a container reads as ours does."""
+    file(directory(place / "boot") / "kernel")
+    words = 'mount -t tmpfs none "$1" && echo theirs >"$1/kernel" && echo up && exec sleep 60'
+    with subprocess.Popen(
+        ["unshare", "--mount", "sh", "-c", words, "sh", str(place / "boot")], stdout=subprocess.PIPE
+    ) as child:
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"up\n"
+            at = f"/proc/{child.pid}/root{place}/boot/kernel"
+            assert seed_image.read_user_data(at) == b"theirs\n"
+            assert named_files.look(at).seen.st_ino != (place / "boot/kernel").stat().st_ino
+            mine = f"/proc/self/root{place}/boot/kernel"
+            assert seed_image.read_user_data(mine).startswith(b"secret")
+        finally:
+            child.kill()
+
+
+# -- groups of a maker -----------------------------------------------------------------------------
+
+
+def test_a_maker_may_open_what_its_groups_may(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = directory(place / "images", mode=0o770)
+    disk = file(images / "disk", mode=0o660)
+    for each in (images, disk):
+        os.chown(each, 0, OTHER)
+    at = link(place / "link", disk)
+    with pytest.raises(NotPermitted):
+        opened(at)
+    known = pwd.struct_passwd(("alice", "x", STRANGER, STRANGER, "", "/", "/bin/sh"))
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: known)
+    monkeypatch.setattr(os, "getgrouplist", lambda *_: [STRANGER, OTHER])
+    assert opened(at) == str(disk)
+    assert path_mounts.steps(GUEST, [str(at)]) == (str(images / "disk"),)
+    monkeypatch.setattr(os, "getgrouplist", lambda *_: [STRANGER])
+    with pytest.raises(NotPermitted):
+        opened(at)
 
 
 # -- processes of ours -----------------------------------------------------------------------------

@@ -144,16 +144,17 @@ def _reachable(launch: Launch, user: User | None) -> tuple[Launch, tuple[str, ..
     from hvtx.host.vmuser import may_make_namespaces, may_open
 
     program = os.path.join(launch.directory, launch.argv[0])
-    words = path_mounts.executed(program)
+    chosen = path_mounts.executed(program)
+    words = tuple(chosen)
     if launch.ready == "exec":  # a command, which names its files itself
         words += tuple(os.path.join(launch.directory, word) for word in launch.argv[1:])
         words += tuple(p for name, p in launch.environment.items() if name == "HVTX_SEED")
     # a script may call any program by its name
     on_path = [place for place in os.environ.get("PATH", "").split(":") if place.startswith("/")]
     try:
-        wanted = path_mounts.steps(user, words, on_path)
+        wanted = path_mounts.steps(user, words, on_path, chosen)
         if wanted is None:
-            wanted = path_mounts.steps(user, words)
+            wanted = path_mounts.steps(user, words, chosen=chosen)
     except paths.UnsafeError as unsafe:
         raise named_files.refused("path", str(unsafe.filename), unsafe) from unsafe
     if wanted and may_make_namespaces():
