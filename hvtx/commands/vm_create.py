@@ -234,10 +234,10 @@ def check_files(kernel: str | None, initrd: str | None, disks: Sequence[str]) ->
 def _no_image(what: str, path: str) -> str | None:
     try:
         return paths.no_image(named_files.look(path, disk=what == "disk").seen, disk=what == "disk")
-    except paths.NotRegularError as problem:
-        return problem.strerror
     except paths.UnsafeError as unsafe:
         raise named_files.refused(what, path, unsafe) from unsafe
+    except OSError as problem:  # it is no regular file; or it is gone since, or replaced
+        return problem.strerror
 
 
 def check_formats(hypervisor: str, kernel: str | None, disks: Sequence[str]) -> None:

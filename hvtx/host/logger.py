@@ -21,7 +21,7 @@ import os
 import struct
 import time
 
-from hvtx.host import children, signals
+from hvtx.host import children, paths, signals
 
 SHELL = "/bin/sh"
 SIGNATURE = "hvtx-log"
@@ -51,6 +51,18 @@ copy $((left / 4096)) 3>>"$1"
 left=$((left - b))
 [ $code -eq 0 ] || [ $code -ge 128 ] || copy 16 3>/dev/null
 done"""
+
+
+def made(path: str) -> int:
+    """Make sure that a log is there, a regular file; how many bytes it has. Raises OSError."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        seen = os.fstat(descriptor)
+        paths.need_regular(seen, path)
+        return seen.st_size
+    finally:
+        os.close(descriptor)
 
 
 def older(path: str) -> str:

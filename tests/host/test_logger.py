@@ -1,12 +1,34 @@
-"""What a child of posix_spawn is not to inherit."""
+"""The log's own file, and what a child of posix_spawn is not to inherit."""
 
 from __future__ import annotations
 
 import os
 import resource
+from pathlib import Path
 
-from hvtx.host import children
+import pytest
+
+from hvtx.host import children, logger, paths
 from hvtx.host.logger import closing
+
+
+def test_a_log_is_a_regular_file(tmp_path: Path) -> None:
+    """A pipe in its place is not waited for, and a link is not followed."""
+    log, fifo, link = tmp_path / "log", tmp_path / "fifo", tmp_path / "link"
+    assert logger.made(str(log)) == 0
+    assert log.stat().st_mode & 0o777 == 0o600
+    log.write_text("words")
+    assert logger.made(str(log)) == 5
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with pytest.raises(paths.NotRegularError):
+            logger.made(str(fifo))
+    finally:
+        os.close(reader)
+    link.symlink_to(log)
+    with pytest.raises(OSError, match="link"):
+        logger.made(str(link))
 
 
 def test_what_is_open_above_the_limit_is_not_inherited_either() -> None:

@@ -279,7 +279,7 @@ def _spawned(words: Sequence[str], directory: str) -> tuple[int, int, int]:
     try:
         said, log = _piped(mine)
         with capabilities.only_for_children():
-            writer = logger.spawn(path, said, _made(path), dnsmasq.LOG_HALF)
+            writer = logger.spawn(path, said, logger.made(path), dnsmasq.LOG_HALF)
         # after the logger, which must not have an end of it: see spawn() of VM processes
         read, opens = _piped(mine)
         needs = (*installed.NEEDS, "CAP_SETUID", "CAP_SETGID", "CAP_SYS_ADMIN")
@@ -318,16 +318,6 @@ def _piped(mine: list[int]) -> tuple[int, ...]:
         for end in low:
             os.close(end)
     return tuple(mine[-2:])
-
-
-def _made(path: str) -> int:
-    """Make sure that a log is there, and no link; how many bytes it has. Raises OSError."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    descriptor = os.open(path, flags, 0o600)
-    try:
-        return os.fstat(descriptor).st_size
-    finally:
-        os.close(descriptor)
 
 
 def _wait_ready(row: Resource, identity: Identity) -> None:

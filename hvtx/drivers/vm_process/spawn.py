@@ -63,7 +63,7 @@ def spawn(launch: Launch, log_path: str, name: str = "", user: User | None = Non
     try:
         opened = fd_passing.open_all(launch.handed, user)
         given = _all_raised(opened, mine, len(opened))
-        begins = _make_log(log_path)
+        begins = logger.made(log_path)
         said, log = _all_raised(os.pipe(), mine, len(given))
         if user is not None:  # what is open as its standard output can be opened by that name
             os.fchmod(log, 0o660)
@@ -193,18 +193,6 @@ def _entered(directory: str, what: str) -> str:
             f" {problem.strerror}",
             hint="look at its permissions, and at those of its directories",
         ) from problem
-
-
-def _make_log(path: str) -> int:
-    """Make sure that the log is there, and no link; how many bytes it has. Raises OSError."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    descriptor = os.open(path, flags, 0o600)
-    try:
-        seen = os.fstat(descriptor)
-        paths.need_regular(seen, path)
-        return seen.st_size
-    finally:
-        os.close(descriptor)
 
 
 def _raised(descriptor: int, mine: list[int], handed: int = 0) -> int:
