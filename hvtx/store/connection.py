@@ -42,7 +42,7 @@ def connect(path: str, *, writable: bool, seconds: float) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA trusted_schema=OFF")
-    except sqlite3.Error as problem:
+    except (sqlite3.Error, UnicodeDecodeError) as problem:
         if connection is not None:
             connection.close()
         read_only = os.statvfs(path).f_flag & os.ST_RDONLY

@@ -21,7 +21,9 @@ _LOCKED = ("locked", KEPT)
 _WRITING = frozenset(  # a file that cannot grow: the database, its log, the log's index
     f"SQLITE_IOERR_{what}" for what in ("WRITE", "TRUNCATE", "SHMSIZE", "SHMMAP", "SHMOPEN")
 )
-_UNREADABLE = ("malformed", "not a database", "disk image", "unsupported file format")
+_UNREADABLE = (
+    "malformed", "not a database", "disk image", "unsupported file format", "Could not decode"
+)  # fmt: skip
 
 
 def untrusted(path: str, why: str, hint: str | None = None) -> Refused:
@@ -172,8 +174,14 @@ def full(problem: sqlite3.Error) -> StoreError:
     )
 
 
-def translate(problem: sqlite3.Error, path: str = "the state store") -> Exception:
+def translate(
+    problem: sqlite3.Error | UnicodeDecodeError, path: str = "the state store"
+) -> Exception:
     """The error of the interface for an error of SQLite about the database at ``path``."""
+    if isinstance(problem, UnicodeDecodeError):
+        # Python's sqlite3 raises it in the place of an error whose message quotes what is no
+        # UTF-8 in the database: a name in the schema
+        return untrusted(path, "malformed: what SQLite says of it is no text")
     name = getattr(problem, "sqlite_errorname", "") or ""
     words = str(problem)
     if is_full(problem):
@@ -207,5 +215,5 @@ def translated(path: str = "the state store") -> Iterator[None]:
     """Errors of SQLite inside become ours."""
     try:
         yield
-    except sqlite3.Error as problem:
+    except (sqlite3.Error, UnicodeDecodeError) as problem:
         raise translate(problem, path) from problem

@@ -112,7 +112,7 @@ def _open(
         if exists and writable:
             store.was_open = _make_private(state_directory, path)
         return store
-    except sqlite3.Error as problem:
+    except (sqlite3.Error, UnicodeDecodeError) as problem:
         connection.close()
         meant = translate(problem, path)
         raise (meant if isinstance(meant, Busy) else untrusted(path, str(problem))) from problem

@@ -6,11 +6,15 @@ import errno
 import resource
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from hvtx.errors import Busy, HvtxError, Refused, StoreError
+from hvtx.store import backup
 from hvtx.store.errors import explain, unwritable
+from tests.store.shelf import Shelf
 
 
 def test_damage_that_comes_up_later_is_explained() -> None:
@@ -22,6 +26,41 @@ def test_damage_that_comes_up_later_is_explained() -> None:
     for words in ("database is locked", "locking protocol"):
         assert isinstance(explain(sqlite3.OperationalError(words)), Busy)
     assert explain(ValueError("not mine")) is None
+
+
+@pytest.fixture
+def damaged(shelf: Shelf, tmp_path: Path) -> Path:
+    """A copy of a store with a name in its schema that is no UTF-8, and a definition that is none.
+
+    SQLite's words about it are not either, and Python raises no error of SQLite for such.
+    """
+    path = tmp_path / "copy.db"
+    with shelf.opened() as store, store.reading() as sql:
+        backup.copy(sql, str(path))
+    with closing(sqlite3.connect(path)) as sql:
+        sql.execute("PRAGMA writable_schema=ON")
+        sql.execute(
+            "UPDATE sqlite_master SET name = CAST(x'80ff' AS TEXT), sql = 'CREATE INDEX' WHERE"
+            " rowid = (SELECT max(rowid) FROM sqlite_master WHERE type = 'index' AND sql > '')"
+        )
+        sql.commit()
+    return path
+
+
+def test_a_backup_whose_schema_is_no_text_is_refused(damaged: Path, tmp_path: Path) -> None:
+    draft = tmp_path / "draft.db"
+    with pytest.raises(Refused, match="cannot be trusted: malformed") as refused:
+        backup.draft_of(str(damaged), str(draft))
+    assert refused.value.code == "store-untrusted"
+    assert not draft.exists()
+
+
+def test_so_is_a_store(damaged: Path, shelf: Shelf) -> None:
+    damaged.replace(shelf.file)
+    for writable in (True, False):
+        with pytest.raises(Refused) as refused, shelf.opened(writable=writable):
+            pass
+        assert refused.value.code == "store-untrusted"
 
 
 @pytest.fixture
