@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hvtx.errors import HostRefused
-from hvtx.host import firewalld_zones, lock_holder, output, paths, program
+from hvtx.host import files, firewalld_zones, lock_holder, output, paths, program
 from hvtx.host.firewalld_zones import zone_file
 from hvtx.model.firewalld_zone import ZONE, Zone, described, zone_settings
 from hvtx.model.json_text import loads
@@ -238,9 +238,12 @@ def locked(seconds: float, root: str = "/") -> Iterator[None]:
     them can change anything; ``root`` is of another system, in which none runs. Raises NotAnswered
     where another one holds it for more than ``seconds``.
     """
-    if os.path.realpath(root) != "/" or not os.path.isdir(
-        os.path.dirname(os.path.dirname(zone_file()))
-    ):
+    place = os.path.dirname(os.path.dirname(zone_file()))
+    try:
+        unneeded = os.path.realpath(root) != "/" or not files.is_there(place)
+    except OSError as problem:
+        raise NotAnswered(f"{place} cannot be looked at: {problem.strerror}") from problem
+    if unneeded:
         yield
         return
     path = firewalld_zones.LOCK

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from hvtx.host import files
 
 ZONES = "/etc/firewalld/zones"  # of the administrator; vendors' are elsewhere, and left alone
 LOCK = "/run/hvtx-firewalld.lock"  # of all installations of hvtx on this host
@@ -14,5 +14,8 @@ def zone_file() -> str:
 
 
 def has_file() -> bool:
-    """Whether there is one."""
-    return os.path.exists(zone_file())
+    """Whether there is one, or may be: who then reads it says why that cannot be told."""
+    try:
+        return files.is_there(zone_file())
+    except OSError:
+        return True

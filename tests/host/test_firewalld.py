@@ -171,3 +171,21 @@ def test_without_firewalld_nothing_is_made(place: Path) -> None:
     shutil.rmtree(place / "etc")
     with firewalld.locked(0.1):
         assert not (place / "lock").exists()
+
+
+def test_what_may_not_be_looked_at_is_not_absent(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where SELinux or a unit's sandbox refuses it: no lock is done without, no row forgotten."""
+
+    def refused(path: object, *_: object, **__: object) -> object:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr(os, "lstat", refused)
+    monkeypatch.setattr(os.path, "realpath", str)
+    assert firewalld_zones.has_file()
+    with pytest.raises(NotAnswered, match="cannot be looked at"), firewalld.locked(0.1):
+        pass
+    monkeypatch.undo()
+    monkeypatch.setattr(firewalld_zones, "ZONES", str(place / "none"))
+    assert not firewalld_zones.has_file()
