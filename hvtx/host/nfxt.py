@@ -25,6 +25,9 @@ _MATCH_NAME, _MATCH_REVISION, _MATCH_INFO = 1, 2, 3
 _VERDICT_REGISTER, _IMMEDIATE_DATA, _VERDICT, _CODE = 1, 2, 2, 1
 _VALUE = 1
 _TRANSPORT = BE32.pack(2)
+_DPORT = (_TRANSPORT, BE32.pack(2), BE32.pack(2))
+# IPv4's own field, as iptables-nft from 1.8.10 on has the protocol; before it was as in IPv6
+_PROTOCOL4 = (BE32.pack(1), BE32.pack(9), BE32.pack(1))
 _KEYS = {"-i": 6, "-o": 7, "-p": 16}  # NFT_META_IIFNAME, OIFNAME, L4PROTO
 _OPTIONS = {number: option for option, number in _KEYS.items()}
 _PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "ipv6-icmp": 58}
@@ -94,7 +97,10 @@ def _match_body(name: str, revision: int, data: bytes) -> bytes:
 
 @legible
 def words_of(rule: Rule) -> str | None:
-    """The words of a rule that :func:`expressions_of` makes; None for every other rule."""
+    """The words of a rule that :func:`expressions_of` makes; None for every other rule.
+
+    Also of what iptables-nft makes of those words, as it does of a file that is restored.
+    """
     found, loaded, protocol = [], "", ""
     accepted = False
     for name, data in expressions(rule.expressions):
@@ -109,7 +115,7 @@ def words_of(rule: Rule) -> str | None:
             protocol = said[-1] if said and loaded == "-p" else protocol
             loaded = ""
         elif name in ("meta", "payload") and not loaded:
-            loaded = _loaded(name, fields)
+            loaded = _loaded(name, fields, rule.family)
             said = [] if loaded else None
         elif name == "match" and not loaded:
             said = _matched(fields)
@@ -123,13 +129,14 @@ def words_of(rule: Rule) -> str | None:
     return " ".join(found) if accepted else None
 
 
-def _loaded(name: str, fields: dict[int, bytes]) -> str:
+def _loaded(name: str, fields: dict[int, bytes], family: str) -> str:
     """The option that what was loaded is compared for; empty for none of ours."""
     if name == "meta":
         return _OPTIONS.get(int.from_bytes(fields.get(_META_KEY, b""), "big"), "")
-    wanted = (_TRANSPORT, BE32.pack(2), BE32.pack(2))
     got = tuple(fields.get(key) for key in (_LOAD_BASE, _LOAD_OFFSET, _LOAD_LENGTH))
-    return "--dport" if got == wanted else ""
+    if family == "ip" and got == _PROTOCOL4:
+        return "-p"
+    return "--dport" if got == _DPORT else ""
 
 
 def _compared(option: str, value: bytes, protocol: str) -> list[str] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 
+from hvtx.host.netlink import attribute, nested, text
 from hvtx.host.nfanswers import Rule, xt_comment
 from hvtx.host.nfxt import expressions_of, words_of
 from hvtx.rulesets.passage_rules import forward_rules, input_rules
@@ -29,6 +30,24 @@ def test_what_is_built_is_read(words: str) -> None:
     built = rule(expressions_of(words, MARK))
     assert words_of(built) == words
     assert xt_comment(built) == MARK
+
+
+def restored(words: str) -> bytes:
+    """The same as iptables-nft 1.8.10 and 1.8.11 have it when they restore it, in IPv4."""
+    register, base = attribute(1, b"\0\0\0\1"), attribute(2, b"\0\0\0\1")
+    where = attribute(3, b"\0\0\0\x09") + attribute(4, b"\0\0\0\1")
+    by_field = nested(1, text(1, "payload"), nested(2, register + base + where))
+    by_meta = nested(1, text(1, "meta"), nested(2, register + attribute(2, b"\0\0\0\x10")))
+    built = expressions_of(words, MARK)
+    assert built.count(by_meta) == 1
+    return built.replace(by_meta, by_field)
+
+
+@pytest.mark.parametrize("words", input_rules(4, "hvbr0", dhcp=True)[1:])
+def test_what_a_newer_iptables_restores_is_the_same_rule(words: str) -> None:
+    assert words_of(rule(restored(words))) == words
+    other = Rule("ip6", "filter", "INPUT", 1, restored(words), None)
+    assert words_of(other) is None  # there that byte is of an address
 
 
 @pytest.mark.parametrize(
