@@ -78,6 +78,8 @@ def _carried_out(
     holders = source.holders()
     seen = runtime.read(rows.seen)
     another = blocks.is_other or (seen[0] is not None and not source.is_registered())
+    had = decide.newest_granted(runtime.read(rows.blocks))
+    another = another or (had is not None and had.id > source.granted())
     found = Registration()
     if not runtime.read(rows.is_doubted):
         found = registration(
@@ -93,7 +95,7 @@ def _carried_out(
         # Registered anew it looks like the one before, whose id it has: to the next run, where this
         # one is interrupted, it is to be another one.
         with runtime.store.transaction() as sql:
-            rows.see(sql, f"{seen[0]} (its content was lost)", seen[1])
+            rows.see(sql, f"{seen[0] or 'static'} (its content was lost)", seen[1])
     source.take_over(known, runtime.read(rows.newest))
     failpoint.reach("taken-over:host")
     for pool in pools:

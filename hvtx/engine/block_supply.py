@@ -11,6 +11,7 @@ from hvtx.engine.runtime import Runtime
 from hvtx.errors import HostRefused
 from hvtx.model.block import BlockState
 from hvtx.model.vm import Network
+from hvtx.planner import blocks as decide
 from hvtx.store import blocks as rows
 from hvtx.store import leases, records
 from hvtx.store.database import Store
@@ -35,7 +36,7 @@ def refuse_without(runtime: Runtime, network: Network, taken: Iterable[str]) -> 
         granted = {one.token for one in blocks.source.mine()}
     late = {BlockState.INTENDED, BlockState.RELEASING}  # had by claims of this host that are open
     if not any(block.state in late and block.token in granted for block in known):
-        raise engine.no_block_left(pool, blocks.source.where_blocks_are)
+        raise decide.no_block_left(pool, blocks.source.where_blocks_are)
 
 
 def free_addresses(store: Store) -> dict[str, int]:

@@ -17,7 +17,7 @@ from hvtx.engine.etcd_blocks import EtcdBlocks, held
 from hvtx.engine.etcd_hosts import UNREACHABLE
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.static_blocks import StaticBlocks
-from hvtx.errors import Busy, Conflict, HvtxError, NoRoom, UsageError
+from hvtx.errors import Busy, Conflict, HvtxError, UsageError
 from hvtx.host import failpoint, machine
 from hvtx.host.etcd import Reply
 from hvtx.model.block import Block, BlockState, Pool, Who
@@ -31,6 +31,10 @@ from hvtx.store import history, leases, records
 from hvtx.store.history import Event
 
 _NOT_OURS = "block {} is not this host's any more"
+_ANOTHER = (
+    "put back the etcd that has the blocks of all hosts; where that is lost for good, or the blocks"
+    " were the configuration's (static), on each host: hvtx cluster register --yes"
+)
 
 Source = EtcdBlocks | StaticBlocks
 
@@ -102,12 +106,6 @@ def unconfigured(what: str) -> UsageError:
     )
 
 
-def no_block_left(pool: Pool, hint: str) -> NoRoom:
-    """The error of a network all of whose blocks are held; ``hint`` is the source's."""
-    words = f"network {pool.network!r} has no block of /{pool.size} left in {pool.subnet}"
-    return NoRoom(words, hint=hint.format(name=pool.network, size=pool.size))
-
-
 class Blocks:
     """What is done about blocks; whoever changes them holds the lock ``all blocks``."""
 
@@ -118,8 +116,9 @@ class Blocks:
         cluster = runtime.settings.cluster
         if cluster is None:
             raise unconfigured("blocks come from a cluster")
-        self._seen = runtime.read(rows.seen)
+        self._seen = self._written = runtime.read(rows.seen)
         self._known = self._seen[0] is not None
+        self._believed = False  # it knows this host's newest claim
         self.is_other = False  # the etcd that answers is not the one that the blocks are from
         self._address = cluster.address
         self.source: Source = (
@@ -148,10 +147,16 @@ class Blocks:
             raise Conflict(
                 f"etcd {what}: cluster {reply.identity} at revision {reply.revision}, where this"
                 f" host has seen {identity} at {revision}; what it grants may be had already",
-                hint="put back the etcd that has the blocks of all hosts; where that is lost for"
-                " good, on each host: hvtx cluster register --yes",
+                hint=_ANOTHER,
             )
         self._seen = reply.identity, max(revision, reply.revision)
+
+    def _need_newest(self) -> None:
+        """Refuse an etcd that does not know this host's newest claim any more; asked once."""
+        if not self._believed and self.source.counts:
+            if why := decide.went_back(self._on_record(), self.source.last_claim()):
+                raise Conflict(why, hint=_ANOTHER)
+            self._believed = True
 
     # -- claiming --------------------------------------------------------------------------------
 
@@ -181,7 +186,7 @@ class Blocks:
         failpoint.reach("intended:block")
         got = self._ask(block)
         if got is None:
-            raise no_block_left(pool, self.source.where_blocks_are)
+            raise decide.no_block_left(pool, self.source.where_blocks_are)
         return got
 
     def ask_again(self, only: Collection[str] | None = None) -> list[str]:
@@ -210,6 +215,7 @@ class Blocks:
     def _ask(self, block: Block) -> Block | None:
         """The answer to a claim on record; None: there is none left. Raises Busy (unknown)."""
         try:
+            self._need_newest()
             cidr = self.source.claim(block.pool, block.token)
         except Busy as problem:
             raise Busy(
@@ -234,13 +240,14 @@ class Blocks:
         identity, revision = self._seen
         if identity is not None:
             rows.see(sql, identity, revision)
+            self._written = self._seen
         known, here = rows.machine(sql), block_machine.here()
         if known is None and here is not None:
             rows.belong_to(sql, here)
 
     def confirm(self) -> None:
         """Ask whether this machine is the one whose blocks they are. Raises Refused, Busy."""
-        self.source.last_claim()
+        self._need_newest()
         if self._runtime.read(rows.machine) is None:
             with self._runtime.store.transaction() as sql:
                 self.remember(sql)
@@ -257,18 +264,21 @@ class Blocks:
         due = self._runtime.read(_is_due)  # now: of what is begun the end may not be on record
         try:
             if self._runtime.read(rows.is_doubted) and (only is None or "" in only):
-                done += self._compare_in_words()
+                done += _in_words(self._compare())
             done += self.ask_again(only)
             done += self._lose() if only is None else []
             for block in self._return(spare=True, only=only):
                 done.append(f"network {block.pool.network}: block {block.cidr} given back")
             if only is None:
                 self.source.announce()
+            if self._seen != self._written:  # by which an older state is told, later
+                with self._runtime.store.transaction() as sql:
+                    self.remember(sql)
         except HvtxError as problem:
             if problem.code == UNREACHABLE and not due:
                 return Settled(tuple(done), unasked=problem.message)
             failed.append(("cluster", problem.message))
-            if problem.code == "store-cloned" and self._is_this_machine():
+            if problem.code == "store-cloned" and _is_here(self._runtime.read(rows.machine)):
                 self._doubt()
         return Settled(tuple(done), tuple(failed))
 
@@ -329,9 +339,6 @@ class Blocks:
             self.remember(sql)
         return found
 
-    def _is_this_machine(self) -> bool:
-        return self._runtime.read(rows.machine) == block_machine.here()
-
     def _doubt(self) -> None:
         """Lease no more: the cluster says that the blocks are another machine's, or given up."""
         with self._runtime.store.transaction() as sql:
@@ -350,10 +357,14 @@ class Blocks:
                 rows.lose(sql, lost)
         return [_NOT_OURS.format(block.cidr) for block in lost]
 
-    def _compare_in_words(self) -> list[str]:
-        found = self._compare()
-        lost = [_NOT_OURS.format(block.cidr) for block in found.lost]
-        return lost + [f"block {one.cidr} is not on record: not used" for one in found.unrecorded]
+
+def _in_words(found: Difference) -> list[str]:
+    lost = [_NOT_OURS.format(block.cidr) for block in found.lost]
+    return lost + [f"block {one.cidr} is not on record: not used" for one in found.unrecorded]
+
+
+def _is_here(machine: str | None) -> bool:
+    return machine == block_machine.here()
 
 
 def _is_due(sql: Any) -> bool:

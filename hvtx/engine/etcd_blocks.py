@@ -28,6 +28,7 @@ class EtcdBlocks(EtcdHosts):
     """The source ``etcd``. Its calls raise Busy where nobody answers (unknown: ask again)."""
 
     name = "etcd"
+    counts = True  # claims: a host's number never goes down
     where_blocks_are = (
         "hvtx cluster status tells who has them; remove VMs there, or make a network with a larger"
         " subnet"

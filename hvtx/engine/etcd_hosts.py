@@ -71,6 +71,11 @@ class EtcdHosts:
             raise self._not_this_host(machine)
         return self._number(last)
 
+    def granted(self) -> int:
+        """The number of this installation's newest claim, whichever machine has it; 0: none."""
+        found = self._read(etcd.get(self._key("hosts", self.who.installation, "last"))).found[0]
+        return self._number(first(found))
+
     def is_registered(self) -> bool:
         """Whether this installation is, by whichever machine."""
         found = self._read(etcd.get(self._key("hosts", self.who.installation, "machine"))).found[0]

@@ -12,6 +12,7 @@ class StaticBlocks:
     """The source ``static``: nobody is asked, so nothing is ever unknown."""
 
     name = "static"
+    counts = False  # claims: nobody does
     where_blocks_are = (
         "the configuration has none for it: name one of /{size} in its subnet that no other host"
         " has, in [cluster.blocks], {name} = […]; or remove VMs"

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 
-from hvtx.errors import UsageError
+from hvtx.errors import NoRoom, UsageError
 from hvtx.model.address import family_of
 from hvtx.model.block import Block, BlockState, Held, Pool
 from hvtx.model.typed import NamedTuple
@@ -210,6 +210,33 @@ def difference(blocks: Iterable[Block], mine: Sequence[Held]) -> Difference:
         if row.state is BlockState.COMMITTED and (row.cidr, row.token) not in held
     ]
     return Difference(tuple(lost), tuple(one for one in mine if one.token not in known))
+
+
+def no_block_left(pool: Pool, hint: str) -> NoRoom:
+    """The error of a network all of whose blocks are held; ``hint`` is the source's."""
+    words = f"network {pool.network!r} has no block of /{pool.size} left in {pool.subnet}"
+    return NoRoom(words, hint=hint.format(name=pool.network, size=pool.size))
+
+
+def newest_granted(known: Iterable[Block]) -> Block | None:
+    """Of the blocks on record the one with the highest number of a claim that was granted."""
+    had = [block for block in known if block.state is not BlockState.INTENDED]
+    return max(had, key=lambda block: block.id, default=None)
+
+
+def went_back(known: Iterable[Block], last: int) -> str | None:
+    """Why an etcd whose newest claim of this host is number ``last`` is not to be believed.
+
+    One that was put back from a snapshot has the id that it had, by the same configuration, and its
+    revision is a high one soon. A host's number never goes down in one. None: it may be believed.
+    """
+    had = newest_granted(known)
+    if had is None or had.id <= last:
+        return None
+    return (
+        f"etcd knows no claim of this host above number {last}, and block {had.cidr} of network"
+        f" {had.pool.network} is by number {had.id}; what it grants may be had already"
+    )
 
 
 def never_granted(blocks: Iterable[Block], mine: Sequence[Held], last: int) -> list[Block]:

@@ -159,6 +159,7 @@ from integration.lab.cluster.worker import settings
 with closing(Runtime(settings(Path(sys.argv[1]), "h1"), writable=True)) as runtime:
     with opened(runtime) as blocks:
         blocks.source.announce()  # the connection is open, and the host registered
+        blocks.confirm()  # what is left to be asked is the claim
         print("open", flush=True)
         sys.stdin.readline()
         try:
@@ -538,6 +539,51 @@ def test_another_etcd_is_gone_on_with_by_a_persons_word(two: Lab) -> None:
         create(two, "h1", f"n{n}")
     assert len(agree(two)) == 3
     assert two.hvtx("h1", "recover").code == 0
+
+
+def down(two: Lab) -> None:
+    for name in MEMBERS:
+        two.members[name].terminate()
+        two.members[name].wait()
+
+
+def put_back(two: Lab) -> None:
+    """The members' data are those that were copied to ``copy``, and go on."""
+    down(two)
+    for name in MEMBERS:
+        shutil.rmtree(two.base / name)
+        shutil.copytree(two.base / "copy" / name, two.base / name)
+        two.start(name)
+    two.await_quorum("h1")
+
+
+def test_an_etcd_that_was_put_back_grants_nothing_that_is_had(two: Lab) -> None:
+    """It has the same id, knows the hosts, and is soon as far as it was."""
+    create(two, "h1", "one")
+    create(two, "h2", "two")
+    down(two)
+    for name in MEMBERS:
+        shutil.copytree(two.base / name, two.base / "copy" / name)
+        two.start(name)
+    two.await_quorum("h1")
+    wide = ("--subnet", "10.200.0.0/16", "--block-size", "26")
+    for host in ("h1", "h2"):
+        two.hvtx(host, "network", "create", "other", *wide)
+    external = ("--network", "other", "--hypervisor", "external")
+    two.hvtx("h2", "vm", "create", "late", *external)
+    two.hvtx("h1", "recover")  # asks, and writes down how far it is
+    put_back(two)
+    assert "went back" in two.hvtx("h1", "vm", "create", "three", *external, code=4).err
+    for n in range(40):
+        put(two, f"/hvtx/elsewhere/{n}", "x")
+    said = two.hvtx("h2", "recover", code=9).out
+    assert "knows no claim of this host above number" in said
+    assert "knows no claim" in create_until(two, "h2", 4)
+    two.hvtx("h2", "cluster", "register", "--yes")
+    two.hvtx("h1", "cluster", "register", "--yes")
+    two.hvtx("h1", "vm", "create", "three", *external)
+    held = [b["cidr"] for h in ("h1", "h2") for b in two.status(h)["blocks"]]
+    assert len(held) == len(set(held)) == 4
 
 
 def test_a_block_that_another_host_has_in_another_etcd_is_refused(two: Lab) -> None:

@@ -149,3 +149,19 @@ def test_what_a_configuration_names_in_vain() -> None:
         "plain: the network was made without --block-size",
     ]
     assert list(blocks.unused({"lab": ("10.64.3.0/26",)}, {"lab": POOL})) == []
+
+
+def test_an_etcd_that_knows_fewer_claims_than_were_granted_went_back() -> None:
+    known = [
+        block(3, "10.64.0.0/26"),
+        block(7, "10.64.1.0/26", state="releasing"),
+        block(9, None, state="intended"),
+    ]
+    assert blocks.went_back(known, 7) is None
+    assert blocks.went_back(known, 9) is None
+    said = blocks.went_back(known, 6)
+    assert said is not None
+    assert "above number 6, and block 10.64.1.0/26 of network lab is by number 7" in said
+    assert blocks.went_back(known[:1], 0) is not None  # as of blocks that were the configuration's
+    assert blocks.went_back(known[2:], 0) is None
+    assert blocks.went_back([], 0) is None
