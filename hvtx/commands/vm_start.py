@@ -21,7 +21,7 @@ from hvtx.engine.vm_launch import Means, bring_up, refuse_diverted_vms
 from hvtx.engine.vm_paths import log_path, run_directory
 from hvtx.engine.vm_state import is_starting
 from hvtx.engine.vm_user import need_user_of, user_of
-from hvtx.errors import Conflict, NotFound, PartialFailure
+from hvtx.errors import Conflict, PartialFailure
 from hvtx.host import once
 from hvtx.host.flows import flow_limit
 from hvtx.model.resource import Resource
@@ -31,6 +31,7 @@ from hvtx.model.vm import BRIDGE_PORTS, Liveness, Network, Vm
 from hvtx.planner import provision
 from hvtx.planner import start as decide
 from hvtx.planner.scope import NetworkScope, VmScope, refuse_attachment
+from hvtx.planner.start import Leftovers
 from hvtx.planner.states import VmState
 from hvtx.store import intents, records
 from hvtx.store.history import Event
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from hvtx.drivers.vm_process import stop
     from hvtx.engine.vm_options import VmRequest
     from hvtx.hypervisors import base as hypervisors
-    from hvtx.model.plan import Plan
     from hvtx.planner.attaching import Container
 
 
@@ -57,7 +57,11 @@ def start_vm(runtime: Runtime, name: str) -> VmScope:
 @once.kept()
 def start_held(runtime: Runtime, name: str) -> VmScope:
     """The same of a VM whose lock is held."""
-    scope = free_for_start(runtime, name)
+    scope = free_for_start(runtime, vm_scope(runtime, name))
+    if isinstance(scope, Leftovers):
+        from hvtx.engine import clearing, resolve  # the planner of gc, which hardly any start needs
+
+        scope = clearing.freed(runtime, scope, resolve.resolve(runtime, name))
     vm = scope.vm
     probes = probe_of(runtime, vm)
     with contextlib.suppress(OSError):  # its ports are held for flows that may go on: it is back
@@ -98,7 +102,9 @@ def run_vm(runtime: Runtime, request: VmRequest) -> VmScope:
     runtime.enter()
     runtime.lock("vm", request.name)
     if runtime.read(records.is_half_made, request.name):
-        resolved(runtime, request.name)  # an interrupted `run` or `create` is undone whole
+        from hvtx.engine import resolve
+
+        resolve.resolve(runtime, request.name)  # an interrupted `run` or `create` is undone whole
     families = vm_create.check_request(runtime, request, starts=True)
     vm_create.warn_of_disks(request.kernel, request.disks)
     probes = probe_of(runtime, _draft(request))
@@ -176,13 +182,6 @@ def with_user(
     return vm, user_of(vm, setting, runtime.installation, kvm=probes.kvm)
 
 
-def resolved(runtime: Runtime, *names: str) -> Plan:
-    """Release what is left of VMs; the planner is loaded only where something is."""
-    from hvtx.engine.resolve import resolve
-
-    return resolve(runtime, *names)
-
-
 def _draft(request: VmRequest) -> Vm:
     return Vm(
         "", request.name, request.hypervisor, request.memory, request.cpus, request.kernel,
@@ -191,50 +190,19 @@ def _draft(request: VmRequest) -> Vm:
     )  # fmt: skip
 
 
-def free_for_start(runtime: Runtime, name: str) -> VmScope:
-    """The VM, which is down; refuse one that runs, release what a crash or an interruption left.
+def free_for_start(runtime: Runtime, scope: VmScope) -> VmScope | Leftovers:
+    """The VM, which is down; what is in its way, where a crash or an interruption left something.
 
-    What its networks are may change until they are locked (:func:`networks_for_start`).
+    What its networks are may change until they are locked (:func:`networks_for_start`). Raises
+    Conflict for one that runs, and what :func:`need_own_blocks` raises.
     """
-    scope = vm_scope(runtime, name)
-    if decide.is_half_recorded(scope):
-        resolved(runtime, name)
-    if (refusal := decide.refusal(scope)) is not None:
+    refusal = decide.refusal(scope)
+    if refusal is not None and decide.is_half_recorded(scope):
+        return Leftovers(scope, refusal)
+    if refusal is not None:
         raise refusal
     need_own_blocks(runtime, scope)
-    if not decide.has_leftovers(scope):
-        return scope
-    return freed(runtime, scope, resolved(runtime, name))
-
-
-def freed(runtime: Runtime, scope: VmScope, plan: Plan) -> VmScope:
-    """The VM once ``plan`` has released what was left of it.
-
-    Raises Conflict where some of it stays, NotFound if all that there was of it had only begun.
-    """
-    name = scope.vm.name
-    rows = runtime.read(records.resources_of_vm, scope.vm.id)  # as the release left them
-    kept = decide.kept(rows)
-    if kept:
-        from hvtx.engine import leftovers
-
-        raise Conflict(
-            f"VM {name!r} crashed, and what it left cannot be released:"
-            f" {decide.why_kept(kept, plan.items)}",
-            hint=leftovers.hint(
-                runtime,
-                leftovers.kept_by(plan.items, kept),
-                again=f"hvtx vm start {name}",
-            ),
-        )
-    if runtime.read(records.find_vm, name) is None:
-        again = f"run it again: hvtx vm run {name}, with all that it was given"
-        if "create" in scope.unended:
-            again = f"create it again: hvtx vm create {name}, with all that it was given"
-        raise NotFound(
-            f"VM {name!r} was made by an interrupted command, which is undone now", hint=again
-        )
-    return vm_scope(runtime, name)  # read anew: the plan closed rows of it
+    return Leftovers(scope) if decide.has_leftovers(scope) else scope
 
 
 def need_own_blocks(runtime: Runtime, scope: VmScope) -> None:

@@ -8,19 +8,17 @@ its VMs is started alone. See :mod:`hvtx.engine.together`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 
 from hvtx.commands.vm_start import (
-    freed,
+    free_for_start,
     intend,
     lock_for_start,
     means_of,
-    need_own_blocks,
     networks_for_start,
     probe_of,
-    resolved,
     start_held,
     with_user,
 )
@@ -45,6 +43,7 @@ from hvtx.hypervisors import base as hypervisors
 from hvtx.model.typed import TYPE_CHECKING, NamedTuple
 from hvtx.planner import start as decide
 from hvtx.planner.scope import NetworkScope, VmScope
+from hvtx.planner.start import Leftovers
 from hvtx.store import records
 
 if TYPE_CHECKING:
@@ -120,30 +119,14 @@ def _together(runtime: Runtime, names: Sequence[str], tally: Tally) -> bool:
     True if something failed for all of them. What crashes and interruptions left of them is
     released at once: it takes a look at all of the host.
     """
-    scopes: dict[str, VmScope] = {}
     try:
-        for name, found in vm_scopes(runtime, names).items():
-            try:
-                if isinstance(found, NotFound):
-                    raise found
-                scopes[name] = found
-                if (refusal := decide.refusal(found)) is not None:
-                    raise refusal
-                need_own_blocks(runtime, found)
-            except (HvtxError, OSError) as problem:
-                tally.fail(name, problem)
-        left = [name for name in tally.left(scopes) if decide.has_leftovers(scopes[name])]
-        half = [name for name, scope in scopes.items() if decide.is_half_recorded(scope)]
-        plan = resolved(runtime, *left, *half) if left or half else None
+        free = _free_for_start(runtime, names, tally)
     except (HvtxError, OSError):
         return True  # whose leftovers keep the others' from going shows alone
     ready: list[_Ready] = []
-    for name in tally.left(scopes):
+    for name in tally.left(names):
         try:
-            scope = scopes[name]
-            if plan is not None and name in left:
-                scope = freed(runtime, scope, plan)
-            ready.append(_Ready(scope, probe_of(runtime, scope.vm)))
+            ready.append(_Ready(free[name], probe_of(runtime, free[name].vm)))
         except (HvtxError, OSError) as problem:
             tally.fail(name, problem)
     if len(ready) < 2:
@@ -158,6 +141,41 @@ def _together(runtime: Runtime, names: Sequence[str], tally: Tally) -> bool:
     except (HvtxError, OSError):
         return True  # undone; whose fault it was shows alone
     return False
+
+
+def _free_for_start(runtime: Runtime, names: Sequence[str], tally: Tally) -> dict[str, VmScope]:
+    """The VMs that are down, with nothing in the way of their starts; of each other, why not."""
+    free: dict[str, VmScope] = {}
+    left: dict[str, Leftovers] = {}
+    for name, found in vm_scopes(runtime, names).items():
+        try:
+            if isinstance(found, NotFound):
+                raise found
+            scope = free_for_start(runtime, found)
+        except (HvtxError, OSError) as problem:
+            tally.fail(name, problem)
+            continue
+        if isinstance(scope, VmScope):
+            free[name] = scope
+            continue
+        left[name] = scope
+        if scope.refusal is not None:
+            tally.fail(name, scope.refusal)
+    return free | _freed(runtime, left, tally) if left else free
+
+
+def _freed(runtime: Runtime, left: Mapping[str, Leftovers], tally: Tally) -> dict[str, VmScope]:
+    """The VMs of which something was left, once it is released; of each other, why it stays."""
+    from hvtx.engine import clearing, resolve  # the planner of gc: as in hvtx.commands.vm_start
+
+    plan = resolve.resolve(runtime, *left)
+    free: dict[str, VmScope] = {}
+    for name in tally.left(left):
+        try:
+            free[name] = clearing.freed(runtime, left[name], plan)
+        except (HvtxError, OSError) as problem:
+            tally.fail(name, problem)
+    return free
 
 
 def _start(runtime: Runtime, ready: Sequence[_Ready], tally: Tally, stack: ExitStack) -> None:

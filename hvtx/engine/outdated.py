@@ -53,7 +53,7 @@ def _make_vm_anew(runtime: Runtime, vm: str, old: Collection[int]) -> None:
     if name is None or not runtime.try_lock("vm", name):
         return
     try:
-        for row in _outdated_of(runtime, runtime.read(records.resources_of_vm, vm)):
+        for row in _outdated_of(runtime.life.id, runtime.read(records.resources_of_vm, vm)):
             if row.id in old:
                 make_anew(runtime.firewall(row.backend), runtime.store, row)
     finally:
@@ -75,17 +75,17 @@ def make_anew(driver: FirewallDriver, store: Store, row: Resource) -> None:
 
 def _made_otherwise(runtime: Runtime, scope: NetworkScope) -> list[Resource]:
     legacy = _legacy(scope.networks.values())
-    old = _outdated_of(runtime, _with_rules(scope.rows, legacy))
+    old = _outdated_of(runtime.life.id, _with_rules(scope.rows, legacy))
     if any(row.role == "base" for row in old):  # they are every network's
         with runtime.reading() as sql:
             networks, rows = records.networks(sql), records.resources_of_networks(sql)
         legacy = _legacy(networks)
-        old = _outdated_of(runtime, _with_rules(rows, legacy))
+        old = _outdated_of(runtime.life.id, _with_rules(rows, legacy))
     if any(row.backend == "iptables" for row in old):
         # Where the chains are others, so are the rules of VMs: too many to be looked at always.
         with runtime.reading() as sql:
             for network in legacy:
-                old += _outdated_of(runtime, records.firewall_rows_of_vms(sql, network))
+                old += _outdated_of(runtime.life.id, records.firewall_rows_of_vms(sql, network))
     return old
 
 
@@ -98,8 +98,8 @@ def _with_rules(rows: Iterable[Resource], legacy: Collection[str]) -> list[Resou
     return [row for row in rows if row.network is None or row.network in legacy]
 
 
-def _outdated_of(runtime: Runtime, rows: Sequence[Resource]) -> list[Resource]:
-    here = (State.COMMITTED, runtime.life.id)
+def _outdated_of(life: int, rows: Sequence[Resource]) -> list[Resource]:
+    here = (State.COMMITTED, life)
     return [
         row
         for row in rows

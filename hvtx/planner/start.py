@@ -43,6 +43,13 @@ class StartPlan(NamedTuple):
     launch: bool  # whether hvtx starts the VM's process
 
 
+class Leftovers(NamedTuple):
+    """What a crash or an interruption left of a VM is in the way of its start."""
+
+    scope: VmScope
+    refusal: Conflict | None = None  # it runs: it is not started, once its record is completed
+
+
 def refusal(scope: VmScope) -> Conflict | None:
     """Why a VM is not started as it is now; None if it is down."""
     state, name = scope.state, scope.vm.name
