@@ -12,10 +12,9 @@ from hvtx.commands.cni_del import remove
 from hvtx.commands.vm_create import check_request, record_vm, taken_addresses, with_room
 from hvtx.commands.vm_start import intend, means_of
 from hvtx.drivers import netns
-from hvtx.engine import attachments, egress_base, privileges
+from hvtx.engine import attachments, network_needs, privileges
 from hvtx.engine.attachment_network import refuse_first as refuse_first_network
 from hvtx.engine.attachment_network import take
-from hvtx.engine.network_build import ensure_networks
 from hvtx.engine.peer_ports import refuse_ports
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import networks_now, vm_scope
@@ -52,8 +51,8 @@ def add(runtime: Runtime, request: AttachmentRequest) -> Attached:
     network = take(runtime, request)
     check_request(runtime, wanted)
     privileges.need_to_start([network])
-    networks = ensure_networks(runtime, networks_now(runtime, [network.id]))
-    networks = egress_base.ensure(runtime, wanted.policy, networks)
+    networks = networks_now(runtime, [network.id])
+    networks = network_needs.ready(runtime, networks, {network.id: [wanted.policy]})
     own = taken_addresses([network], runtime.off_record)
     with (
         with_room(runtime, [network], own),
@@ -62,7 +61,7 @@ def add(runtime: Runtime, request: AttachmentRequest) -> Attached:
         words = f"VM {name} for {recorded(request).words}"
         operation.history(sql, [Event("began", words)])
         vm, rows = record_vm(operation, sql, wanted, [network], committed=False, taken=own)
-        means = means_of(runtime, vm, networks)
+        means = means_of(operation, vm, networks)
         rows += intend(operation, sql, vm, (), means, container=container)
     rows = bring_up(operation, vm, rows, means, new=True)
     return attachments.told(vm, rows, networks.networks)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from hvtx.engine import egress_base, exchange, living_network, network_service, uplink_ways
+from hvtx.engine import exchange, living_network, network_service, uplink_ways
 from hvtx.engine.exits import refuse_exits
-from hvtx.engine.network_build import ensure_networks, settle_accepts
+from hvtx.engine.network_upkeep import carry_out, ensure_tables, settle_accepts
+from hvtx.engine.registry import outdated
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
 from hvtx.engine.unsettled import resolved_networks
@@ -20,6 +21,7 @@ from hvtx.planner import given_once
 from hvtx.planner.assigning import given_of, never_given
 from hvtx.planner.changes import Difference
 from hvtx.planner.exits import Exits, parse_exits
+from hvtx.planner.network_needs import needs_of
 from hvtx.store import records
 from hvtx.store.history import Event
 
@@ -94,9 +96,11 @@ def set_network(runtime: Runtime, name: str, wish: Changes) -> Network:
     _refuse(read, network, wanted, scope.networks.values())
     if wanted.policy != network.policy:
         warn_of_useless(wanted.policy, [wanted])
-    scope = ensure_networks(runtime, scope.of(network), "set", settle=False, resolved=True)
+    scope = scope.of(network)
+    needs = needs_of(scope, {}, outdated=outdated, filters=False)
+    scope = carry_out(runtime, scope, needs, {}, "set", resolved=True)
     ahead = scope._replace(networks={wanted.id: wanted})
-    egress_base.ensure(runtime, NO_POLICY, ahead)
+    ensure_tables(runtime, ahead, {wanted.id: [NO_POLICY]})
     if with_guests:
         guests = living_network.guests_of(runtime, network)
     else:

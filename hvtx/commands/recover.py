@@ -15,7 +15,8 @@ from hvtx.engine import autostart, service_upkeep
 from hvtx.engine.executor import Progress
 from hvtx.engine.gc_apply import apply_plan
 from hvtx.engine.gc_plan import failed_items
-from hvtx.engine.network_build import ensure_networks, settle_accepts
+from hvtx.engine.network_needs import ready
+from hvtx.engine.network_upkeep import settle_accepts
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks, shown_scope
 from hvtx.engine.shut_in import starts_vms
@@ -179,7 +180,7 @@ def _rebuild(runtime: Runtime, scope: NetworkScope) -> tuple[list[str], dict[str
     refused: dict[str, tuple[str, str]] = {}
     for network in scope.missing():
         try:
-            ensure_networks(runtime, scope.of(network), "recover")
+            ready(runtime, scope.of(network), {}, "recover")
             rebuilt.append(network.name)
         except HvtxError as problem:
             words = f"{problem.message}; `hvtx recover` tries again"

@@ -21,7 +21,8 @@ from hvtx.engine.damage import (
 )
 from hvtx.engine.forwarding import keep_settings
 from hvtx.engine.loopback import bridges_in_need
-from hvtx.engine.network_build import ensure_networks, settle_accepts
+from hvtx.engine.network_upkeep import carry_out, settle_accepts
+from hvtx.engine.registry import outdated
 from hvtx.engine.repair_row import repair_object, repair_rules
 from hvtx.engine.repaired import Failed, Repair, Repaired
 from hvtx.engine.resolve import resolve
@@ -42,6 +43,7 @@ from hvtx.model.resource import (
 )
 from hvtx.model.service import service_spec
 from hvtx.model.vm import Network, Vm
+from hvtx.planner.network_needs import needs_of
 from hvtx.planner.presence import Presence
 from hvtx.planner.scope import NetworkScope
 from hvtx.store import records
@@ -66,7 +68,8 @@ def repair(runtime: Runtime, name: str | None = None) -> Repair:
     _end_changes(runtime, vms)
     networks, vms = _still_there(runtime, name, vms)
     there = networks_now(runtime, [network.id for network in networks])
-    ensure_networks(runtime, there, "repair", settle=False, resolved=True, serve=False)
+    needs = needs_of(there, {}, outdated=outdated, filters=False)._replace(services=False)
+    carry_out(runtime, there, needs, {}, "repair", resolved=True)  # services and accepts follow
     failed: list[Failed] = []
     repaired = settle_accepts(runtime, all_networks(runtime), locked=True, failed=failed)
     snapshot = take_snapshot(runtime)

@@ -10,9 +10,8 @@ import contextlib
 import os
 from collections.abc import Iterable, Sequence
 
-from hvtx.engine import egress_base, own_addresses, port_holders, privileges
+from hvtx.engine import network_needs, own_addresses, port_holders, privileges
 from hvtx.engine.guest_routes import look_by
-from hvtx.engine.network_build import ensure_networks
 from hvtx.engine.peer_ports import holding_ports, refuse_ports
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import after, networks_now, vm_scope
@@ -30,6 +29,7 @@ from hvtx.model.user import User
 from hvtx.model.vm import BRIDGE_PORTS, Liveness, Network, Vm
 from hvtx.planner import provision
 from hvtx.planner import start as decide
+from hvtx.planner.network_needs import policies_of
 from hvtx.planner.scope import NetworkScope, VmScope, refuse_attachment
 from hvtx.planner.start import Leftovers
 from hvtx.planner.states import VmState
@@ -62,13 +62,18 @@ def start_held(runtime: Runtime, name: str) -> VmScope:
         from hvtx.engine import clearing, resolve  # the planner of gc, which hardly any start needs
 
         scope = clearing.freed(runtime, scope, resolve.resolve(runtime, name))
+    return _start_free(runtime, scope)
+
+
+def _start_free(runtime: Runtime, scope: VmScope) -> VmScope:
+    """The same of one that is down, with nothing of an earlier start in its way."""
     vm = scope.vm
     probes = probe_of(runtime, vm)
     with contextlib.suppress(OSError):  # its ports are held for flows that may go on: it is back
         port_holders.end_all(scope.waiting)
     with holding_ports(runtime, decide.ports_of(vm), decide.families_of(vm)) as held:
         networks = networks_for_start(runtime, scope.networks.values())
-        networks = egress_base.ensure(runtime, vm.policy, networks)
+        networks = network_needs.ready(runtime, networks, policies_of([vm]))
         scope = scope._replace(networks=networks.networks)
         look = look_by(runtime.devices().links)  # one for both, of now
         own_addresses.refuse_start(vm, networks.networks.values(), look.local)
@@ -76,9 +81,9 @@ def start_held(runtime: Runtime, name: str) -> VmScope:
             runtime.off_record.refuse_vm(vm, networks.networks.values())
         refuse_diverted_vms([vm], networks, look)
         with port_holders.spawned_before_rows(held, vm) as holder:
-            with begin(runtime, "start", vm=name) as (sql, operation):
+            with begin(runtime, "start", vm=vm.name) as (sql, operation):
                 vm, user = with_user(operation, sql, vm, probes)
-                means = means_of(runtime, vm, networks, probes, user, held, holder)
+                means = means_of(operation, vm, networks, probes, user, held, holder)
                 rows = intend(operation, sql, vm, scope.rows, means)
             # no call comes in between: nobody would undo the rows if Ctrl-C came in it
             rows = bring_up(operation, vm, rows, means)
@@ -112,8 +117,8 @@ def run_vm(runtime: Runtime, request: VmRequest) -> VmScope:
         taken = vm_create.take_networks(runtime, request)
         privileges.need_to_start(taken)
         networks = networks_now(runtime, [network.id for network in taken])
-        networks = ensure_networks(runtime, networks)
-        networks = egress_base.ensure(runtime, request.policy, networks)
+        policies = {key: [request.policy] for key in networks.networks}
+        networks = network_needs.ready(runtime, networks, policies)
         own = vm_create.taken_addresses(taken, runtime.off_record)
         with (
             vm_create.with_room(runtime, taken, own),
@@ -123,7 +128,7 @@ def run_vm(runtime: Runtime, request: VmRequest) -> VmScope:
                 operation, sql, request, taken, committed=False, taken=own
             )
             vm, user = with_user(operation, sql, vm, probes)
-            means = means_of(runtime, vm, networks, probes, user, held)
+            means = means_of(operation, vm, networks, probes, user, held)
             rows = leases + intend(operation, sql, vm, (), means)
         rows = bring_up(operation, vm, rows, means, new=True)
     scope = VmScope(
@@ -133,7 +138,7 @@ def run_vm(runtime: Runtime, request: VmRequest) -> VmScope:
 
 
 def means_of(
-    runtime: Runtime,
+    operation: Operation,
     vm: Vm,
     networks: NetworkScope,
     probes: hypervisors.Probes | None = None,
@@ -142,6 +147,7 @@ def means_of(
     holder: Holder | None = None,
 ) -> Means:
     """What a VM is started with, beside its rows."""
+    runtime = operation.runtime
     directory = run_directory(runtime.store.run_directory, vm)
     log = log_path(runtime.settings.state_directory, vm)
     return Means(networks, probes, user, held, holder, directory, log)
@@ -215,7 +221,7 @@ def need_own_blocks(runtime: Runtime, scope: VmScope) -> None:
 
 
 def networks_for_start(runtime: Runtime, networks: Iterable[Network]) -> NetworkScope:
-    """These networks, locked and as they are now, rebuilt where this life has not seen them.
+    """These networks, locked and as they are now; what they need then is yet to be done.
 
     Raises NotPermitted, HostRefused before anything is made where the VM could not start.
     """
@@ -225,7 +231,7 @@ def networks_for_start(runtime: Runtime, networks: Iterable[Network]) -> Network
         ids.append(network.id)
     there = networks_now(runtime, ids)  # `network set` may have been quicker: no VM was up in them
     privileges.need_to_start(there.networks.values())
-    return ensure_networks(runtime, there)
+    return there
 
 
 def intend(

@@ -22,7 +22,7 @@ from hvtx.commands.vm_start import (
     start_held,
     with_user,
 )
-from hvtx.engine import egress_base, own_addresses, port_holders
+from hvtx.engine import network_needs, own_addresses, port_holders
 from hvtx.engine.executor import Progress
 from hvtx.engine.interrupted import close_interrupted
 from hvtx.engine.launch_many import Launch, bring_up_each
@@ -34,7 +34,7 @@ from hvtx.engine.peer_ports import (
     tell_of_unknown,
 )
 from hvtx.engine.runtime import Runtime
-from hvtx.engine.scope import after, networks_now, vm_scopes
+from hvtx.engine.scope import after, vm_scopes
 from hvtx.engine.together import SLICE, Several, Tally, begin_each, held, slices
 from hvtx.engine.vm_launch import refuse_diverted_vms
 from hvtx.errors import CommitUnknown, Conflict, HvtxError, NotFound
@@ -42,6 +42,7 @@ from hvtx.host import descriptors, once
 from hvtx.hypervisors import base as hypervisors
 from hvtx.model.typed import TYPE_CHECKING, NamedTuple
 from hvtx.planner import start as decide
+from hvtx.planner.network_needs import policies_of
 from hvtx.planner.scope import NetworkScope, VmScope
 from hvtx.planner.start import Leftovers
 from hvtx.store import records
@@ -210,7 +211,7 @@ def _start(runtime: Runtime, ready: Sequence[_Ready], tally: Tally, stack: ExitS
     with begin_each(runtime, "start", [one.scope.vm.name for one, _ in begun]) as (sql, operations):
         for operation, (one, ports_held) in zip(operations, begun, strict=True):
             vm, user = with_user(operation, sql, one.scope.vm, one.probes)
-            means = means_of(runtime, vm, networks, one.probes, user, ports_held)
+            means = means_of(operation, vm, networks, one.probes, user, ports_held)
             rows = intend(operation, sql, vm, one.scope.rows, means)
             launches.append(Launch(operation, vm, rows, means))
     bring_up_each(runtime, launches)
@@ -262,12 +263,7 @@ def _networks_of_all(runtime: Runtime, ready: Sequence[_Ready], stack: ExitStack
     networks = networks_for_start(runtime, every.values())
     for network in every.values():
         stack.callback(runtime.unlock, "network", network.name)
-    for one in ready:
-        scope = _locked(one, networks).scope
-        asked = networks._replace(networks=scope.networks)
-        if egress_base.ensure(runtime, scope.vm.policy, asked) is not asked:
-            networks = networks_now(runtime, every)
-    return networks
+    return network_needs.ready(runtime, networks, policies_of([one.scope.vm for one in ready]))
 
 
 def _locked(one: _Ready, networks: NetworkScope) -> _Ready:

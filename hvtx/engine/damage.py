@@ -12,7 +12,7 @@ from hvtx.drivers.tap import damage as tap_damage
 from hvtx.engine import own_routes, ownrules, port_holders
 from hvtx.engine.forwarding import tuned
 from hvtx.engine.loopback import bridges_in_need
-from hvtx.engine.outdated import outdated
+from hvtx.engine.registry import outdated
 from hvtx.engine.repaired import Failed
 from hvtx.engine.runtime import Runtime
 from hvtx.host.link_settings import LinkSettingsSocket

@@ -1,20 +1,13 @@
-"""A network's resources are made, and made anew in a new life of the host; what they stand on.
-
-What is decided here is decided from a ``NetworkScope``; it is read anew only under the lock of all
-networks, which comes later than the first look, and after something was released.
-"""
+"""A network's resources are made, and made anew in a new life of the host; what they stand on."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
-from hvtx.engine import effects, others_filters, privileges
+from hvtx.engine import effects, privileges
 from hvtx.engine.guest_routes import refuse_diverted, samples
-from hvtx.engine.making import make
-from hvtx.engine.outdated import bring_up_to_date
 from hvtx.engine.runtime import Runtime
-from hvtx.engine.scope import all_networks
 from hvtx.engine.transaction import Operation, begin
 from hvtx.errors import (
     Conflict,
@@ -25,14 +18,11 @@ from hvtx.model.resource import (
     Kind,
     Resource,
 )
-from hvtx.model.typed import TYPE_CHECKING, Any
+from hvtx.model.typed import Any
 from hvtx.model.vm import Network
 from hvtx.planner import egress, provision
 from hvtx.planner.scope import NetworkScope
 from hvtx.store import intents, records
-
-if TYPE_CHECKING:
-    from hvtx.engine.repaired import Failed, Repaired
 
 
 def host_prefixes(own: int = 0) -> list[str]:
@@ -166,97 +156,3 @@ def intend_network(
     bridge = operation.intend(sql, own[:1], network=network.id)
     addresses = provision.want_addresses(network, bridge[0].ifindex, bridge[0].mark)
     return bridge + operation.intend(sql, [*addresses, *own[1:]], network=network.id)
-
-
-def ensure_networks(
-    runtime: Runtime,
-    scope: NetworkScope,
-    verb: str = "rebuild",
-    *,
-    settle: bool = True,
-    resolved: bool = False,
-    serve: bool = True,
-) -> NetworkScope:
-    """Rebuild the networks whose bridge is not on record in this life of the host.
-
-    ``settle``: and let guests pass where the host's filters drop by now.
-    ``serve``: and start the services of networks that are not running.
-    ``resolved``: the caller has released what interruptions left. Returns the networks as they
-    stand then.
-    """
-    bring_up_to_date(runtime, scope)
-    if scope.missing():
-        scope = _rebuild_missing(runtime, scope, verb, resolved=resolved)
-    if serve and any(network.dhcp for network in scope.networks.values()):
-        from hvtx.engine import service_upkeep
-
-        service_upkeep.ensure(runtime, scope)
-    if settle:
-        settle_accepts(runtime, scope)
-    return scope
-
-
-def settle_accepts(
-    runtime: Runtime,
-    scope: NetworkScope,
-    *,
-    locked: bool = False,
-    failed: list[Failed] | None = None,
-) -> list[Repaired]:
-    """Let guests pass where the host's filters drop by now; what was wrong, as `repair` tells it.
-
-    ``locked``: the caller holds the lock of the networks, and held it when they were read.
-    ``failed`` takes what could not be done; None: it is a warning.
-    """
-    every = (*scope.every, *scope.networks.values())
-    legacy = any(network.firewall == "iptables" for network in every)
-    placed = any(row.role == "passage" for row in scope.rows)
-    if not legacy and not placed and not others_filters.there_may_be(runtime.nftables().tables):
-        return []
-    from hvtx.engine import forward_accepts, passages
-    from hvtx.engine.unsettled import resolved_networks
-
-    def make_rows(network: str, wants: Sequence[provision.ResourceSpec]) -> list[Resource]:
-        return make(runtime, "rebuild", wants, network)
-
-    def release() -> None:
-        resolved_networks(runtime, all_networks(runtime))
-
-    found = forward_accepts.settle(runtime, scope, locked=locked) if legacy else []
-    work = passages.Passages(runtime, make_rows, release)
-    return found + work.settle(scope, locked=locked, failed=failed)
-
-
-def _rebuild_missing(
-    runtime: Runtime, scope: NetworkScope, verb: str, *, resolved: bool
-) -> NetworkScope:
-    from hvtx.engine.unsettled import resolved_networks
-
-    only = scope.networks.keys()
-    runtime.lock("all", "networks")
-    try:
-        scope = all_networks(runtime, only)  # under the lock: another command may have been quicker
-        if not resolved and (not runtime.life.recovered or scope.half_done()):
-            # what a saved ruleset or an interrupted rebuild has left
-            scope = resolved_networks(runtime, scope, only)
-        # what an interrupted operation had only begun may be forgotten by now
-        missing = scope.missing()
-        if missing:
-            _close_earlier_lives(runtime, scope.of_earlier_lives(missing))
-        for network in missing:
-            # others may have been quicker after a boot
-            refuse_taken_subnet(network.subnets, block_size=network.block_size)
-            rows = build_network(runtime, network, scope, verb, new=False)
-            scope = scope.with_rows(rows)
-        return scope
-    finally:
-        runtime.unlock("all", "networks")
-
-
-def _close_earlier_lives(runtime: Runtime, old: Sequence[Resource]) -> None:
-    from hvtx.engine.undo import take_down
-
-    if old:
-        with begin(runtime, "rebuild") as (_, operation):
-            pass
-        take_down(operation, old, reason="rebooted")

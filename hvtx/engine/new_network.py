@@ -11,7 +11,6 @@ from hvtx.engine.network_build import (
     build_network,
     host_prefixes,
     refuse_taken_subnet,
-    settle_accepts,
 )
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
@@ -74,6 +73,8 @@ def make_network(runtime: Runtime, request: NetworkRequest, scope: NetworkScope)
             notice.warning(f"the network gets no DHCP and DNS: {problem.message}")
             network = describe(runtime, request)
             rows = build_network(runtime, network, scope, "network-create", new=True)
+    from hvtx.engine.network_upkeep import settle_accepts  # hardly ever is one made
+
     settle_accepts(runtime, scope.with_network(network, rows), locked=True)
     return network
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
+from contextlib import AbstractContextManager
 
+from hvtx.engine.registry import outdated
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import networks_now
-from hvtx.loader import module_named
-from hvtx.model.resource import (
-    FIREWALL_KINDS,
-    Resource,
-    State,
-)
-from hvtx.model.typed import TYPE_CHECKING
+from hvtx.model.resource import Resource
+from hvtx.model.typed import TYPE_CHECKING, Any
 from hvtx.model.vm import Network
+from hvtx.planner.network_needs import legacy, made_otherwise, outdated_of
 from hvtx.planner.scope import NetworkScope
 from hvtx.store import intents, records
 
@@ -28,12 +26,10 @@ def bring_up_to_date(runtime: Runtime, scope: NetworkScope) -> None:
     And rules of VMs where their chains were, but for a VM that another command has: it ends or
     changes it. `doctor` names what is left then, and `repair` or its next start makes that anew.
     """
-    if not _made_otherwise(runtime, scope):
-        return
     runtime.lock("all", "networks")
     try:
         # read again under the lock: another command may have been quicker
-        old = _made_otherwise(runtime, networks_now(runtime, scope.networks))
+        old = _made_otherwise(runtime.reading, networks_now(runtime, scope.networks))
         # what a table of this version leaves to iptables is there before the table
         for row in sorted(old, key=lambda row: row.backend != "iptables"):
             if row.vm is None:
@@ -53,7 +49,8 @@ def _make_vm_anew(runtime: Runtime, vm: str, old: Collection[int]) -> None:
     if name is None or not runtime.try_lock("vm", name):
         return
     try:
-        for row in _outdated_of(runtime.life.id, runtime.read(records.resources_of_vm, vm)):
+        rows = runtime.read(records.resources_of_vm, vm)
+        for row in outdated_of(rows, runtime.life.id, outdated):
             if row.id in old:
                 make_anew(runtime.firewall(row.backend), runtime.store, row)
     finally:
@@ -73,44 +70,20 @@ def make_anew(driver: FirewallDriver, store: Store, row: Resource) -> None:
             intents.record_remade(sql, row.id, observed[row.id])
 
 
-def _made_otherwise(runtime: Runtime, scope: NetworkScope) -> list[Resource]:
-    legacy = _legacy(scope.networks.values())
-    old = _outdated_of(runtime.life.id, _with_rules(scope.rows, legacy))
+def _made_otherwise(
+    reading: Callable[[], AbstractContextManager[Any]], scope: NetworkScope
+) -> list[Resource]:
+    life = scope.life
+    old = made_otherwise(scope.rows, scope.networks.values(), life, outdated)
+    networks: Iterable[Network] = scope.networks.values()
     if any(row.role == "base" for row in old):  # they are every network's
-        with runtime.reading() as sql:
+        with reading() as sql:
             networks, rows = records.networks(sql), records.resources_of_networks(sql)
-        legacy = _legacy(networks)
-        old = _outdated_of(runtime.life.id, _with_rules(rows, legacy))
+        old = made_otherwise(rows, networks, life, outdated)
     if any(row.backend == "iptables" for row in old):
         # Where the chains are others, so are the rules of VMs: too many to be looked at always.
-        with runtime.reading() as sql:
-            for network in legacy:
-                old += _outdated_of(runtime.life.id, records.firewall_rows_of_vms(sql, network))
+        with reading() as sql:
+            for network in legacy(networks):
+                rules = records.firewall_rows_of_vms(sql, network)
+                old += outdated_of(rules, life, outdated)
     return old
-
-
-def _legacy(networks: Iterable[Network]) -> list[str]:
-    return [network.id for network in networks if network.firewall == "iptables"]
-
-
-def _with_rules(rows: Iterable[Resource], legacy: Collection[str]) -> list[Resource]:
-    """The installation's rows and those of these networks: of nftables only tables have rules."""
-    return [row for row in rows if row.network is None or row.network in legacy]
-
-
-def _outdated_of(life: int, rows: Sequence[Resource]) -> list[Resource]:
-    here = (State.COMMITTED, life)
-    return [
-        row
-        for row in rows
-        if row.kind in FIREWALL_KINDS
-        and not row.imported
-        and (row.state, row.life) == here
-        and outdated(row)
-    ]
-
-
-def outdated(row: Resource) -> bool:
-    """Whether an earlier version made a firewall row's objects otherwise."""
-    module = module_named(f"hvtx.drivers.{row.backend}")
-    return bool(module.outdated(row))

@@ -71,6 +71,12 @@ def driver_name(row: Resource) -> str:
     return row.kind if row.kind in DRIVERS else ""
 
 
+def outdated(row: Resource) -> bool:
+    """Whether an earlier version made a firewall row's objects otherwise."""
+    module = module_named(f"hvtx.drivers.{row.backend}")
+    return bool(module.outdated(row))
+
+
 class Drivers:
     """The drivers of one run: a module is imported when its driver is first asked for."""
 

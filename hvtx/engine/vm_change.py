@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hvtx.engine import egress_base, exchange, living_limits, privileges
+from hvtx.engine import exchange, living_limits, network_needs, privileges
 from hvtx.engine.interrupted import close_interrupted
-from hvtx.engine.network_build import ensure_networks
 from hvtx.engine.peer_ports import holding_ports
 from hvtx.engine.resolve import resolve
 from hvtx.engine.runtime import Runtime
@@ -20,6 +19,7 @@ from hvtx.model.resource import is_changing
 from hvtx.model.typed import Any
 from hvtx.model.vm import Liveness, Vm
 from hvtx.planner import changes, service_changes
+from hvtx.planner.network_needs import policies_of
 from hvtx.planner.scope import VmScope
 from hvtx.planner.start import families_of, ports_of
 from hvtx.store import leases, records
@@ -65,8 +65,7 @@ def change_running(
         runtime.lock("network", network.name, shared=True)
     networks = networks_now(runtime, scope.networks)  # as they are now that they are locked
     privileges.need_to_start(networks.networks.values())
-    there = ensure_networks(runtime, networks)  # in this version's layout
-    egress_base.ensure(runtime, wanted.policy, there)
+    there = network_needs.ready(runtime, networks, policies_of([wanted]))  # in this layout
     before = changes.of_vm(vm, there.networks, scope.rows)
     if not before:
         raise Conflict(

@@ -8,7 +8,9 @@ import sys
 import pytest
 
 from hvtx.drivers.base import Host
-from hvtx.engine.registry import DRIVERS, Drivers
+from hvtx.engine.registry import DRIVERS, Drivers, outdated
+from hvtx.model.resource import Kind
+from tests.planner.test_scope import row
 
 HOST = Host("0123456789", "/nonexistent", "/nonexistent", 1.0)
 
@@ -40,3 +42,9 @@ def test_no_driver_is_imported_before_it_is_asked_for() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout == "['hvtx.drivers.base']\n"
+
+
+def test_a_backend_s_driver_says_what_is_out_of_date() -> None:
+    old = row(1, Kind.FILTER)._replace(spec={"backend": "nftables", "what": "base"})
+    assert outdated(old), "its tables have no layout on record"
+    assert not outdated(old._replace(spec={"backend": "firewalld"}))
