@@ -13,7 +13,7 @@ from hvtx.engine import privileges
 from hvtx.engine.described import Asked, Request
 from hvtx.engine.guest_options import check_user_data
 from hvtx.engine.new_network import check_anew
-from hvtx.engine.peer_ports import refuse_ports
+from hvtx.engine.peer_ports import Peers, refuse_ports
 from hvtx.engine.port_holders import held_ports
 from hvtx.engine.scope import all_networks, bridges_now, shown_scope
 from hvtx.engine.vm_user import check_user
@@ -124,7 +124,7 @@ class Checks(NamedTuple):
             if own
             for subnet in subnets.get(name, ())
         }
-        refuse_ports(self.runtime, ports, families, own=held_ports(scope.rows))
+        refuse_ports(Peers(self.runtime), ports, families, own=held_ports(scope.rows))
 
 
 def _by_number(vms: Iterable[Vm]) -> _Ports:

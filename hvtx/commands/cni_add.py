@@ -15,7 +15,7 @@ from hvtx.drivers import netns
 from hvtx.engine import attachments, network_needs, privileges
 from hvtx.engine.attachment_network import refuse_first as refuse_first_network
 from hvtx.engine.attachment_network import take
-from hvtx.engine.peer_ports import refuse_ports
+from hvtx.engine.peer_ports import Peers, refuse_ports
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import networks_now, vm_scope
 from hvtx.engine.transaction import begin
@@ -72,7 +72,7 @@ def refuse_first(runtime: Runtime, request: AttachmentRequest) -> None:
     netns.known_id(request.netns)
     wanted = _as_vm(name_of(request.key), request)
     refuse_first_network(runtime, request)
-    refuse_ports(runtime, wanted.publish, (), request.key.container)
+    refuse_ports(Peers(runtime), wanted.publish, (), request.key.container)
 
 
 def _release_dead(runtime: Runtime, name: str, request: AttachmentRequest) -> None:

@@ -151,7 +151,7 @@ def ask(runtime: Runtime, installation: str, taps: list[str]) -> Word:
         path = os.path.join(directory, store_location.STORE)
         if os.path.lexists(path) and _store_at(path) == installation:
             objections.append(f"its store is {path}")
-    if not known and installation in runtime.others():
+    if not known and installation in runtime.nftables().others():
         objections.append(
             "nothing tells where its store was: an older hvtx made it; if that is gone, remove its"
             f" devices and `nft delete table inet hvtx-{installation}` by hand"

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from hvtx.engine import guest_routes, notice, own_addresses
 from hvtx.engine.guest_options import GuestOptions, check_user_data
 from hvtx.engine.new_network import default_draft, take_network
-from hvtx.engine.peer_ports import refuse_ports
+from hvtx.engine.peer_ports import Peers, refuse_ports
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import bridges_now
 from hvtx.engine.transaction import Operation, begin
@@ -204,7 +204,7 @@ def check_request(runtime: Runtime, request: VmRequest, *, starts: bool = False)
     warn_of_useless(request.policy, networks)
     families = {f for n, own in enumerate(networks) if request.ports(n) for f in own.families}
     container = request.attachment.container if request.attachment else None
-    refuse_ports(runtime, request.publish, () if starts else families, container)
+    refuse_ports(Peers(runtime), request.publish, () if starts else families, container)
     return families
 
 

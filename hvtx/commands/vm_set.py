@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from hvtx.commands import vm_create
 from hvtx.engine import guest_options, living_limits, vm_change, vm_options
-from hvtx.engine.peer_ports import refuse_ports
+from hvtx.engine.peer_ports import Peers, refuse_ports
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.transaction import begin
 from hvtx.engine.vm_user import check_user
@@ -152,7 +152,7 @@ def set_vm(runtime: Runtime, name: str, changes: Changes) -> VmScope:
     if running and not different.keys() <= _LIVING:
         return vm_change.change_running(runtime, scope, wanted, events)
     vm_create.warn_of_disks(wanted.kernel, () if running else wanted.disks)
-    refuse_ports(runtime, new, families_of(wanted))
+    refuse_ports(Peers(runtime), new, families_of(wanted))
     old = living_limits.devices_of(scope.rows, runtime.life.id) if running else []
     limited = {row.id: living_limits.with_limits(row, wanted.limits) for row in old}
     with begin(runtime, living_limits.VERB, vm=name) as (sql, operation):

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from hvtx.engine import network_needs, own_addresses, port_holders, privileges
 from hvtx.engine.guest_routes import look_by
-from hvtx.engine.peer_ports import holding_ports, refuse_ports
+from hvtx.engine.peer_ports import Peers, holding_ports, refuse_ports
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import after, networks_now, vm_scope
 from hvtx.engine.transaction import Operation, begin
@@ -71,7 +71,7 @@ def _start_free(runtime: Runtime, scope: VmScope) -> VmScope:
     probes = probe_of(runtime, vm)
     with contextlib.suppress(OSError):  # its ports are held for flows that may go on: it is back
         port_holders.end_all(scope.waiting)
-    with holding_ports(runtime, decide.ports_of(vm), decide.families_of(vm)) as held:
+    with holding_ports(Peers(runtime), decide.ports_of(vm), decide.families_of(vm)) as held:
         networks = networks_for_start(runtime, scope.networks.values())
         networks = network_needs.ready(runtime, networks, policies_of([vm]))
         scope = scope._replace(networks=networks.networks)
@@ -113,7 +113,7 @@ def run_vm(runtime: Runtime, request: VmRequest) -> VmScope:
     families = vm_create.check_request(runtime, request, starts=True)
     vm_create.warn_of_disks(request.kernel, request.disks)
     probes = probe_of(runtime, _draft(request))
-    with holding_ports(runtime, request.publish, families) as held:
+    with holding_ports(Peers(runtime), request.publish, families) as held:
         taken = vm_create.take_networks(runtime, request)
         privileges.need_to_start(taken)
         networks = networks_now(runtime, [network.id for network in taken])
@@ -150,7 +150,7 @@ def means_of(
     runtime = operation.runtime
     directory = run_directory(runtime.store.run_directory, vm)
     log = log_path(runtime.settings.state_directory, vm)
-    return Means(networks, probes, user, held, holder, directory, log)
+    return Means(networks, Peers(runtime), probes, user, held, holder, directory, log)
 
 
 def need_program(vm: Vm) -> None:
@@ -307,7 +307,7 @@ def restart_vm(
     privileges.need_to_start(scope.networks.values())
     need_own_blocks(runtime, scope)
     ports, families = decide.ports_of(scope.vm), decide.families_of(scope.vm)
-    refuse_ports(runtime, ports, families, own=port_holders.held_ports(scope.rows))
+    refuse_ports(Peers(runtime), ports, families, own=port_holders.held_ports(scope.rows))
     try:
         stop_scope(runtime, scope, timeout=timeout, force=force, tell=tell)
     except PartialFailure:

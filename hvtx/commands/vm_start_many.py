@@ -8,7 +8,7 @@ its VMs is started alone. See :mod:`hvtx.engine.together`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 
@@ -27,8 +27,8 @@ from hvtx.engine.executor import Progress
 from hvtx.engine.interrupted import close_interrupted
 from hvtx.engine.launch_many import Launch, bring_up_each
 from hvtx.engine.peer_ports import (
+    Peers,
     holding_ports,
-    look_for_peers,
     refuse_others_ports,
     refuse_translated,
     tell_of_unknown,
@@ -48,9 +48,7 @@ from hvtx.planner.start import Leftovers
 from hvtx.store import records
 
 if TYPE_CHECKING:
-    from hvtx.drivers.base import CommonDriver
     from hvtx.drivers.portholder import Held
-    from hvtx.model.vm import Publish
 
 _DESCRIPTORS = 4  # that a VM on its way up keeps open: its device, its gate, who holds its ports
 _LIGHT = frozenset({"command", "external"})  # whose start is no boot of a guest by us
@@ -185,6 +183,7 @@ def _start(runtime: Runtime, ready: Sequence[_Ready], tally: Tally, stack: ExitS
     networks = _networks_of_all(runtime, ready, stack)
     ready = [_locked(one, networks) for one in ready]
     own = own_addresses.in_subnets(networks.networks.values())
+    peers = Peers(runtime)
     holding: list[_Holding] = []
     for one in ready:
         vm = one.scope.vm
@@ -195,14 +194,13 @@ def _start(runtime: Runtime, ready: Sequence[_Ready], tally: Tally, stack: ExitS
             own_addresses.refuse_vm(vm, own)
             if runtime.off_record is not None:
                 runtime.off_record.refuse_vm(vm, one.scope.networks.values())
-            hold = holding_ports(runtime, ports, families, look=False)
+            hold = holding_ports(peers, ports, families, look=False)
             holding.append((one, stack.enter_context(hold)))
         except Conflict as problem:
             tally.fail(vm.name, problem)
         except (HvtxError, OSError):
             continue  # perhaps for the sockets that the others hold by now: alone, it shows
-    refuse = partial(refuse_others_ports, runtime)
-    begun, unknown = _beside_peers(runtime.nftables(), refuse, holding, tally)
+    begun, unknown = _beside_peers(peers, holding, tally)
     if not begun:
         return
     # all of them, if one: started alone, it is that one
@@ -226,28 +224,25 @@ def _start(runtime: Runtime, ready: Sequence[_Ready], tally: Tally, stack: ExitS
 
 
 def _beside_peers(
-    nftables: CommonDriver,
-    refuse: Callable[[Sequence[Publish]], None],
-    held: Sequence[_Holding],
-    tally: Tally,
+    peers: Peers, held: Sequence[_Holding], tally: Tally
 ) -> tuple[list[_Holding], dict[str, str]]:
     """Those whose ports nobody else's rules have, and of which that is not known, and why.
 
-    It is looked once for all of them, now that all are held; where there are other installations,
-    ``refuse`` looks for the ports of each.
+    It is looked once for all of them, now that all are held; where somebody may have such rules, it
+    is looked for the ports of each.
     """
     if not any(decide.ports_of(one.scope.vm) for one, _ in held):
         return [*held], {}
-    peers = look_for_peers(nftables)
+    others, translate = peers.others(), peers.may_translate()
     begun: list[_Holding] = []
     unknown: dict[str, str] = {}
     for one, own in held:
         vm = one.scope.vm
         try:
-            if peers.others:
-                refuse(decide.ports_of(vm))
-            if peers.translate:
-                why = refuse_translated(nftables, decide.ports_of(vm), decide.families_of(vm))
+            if others:
+                refuse_others_ports(peers, decide.ports_of(vm))
+            if translate:
+                why = refuse_translated(peers, decide.ports_of(vm), decide.families_of(vm))
                 unknown |= {vm.name: why} if why is not None else {}
             begun.append((one, own))
         except Conflict as problem:

@@ -7,7 +7,7 @@ all at once takes all of them back, and it is for the caller to start each alone
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from hvtx.engine import effects, lines, port_holders
 from hvtx.engine.peer_ports import refuse_others_ports
@@ -56,7 +56,7 @@ class Launch:
     def spawn(self) -> None:
         """Start its process behind the gate, and the holder of its ports."""
         if self.peers:
-            refuse_others_ports(self.operation.runtime, ports_of(self.vm))
+            refuse_others_ports(self.means.peers, ports_of(self.vm))
         vm, rows, means = self.vm, self.rows, self.means
         if any(row.kind == Kind.PROCESS for row in rows):
             assert means.probes is not None, vm.name
@@ -112,7 +112,7 @@ def bring_up_each(runtime: Runtime, launches: Sequence[Launch]) -> None:
     """
     try:
         _make(launches)
-        _look_again(runtime.others, launches)
+        _look_again(launches)
         _each(launches, Launch.spawn)
         _observe(runtime, launches)
         _each(launches, Launch.open)
@@ -141,14 +141,14 @@ def _make(launches: Sequence[Launch]) -> None:
         launch.seen = {row.id: observed[row.id] for row in launch.rows if row.id in observed}
 
 
-def _look_again(others: Callable[[], Collection[str]], launches: Sequence[Launch]) -> None:
+def _look_again(launches: Sequence[Launch]) -> None:
     """Look once more for other installations, now that all ports are published.
 
     See :mod:`hvtx.engine.peer_ports`: of two that publish one at once, one at least meets the other
     then. Raises HvtxError.
     """
     ports = any(ports_of(launch.vm) for launch in launches)
-    peers = ports and bool(others())
+    peers = ports and bool(launches[0].means.peers.others())
     for launch in launches:
         launch.peers = peers
 

@@ -9,7 +9,7 @@ is looked for before it is published and once more after: at least one takes it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 from hvtx.engine import notice
@@ -18,16 +18,58 @@ from hvtx.engine.runtime import Runtime
 from hvtx.errors import Conflict, HvtxError
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.host.ports import refuse_taken_beside, refuse_taken_port
-from hvtx.model.typed import TYPE_CHECKING, NamedTuple
+from hvtx.model.typed import TYPE_CHECKING
 from hvtx.model.vm import Publish
 
 if TYPE_CHECKING:
-    from hvtx.drivers.base import CommonDriver, DeviceDriver
     from hvtx.drivers.portholder import Held
 
 
+class Peers:
+    """Whose rules may stand in the way of a port that is published: asked anew each time."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        """For who publishes ports by the drivers of this run; nothing is asked yet."""
+        self._drivers = runtime.drivers
+        self._installation = runtime.installation
+
+    def others(self) -> frozenset[str]:
+        """Other installations of hvtx on this host; one short dump. Contended, NotPermitted."""
+        return self._drivers.of("nftables").others()
+
+    def may_translate(self) -> bool:
+        """Whether somebody may give packets a destination; also where that cannot be told."""
+        try:
+            return self._drivers.of("nftables").may_translate()
+        except (HvtxError, OSError, DumpInterrupted):
+            return True  # it may be so: the closer look says why it cannot be told
+
+    def refuse_published(self, ports: Sequence[Publish]) -> None:
+        """Raise Conflict if another installation publishes one of ``ports``: all rules are read."""
+        from hvtx.host.xtnames import legacy_tables
+        from hvtx.planner.peer_ports import published_by_others
+
+        for backend in FIREWALLS:
+            if backend == "iptables" and not legacy_tables():
+                continue
+            entries = self._drivers.firewall(backend).observe()
+            for port, installation in published_by_others(entries, self._installation):
+                mine = next((own for own in ports if own.collides(port)), None)
+                if mine is not None:
+                    raise Conflict(
+                        f"port {mine.host_port}/{mine.protocol} is published by another"
+                        f" installation of hvtx on this host ({installation})",
+                        hint=f"choose another host port than {mine.host_port}, or release it there",
+                    )
+
+    def addresses(self) -> set[str]:
+        """Every address that a device of this host has."""
+        links = self._drivers.of("tap").links
+        return {one.address.partition("/")[0] for one in links.addresses()}
+
+
 def refuse_ports(
-    runtime: Runtime,
+    peers: Peers,
     ports: Sequence[Publish],
     families: Collection[int],
     container: str | None = None,
@@ -45,43 +87,24 @@ def refuse_ports(
     ``own``: what a VM holds that is to be stopped, and started with ``ports``: nothing is told.
     """
     fresh, wider = _beside(ports, own or ())
-    with _naming_installations(runtime, ports):
+    with _naming_installations(peers, ports):
         away = [port for port in fresh if not refuse_taken_port(port, container)]
-        _refuse_wider(runtime.devices, wider)
-    refuse_others_ports(runtime, ports)
-    unknown = refuse_translated(runtime.nftables(), ports, families)
+        _refuse_wider(peers, wider)
+    refuse_others_ports(peers, ports)
+    unknown = refuse_translated(peers, ports, families)
     if families and own is None:  # else the start that follows at once tells
         _tell_of_away(away)
         tell_of_unknown(ports, unknown)
 
 
-class Peers(NamedTuple):
-    """Whose rules may stand in the way of a port that is published."""
-
-    others: bool  # other installations of hvtx have tables here
-    translate: bool  # somebody may give packets a destination; also where that cannot be told
-
-
-def look_for_peers(nftables: CommonDriver) -> Peers:
-    """Look for them, for as many ports as are held by then. Raises HvtxError, OSError."""
-    return Peers(bool(nftables.others()), _may_translate(nftables))
-
-
-def _may_translate(nftables: CommonDriver) -> bool:
-    try:
-        return nftables.may_translate()
-    except (HvtxError, OSError, DumpInterrupted):
-        return True  # it may be so: the closer look says why it cannot be told
-
-
 def refuse_translated(
-    nftables: CommonDriver, ports: Sequence[Publish], families: Collection[int]
+    peers: Peers, ports: Sequence[Publish], families: Collection[int]
 ) -> str | None:
     """Why it is not known whether others translate a port; None if none of them is translated.
 
     Raises Conflict where one is.
     """
-    if not ports or not families or not _may_translate(nftables):
+    if not ports or not families or not peers.may_translate():
         return None
     from hvtx.engine import translated_ports
 
@@ -90,7 +113,7 @@ def refuse_translated(
 
 @contextmanager
 def holding_ports(
-    runtime: Runtime,
+    peers: Peers,
     ports: Sequence[Publish],
     families: Collection[int],
     own: Sequence[Publish] = (),
@@ -105,7 +128,7 @@ def holding_ports(
     of these, those that are to be on more addresses are looked for on each.
 
     Without ``look`` only what programs have is refused: for who holds the ports of several VMs, and
-    then looks once for what rules of others do with any of them (:func:`look_for_peers`).
+    then looks once for what rules of others do with any of them.
     """
     fresh, wider = _beside(ports, own)
     ports = [*fresh, *(port for port, _ in wider)]
@@ -114,15 +137,15 @@ def holding_ports(
         return
     from hvtx.drivers import portholder
 
-    with _naming_installations(runtime, ports):
+    with _naming_installations(peers, ports):
         held = portholder.hold(fresh)
     try:
-        with _naming_installations(runtime, ports):
-            _refuse_wider(runtime.devices, wider)
+        with _naming_installations(peers, ports):
+            _refuse_wider(peers, wider)
         unknown: str | None = None
         if look:
-            refuse_others_ports(runtime, ports)
-            unknown = refuse_translated(runtime.nftables(), ports, families)
+            refuse_others_ports(peers, ports)
+            unknown = refuse_translated(peers, ports, families)
         _tell_of_away(list(dict.fromkeys(held.away)))
         for port, why in held.unheld.items():
             notice.warning(
@@ -155,23 +178,21 @@ def _beside(
     return fresh, wider
 
 
-def _refuse_wider(
-    devices: Callable[[], DeviceDriver], wider: Sequence[tuple[Publish, set[str]]]
-) -> None:
+def _refuse_wider(peers: Peers, wider: Sequence[tuple[Publish, set[str]]]) -> None:
     """Raise Conflict for a port that somebody has on an address on which the VM has it not."""
     if wider:
-        here = {one.address.partition("/")[0] for one in devices().links.addresses()}
+        here = peers.addresses()
         for port, addresses in wider:
             refuse_taken_beside(port, addresses, here)
 
 
 @contextmanager
-def _naming_installations(runtime: Runtime, ports: Sequence[Publish]) -> Iterator[None]:
+def _naming_installations(peers: Peers, ports: Sequence[Publish]) -> Iterator[None]:
     """Where a program has a port, say so if it holds the port for another installation of hvtx."""
     try:
         yield
     except Conflict:
-        refuse_others_ports(runtime, ports)
+        refuse_others_ports(peers, ports)
         raise
 
 
@@ -192,22 +213,7 @@ def _tell_of_away(away: Sequence[Publish]) -> None:
         )
 
 
-def refuse_others_ports(runtime: Runtime, ports: Sequence[Publish]) -> None:
+def refuse_others_ports(peers: Peers, ports: Sequence[Publish]) -> None:
     """Raise Conflict if another installation publishes one of ``ports``; costs one short dump."""
-    if not ports or not runtime.others():
-        return
-    from hvtx.host.xtnames import legacy_tables
-    from hvtx.planner.peer_ports import published_by_others
-
-    for backend in FIREWALLS:
-        if backend == "iptables" and not legacy_tables():
-            continue
-        entries = runtime.firewall(backend).observe()
-        for port, installation in published_by_others(entries, runtime.installation):
-            mine = next((own for own in ports if own.collides(port)), None)
-            if mine is not None:
-                raise Conflict(
-                    f"port {mine.host_port}/{mine.protocol} is published by another installation"
-                    f" of hvtx on this host ({installation})",
-                    hint=f"choose another host port than {mine.host_port}, or release it there",
-                )
+    if ports and peers.others():
+        peers.refuse_published(ports)

@@ -298,10 +298,6 @@ class Runtime:
         """The backend that every installation has tables of."""
         return self.drivers.of("nftables")
 
-    def others(self) -> frozenset[str]:
-        """Other installations of hvtx on this host."""
-        return self.nftables().others()
-
     def devices(self) -> DeviceDriver:
         """The driver of TAP devices."""
         return self.drivers.of("tap")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from hvtx.engine import exchange, living_limits, network_needs, privileges
 from hvtx.engine.interrupted import close_interrupted
-from hvtx.engine.peer_ports import holding_ports
+from hvtx.engine.peer_ports import Peers, holding_ports
 from hvtx.engine.resolve import resolve
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import networks_now, vm_scope
@@ -79,7 +79,7 @@ def change_running(
     ]
     difference = changes.difference(scope.rows, before + told[0], after + told[1])
     families = families_of(wanted)
-    with holding_ports(runtime, ports_of(wanted), families, ports_of(vm)) as held:
+    with holding_ports(Peers(runtime), ports_of(wanted), families, ports_of(vm)) as held:
         old = living_limits.devices_of(scope.rows, runtime.life.id)
         devices = old if wanted.limits != vm.limits else []
         change = exchange.Change(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from hvtx.engine import effects, notice, port_holders
 from hvtx.engine.guest_routes import Look, refuse_diverted
 from hvtx.engine.operation import RunningOperation
-from hvtx.engine.peer_ports import refuse_others_ports
+from hvtx.engine.peer_ports import Peers, refuse_others_ports
 from hvtx.engine.transaction import Operation
 from hvtx.engine.vm_paths import remove_log
 from hvtx.errors import HvtxError, StoreError, UsageError
@@ -34,6 +34,7 @@ class Means(NamedTuple):
     """What a VM is started with, beside its rows."""
 
     networks: NetworkScope
+    peers: Peers  # who is looked for once more, when its ports are published
     probes: hypervisors.Probes | None  # None: it has no process of its own
     user: User | None  # whom its process runs as; None: hvtx's own
     held: Held | None  # its published ports; None if it has none
@@ -67,7 +68,7 @@ def bring_up(
         observed = effects.create(operation, rows)
         settle_reservations(operation, rows, observed)
         # once more, now that they are published: see hvtx.engine.peer_ports
-        refuse_others_ports(operation.runtime, ports_of(vm))
+        refuse_others_ports(means.peers, ports_of(vm))
         gate, holder = None, means.holder
         try:
             if any(row.kind == Kind.PROCESS for row in rows):
