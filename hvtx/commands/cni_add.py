@@ -15,11 +15,12 @@ from hvtx.drivers import netns
 from hvtx.engine import attachments, network_needs, privileges
 from hvtx.engine.attachment_network import refuse_first as refuse_first_network
 from hvtx.engine.attachment_network import take
+from hvtx.engine.launching import bring_up
 from hvtx.engine.peer_ports import Peers, refuse_ports
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import networks_now, vm_scope
 from hvtx.engine.transaction import begin
-from hvtx.engine.vm_launch import bring_up
+from hvtx.engine.vm_launch import Launch
 from hvtx.engine.vm_options import VmRequest
 from hvtx.errors import Conflict
 from hvtx.model.attachment import Attached, AttachmentRequest
@@ -63,8 +64,9 @@ def add(runtime: Runtime, request: AttachmentRequest) -> Attached:
         vm, rows = record_vm(operation, sql, wanted, [network], committed=False, taken=own)
         means = means_of(operation, vm, networks)
         rows += intend(operation, sql, vm, (), means, container=container)
-    rows = bring_up(operation, vm, rows, means, new=True)
-    return attachments.told(vm, rows, networks.networks)
+        launch = Launch(operation, vm, rows, means, new=True)
+    bring_up([launch], operation)
+    return attachments.told(vm, launch.committed(), networks.networks)
 
 
 def refuse_first(runtime: Runtime, request: AttachmentRequest) -> None:

@@ -12,11 +12,12 @@ from collections.abc import Iterable, Sequence
 
 from hvtx.engine import network_needs, own_addresses, port_holders, privileges
 from hvtx.engine.guest_routes import look_by
+from hvtx.engine.launching import bring_up
 from hvtx.engine.peer_ports import Peers, holding_ports, refuse_ports
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import after, networks_now, vm_scope
 from hvtx.engine.transaction import Operation, begin
-from hvtx.engine.vm_launch import Means, bring_up, refuse_diverted_vms
+from hvtx.engine.vm_launch import Launch, Means, refuse_diverted_vms
 from hvtx.engine.vm_paths import log_path, run_directory
 from hvtx.engine.vm_state import is_starting
 from hvtx.engine.vm_user import need_user_of, user_of
@@ -85,8 +86,9 @@ def _start_free(runtime: Runtime, scope: VmScope) -> VmScope:
                 vm, user = with_user(operation, sql, vm, probes)
                 means = means_of(operation, vm, networks, probes, user, held, holder)
                 rows = intend(operation, sql, vm, scope.rows, means)
-            # no call comes in between: nobody would undo the rows if Ctrl-C came in it
-            rows = bring_up(operation, vm, rows, means)
+                launch = Launch(operation, vm, rows, means)
+            bring_up([launch], operation)
+            rows = launch.committed()
     return after(scope, vm, [*scope.leases, *rows])
 
 
@@ -130,7 +132,9 @@ def run_vm(runtime: Runtime, request: VmRequest) -> VmScope:
             vm, user = with_user(operation, sql, vm, probes)
             means = means_of(operation, vm, networks, probes, user, held)
             rows = leases + intend(operation, sql, vm, (), means)
-        rows = bring_up(operation, vm, rows, means, new=True)
+            launch = Launch(operation, vm, rows, means, new=True)
+        bring_up([launch], operation)
+        rows = launch.committed()
     scope = VmScope(
         runtime.life, vm, rows, networks.networks, True, VmState.STARTING, Liveness.UNKNOWN
     )

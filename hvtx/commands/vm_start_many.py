@@ -25,7 +25,7 @@ from hvtx.commands.vm_start import (
 from hvtx.engine import network_needs, own_addresses, port_holders
 from hvtx.engine.executor import Progress
 from hvtx.engine.interrupted import close_interrupted
-from hvtx.engine.launch_many import Launch, bring_up_each
+from hvtx.engine.launching import bring_up
 from hvtx.engine.peer_ports import (
     Peers,
     holding_ports,
@@ -35,8 +35,8 @@ from hvtx.engine.peer_ports import (
 )
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import after, vm_scopes
-from hvtx.engine.together import SLICE, Several, Tally, begin_each, held, slices
-from hvtx.engine.vm_launch import refuse_diverted_vms
+from hvtx.engine.together import SLICE, Common, Several, Tally, begin_each, held, slices
+from hvtx.engine.vm_launch import Launch, refuse_diverted_vms
 from hvtx.errors import CommitUnknown, Conflict, HvtxError, NotFound
 from hvtx.host import descriptors, once
 from hvtx.hypervisors import base as hypervisors
@@ -212,7 +212,10 @@ def _start(runtime: Runtime, ready: Sequence[_Ready], tally: Tally, stack: ExitS
             means = means_of(operation, vm, networks, one.probes, user, ports_held)
             rows = intend(operation, sql, vm, one.scope.rows, means)
             launches.append(Launch(operation, vm, rows, means))
-    bring_up_each(runtime, launches)
+        common = Common(operations)
+    late = bring_up(launches, common)
+    if late is not None:
+        raise late  # nothing is to be begun any more
     for (one, _), launch in zip(begun, launches, strict=True):
         if launch.vm.name in unknown:
             tell_of_unknown(decide.ports_of(launch.vm), unknown[launch.vm.name])

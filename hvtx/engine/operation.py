@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 from hvtx.engine.runtime import Runtime, wrong_namespace
+from hvtx.errors import CommitUnknown
 from hvtx.host.locks import LockFile
 from hvtx.model.mark import make_mark
-from hvtx.model.resource import Resource
+from hvtx.model.resource import Resource, State
 from hvtx.model.typed import Any
 from hvtx.store import history, intents, records, retention
 from hvtx.store.history import Event
@@ -98,6 +99,25 @@ class RunningOperation:
         with suppress(Exception):
             own = self.runtime.read(history.of_operation, self.id, after=self._heard)
             self.runtime.listener(own)
+
+    def was_committed(self, rows: Sequence[Resource]) -> bool:
+        """Ask the store again, after a commit that did not say, of rows that it was to commit.
+
+        Raises CommitUnknown if it cannot be asked: any other error would be taken for a failure,
+        and undone, though the rows may be committed.
+        """
+        try:
+            self.runtime.reopen_store()
+            if not rows:
+                open_ones = self.runtime.read(records.operations)
+                return self.id not in {known.id for known in open_ones}
+            found = self.runtime.read(records.resources_by_id, [row.id for row in rows])
+        except Exception as problem:
+            raise CommitUnknown(
+                f"commit outcome unknown: the state store cannot be re-read: {problem}",
+                hint="run `hvtx recover` when the disk works again",
+            ) from problem
+        return all(row.id in found and found[row.id].state == State.COMMITTED for row in rows)
 
     def verify(self) -> None:
         """Restate the invariants that the store can show (``HVTX_VERIFY=1``, as all tests do)."""

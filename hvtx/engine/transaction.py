@@ -112,31 +112,12 @@ class Operation(RunningOperation):
         then: Callable[[Any], None] = lambda sql: None,
         result: str = "done",
     ) -> None:
-        """Close the operation as ``result``.
-
-        Raises HvtxError if a row was no longer ours to commit.
+        """Close the operation as ``result``. HvtxError if a row was no longer ours to commit.
 
         Ctrl-C that comes while the disk writes is too late: what was committed stands, as
         ``committed`` tells who would undo.
         """
-        try:
-            with self.runtime.store.transaction() as sql:
-                moved = intents.commit(sql, rows, observed, self.id)
-                if moved != len(rows):
-                    raise HvtxError(
-                        f"operation {self.id} lost {len(rows) - moved} of its rows to another",
-                        hint="rolled back; `hvtx intents` shows running operations",
-                    )
-                then(sql)
-                self.history(sql, [*map(lines.made, rows), *events])
-                self.close(sql, result)
-        except (CommitUnknown, KeyboardInterrupt):
-            if not was_committed(self, rows):
-                raise
-        self.committed = True
-        self.verify()
-        failpoint.reach("committed")
-        self.unlock()
+        commit_each([(self, rows, observed)], events=events, then=then, result=result)
 
     def release(
         self, rows: Sequence[Resource], *, reasons: Mapping[int, str]
@@ -230,21 +211,39 @@ def begin(
     failpoint.reach("intended")
 
 
-def was_committed(operation: Operation, rows: Sequence[Resource]) -> bool:
-    """Ask the store again, after a commit that did not say.
+def commit_each(
+    made: Sequence[tuple[Operation, Sequence[Resource], Mapping[int, Mapping[str, Any]]]],
+    *,
+    events: Sequence[Event] = (),
+    then: Callable[[Any], None] = lambda sql: None,
+    result: str = "done",
+) -> KeyboardInterrupt | None:
+    """Commit what operations made, each with its rows and what was read back: all, or nothing.
 
-    Raises CommitUnknown if it cannot be asked: any other error would be taken for a failure,
-    and undone, though the rows may be committed.
+    Returns a Ctrl-C that came too late, for who has more to begin. Raises as `Operation.commit`.
     """
+    late: BaseException | None = None
+    first, some, _ = made[0]
     try:
-        operation.runtime.reopen_store()
-        if not rows:
-            open_ones = operation.runtime.read(records.operations)
-            return operation.id not in {known.id for known in open_ones}
-        found = operation.runtime.read(records.resources_by_id, [row.id for row in rows])
-    except Exception as problem:
-        raise CommitUnknown(
-            f"commit outcome unknown: the state store cannot be re-read: {problem}",
-            hint="run `hvtx recover` when the disk works again",
-        ) from problem
-    return all(row.id in found and found[row.id].state == State.COMMITTED for row in rows)
+        with first.runtime.store.transaction() as sql:
+            for operation, rows, observed in made:
+                if lost := len(rows) - intents.commit(sql, rows, observed, operation.id):
+                    raise HvtxError(
+                        f"operation {operation.id} lost {lost} of its rows to another",
+                        hint="rolled back; `hvtx intents` shows running operations",
+                    )
+            then(sql)
+            for operation, rows, _ in made:
+                operation.history(sql, [*map(lines.made, rows), *events])
+                operation.close(sql, result)
+    except (CommitUnknown, KeyboardInterrupt) as problem:
+        if not first.was_committed(some):
+            raise
+        late = problem
+    for operation, _, _ in made:  # before all else: from here on nothing may be taken back
+        operation.committed = True
+    first.verify()
+    failpoint.reach("committed")
+    for operation, _, _ in made:
+        operation.unlock()
+    return late if isinstance(late, KeyboardInterrupt) else None

@@ -1,11 +1,11 @@
-"""A VM's resources and its processes are made, waited for and committed, or taken back."""
+"""What brings one VM up: its processes are started, waited for, and taken back from its rows."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
-from hvtx.engine import effects, notice, port_holders
+from hvtx.engine import notice, port_holders
 from hvtx.engine.guest_routes import Look, refuse_diverted
 from hvtx.engine.operation import RunningOperation
 from hvtx.engine.peer_ports import Peers, refuse_others_ports
@@ -20,7 +20,7 @@ from hvtx.model.user import ROOT, User
 from hvtx.model.vm import Identity, Network, Vm
 from hvtx.planner.scope import NetworkScope
 from hvtx.planner.start import ports_of
-from hvtx.store import intents, records
+from hvtx.store import records
 
 if TYPE_CHECKING:
     from hvtx.drivers.portholder import Held, Holder
@@ -57,56 +57,102 @@ def refuse_diverted_vms(
             refuse_diverted(networks.networks[network], bridges[network], addresses, look)
 
 
-def bring_up(
-    operation: Operation, vm: Vm, rows: list[Resource], means: Means, *, new: bool = False
-) -> list[Resource]:
-    """Act and commit; whatever fails is undone from the rows. Returns the committed rows."""
-    identity: Identity | None = None
-    try:
-        if new:  # its addresses were not known before
-            refuse_diverted_vms([vm], means.networks)
-        observed = effects.create(operation, rows)
-        settle_reservations(operation, rows, observed)
-        # once more, now that they are published: see hvtx.engine.peer_ports
-        refuse_others_ports(means.peers, ports_of(vm))
-        gate, holder = None, means.holder
-        try:
-            if any(row.kind == Kind.PROCESS for row in rows):
-                assert means.probes is not None, vm.name
-                launch = render(vm, rows, means.networks.networks, means.probes, means.directory)
-                gate = spawn_gate(vm, launch, means)
-                identity = gate.identity
-            holder = holder or port_holders.spawn_for_rows(means.held, identity, rows)
-            if gate is not None or holder is not None:
-                enter_scope(vm, gate, holder)
-                failpoint.reach("spawned")
-                if gate is not None or holder is not means.holder:
-                    rows = operation.observe(rows, learnt(rows, observed, means, gate, holder))
-                failpoint.reach("registered")
-            let_go_on(holder, gate)
-        except BaseException:
-            for one in (gate, holder):
-                if one is not None:
-                    one.cancel()
-            raise
-        if gate is not None:
+class Launch:
+    """A VM on its way up: each step of it, in their order.
+
+    The steps of several are taken in common by :mod:`hvtx.engine.launching`.
+    """
+
+    def __init__(
+        self,
+        operation: Operation,
+        vm: Vm,
+        rows: list[Resource],
+        means: Means,
+        *,
+        new: bool = False,
+    ) -> None:
+        """Its rows are on record as intended. ``new``: so is the VM, by the same operation."""
+        self.operation = operation
+        self.vm = vm
+        self.rows = rows
+        self.means = means
+        self.new = new
+        self.problem: BaseException | None = None  # why it did not come up
+        self.peers = True  # whether other installations are here, as far as is known
+        self.seen: dict[int, Mapping[str, Any]] = {}  # what was read back, by row
+        self._gate: Gate | None = None
+        self._holder: Holder | None = None
+        self._call: hypervisors.Launch | None = None
+
+    def spawn(self) -> None:
+        """Start its process behind the gate, and the holder of its ports."""
+        vm, rows, means = self.vm, self.rows, self.means
+        if self.peers:
+            # once more, now that they are published: see hvtx.engine.peer_ports
+            refuse_others_ports(means.peers, ports_of(vm))
+        if any(row.kind == Kind.PROCESS for row in rows):
+            assert means.probes is not None, vm.name
+            networks = means.networks.networks
+            self._call = render(vm, rows, networks, means.probes, means.directory)
+            self._gate = spawn_gate(vm, self._call, means)
+        self._holder = means.holder or port_holders.spawn_for_rows(means.held, self.identity, rows)
+        if self.spawned:
+            enter_scope(vm, self._gate, self._holder)
+            failpoint.reach("spawned")
+
+    @property
+    def spawned(self) -> bool:
+        """Whether it has a process of its own, or one that holds its ports."""
+        return self._gate is not None or self._holder is not None
+
+    @property
+    def identity(self) -> Identity | None:
+        """The process of the VM, once it is spawned."""
+        return None if self._gate is None else self._gate.identity
+
+    def learnt(self) -> dict[int, dict[str, Any]]:
+        """What is to be kept of its processes before they are let go on, by row."""
+        if self._gate is None and self._holder is self.means.holder:
+            return {}  # it is on record with the rows
+        return learnt(self.rows, self.seen, self.means, self._gate, self._holder)
+
+    def open(self) -> None:
+        """Let the holder of the ports go on, then the hypervisor."""
+        if self._holder is not None:
+            self._holder.open()
+        if self._gate is not None:
+            self._gate.open()
             failpoint.reach("opened")
-            gate.wait_ready(launch, READY_SECONDS)
+
+    def wait(self) -> None:
+        """Wait until it is up. Raises HostRefused."""
+        if self._gate is not None and self._call is not None:
+            self._gate.wait_ready(self._call, READY_SECONDS)
             failpoint.reach("up")
-        if holder is not None:
-            holder.confirm()
-            observed |= with_holder(rows, observed)
-        if taps := [row for row in rows if row.kind == Kind.TAP]:
-            operation.runtime.devices().restore_macs(taps)
-        operation.commit(
-            rows,
-            observed,
-            then=lambda sql: records.set_vm_confirmed(sql, vm.id) if new else None,
+        if self._holder is not None:
+            self._holder.confirm()
+            self.seen |= with_holder(self.rows, self.seen)
+
+    def committed(self) -> list[Resource]:
+        """Its rows, which are committed; raises the problem for which it was undone."""
+        if self.problem is not None:
+            raise self.problem
+        return self.rows
+
+    def take_back(self, problem: BaseException) -> None:
+        """Undo it from its rows; the problem is told what could not be undone.
+
+        A holder that was told to stay is its rows': it ends with these, and not if they are to
+        stay, since Ctrl-C came after the commit, or nobody knows if there was one.
+        """
+        if self._gate is not None:
+            self._gate.cancel()
+        if self._holder is not None and self._holder.passing:
+            self._holder.cancel()
+        roll_back(
+            self.operation, self.vm, self.rows, self.means, self.identity, problem, new=self.new
         )
-        return intents.committed(rows, observed)
-    except (Exception, KeyboardInterrupt) as problem:
-        roll_back(operation, vm, rows, means, identity, problem, new=new)
-        raise
 
 
 def settle_reservations(
@@ -127,14 +173,6 @@ def with_holder(
     """What is kept of published ports: what was made, and who holds them, by row (pure)."""
     ports = [row for row in rows if row.kind == Kind.PUBLISH]
     return {row.id: {**observed.get(row.id, {}), **row.observed} for row in ports}
-
-
-def let_go_on(holder: Holder | None, gate: Gate | None) -> None:
-    """Let the holder of the ports go on, then the hypervisor."""
-    if holder is not None:
-        holder.open()
-    if gate is not None:
-        gate.open()
 
 
 def learnt(

@@ -360,7 +360,7 @@ def off_record(s: State) -> str | None:
     return None
 
 
-# -- the start: vm_start.start_vm, vm_launch.bring_up, effects.create, TapDriver._create -----------------
+# -- the start: vm_start.start_vm, launching.bring_up, effects.create, TapDriver._create -----------------
 
 
 def start(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
@@ -374,7 +374,7 @@ def start(s: State, who: int, weak: frozenset[str]) -> Iterator[Step]:
     if at == "lock":
         if not trusted(s, weak):  # Runtime.enter
             yield f"{says}: refused, the store was rolled back", act(s, who, "done"), None
-        elif _left(s):  # vm_start._free_for_start: resolve, by gc's own rules
+        elif _left(s):  # vm_start.start_held: resolve, by gc's own rules
             yield (
                 f"{says}: locks the VM, something is left",
                 act(s, who, "before", Job(), vm_lock=who),

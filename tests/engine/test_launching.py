@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from hvtx.engine.launch_many import Launch, _look_again
-from hvtx.engine.vm_launch import Means
+from hvtx.engine.launching import _look_again
+from hvtx.engine.vm_launch import Launch, Means
 from hvtx.errors import Conflict
 from hvtx.model.vm import Interface, Publish, Vm
 
