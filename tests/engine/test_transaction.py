@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hvtx.engine import effects, transaction
-from hvtx.engine.transaction import Operation, begin
+from hvtx.engine.transaction import Operation, begin, commit_each
 from hvtx.errors import HvtxError
 from hvtx.host.locks import LockFile
 from hvtx.model.resource import GONE, Kind, Outcome, Resource, State
@@ -181,3 +182,35 @@ def test_the_module_is_the_protocol_and_fits_its_measure() -> None:
     assert len(Path(transaction.__file__).read_text().splitlines()) <= 250
     own = {name for name, thing in vars(Operation).items() if callable(thing)}
     assert own == {"intend", "observe", "commit", "release", "forget", "complete", "end"}
+
+
+def test_several_are_committed_together_or_not_at_all(runtime: Any) -> None:
+    (one, first), (two, second) = made(runtime), made(runtime)
+    with runtime.store.transaction() as sql:
+        intents.release(sql, second[:1], two.id)
+    with pytest.raises(HvtxError, match=f"operation {two.id} lost 1 of its rows"):
+        commit_each([(one, first, {}), (two, second, {})])
+    assert not (one.committed or two.committed)
+    assert State.COMMITTED not in {row.state for row in runtime.rows()}
+    two.end("partial")
+    assert commit_each([(one, first, {})]) is None
+    assert one.committed
+
+
+def test_ctrl_c_that_comes_while_a_commit_is_written_is_told_and_undoes_nothing(
+    runtime: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operation, rows = made(runtime)
+    transaction_of = runtime.store.transaction
+
+    @contextmanager
+    def interrupted() -> Iterator[Any]:
+        with transaction_of() as sql:
+            yield sql
+        raise KeyboardInterrupt
+
+    runtime.reopen_store = lambda: None
+    monkeypatch.setattr(runtime.store, "transaction", interrupted)
+    assert isinstance(commit_each([(operation, rows, {})]), KeyboardInterrupt)
+    assert operation.committed
+    assert {row.state for row in runtime.rows()} == {State.COMMITTED}
