@@ -357,7 +357,7 @@ class LostRemover:
         """By the drivers of the kind, which look again: a TAP goes by attaching to it."""
         _, addresses, _ = _links()
         own = own_addresses([a.address for a in addresses if a.ifindex == link.ifindex])
-        driver = self.runtime.driver(item.kind)
+        driver = self.runtime.drivers.of(item.kind)
         return remove_seen(driver, item, own if item.kind == Kind.BRIDGE else ())
 
     def _remove_rules(self, item: Item) -> Outcome:

@@ -104,16 +104,13 @@ def publish(runtime: Runtime, by: Publisher, render: Render) -> None:
             return
         if by.is_fresh(runtime.read(records.seq)):  # of a change there may be no note
             return
-        runtime.lock("all", "view")
-        try:
+        with runtime.held("all", "view"):
             runtime.store.tell_watch()  # a change that was noted may not have been committed
             # whoever had the lock before may have published ours as well
             if not by.is_fresh(runtime.read(records.seq)):
                 made = gather(runtime)
                 text = json.dumps(render(made), separators=(",", ":"))
                 by.publish(text.encode(), made.seq)
-        finally:
-            runtime.unlock("all", "view")
     except Exception as problem:
         told = explain(problem) or problem
         if not isinstance(told, (HvtxError, OSError)):

@@ -162,21 +162,15 @@ def _without_attachments(scopes: Sequence[VmScope], tally: Tally) -> list[VmScop
 
 
 def _stop_alone(runtime: Runtime, name: str, how: _How) -> VmScope:
-    runtime.lock("vm", name)
-    try:
+    with runtime.held("vm", name):
         scope = vm_scope(runtime, name)
         refuse_attachment(scope.vm)
         return stop_scope(runtime, scope, timeout=how.timeout, force=how.force, tell=how.tell)
-    finally:
-        runtime.unlock("vm", name)
 
 
 def _remove_alone(runtime: Runtime, name: str, *, force: bool) -> VmScope:
-    runtime.lock("vm", name)
-    try:
+    with runtime.held("vm", name):
         return remove_held(runtime, name, force=force)
-    finally:
-        runtime.unlock("vm", name)
 
 
 def _stop(runtime: Runtime, scopes: Sequence[VmScope], how: _How, tally: Tally) -> None:

@@ -69,8 +69,7 @@ def room(
     blocks on record are another machine's).
     """
     wanted = [network for network in networks if network.block_size is not None]
-    runtime.lock("all", "blocks")
-    try:
+    with runtime.held("all", "blocks"):
         block_machine.refuse_elsewhere(runtime)
         if block_machine.is_unconfirmed(runtime):
             with opened(runtime) as blocks:
@@ -82,8 +81,6 @@ def room(
                 for network in missing:
                     blocks.make_room(network, own)
         yield
-    finally:
-        runtime.unlock("all", "blocks")
 
 
 @contextmanager

@@ -203,11 +203,8 @@ def settle(runtime: Runtime, names: Iterable[str]) -> None:
     running = runtime.running(under_way)
     interrupted = {known.vm for known in under_way if known.vm and not running[known.id]}
     for name in sorted(wanted & (half | interrupted)):
-        runtime.lock("vm", name)
-        try:
+        with runtime.held("vm", name):
             resolve(runtime, name)
-        finally:
-            runtime.unlock("vm", name)
 
 
 # -- what a change is made of ----------------------------------------------------------------------

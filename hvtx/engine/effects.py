@@ -48,7 +48,7 @@ def create(operation: RunningOperation, rows: Sequence[Resource]) -> dict[int, M
         if not name:
             continue
         part = list(batch)
-        observed |= made_by(runtime.driver(name), part)
+        observed |= made_by(runtime.drivers.of(name), part)
         if part[0].kind in FIREWALL_KINDS:
             observed |= flows.end_past_new(operation, part, observed)
             if any(row.kind == Kind.PUBLISH for row in part):
@@ -154,7 +154,7 @@ def _remove_attached(
         if not name:
             outcomes.update((row.id, GONE) for row in part)
         elif part:
-            outcomes |= released_by(operation.runtime.driver(name), part)
+            outcomes |= released_by(operation.runtime.drivers.of(name), part)
             left = [row for row in part if row.kind == Kind.VETH and not outcomes[row.id].gone]
             ports |= {row.vm: outcomes[row.id] for row in left}
             failpoint.reach(f"released:{name}")
@@ -256,7 +256,7 @@ def end_absent(operation: RunningOperation, rows: Sequence[Resource]) -> None:
     """
     services = [row for row in rows if row.is_service]
     if services:
-        released_by(operation.runtime.driver("dnsmasq"), services)
+        released_by(operation.runtime.drivers.of("dnsmasq"), services)
     loopback.settle(operation.runtime, rows, {row.id for row in rows})
     with suppress(OSError):  # of another boot or pid namespace, for one
         port_holders.end_all(rows)

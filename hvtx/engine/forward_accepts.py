@@ -9,6 +9,7 @@ start, `network create` and `repair`, and `doctor` names what stands behind it m
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 
 from hvtx.engine.repaired import Repaired
 from hvtx.engine.runtime import Runtime
@@ -187,9 +188,7 @@ def settle(runtime: Runtime, scope: NetworkScope, *, locked: bool = False) -> li
     found = NOTHING if half else change(scope)
     if not half and not found:
         return []
-    if not locked:
-        runtime.lock("all", "networks")
-    try:
+    with nullcontext() if locked else runtime.held("all", "networks"):
         if half:
             from hvtx.engine.resolve import resolve
 
@@ -206,7 +205,4 @@ def settle(runtime: Runtime, scope: NetworkScope, *, locked: bool = False) -> li
             from hvtx.engine.making import make
 
             make(runtime, "rebuild", found.make)
-    finally:
-        if not locked:
-            runtime.unlock("all", "networks")
     return [Repaired(str(Kind.FILTER), words.partition(": ")[0], words) for words in found.words]

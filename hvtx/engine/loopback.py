@@ -41,16 +41,13 @@ def settle(runtime: Runtime, rows: Sequence[Resource], leaving: Collection[int] 
     own = bridges_in_need((row for row in rows if row.id not in leaving), runtime.life.id)
     from hvtx.host.localnet import lead_loopback, leads_loopback
 
-    runtime.lock("all", "loopback")
-    try:
+    with runtime.held("all", "loopback"):
         for bridge, network in sorted(bridges.items()):
             if bridge in own and leads_loopback(bridge):
                 continue  # whoever's it is: there is nothing to be written
             if _is_ours(runtime, bridge):
                 needed = bridge in own or _needed(runtime, bridge, network, leaving)
                 lead_loopback(bridge, on=needed)
-    finally:
-        runtime.unlock("all", "loopback")
 
 
 def _is_ours(runtime: Runtime, bridge: str) -> bool:

@@ -136,8 +136,7 @@ def _refuse_shut_in() -> None:
 
 def put_back(runtime: Runtime, row: Resource) -> None:
     """Make the directory of a service again, and all that stood in it. Raises HvtxError."""
-    runtime.lock("all", "networks")
-    try:
+    with runtime.held("all", "networks"):
         if is_there(service_spec(row)["directory"]):  # somebody was quicker
             renew(runtime, row)
             return
@@ -147,10 +146,8 @@ def put_back(runtime: Runtime, row: Resource) -> None:
         for reservations in (False, True):
             part = [r for r in lost if r.is_reservation is reservations]
             if part:
-                effects.made_by(runtime.driver(driver_name(part[0])), part)
+                effects.made_by(runtime.drivers.of(driver_name(part[0])), part)
         renew(runtime, row, always=True)
-    finally:
-        runtime.unlock("all", "networks")
 
 
 def supply(runtime: Runtime, networks: Iterable[Network]) -> dict[str, str]:

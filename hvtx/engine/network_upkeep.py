@@ -88,8 +88,7 @@ def _rebuild_missing(
     runtime: Runtime, scope: NetworkScope, verb: str, *, resolved: bool
 ) -> NetworkScope:
     only = scope.networks.keys()
-    runtime.lock("all", "networks")
-    try:
+    with runtime.held("all", "networks"):
         scope = all_networks(runtime, only)  # under the lock: another command may have been quicker
         if not resolved and (not runtime.life.recovered or scope.half_done()):
             # what a saved ruleset or an interrupted rebuild has left
@@ -106,8 +105,6 @@ def _rebuild_missing(
             rows = build_network(runtime, network, scope, verb, new=False)
             scope = scope.with_rows(rows)
         return scope
-    finally:
-        runtime.unlock("all", "networks")
 
 
 def ensure_tables(runtime: Runtime, scope: NetworkScope, policies: Policies) -> NetworkScope:
@@ -119,8 +116,7 @@ def ensure_tables(runtime: Runtime, scope: NetworkScope, policies: Policies) -> 
     if not missing_tables(scope, policies):
         return scope
     held = scope.networks  # `network set` asks with what it is about to make of one
-    runtime.lock("all", "networks")
-    try:
+    with runtime.held("all", "networks"):
         # under the lock: another command may have been quicker
         scope = networks_now(runtime, held)._replace(networks=held)
         bases = missing_tables(scope, policies)
@@ -130,5 +126,3 @@ def ensure_tables(runtime: Runtime, scope: NetworkScope, policies: Policies) -> 
             make(runtime, "rebuild", provision.want_bases(bases))
             scope = networks_now(runtime, held)._replace(networks=held)
         return scope
-    finally:
-        runtime.unlock("all", "networks")

@@ -158,8 +158,7 @@ def _make_missing(runtime: Runtime, request: NetworkRequest) -> Network:
     name = request.name
     runtime.unlock("network", name)
     runtime.lock("network", name)
-    runtime.lock("all", "networks")
-    try:
+    with runtime.held("all", "networks"):
         scope = resolved_networks(runtime, all_networks(runtime))
         network = _named(scope, name)  # another process may have made it
         if network is None or network.id in scope.provisional:  # the latter: what cannot go
@@ -168,8 +167,6 @@ def _make_missing(runtime: Runtime, request: NetworkRequest) -> Network:
             network = make_network(runtime, request, scope)
             words = f"{', '.join(network.subnets)} on bridge {network.bridge}"
             notice.note(f"there is no network {name} yet: creating it: {words}")
-    finally:
-        runtime.unlock("all", "networks")
     runtime.lock("network", name, shared=True)
     return network
 

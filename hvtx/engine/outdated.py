@@ -26,8 +26,7 @@ def bring_up_to_date(runtime: Runtime, scope: NetworkScope) -> None:
     And rules of VMs where their chains were, but for a VM that another command has: it ends or
     changes it. `doctor` names what is left then, and `repair` or its next start makes that anew.
     """
-    runtime.lock("all", "networks")
-    try:
+    with runtime.held("all", "networks"):
         # read again under the lock: another command may have been quicker
         old = _made_otherwise(runtime.reading, networks_now(runtime, scope.networks))
         # what a table of this version leaves to iptables is there before the table
@@ -36,8 +35,6 @@ def bring_up_to_date(runtime: Runtime, scope: NetworkScope) -> None:
                 make_anew(runtime.firewall(row.backend), runtime.store, row)
         for vm in dict.fromkeys(row.vm for row in old if row.vm is not None):
             _make_vm_anew(runtime, vm, {row.id for row in old if row.vm == vm})
-    finally:
-        runtime.unlock("all", "networks")
 
 
 def _make_vm_anew(runtime: Runtime, vm: str, old: Collection[int]) -> None:

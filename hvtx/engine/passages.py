@@ -9,7 +9,7 @@ and taken away when the chain accepts again, by whichever of these comes next.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 
 from hvtx.engine import firewalld_zone, notice
 from hvtx.engine.forward_accepts import world
@@ -249,14 +249,9 @@ class Passages:
             found = change(scope, thorough=failed is not None)
             if not half and not found:
                 return []
-            if not locked:
-                self._runtime.lock("all", "networks")
-            try:
+            with nullcontext() if locked else self._runtime.held("all", "networks"):
                 thorough = failed is not None
                 return self._settle(scope, found, half=half, locked=locked, thorough=thorough)
-            finally:
-                if not locked:
-                    self._runtime.unlock("all", "networks")
         except Busy:
             raise
         except (HvtxError, OSError, DumpInterrupted) as problem:

@@ -42,7 +42,7 @@ def repair_object(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) ->
             own_routes.put_back(row, links)
         return
     if row.kind in (Kind.SYSCTL, Kind.ADDRESS) or (row.kind == Kind.BRIDGE and seen.here is False):
-        made_by(runtime.driver(driver_name(row)), [row])
+        made_by(runtime.drivers.of(driver_name(row)), [row])
         if row.kind == Kind.BRIDGE:
             lead_loopback(row.key, on=_leads_loopback(runtime, row))
         return
@@ -76,7 +76,7 @@ def repair_service(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) -
         # one that lives has joined groups of a device that is gone
         network_service.renew(runtime, row, always=not network_service.is_dead(row))
         return
-    made_by(runtime.driver(driver_name(row)), [row])
+    made_by(runtime.drivers.of(driver_name(row)), [row])
     if not row.is_reservation:  # who was started in the directory that is gone reads none
         for other in rows:
             if other.is_service and other.network == row.network:

@@ -7,13 +7,12 @@ it touches. Opening for reading leaves store and host alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 
 from hvtx.drivers.base import (
     CommonDriver,
     DeviceDriver,
-    Driver,
     FirewallDriver,
     Host,
 )
@@ -263,6 +262,15 @@ class Runtime:
         """Let go of a named thing."""
         self.names.unlock(name_offset(kind, name))
 
+    @contextmanager
+    def held(self, kind: str, name: str) -> Iterator[None]:
+        """Hold a named thing for as long as the body takes; raises Busy."""
+        self.lock(kind, name)
+        try:
+            yield
+        finally:
+            self.unlock(kind, name)
+
     def is_running(self, operation: int) -> bool:
         """Whether some process holds an operation's lock."""
         if operation in self.mine:
@@ -285,10 +293,6 @@ class Runtime:
         return {known.id: known.id not in interrupted for known in operations}
 
     # -- drivers ---------------------------------------------------------------------------------
-
-    def driver(self, name: str) -> Driver:
-        """The driver of a kind or of a firewall backend."""
-        return self.drivers.of(name)
 
     def firewall(self, name: str) -> FirewallDriver:
         """A firewall backend."""

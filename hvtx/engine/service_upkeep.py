@@ -23,12 +23,9 @@ def ensure(runtime: Runtime, scope: NetworkScope) -> None:
     if starts_vms():
         return
     if is_changing(row for row in scope.rows if row.network in scope.networks):
-        runtime.lock("all", "networks")  # a change of theirs was interrupted: it is carried through
-        try:
+        with runtime.held("all", "networks"):  # a change was interrupted: it is carried through
             only = scope.networks.keys()
             scope = resolved_networks(runtime, all_networks(runtime, only), only)
-        finally:
-            runtime.unlock("all", "networks")
     for row in scope.services():
         network = scope.networks.get(row.network or "")
         if network is None:
@@ -47,13 +44,10 @@ def ensure(runtime: Runtime, scope: NetworkScope) -> None:
                 what = "its files were gone" if lost else "it had ended"
                 notice.note(f"the dnsmasq of network {name} is started again: {what}")
     if service.unserved(scope):
-        runtime.lock("all", "networks")
-        try:
+        with runtime.held("all", "networks"):
             for name, why in network_service.supply(runtime, scope.networks.values()).items():
                 if why:
                     notice.warning(f"network {name} has no DHCP and DNS: {why}")
-        finally:
-            runtime.unlock("all", "networks")
 
 
 def serve_outside(settings: Settings, scope: NetworkScope) -> None:

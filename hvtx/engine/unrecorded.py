@@ -90,7 +90,7 @@ class MarkedRemover:
         except (OSError, DumpInterrupted) as problem:
             words = f"the addresses of {item.key} could not be listed: {problem}"
             return Outcome(False, "observe-failed", words)
-        outcome = remove_seen(self.runtime.driver(item.kind), item, own)
+        outcome = remove_seen(self.runtime.drivers.of(item.kind), item, own)
         if not outcome.gone and item.reason is Reason.UNRECORDED and item.kind == Kind.TAP:
             self._lives.device_stays(outcome)
         return outcome
@@ -116,7 +116,7 @@ class MarkedRemover:
         if not seen.complete:
             words = f"may be in use: some processes cannot be looked into{seen.told_unseen}"
             return Outcome(False, "observe-failed", f"{item.key} {words}, run hvtx as root")
-        outcome = remove_seen_file(self.runtime.driver(item.kind), item)
+        outcome = remove_seen_file(self.runtime.drivers.of(item.kind), item)
         return ended if outcome.gone else outcome
 
     def _end_service(self, path: str) -> Outcome:

@@ -53,7 +53,7 @@ class Host:
 
     def close(self) -> None:
         """As the end of a process does."""
-        self.runtime.driver("nftables").close()  # type: ignore[attr-defined]
+        self.runtime.drivers.of("nftables").close()  # type: ignore[attr-defined]
         self.runtime.close()
 
     def nothing(self, thing: str) -> None:

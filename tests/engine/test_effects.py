@@ -39,16 +39,17 @@ class FakeRuntime:
     """The drivers of one operation; nothing is on record."""
 
     def __init__(self, **drivers: Driver) -> None:
-        self.drivers = drivers
+        self.drivers = self
+        self._made = drivers
         self.order: list[str] = []
         self.runtime = self
 
     def raise_pending_interrupt(self) -> None:
         """Nobody pressed Ctrl-C."""
 
-    def driver(self, name: str) -> Driver:
+    def of(self, name: str) -> Driver:
         self.order.append(name)
-        return self.drivers.setdefault(name, Driver())
+        return self._made.setdefault(name, Driver())
 
 
 def row(number: int, kind: Kind, **spec: Any) -> Resource:

@@ -42,9 +42,9 @@ class FakeRuntime:
     def repair(self, rows: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
         return {row.id: {"rules": ["new"]} for row in rows}
 
-    def lock(self, *_: str) -> None: ...
-
-    def unlock(self, *_: str) -> None: ...
+    @contextmanager
+    def held(self, *_: str) -> Iterator[None]:
+        yield
 
     def history(self, *_: Any) -> None: ...
 

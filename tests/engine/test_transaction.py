@@ -42,7 +42,11 @@ class FakeRuntime:
         with self.store.reading() as sql:
             return ask(sql, *values, **more)
 
-    def driver(self, _: str) -> FakeRuntime:
+    @property
+    def drivers(self) -> FakeRuntime:
+        return self
+
+    def of(self, _: str) -> FakeRuntime:
         return self
 
     def create(self, rows: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
