@@ -33,26 +33,6 @@ class SysctlDriver:
         return {row.id: GONE for row in resources}
 
 
-def known(path: str) -> str | None:
-    """A setting's value, for who decides by it: None if there is none; OSError if it is unknown."""
-    return sysctl.known(path)
-
-
-def read(path: str) -> str | None:
-    """A setting's value (``net/ipv4/ip_forward``); None if there is none, or it cannot be read."""
-    return sysctl.read(path)
-
-
-def has_ipv6() -> bool:
-    """Whether the kernel has IPv6 at all. Raises OSError where that is unknown."""
-    return known("net/ipv6/conf/all/forwarding") is not None
-
-
-def can_force() -> bool:
-    """Whether IPv6 can be forwarded for single devices (since Linux 6.17). Raises as `has_ipv6`."""
-    return known("net/ipv6/conf/all/force_forwarding") is not None
-
-
 def _write(row: Resource) -> dict[str, Any]:
     spec = sysctl_spec(row)
     try:

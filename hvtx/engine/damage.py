@@ -7,7 +7,6 @@ from contextlib import closing
 
 from hvtx.drivers import bridge
 from hvtx.drivers.dnsmasq import names_table
-from hvtx.drivers.sysctl import read as read_setting
 from hvtx.drivers.tap import damage as tap_damage
 from hvtx.engine import own_routes, ownrules, port_holders
 from hvtx.engine.forwarding import tuned
@@ -19,6 +18,7 @@ from hvtx.host.link_settings import LinkSettingsSocket
 from hvtx.host.links import Links
 from hvtx.host.localnet import route_localnet
 from hvtx.host.portowner import Owner
+from hvtx.host.sysctl import read as read_setting
 from hvtx.model.firewall import firewall_spec
 from hvtx.model.link_settings import WantedSettings
 from hvtx.model.plan import Snapshot

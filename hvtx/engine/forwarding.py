@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from hvtx.drivers import bridge, sysctl
+from hvtx.drivers import bridge
 from hvtx.engine import notice
 from hvtx.engine.making import make
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import networks_now
 from hvtx.errors import Contended, HostRefused, HvtxError
+from hvtx.host import sysctl
 from hvtx.host.links import Links
 from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.address import is_ipv6

@@ -12,12 +12,12 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 
-from hvtx.drivers.sysctl import read as read_setting
 from hvtx.engine import notice
 from hvtx.errors import Conflict, Contended, HostRefused
 from hvtx.host import routes
 from hvtx.host.links import Links
 from hvtx.host.netlink import Channel, DumpInterrupted
+from hvtx.host.sysctl import read as read_setting
 from hvtx.model.address import family_of, is_ipv6, is_of
 from hvtx.model.resource import Address, Resource
 from hvtx.model.routing import Answer, Ask, Found, Packet, Place, Route, Rule

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 
-from hvtx.drivers.sysctl import read as read_setting
 from hvtx.engine import notice
 from hvtx.engine.guest_routes import WORLD
 from hvtx.host import routes
 from hvtx.host.links import Links
 from hvtx.host.netlink import Channel, DumpInterrupted
+from hvtx.host.sysctl import read as read_setting
 from hvtx.model.routing import Packet, Route, Rule
 from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Network

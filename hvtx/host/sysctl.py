@@ -37,6 +37,16 @@ def known(name: str) -> str | None:
         return None
 
 
+def has_ipv6() -> bool:
+    """Whether the kernel has IPv6 at all. Raises OSError where that is unknown."""
+    return known("net/ipv6/conf/all/forwarding") is not None
+
+
+def can_force() -> bool:
+    """Whether IPv6 can be forwarded for single devices (since Linux 6.17). Raises as `has_ipv6`."""
+    return known("net/ipv6/conf/all/force_forwarding") is not None
+
+
 def write(name: str, wanted: str) -> None:
     """Set it. Raises OSError."""
     descriptor = os.open(_ROOT + name, os.O_WRONLY | os.O_CLOEXEC)

@@ -52,7 +52,7 @@ def hvtx(request: pytest.FixtureRequest) -> Iterator[Program]:
 def forced(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether this kernel forwards IPv6 per device."""
     if not request.param:
-        monkeypatch.setattr("hvtx.drivers.sysctl.can_force", lambda: False)
+        monkeypatch.setattr("hvtx.host.sysctl.can_force", lambda: False)
     elif not Path("/proc/sys/net/ipv6/conf/all/force_forwarding").exists():
         pytest.skip("this kernel forwards IPv6 for all devices or for none")
     return bool(request.param)
@@ -349,6 +349,6 @@ def test_ipv6_is_off_for_new_devices(hvtx: Program, world: lab.Namespace) -> Non
 
 def test_a_kernel_without_ipv6(hvtx: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     """`ipv6.disable=1`: there are no settings of it at all."""
-    monkeypatch.setattr("hvtx.drivers.sysctl.has_ipv6", lambda: False)
+    monkeypatch.setattr("hvtx.host.sysctl.has_ipv6", lambda: False)
     told = hvtx("network", "create", "net", "--subnet", "fd77::/64", code=6).err
     assert "IPv6" in told and "ipv6.disable" in told

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from hvtx.drivers.sysctl import read as read_setting
 from hvtx.engine import privileges
 from hvtx.engine.finding import NOWHERE, Finding
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import HostRefused
 from hvtx.host import tun
 from hvtx.host.netlink import DumpInterrupted
+from hvtx.host.sysctl import read as read_setting
 from hvtx.store import leases, records
 
 
