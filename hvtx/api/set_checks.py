@@ -24,7 +24,6 @@ from hvtx.model.typed import TYPE_CHECKING, NamedTuple
 from hvtx.model.vm import Network, Publish, Vm
 from hvtx.planner.routing import within
 from hvtx.planner.scope import VmScope
-from hvtx.planner.start import ports_of
 from hvtx.store import records
 
 if TYPE_CHECKING:
@@ -130,6 +129,6 @@ class Checks(NamedTuple):
 def _by_number(vms: Iterable[Vm]) -> _Ports:
     found: dict[tuple[str, int], list[tuple[str, Publish]]] = {}
     for vm in vms:
-        for port in ports_of(vm):
+        for port in vm.ports:
             found.setdefault((port.protocol, port.host_port), []).append((vm.name, port))
     return found

@@ -14,7 +14,7 @@ from hvtx.engine.vm_paths import log_hint, log_path, log_paths, run_directory
 from hvtx.engine.vm_state import Moment, read_moment, state_of, states_of
 from hvtx.errors import Conflict, NotFound
 from hvtx.host import paths
-from hvtx.model.address import family_of
+from hvtx.model.address import family_of, prefix_length
 from hvtx.model.guest import NOTES, Guest
 from hvtx.model.policy import NO_POLICY, Egress, Policy
 from hvtx.model.resource import DEVICES, PORTS, Kind, Resource
@@ -174,7 +174,7 @@ def _shown_interface(
     for subnet, gateway in network.subnets:
         family = family_of(subnet)
         if interface.address(family) is not None:
-            ways[family] = (int(subnet.partition("/")[2]), gateway)
+            ways[family] = (prefix_length(subnet), gateway)
     prefix, gateway4 = ways.get(4, (None, None))
     prefix6, gateway6 = ways.get(6, (None, None))
     return ShownInterface(

@@ -25,7 +25,7 @@ from hvtx.model.typed import TYPE_CHECKING, Any, NamedTuple
 from hvtx.model.vm import Publish, Vm
 from hvtx.planner import given_once, ports
 from hvtx.planner.scope import VmScope, refuse_attachment
-from hvtx.planner.start import families_of, ports_of
+from hvtx.planner.start import families_of
 from hvtx.planner.states import VmState
 from hvtx.store import leases, records
 from hvtx.store.history import Event
@@ -146,7 +146,7 @@ def set_vm(runtime: Runtime, name: str, changes: Changes) -> VmScope:
     different = _differences(vm, wanted)
     if not different:
         return scope
-    new = [port for port in ports_of(wanted) if port not in set(ports_of(vm))]
+    new = [port for port in wanted.ports if port not in set(vm.ports)]
     runtime.read(_refuse_taken, name, new)
     events = [Event("changed", f"VM {name}: {_words(different)}", detail=different)]
     if running and not different.keys() <= _LIVING:

@@ -72,7 +72,7 @@ def _start_free(runtime: Runtime, scope: VmScope) -> VmScope:
     probes = probe_of(runtime, vm)
     with contextlib.suppress(OSError):  # its ports are held for flows that may go on: it is back
         port_holders.end_all(scope.waiting)
-    with holding_ports(Peers(runtime), decide.ports_of(vm), decide.families_of(vm)) as held:
+    with holding_ports(Peers(runtime), vm.ports, decide.families_of(vm)) as held:
         networks = networks_for_start(runtime, scope.networks.values())
         networks = network_needs.ready(runtime, networks, policies_of([vm]))
         scope = scope._replace(networks=networks.networks)
@@ -310,7 +310,7 @@ def restart_vm(
     probe_of(runtime, scope.vm)
     privileges.need_to_start(scope.networks.values())
     need_own_blocks(runtime, scope)
-    ports, families = decide.ports_of(scope.vm), decide.families_of(scope.vm)
+    ports, families = scope.vm.ports, decide.families_of(scope.vm)
     refuse_ports(Peers(runtime), ports, families, own=port_holders.held_ports(scope.rows))
     try:
         stop_scope(runtime, scope, timeout=timeout, force=force, tell=tell)

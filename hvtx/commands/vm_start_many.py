@@ -189,7 +189,7 @@ def _start(runtime: Runtime, ready: Sequence[_Ready], tally: Tally, stack: ExitS
         vm = one.scope.vm
         with contextlib.suppress(OSError):  # its ports are held for flows that may go on
             port_holders.end_all(one.scope.waiting)
-        ports, families = decide.ports_of(vm), decide.families_of(vm)
+        ports, families = vm.ports, decide.families_of(vm)
         try:
             own_addresses.refuse_vm(vm, own)
             if runtime.off_record is not None:
@@ -218,7 +218,7 @@ def _start(runtime: Runtime, ready: Sequence[_Ready], tally: Tally, stack: ExitS
         raise late  # nothing is to be begun any more
     for (one, _), launch in zip(begun, launches, strict=True):
         if launch.vm.name in unknown:
-            tell_of_unknown(decide.ports_of(launch.vm), unknown[launch.vm.name])
+            tell_of_unknown(launch.vm.ports, unknown[launch.vm.name])
         if launch.problem is None:
             rows = [*one.scope.leases, *launch.rows]
             tally.done[launch.vm.name] = after(one.scope, launch.vm, rows)
@@ -234,7 +234,7 @@ def _beside_peers(
     It is looked once for all of them, now that all are held; where somebody may have such rules, it
     is looked for the ports of each.
     """
-    if not any(decide.ports_of(one.scope.vm) for one, _ in held):
+    if not any(one.scope.vm.ports for one, _ in held):
         return [*held], {}
     others, translate = peers.others(), peers.may_translate()
     begun: list[_Holding] = []
@@ -243,9 +243,9 @@ def _beside_peers(
         vm = one.scope.vm
         try:
             if others:
-                refuse_others_ports(peers, decide.ports_of(vm))
+                refuse_others_ports(peers, vm.ports)
             if translate:
-                why = refuse_translated(peers, decide.ports_of(vm), decide.families_of(vm))
+                why = refuse_translated(peers, vm.ports, decide.families_of(vm))
                 unknown |= {vm.name: why} if why is not None else {}
             begun.append((one, own))
         except Conflict as problem:

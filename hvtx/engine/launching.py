@@ -18,7 +18,6 @@ from hvtx.errors import HvtxError
 from hvtx.host import failpoint
 from hvtx.model.resource import Kind
 from hvtx.model.typed import Any
-from hvtx.planner.start import ports_of
 from hvtx.store import intents, records
 
 
@@ -70,7 +69,7 @@ def _look_again(launches: Sequence[Launch]) -> None:
     See :mod:`hvtx.engine.peer_ports`: of two that publish one at once, one at least meets the other
     then. Raises HvtxError.
     """
-    ports = any(ports_of(launch.vm) for launch in launches)
+    ports = any(launch.vm.ports for launch in launches)
     peers = ports and bool(launches[0].means.peers.others())
     for launch in launches:
         launch.peers = peers

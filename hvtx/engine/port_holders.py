@@ -61,8 +61,7 @@ def spawned_before_rows(held: Held | None, vm: Vm) -> Iterator[Holder | None]:
     if not held or vm.hypervisor != "external":
         yield None
         return
-    ports = [port for interface in vm.interfaces for port in interface.publish]
-    words = [f"{port.host_port}/{port.protocol}" for port in ports]
+    words = [f"{port.host_port}/{port.protocol}" for port in vm.ports]
     holder = _spawn(held, None, [vm.name, *words])
     try:
         failpoint.reach("holding")

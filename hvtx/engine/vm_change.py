@@ -21,7 +21,7 @@ from hvtx.model.vm import Liveness, Vm
 from hvtx.planner import changes, service_changes
 from hvtx.planner.network_needs import policies_of
 from hvtx.planner.scope import VmScope
-from hvtx.planner.start import families_of, ports_of
+from hvtx.planner.start import families_of
 from hvtx.store import leases, records
 from hvtx.store.history import Event
 
@@ -79,7 +79,7 @@ def change_running(
     ]
     difference = changes.difference(scope.rows, before + told[0], after + told[1])
     families = families_of(wanted)
-    with holding_ports(Peers(runtime), ports_of(wanted), families, ports_of(vm)) as held:
+    with holding_ports(Peers(runtime), wanted.ports, families, vm.ports) as held:
         old = living_limits.devices_of(scope.rows, runtime.life.id)
         devices = old if wanted.limits != vm.limits else []
         change = exchange.Change(

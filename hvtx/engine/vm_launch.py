@@ -14,12 +14,12 @@ from hvtx.engine.vm_paths import remove_log
 from hvtx.errors import HvtxError, StoreError, UsageError
 from hvtx.host import failpoint, paths
 from hvtx.loader import module_named
+from hvtx.model.address import prefix_length
 from hvtx.model.resource import Kind, Resource
 from hvtx.model.typed import TYPE_CHECKING, Any, NamedTuple
 from hvtx.model.user import ROOT, User
 from hvtx.model.vm import Identity, Network, Vm
 from hvtx.planner.scope import NetworkScope
-from hvtx.planner.start import ports_of
 from hvtx.store import records
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Launch:
         vm, rows, means = self.vm, self.rows, self.means
         if self.peers:
             # once more, now that they are published: see hvtx.engine.peer_ports
-            refuse_others_ports(means.peers, ports_of(vm))
+            refuse_others_ports(means.peers, vm.ports)
         if any(row.kind == Kind.PROCESS for row in rows):
             assert means.probes is not None, vm.name
             networks = means.networks.networks
@@ -307,7 +307,7 @@ def _port(interface: Any, network: Network, device: str) -> hypervisors.Nic:
         mac=interface.mac,
         ipv4=interface.ipv4,
         ipv6=interface.ipv6,
-        prefix4=int(four[0].partition("/")[2]) if four else None,
+        prefix4=prefix_length(four[0]) if four else None,
         gateway4=four[1] if four else None,
         gateway6=six[1] if six else None,
         netmask=addressing.netmask_of(four[0]) if four else None,

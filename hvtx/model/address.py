@@ -55,10 +55,15 @@ def with_port(address: str | None, port: int | str) -> str:
     return f"[{address}]:{port}" if is_ipv6(address) else f"{address}:{port}"
 
 
+def prefix_length(subnet: str) -> int:
+    """How many bits the addresses of a subnet share."""
+    return int(subnet.partition("/")[2])
+
+
 def room_in(subnet: str) -> int:
     """How many addresses a subnet has for guests.
 
     Without the network's, the gateway's and (IPv4) the broadcast address.
     """
     bits, beside = (32, 3) if family_of(subnet) == 4 else (128, 2)
-    return int(1 << (bits - int(subnet.partition("/")[2]))) - beside
+    return int(1 << (bits - prefix_length(subnet))) - beside

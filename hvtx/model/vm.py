@@ -134,6 +134,11 @@ class Vm(NamedTuple):
     attachment: Attachment | None = None  # a container's, of the hypervisor ``cni``
 
     @property
+    def ports(self) -> list[Publish]:
+        """The host ports that it publishes."""
+        return [port for interface in self.interfaces for port in interface.publish]
+
+    @property
     def has_seed(self) -> bool:
         """Whether it is started with a seed, which cloud-init reads (see ``hvtx.model.seed``)."""
         return bool(self.user_data or self.ssh_keys)

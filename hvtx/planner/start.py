@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from hvtx.errors import Conflict
+from hvtx.model.address import prefix_length
 from hvtx.model.resource import Kind, Resource, State, only_flows_remain
 from hvtx.model.typed import TYPE_CHECKING, NamedTuple
 from hvtx.model.user import User
-from hvtx.model.vm import BRIDGE_PORTS, LAUNCHED_BY_OTHERS, Network, Publish, Vm, no_port_left
+from hvtx.model.vm import BRIDGE_PORTS, LAUNCHED_BY_OTHERS, Network, Vm, no_port_left
 from hvtx.planner import provision
 from hvtx.planner.provision import ResourceSpec
 from hvtx.planner.scope import NetworkScope, VmScope, of_runtime
@@ -92,11 +93,6 @@ def why_kept(rows: Iterable[Resource], items: Iterable[Item]) -> str:
     return told or "see hvtx gc --plan"
 
 
-def ports_of(vm: Vm) -> list[Publish]:
-    """The host ports that a VM publishes."""
-    return [port for interface in vm.interfaces for port in interface.publish]
-
-
 def families_of(vm: Vm) -> set[int]:
     """The families in which a VM's ports are published: those of the interfaces that have some."""
     own = [interface for interface in vm.interfaces if interface.publish]
@@ -108,7 +104,7 @@ def unbounded(networks: Iterable[Network]) -> list[str]:
 
     Each guest has an address of each family of its network: a /22 gives away 1,021.
     """
-    four = {n.id: int(r[0].partition("/")[2]) for n in networks if (r := n.range(4))}
+    four = {n.id: prefix_length(r[0]) for n in networks if (r := n.range(4))}
     return [n.id for n in networks if n.id not in four or 2 ** (32 - four[n.id]) - 3 > BRIDGE_PORTS]
 
 

@@ -87,7 +87,7 @@ def test_the_plan_says_why_something_stays() -> None:
 
 def test_ports_are_published_in_the_families_of_the_first_network() -> None:
     first, second = VM.interfaces
-    assert start.ports_of(VM) == list(PORTS)
+    assert VM.ports == list(PORTS)
     assert start.families_of(VM) == {4, 6}
     assert start.families_of(VM._replace(interfaces=(first._replace(ipv4=None), second))) == {6}
     assert start.families_of(VM._replace(interfaces=(first._replace(ipv6=None), second))) == {4}
