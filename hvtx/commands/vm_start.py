@@ -1,7 +1,7 @@
 """`vm start`, `vm run`, `vm restart`: what has to be so before a VM starts, and its intent.
 
 Each reads what is on record once, under the VM's lock, and its networks once more under theirs.
-What follows is decided in :mod:`hvtx.planner.start`, and :mod:`hvtx.engine.vm_launch` does it.
+What follows is decided in :mod:`hvtx.planner.start`, and :mod:`hvtx.engine.launching` does it.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _start_free(runtime: Runtime, scope: VmScope) -> VmScope:
                 means = means_of(operation, vm, networks, probes, user, held, holder)
                 rows = intend(operation, sql, vm, scope.rows, means)
                 launch = Launch(operation, vm, rows, means)
-            bring_up([launch], operation)
+            bring_up([launch], operation)  # no call comes in between: see there
             rows = launch.committed()
     return after(scope, vm, [*scope.leases, *rows])
 
@@ -99,105 +99,6 @@ def lock_for_start(runtime: Runtime, name: str) -> None:
     if is_starting(runtime, name):
         raise Conflict(f"VM {name!r} is starting", hint=f"hvtx vm show {name} tells when it is up")
     runtime.lock("vm", name)
-
-
-@once.kept()
-def run_vm(runtime: Runtime, request: VmRequest) -> VmScope:
-    """`create` and `start` as one operation: if it fails, nothing of the VM remains."""
-    from hvtx.commands import vm_create
-
-    runtime.enter()
-    runtime.lock("vm", request.name)
-    if runtime.read(records.is_half_made, request.name):
-        from hvtx.engine import resolve
-
-        resolve.resolve(runtime, request.name)  # an interrupted `run` or `create` is undone whole
-    families = vm_create.check_request(runtime, request, starts=True)
-    vm_create.warn_of_disks(request.kernel, request.disks)
-    probes = probe_of(runtime, _draft(request))
-    with holding_ports(Peers(runtime), request.publish, families) as held:
-        taken = vm_create.take_networks(runtime, request)
-        privileges.need_to_start(taken)
-        networks = networks_now(runtime, [network.id for network in taken])
-        policies = {key: [request.policy] for key in networks.networks}
-        networks = network_needs.ready(runtime, networks, policies)
-        own = vm_create.taken_addresses(taken, runtime.off_record)
-        with (
-            vm_create.with_room(runtime, taken, own),
-            begin(runtime, "run", vm=request.name) as (sql, operation),
-        ):
-            vm, leases = vm_create.record_vm(
-                operation, sql, request, taken, committed=False, taken=own
-            )
-            vm, user = with_user(operation, sql, vm, probes)
-            means = means_of(operation, vm, networks, probes, user, held)
-            rows = leases + intend(operation, sql, vm, (), means)
-            launch = Launch(operation, vm, rows, means, new=True)
-        bring_up([launch], operation)
-        rows = launch.committed()
-    scope = VmScope(
-        runtime.life, vm, rows, networks.networks, True, VmState.STARTING, Liveness.UNKNOWN
-    )
-    return after(scope, vm, rows)
-
-
-def means_of(
-    operation: Operation,
-    vm: Vm,
-    networks: NetworkScope,
-    probes: hypervisors.Probes | None = None,
-    user: User | None = None,
-    held: Held | None = None,
-    holder: Holder | None = None,
-) -> Means:
-    """What a VM is started with, beside its rows."""
-    runtime = operation.runtime
-    directory = run_directory(runtime.store.run_directory, vm)
-    log = log_path(runtime.settings.state_directory, vm)
-    return Means(networks, Peers(runtime), probes, user, held, holder, directory, log)
-
-
-def need_program(vm: Vm) -> None:
-    """Raise NotFound where what would run a VM is not on this host."""
-    from hvtx.drivers.vm_process import probe
-
-    probe.need_program(vm)
-
-
-def probe_of(runtime: Runtime, vm: Vm) -> hypervisors.Probes:
-    """What is there for a start, with a user that processes of this VM can become."""
-    from hvtx.drivers.vm_process import probe
-
-    if vm.hypervisor == "external":
-        return probe.probe(vm, runtime.store.run_directory)
-    settings = runtime.settings
-    installation, state = runtime.installation, settings.state_directory
-    user = need_user_of(vm, settings.vm_user, installation, state)
-    return probe.probe(vm, runtime.store.run_directory, user)
-
-
-def with_user(
-    operation: Operation, sql: Any, vm: Vm, probes: hypervisors.Probes
-) -> tuple[Vm, User | None]:
-    """The VM with the number of its user id, and its user; None: hvtx's own.
-
-    The number is that of the operation that made it, or first started it where it was imported or
-    made by an earlier hvtx: no other VM's, now or later.
-    """
-    runtime = operation.runtime
-    if not vm.number and vm.hypervisor != "external":
-        vm = vm._replace(number=operation.id)
-        records.set_vm(sql, vm)
-    setting = runtime.settings.vm_user
-    return vm, user_of(vm, setting, runtime.installation, kvm=probes.kvm)
-
-
-def _draft(request: VmRequest) -> Vm:
-    return Vm(
-        "", request.name, request.hypervisor, request.memory, request.cpus, request.kernel,
-        request.initrd, request.append, request.disks, request.command, request.directory,
-        request.autostart, (), **request.guest._asdict(),
-    )  # fmt: skip
 
 
 def free_for_start(runtime: Runtime, scope: VmScope) -> VmScope | Leftovers:
@@ -224,6 +125,25 @@ def need_own_blocks(runtime: Runtime, scope: VmScope) -> None:
     block_guests.need_own(runtime, scope.vm, scope.networks)
 
 
+def need_program(vm: Vm) -> None:
+    """Raise NotFound where what would run a VM is not on this host."""
+    from hvtx.drivers.vm_process import probe
+
+    probe.need_program(vm)
+
+
+def probe_of(runtime: Runtime, vm: Vm) -> hypervisors.Probes:
+    """What is there for a start, with a user that processes of this VM can become."""
+    from hvtx.drivers.vm_process import probe
+
+    user = None
+    if vm.hypervisor != "external":
+        settings = runtime.settings
+        installation, state = runtime.installation, settings.state_directory
+        user = need_user_of(vm, settings.vm_user, installation, state)
+    return probe.probe(vm, runtime.store.run_directory, user)
+
+
 def networks_for_start(runtime: Runtime, networks: Iterable[Network]) -> NetworkScope:
     """These networks, locked and as they are now; what they need then is yet to be done.
 
@@ -236,6 +156,38 @@ def networks_for_start(runtime: Runtime, networks: Iterable[Network]) -> Network
     there = networks_now(runtime, ids)  # `network set` may have been quicker: no VM was up in them
     privileges.need_to_start(there.networks.values())
     return there
+
+
+def with_user(
+    operation: Operation, sql: Any, vm: Vm, probes: hypervisors.Probes
+) -> tuple[Vm, User | None]:
+    """The VM with the number of its user id, and its user; None: hvtx's own.
+
+    The number is that of the operation that made it, or first started it where it was imported or
+    made by an earlier hvtx: no other VM's, now or later.
+    """
+    runtime = operation.runtime
+    if not vm.number and vm.hypervisor != "external":
+        vm = vm._replace(number=operation.id)
+        records.set_vm(sql, vm)
+    setting = runtime.settings.vm_user
+    return vm, user_of(vm, setting, runtime.installation, kvm=probes.kvm)
+
+
+def means_of(
+    operation: Operation,
+    vm: Vm,
+    networks: NetworkScope,
+    probes: hypervisors.Probes | None = None,
+    user: User | None = None,
+    held: Held | None = None,
+    holder: Holder | None = None,
+) -> Means:
+    """What a VM is started with, beside its rows."""
+    runtime = operation.runtime
+    directory = run_directory(runtime.store.run_directory, vm)
+    log = log_path(runtime.settings.state_directory, vm)
+    return Means(networks, Peers(runtime), probes, user, held, holder, directory, log)
 
 
 def intend(
@@ -285,6 +237,54 @@ def intend(
         words = "what flowed to it and could not be ended is its own again"
         operation.history(sql, [Event("forgotten", words, reason="flows-remain")])
     return rows
+
+
+@once.kept()
+def run_vm(runtime: Runtime, request: VmRequest) -> VmScope:
+    """`create` and `start` as one operation: if it fails, nothing of the VM remains."""
+    from hvtx.commands import vm_create
+
+    runtime.enter()
+    runtime.lock("vm", request.name)
+    if runtime.read(records.is_half_made, request.name):
+        from hvtx.engine import resolve
+
+        resolve.resolve(runtime, request.name)  # an interrupted `run` or `create` is undone whole
+    families = vm_create.check_request(runtime, request, starts=True)
+    vm_create.warn_of_disks(request.kernel, request.disks)
+    probes = probe_of(runtime, _draft(request))
+    with holding_ports(Peers(runtime), request.publish, families) as held:
+        taken = vm_create.take_networks(runtime, request)
+        privileges.need_to_start(taken)
+        networks = networks_now(runtime, [network.id for network in taken])
+        policies = {key: [request.policy] for key in networks.networks}
+        networks = network_needs.ready(runtime, networks, policies)
+        own = vm_create.taken_addresses(taken, runtime.off_record)
+        with (
+            vm_create.with_room(runtime, taken, own),
+            begin(runtime, "run", vm=request.name) as (sql, operation),
+        ):
+            vm, leases = vm_create.record_vm(
+                operation, sql, request, taken, committed=False, taken=own
+            )
+            vm, user = with_user(operation, sql, vm, probes)
+            means = means_of(operation, vm, networks, probes, user, held)
+            rows = leases + intend(operation, sql, vm, (), means)
+            launch = Launch(operation, vm, rows, means, new=True)
+        bring_up([launch], operation)
+        rows = launch.committed()
+    scope = VmScope(
+        runtime.life, vm, rows, networks.networks, True, VmState.STARTING, Liveness.UNKNOWN
+    )
+    return after(scope, vm, rows)
+
+
+def _draft(request: VmRequest) -> Vm:
+    return Vm(
+        "", request.name, request.hypervisor, request.memory, request.cpus, request.kernel,
+        request.initrd, request.append, request.disks, request.command, request.directory,
+        request.autostart, (), **request.guest._asdict(),
+    )  # fmt: skip
 
 
 def restart_vm(
