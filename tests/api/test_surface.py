@@ -29,7 +29,7 @@ INTERNAL = {
     "Item": {"entry", "more", "link", "alone", "rule"},
     "Plan": {"with_results", "with_judged"},
     "SetStep": {"wanted", "known", "identity"},
-    "Vm": {"number", "interfaces", "limits", "policy"},
+    "Vm": {"number", "interfaces", "limits", "policy", "ports"},
     "Resource": {
         *("id", "spec", "observed", "operation", "life", "ifindex", "backend", "role", "bridge"),
         *("is_service", "is_reservation", "imported", "guest", "addresses"),
