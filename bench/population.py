@@ -167,6 +167,6 @@ def _start(runtime: Runtime, vms: list[Vm], network: Network) -> None:
     networks = networks_now(runtime, [network.id])
     with begin(runtime, "start") as (sql, operation):
         for vm in vms:
-            means = vm_start.means_of(runtime, vm, networks)
+            means = vm_start.means_of(operation, vm, networks)
             rows += vm_start.intend(operation, sql, vm, (), means)
     operation.commit(rows, effects.create(operation, rows))
