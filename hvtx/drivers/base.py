@@ -115,6 +115,16 @@ class PortDriver(LinkDriver, Protocol):
         """
 
 
+class PairDriver(PortDriver, Protocol):
+    """The driver of containers' ports, which nothing can hold."""
+
+    def standing(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
+        """Those whose port is there, or something in its place, each with why; none is changed.
+
+        Where that could not be learnt, ``observe-failed``. Never raises.
+        """
+
+
 class DeviceDriver(PortDriver, Protocol):
     """A driver whose objects can be held, so that nobody takes them before they are removed."""
 

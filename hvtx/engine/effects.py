@@ -19,6 +19,7 @@ from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.resource import (
     FIREWALL_KINDS,
     GONE,
+    PORTS,
     Kind,
     Link,
     Outcome,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from hvtx.model.plan import Item
 
 _BEFORE_FLOWS = FIREWALL_KINDS | {Kind.VETH}  # what goes before flows are ended
+_WITH_PORT = FIREWALL_KINDS | {Kind.LEASE}  # what stays with a container's port
 _ATTACHED = 64  # devices that are asked at a time whether somebody has them: a descriptor each
 
 
@@ -88,30 +90,52 @@ def remove(operation: RunningOperation, rows: Sequence[Resource]) -> dict[int, O
 
     Devices are held first, so that a VM whose device somebody else has open keeps all of its
     things, and none of them loses only its firewall. Containers' ports go before all else: where
-    one stays, so does its firewall.
+    one stays, so do its firewall and its addresses.
     """
     rows = release_order(rows)
-    taps = _taps_of(operation, rows)
+    unnamed = _unnamed_devices(operation, rows)
+    taps = _taps_of(rows, unnamed)
     with ExitStack() as later:  # closed after the devices: what the kernel waits for overlaps
         try:
             busy = _attach_taps(operation, rows, taps)
             rows = [row for row in rows if row.id not in busy]
-            return busy | _remove_attached(operation, rows, later)
+            ports = _standing_ports(operation, unnamed)
+            return busy | _remove_attached(operation, rows, ports, later)
         finally:
             if taps:  # a VM of which one device is busy has others that are held by now
                 operation.runtime.devices().detach()
 
 
-def _taps_of(operation: RunningOperation, rows: Sequence[Resource]) -> list[Resource]:
-    """Every TAP of the VMs of which ``rows`` has a device or rules."""
+def _unnamed_devices(operation: RunningOperation, rows: Sequence[Resource]) -> list[Resource]:
+    """The devices of VMs of which ``rows`` has rules or addresses, and no device.
+
+    A plan takes them so that was made of an old dump, or whose device has to stay.
+    """
     runtime = operation.runtime
-    taps = [row for row in rows if row.kind == Kind.TAP]
-    # a plan made of an old dump may take a VM's rules without its device
-    bare = {row.vm for row in rows if row.vm and row.kind in FIREWALL_KINDS}
-    for vm in sorted(bare - {tap.vm for tap in taps}):
+    bare = {row.vm for row in rows if row.vm and row.kind in _WITH_PORT}
+    found: list[Resource] = []
+    for vm in sorted(bare - {row.vm for row in rows if row.kind in PORTS}):
         own = runtime.read(records.resources_of_vm, vm)
-        taps += [row for row in own if (row.kind, row.life) == (Kind.TAP, runtime.life.id)]
-    return taps
+        found += [row for row in own if row.kind in PORTS and row.life == runtime.life.id]
+    return found
+
+
+def _taps_of(rows: Sequence[Resource], unnamed: Sequence[Resource]) -> list[Resource]:
+    """Every TAP of the VMs of which ``rows`` has a device or rules."""
+    guarded = {row.vm for row in rows if row.kind in FIREWALL_KINDS}
+    taps = [row for row in rows if row.kind == Kind.TAP]
+    return taps + [row for row in unnamed if row.kind == Kind.TAP and row.vm in guarded]
+
+
+def _standing_ports(
+    operation: RunningOperation, unnamed: Sequence[Resource]
+) -> dict[str | None, Outcome]:
+    """Why containers' ports stay that are not to go themselves, by VM."""
+    pairs = [row for row in unnamed if row.kind == Kind.VETH]
+    if not pairs:
+        return {}
+    standing = operation.runtime.drivers.of("veth").standing(pairs)
+    return {row.vm: standing[row.id] for row in pairs if row.id in standing}
 
 
 def _attach_taps(
@@ -137,10 +161,13 @@ def _attach_taps(
 
 
 def _remove_attached(
-    operation: RunningOperation, rows: Sequence[Resource], later: ExitStack
+    operation: RunningOperation,
+    rows: Sequence[Resource],
+    ports: dict[str | None, Outcome],
+    later: ExitStack,
 ) -> dict[int, Outcome]:
+    """The same of what nobody holds; ``ports``: why those of containers stay, by VM."""
     outcomes: dict[int, Outcome] = {}
-    ports: dict[str | None, Outcome] = {}  # why those of containers stay, by VM
     unended: flows.Unended | None = None
     flushed = False
     for name, batch in groupby(rows, key=driver_name):
@@ -280,11 +307,11 @@ def _kept_by(
     """Why a row is kept since a device refused to go; None: it is not.
 
     With the address of a bridge that stays, others' could go. A container's port that stays
-    (``ports``) is up, and its rules hold it.
+    (``ports``) is up: its rules hold it, and its addresses are nobody else's.
     """
     if row.kind == Kind.ADDRESS and _bridge_stayed(row, rows, outcomes):
         return Outcome(False, "foreign-dependents", f"{row.key} stays with its bridge")
-    if row.kind in FIREWALL_KINDS and row.vm is not None and row.vm in ports:
+    if row.kind in _WITH_PORT and row.vm is not None and row.vm in ports:
         why = ports[row.vm]
         return why._replace(message=f"{row.key} is kept: {why.message}")
     return None

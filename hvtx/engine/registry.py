@@ -12,7 +12,7 @@ from hvtx.drivers.base import (
     ExchangingDriver,
     FirewallDriver,
     Host,
-    PortDriver,
+    PairDriver,
     RuleMarker,
     ServiceDriver,
 )
@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # mypy compares the drivers with what `Drivers.of` says of th
     _FOREIGN_RESOURCES: Callable[[Host], RuleMarker] = ForeignRules
     _DNSMASQ: Callable[[Host], ServiceDriver] = DnsmasqDriver
     _TAP: Callable[[Host], DeviceDriver] = TapDriver
-    _VETH: Callable[[Host], PortDriver] = VethDriver
+    _VETH: Callable[[Host], PairDriver] = VethDriver
     _NETNS: Callable[[Host], Driver] = NetnsDriver
     _NFTABLES: Callable[[Host], CommonDriver] = NftablesDriver
     _IPTABLES: Callable[[Host], FirewallDriver] = IptablesDriver
@@ -88,7 +88,7 @@ class Drivers:
     @overload
     def of(self, name: Literal["tap"]) -> DeviceDriver: ...
     @overload
-    def of(self, name: Literal["veth"]) -> PortDriver: ...
+    def of(self, name: Literal["veth"]) -> PairDriver: ...
     @overload
     def of(self, name: Literal["bridge"]) -> BridgesDriver: ...
     @overload

@@ -222,7 +222,7 @@ def test_a_bridge_takes_no_route_from_anybody(firewall: str, subnet: str) -> Non
 
 
 def test_a_port_that_has_to_stay_keeps_its_guards(hvtx: Program) -> None:
-    """Somebody's address is on it: DEL goes on when that is gone."""
+    """Somebody's address is on it: DEL goes on when that is gone, and so does whoever collects."""
     bridge, before = bridge_of(hvtx), pairs()
     attachments.box()
     hvtx(*add())
@@ -230,10 +230,21 @@ def test_a_port_that_has_to_stay_keeps_its_guards(hvtx: Program) -> None:
     lab.run("ip", "addr", "add", "192.0.2.9/32", "dev", name)
     assert " is kept: " in hvtx(attachments.WORD, "del", code=9).err
     assert passing(bridge) == []
+    leased = leases(hvtx)
+    for collector in (("gc", "--apply"), ("recover",), (attachments.WORD, "gc")):
+        hvtx(*collector, code=None)
+        assert passing(bridge) == [], collector
+        assert leases(hvtx) == leased, collector
     lab.run("ip", "addr", "del", "192.0.2.9/32", "dev", name)
     hvtx("gc", "--apply")
     assert pairs() == before
     assert hvtx.is_clean()
+
+
+def leases(hvtx: Program) -> set[tuple[str, str]]:
+    """The addresses that are leased, each with its state on record."""
+    items = hvtx("gc", "--plan", "--json", code=None).json()["items"]
+    return {(item["key"], item["record"]["state"]) for item in items if item["kind"] == "lease"}
 
 
 def pairs() -> set[str]:

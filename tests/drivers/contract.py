@@ -492,6 +492,19 @@ def test_a_pair_with_others_things_on_it_stays(world: World, pair: Resource) -> 
     assert release(world, pair).gone
 
 
+def test_whether_a_pair_stands_is_told_and_changes_nothing(world: World, pair: Resource) -> None:
+    """Before its rules go: as long as anything may be its port, they stay."""
+    veth = driver(world, "veth")
+    before = view(world, veth)
+    assert veth.standing([pair])[pair.id].reason == "in-use"
+    world.act("alias", device=VETH, mark="theirs")
+    assert veth.standing([pair])[pair.id].reason == "mark-mismatch"
+    world.act("alias", device=VETH, mark=pair.mark)
+    assert view(world, veth) == before
+    assert release(world, pair).gone
+    assert veth.standing([pair]) == {}
+
+
 def test_a_pair_goes_to_the_namespace_of_its_row_alone(world: World, pair: Resource) -> None:
     """A path that leads elsewhere by now is no proof of anything."""
     assert release(world, pair).gone

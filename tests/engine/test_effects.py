@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hvtx.errors import HostRefused
 from hvtx.model.plan import Action, Item
 from hvtx.model.reason import Reason
 from hvtx.model.resource import GONE, Kind, Outcome, Resource, State
+from hvtx.store import records
 from tests.planner.scene import link
 
 MARK = "hvtx:1:aaaaaaaaaa:7:abcdefghijklmnop"
@@ -104,6 +106,77 @@ def test_an_error_of_a_driver_is_an_outcome(problem: Exception, kept: Outcome) -
     driver: Any = Driver(problem)
     assert effects.released_by(driver, [BRIDGE]) == {1: kept}
     assert effects.remove_seen(driver, seen()) == kept
+
+
+class Pairs(Driver):
+    """The driver of containers' ports, some of which are there."""
+
+    def __init__(self, **standing: str) -> None:
+        super().__init__()
+        self.there = standing
+
+    def release(self, rows: Sequence[Resource]) -> Mapping[int, Outcome]:
+        super().release(rows)
+        return {row.id: self._looked_at(row) or GONE for row in rows}
+
+    def standing(self, rows: Sequence[Resource]) -> Mapping[int, Outcome]:
+        return {row.id: why for row in rows if (why := self._looked_at(row)) is not None}
+
+    def _looked_at(self, row: Resource) -> Outcome | None:
+        why = self.there.get(row.vm or "")
+        return None if why is None else Outcome(False, why, f"{row.key} stays")
+
+
+class Containers(FakeRuntime):
+    """The same with containers' ports on record, of this life of the host and of an earlier one."""
+
+    def __init__(self, pairs: Pairs, *recorded: Resource, **drivers: Driver) -> None:
+        super().__init__(veth=pairs, nftables=Driver(), **drivers)
+        self.recorded = recorded
+        self.reads: list[str] = []
+        self.life = SimpleNamespace(id=1)
+        self.drivers: Any = Loaded(self.drivers)
+
+    def read(self, what: Any, vm: str) -> list[Resource]:
+        assert what is records.resources_of_vm
+        self.reads.append(vm)
+        return [row for row in self.recorded if row.vm == vm]
+
+
+class Loaded(dict[str, Any]):
+    """The drivers of a run, as the engine asks for one that it knows."""
+
+    of = dict.__getitem__
+
+
+def of_vm(vm: str, number: int, kind: Kind, **spec: Any) -> Resource:
+    return row(number, kind, **spec)._replace(vm=vm)
+
+
+RULES = {"backend": "nftables", "what": "guard"}
+PORT = of_vm("c0", 20, Kind.VETH)
+GUARDS = [of_vm("c0", 21, Kind.FILTER, **RULES), of_vm("c0", 22, Kind.LEASE)]
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["with its port", "without its port"])
+@pytest.mark.parametrize("why", ["foreign-dependents", "mark-mismatch", "observe-failed"])
+def test_a_port_that_stays_keeps_its_rules_and_its_addresses(named: bool, why: str) -> None:
+    """Whether a plan wants the port to go too, or takes the rest without it."""
+    operation: Any = Containers(Pairs(c0=why), PORT)
+    outcomes = effects.remove(operation, [*GUARDS, PORT] if named else GUARDS)
+    assert {number: outcomes[number].reason for number in (21, 22)} == dict.fromkeys((21, 22), why)
+    assert outcomes[21].message == "filter21 is kept: veth20 stays"
+    assert operation.drivers["nftables"].batches == []
+    assert operation.reads == ([] if named else ["c0"])
+
+
+def test_where_the_port_is_gone_the_rest_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another container's port keeps its own only; a port of an earlier life keeps nothing."""
+    monkeypatch.setattr(effects.flows, "end", lambda addresses, later: None)
+    old = of_vm("c1", 30, Kind.VETH)._replace(life=0)
+    others = [of_vm("c1", 31, Kind.FILTER, **RULES), of_vm("c1", 32, Kind.LEASE)]
+    operation: Any = Containers(Pairs(c1="foreign-dependents"), PORT, old)
+    assert effects.remove(operation, [*GUARDS, *others]) == dict.fromkeys((21, 22, 31, 32), GONE)
 
 
 def seen(kind: Kind = Kind.BRIDGE) -> Item:

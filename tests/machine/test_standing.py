@@ -1,4 +1,7 @@
-"""What stands on a device keeps it; a release that does not ask for it takes a stranger's device."""
+"""What stands on a device keeps it, and what it keeps, its guards.
+
+A release that does not ask for it takes a stranger's device.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any
 import pytest
 
 from hvtx.drivers.tap import standing
+from tests.machine.attachment_verbs import WORD
 from tests.machine.fake_world import FakeWorld
 
 pytestmark = pytest.mark.slow
@@ -65,3 +69,64 @@ def test_without_the_look_a_strangers_device_goes(
         monkeypatch.setattr(standing, "look_up", lambda: None)
         monkeypatch.setattr(standing, "_listed", lambda everything: listed([]))
     assert "theirs" not in stopped(world)
+
+
+@pytest.fixture
+def attached(tmp_path: Path) -> Iterator[FakeWorld]:
+    """A fake host with a container in a network of both families."""
+    made = FakeWorld(tmp_path)
+    path = made.act("contain", name="c1", nsid="")
+    for argv in (
+        ("network", "create", "net", "--subnet", "10.77.0.0/24", "--subnet", "fd77::/64"),
+        (WORD, "add", path, "c1"),
+    ):
+        ran = made.run(argv, "", lambda: None)
+        assert ran.code == 0, ran
+    yield made
+    made.close()
+
+
+def port_of(world: FakeWorld) -> str:
+    """The host's end of the container's pair."""
+    (device,) = [row.key for row in world.record().rows if row.kind == "veth"]
+    return device
+
+
+def guards(world: FakeWorld) -> set[tuple[str, str, str, bytes]]:
+    """Those elements in the kernel that hold the container."""
+    own = {row.mark for row in world.record().rows if row.vm}
+    return {place for place, (_, mark) in world.look().elements.items() if mark in own}
+
+
+@pytest.mark.parametrize("kept", ["an address", "another alias"])
+@pytest.mark.parametrize("then", [("gc", "--apply"), ("recover",), (WORD, "gc")])
+def test_a_port_that_stays_keeps_its_guards_and_its_leases(
+    attached: FakeWorld, kept: str, then: tuple[str, ...]
+) -> None:
+    """Whoever collects meanwhile; once nothing keeps it, all goes."""
+    device = port_of(attached)
+    before, leased = guards(attached), leases(attached)
+    assert before
+    assert len(leased) == 2
+    (mark,) = [row.mark for row in attached.record().rows if row.kind == "veth"]
+    if kept == "an address":
+        attached.act("address", device=device, address="192.0.2.9/32")
+    else:
+        attached.act("alias", device=device, mark="theirs")
+    assert attached.run((WORD, "del", "c1"), "", lambda: None).code == 9
+    for _ in range(2):
+        attached.run(then, "", lambda: None)
+        assert guards(attached) == before
+        assert leases(attached) == leased
+    if kept == "an address":
+        attached.act("no_address", device=device, address="192.0.2.9/32")
+    else:
+        attached.act("alias", device=device, mark=mark)
+    assert attached.run(("gc", "--apply"), "", lambda: None).code == 0
+    assert (guards(attached), leases(attached)) == (set(), set())
+    assert device not in {link.name for link in attached.look().links.values()}
+
+
+def leases(world: FakeWorld) -> set[str]:
+    """The addresses that are leased."""
+    return {row.key for row in world.record().rows if row.kind == "lease"}

@@ -294,6 +294,56 @@ def test_in_no_cell_is_anything_deleted_that_is_not_proven() -> None:
             assert cell["vm"] in ("none", "dead"), cell
 
 
+# -- what stays with a container's port ----------------------------------------------------------
+
+STAYS = {
+    "on-top": "foreign-dependents",
+    "stripped": "mark-mismatch",
+    "stolen": "mark-mismatch",
+    "nonce": "mark-mismatch",
+    "kind": "mark-mismatch",
+    "unseen": "observe-failed",
+    "whole": None,
+    "absent": None,
+}
+
+
+@pytest.mark.parametrize("evidence", STAYS)
+@pytest.mark.parametrize("kind", [*sorted(WALLS), Kind.LEASE])
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("passing", [False, True])
+def test_with_a_port_that_has_to_stay_stay_its_rules_and_addresses(
+    kind: Kind, evidence: str, state: str, passing: bool
+) -> None:
+    """Its container may send by it, dead or not: without them as anybody, to everybody."""
+    scene = Scene()
+    vm = scene.vm()
+    scene.vms[vm] = scene.vms[vm]._replace(passing=passing)
+    port = scene.row(Kind.VETH, vm=vm, state=State.COMMITTED)
+    row = scene.row(kind, vm=vm, state=State(state))
+    show(scene, port, evidence)
+    show(scene, row, "whole" if kind in WALLS else "record")
+    action, reason = scene.verdict(row)
+    leased = kind == Kind.LEASE and state == "committed"
+    if STAYS[evidence] is not None:
+        assert (action.value, reason.value) == ("skip", "reserved" if leased else STAYS[evidence])
+    elif leased and not passing:
+        assert reason.value == "reserved"
+    else:
+        assert action is Action.DELETE
+
+
+def test_a_port_of_an_earlier_life_keeps_nothing() -> None:
+    """Its container went with that life."""
+    scene = Scene()
+    vm = scene.vm()
+    port = scene.row(Kind.VETH, vm=vm, life=EARLIER)
+    row = scene.row(Kind.FILTER, vm=vm)
+    show(scene, port, "on-top")
+    scene.show(row)
+    assert scene.verdict(row)[1].value == "vm-dead"
+
+
 # -- the order of reasons ----------------------------------------------------------------------------
 
 # each is a way to bend a scene whose TAP would be deleted as vm-dead, and the reason that it gives

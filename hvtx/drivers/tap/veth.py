@@ -120,6 +120,25 @@ class VethDriver:
             with closing(Links()) as links:
                 links.change(index, quiet6=True)
 
+    def standing(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
+        """Those whose host end is there, or something in its place, each with why; none is changed.
+
+        Where that could not be learnt, ``observe-failed``.
+        """
+        try:
+            with closing(Links()) as links:
+                looked = {row.id: _looked_at(row, links) for row in resources}
+        except (OSError, DumpInterrupted) as problem:
+            unseen = Outcome(False, "observe-failed", f"the links could not be read: {problem}")
+            return {row.id: unseen for row in resources}
+        return {
+            number: Outcome(False, "in-use", f"{found.name} is there")
+            if isinstance(found, Link)
+            else found
+            for number, found in looked.items()
+            if found is not GONE
+        }
+
     def release(self, resources: Sequence[Resource]) -> Mapping[int, Outcome]:
         """Remove the pairs whose host end carries its mark and nothing of others."""
         from hvtx.drivers.tap.standing import devices_above
@@ -210,21 +229,29 @@ def _release(row: Resource, links: Links, above: Above) -> Outcome:
     from hvtx.drivers.tap.standing import kept_by_others
 
     try:
-        seen = links.get(ifindex=index_of(row))
-        if seen is None:
-            other = links.get(name=row.key)
-            if other is None or other.name != row.key:  # found by an alternative name
-                return GONE
-            words = f"a device named {row.key} exists, but it is not the recorded one"
-            return Outcome(False, "mark-mismatch", words)
-        if not carries_mark(row, seen):
-            words = f"{seen.name} does not carry the recorded mark: its alias is {seen.alias!r}"
-            return Outcome(False, "mark-mismatch", words)
+        seen = _looked_at(row, links)
+        if isinstance(seen, Outcome):
+            return seen
         # CNI's bandwidth leaves its queue here (findings/bandwidth-plugin-leaves-its-queue.sh)
         problem = kept_by_others(seen, links, above, row.addresses, queues=False)
         return problem or _delete(seen, links)
     except (OSError, DumpInterrupted) as problem:
         return Outcome(False, "observe-failed", f"{row.key}: {problem}")
+
+
+def _looked_at(row: Resource, links: Links) -> Link | Outcome:
+    """A row's host end; GONE, or what is in its place. Raises OSError, DumpInterrupted."""
+    seen = links.get(ifindex=index_of(row))
+    if seen is None:
+        other = links.get(name=row.key)
+        if other is None or other.name != row.key:  # found by an alternative name
+            return GONE
+        words = f"a device named {row.key} exists, but it is not the recorded one"
+        return Outcome(False, "mark-mismatch", words)
+    if not carries_mark(row, seen):
+        words = f"{seen.name} does not carry the recorded mark: its alias is {seen.alias!r}"
+        return Outcome(False, "mark-mismatch", words)
+    return seen
 
 
 def _leave_namespace(row: Resource) -> None:

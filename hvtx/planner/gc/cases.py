@@ -46,12 +46,14 @@ class Alive(StrEnum):
 
 
 class Held(StrEnum):
-    """Who has a TAP device of the VM open."""
+    """Who has a TAP device of the VM open, or why its container's port has to stay."""
 
     NO = "no"
     ITSELF = "itself"  # the row is that TAP's
     SIBLING = "sibling"  # the row is another of that VM's
     UNSEEN = "unseen"  # it could not be inspected
+    USED_PORT = "used port"  # the row guards a container's port, on which others' things stand
+    STRANGE_PORT = "strange port"  # the same, and the port does not carry its mark
 
 
 class Flows(StrEnum):

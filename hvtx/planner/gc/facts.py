@@ -42,7 +42,7 @@ _VM, _NETWORK, _NOW, _EARLIER = Owner.VM, Owner.NETWORK, RowEpoch.NOW, RowEpoch.
 _IDLE, _RUNNING, _MOVED = Work.NONE, Work.RUNNING, Work.MOVED
 _NOT_HELD, _NO_FLOWS, _NOBODY = Held.NO, Flows.NONE, Alive.NOBODY
 _LEASE = Kind.LEASE.value
-_TAP, _COMMITTED = Kind.TAP.value, State.COMMITTED.value
+_TAP, _VETH, _COMMITTED = Kind.TAP.value, Kind.VETH.value, State.COMMITTED.value
 
 
 class Tops(NamedTuple):
@@ -86,6 +86,7 @@ class Facts:
         owned = [row for row in self._taps if row.vm and row.kind == _TAP]  # what can be held
         self.held_vms = {row.vm for row in owned if self._is_open(row)}
         self._unseen_vms = {row.vm for row in owned if self._is_unseen(row)} - self.held_vms
+        self._staying = self._ports_that_stay()
         self._users = self._users_of_networks(row for row in self._taps if row.vm)
 
     # -- a row's case --------------------------------------------------------------------------
@@ -155,7 +156,9 @@ class Facts:
             return Held.ITSELF
         if row.vm in self.held_vms:
             return Held.SIBLING
-        return Held.UNSEEN if row.vm in self._unseen_vms else _NOT_HELD
+        if row.vm in self._unseen_vms:
+            return Held.UNSEEN
+        return _NOT_HELD if row.kind == _VETH else self._staying.get(row.vm, _NOT_HELD)
 
     def holders(self, row: Resource, seen: Presence) -> tuple[str, ...]:
         """Who has a row's TAP device open, whatever its name is by now."""
@@ -171,6 +174,23 @@ class Facts:
         """Whether a row's device may be there and open, and that could not be inspected."""
         seen = self.presences[row.id]
         return self.life(row) is RowEpoch.NOW and seen.here is None and seen.problem is None
+
+    def _ports_that_stay(self) -> dict[str | None, Held]:
+        """The VMs, by id, of which a container's port has to stay, and why.
+
+        It is up, and whoever is behind it may send: with it stay its rules and its address.
+        """
+        found: dict[str | None, Held] = {}
+        for row in self._taps:
+            if row.kind == _VETH and row.vm and self.life(row) is _NOW:
+                seen = self.presences[row.id]
+                if seen.problem is not None:
+                    found[row.vm] = Held.STRANGE_PORT
+                elif seen.here is None:
+                    found[row.vm] = Held.UNSEEN
+                elif self.others_on(row, seen):
+                    found[row.vm] = Held.USED_PORT
+        return found
 
     # -- who uses a network --------------------------------------------------------------------
 

@@ -105,6 +105,8 @@ _VMS = (
     rule(_SKIP, Reason.LIVENESS_UNKNOWN, say.CANNOT_TELL, vm=_UNKNOWN, **_VM),
     rule(_SKIP, Reason.VM_ALIVE, say.SIBLING_HELD, held=Held.SIBLING, **_VM),
     rule(_SKIP, Reason.OBSERVE_FAILED, say.SIBLING_UNSEEN, held=Held.UNSEEN, **_VM),
+    rule(_SKIP, Reason.FOREIGN_DEPENDENTS, say.PORT_USED, held=Held.USED_PORT, **_VM),
+    rule(_SKIP, Reason.MARK_MISMATCH, say.PORT_STRANGE, held=Held.STRANGE_PORT, **_VM),
 )  # fmt: skip
 
 # The owner is proven dead, or never was.

@@ -30,7 +30,9 @@ EDITED = Words("it carries its mark, but somebody changed it{fixes}")
 RUNS = Words("its VM runs", _VM)
 CANNOT_TELL = Words("cannot tell whether its VM is running", _VM)
 SIBLING_HELD = Words("its VM's TAP is open in another process; keeping everything of this VM", _VM)
-SIBLING_UNSEEN = Words("cannot tell whether its VM's TAP is open", _VM)
+SIBLING_UNSEEN = Words("cannot tell whether its VM's device is in use", _VM)
+PORT_USED = Words("stays with its container's port, which foreign resources use", _VM)
+PORT_STRANGE = Words("stays with its container's port, which does not carry its mark", _VM)
 STARTED_EARLIER = Words(
     "its VM was started in an earlier life of this host and is not proven dead", _VM
 )
