@@ -45,7 +45,7 @@ class FlowsRemain(HostRefused):
         elif isinstance(problem, OSError) and forbidden(problem):
             words, hint = "not permitted", "it needs root, or CAP_NET_ADMIN"
         else:
-            words = getattr(problem, "strerror", None) or str(problem) or "the list was cut short"
+            words = getattr(problem, "strerror", None) or str(problem)
             hint = "the kernel module nf_conntrack_netlink must be there"
         super().__init__(f"tracked connections could not be ended: {words}", hint=hint)
         self.addresses = addresses

@@ -9,6 +9,7 @@ from hvtx.engine.egress_guests import Concerned, concerns
 from hvtx.engine.runtime import Runtime
 from hvtx.errors import HvtxError
 from hvtx.host import failpoint
+from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.firewall import FirewallSpec, addresses_in, firewall_spec
 from hvtx.model.policy import EgressRule, names_in
 from hvtx.model.reason import Reason
@@ -43,7 +44,7 @@ def end_refused(runtime: Runtime, changed: Sequence[Resource]) -> Outcome | None
             runtime.installation,
         )
         flows.flush_where(concerns(found, runtime.installation, named))
-    except (HvtxError, OSError) as problem:
+    except (HvtxError, OSError, DumpInterrupted) as problem:
         words = problem.message if isinstance(problem, HvtxError) else str(problem)
         what = ", ".join(sorted({row.key for row in rows}))
         words = f"connections that {what} refuses may continue: {words}"

@@ -34,6 +34,7 @@ from hvtx.engine.transaction import Operation, begin
 from hvtx.engine.undo import attempt
 from hvtx.errors import Conflict, HvtxError, PartialFailure
 from hvtx.host import descriptors, failpoint
+from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.reason import Reason
 from hvtx.model.resource import (
     EXCHANGE,
@@ -331,9 +332,8 @@ def carry_on(operation: Operation, rows: Sequence[Resource]) -> Outcome:
         observed = _act(operation, gone, made, again=True)
         left = egress_flows.end_refused(runtime, [*gone, *made]) or _end(operation, gone)
         observed |= _holders(operation, made, observed)
-    except (HvtxError, OSError) as problem:
-        words = problem.message if isinstance(problem, HvtxError) else str(problem)
-        return Outcome(False, Reason.OBSERVE_FAILED, f"{first.key}: {words}")
+    except (HvtxError, OSError, DumpInterrupted) as problem:
+        return Outcome(False, Reason.OBSERVE_FAILED, f"{first.key}: {problem}")
     failpoint.reach("carried")
     with runtime.store.transaction() as sql:
         for row in made:

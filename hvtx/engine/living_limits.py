@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from hvtx.errors import HostRefused, HvtxError
 from hvtx.host import failpoint
+from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.limiting import told
 from hvtx.model.policy import Limits
 from hvtx.model.resource import Kind, Resource, State
@@ -72,10 +73,10 @@ def hold(driver: DeviceDriver, devices: Sequence[Resource]) -> None:
     """Hold devices to the limits of their rows. Raises HostRefused, NotPermitted."""
     try:
         driver.limit(devices)
-    except OSError as problem:
+    except (OSError, DumpInterrupted) as problem:  # what is there by now is listed first
+        words = problem.strerror if isinstance(problem, OSError) else problem
         raise HostRefused(
-            f"the kernel refused the limit of {', '.join(row.key for row in devices)}:"
-            f" {problem.strerror}",
+            f"the kernel refused the limit of {', '.join(row.key for row in devices)}: {words}",
             hint="`hvtx doctor` checks this host",
         ) from problem
 

@@ -44,6 +44,10 @@ T = TypeVar("T")
 class DumpInterrupted(Exception):
     """The kernel changed while it was being listed; the list proves nothing."""
 
+    def __str__(self) -> str:
+        """What is told of it in a message."""
+        return "the list was cut short"
+
 
 class KernelError(OSError):
     """An errno from the kernel with its own words, if it had any.

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from hvtx.engine import egress_flows
+from hvtx.engine import egress_flows, egress_guests
 from hvtx.host.ctmessages import Flow
+from hvtx.host.netlink import DumpInterrupted
 from tests.machine.fake_world import FakeWorld
+from tests.machine.world import KILLED
 
 Ends = Callable[[Flow], bool]
 
@@ -72,3 +74,31 @@ def test_a_flow_that_is_translated_is_judged_by_where_it_leads(
         led = flow("10.77.0.2", "198.51.100.1")
         led = led._replace(port=8443, reply_source=socket.inet_aton(to), reply_port=port)
         assert ends(led) is over, to
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["at once", "carried on"])
+def test_a_list_that_is_cut_short_leaves_the_flows_on_record(
+    world: FakeWorld, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    """Devices come and go all the time; the policy holds all the same, and gc asks again."""
+    for argv in (
+        ("network", "create", "lab", "--subnet", "10.77.0.0/24"),
+        ("vm", "run", "web", "--network", "lab", "--egress", "none", "--", "sleep", "60"),
+    ):
+        ran = world.hvtx(*argv)
+        assert ran.code == 0, ran.err
+    policy = ("vm", "set", "web", "--egress", "internet")
+    if killed:
+        assert world.hvtx(*policy, failpoint="flushing:refused:kill").code == KILLED
+
+    def cut_short(*_: object) -> None:
+        raise DumpInterrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(egress_guests, "_host", cut_short)
+        ran = world.hvtx("gc", "--apply") if killed else world.hvtx(*policy)
+    assert ran.code == 9, ran.err
+    assert "may continue: the list was cut short" in ran.out + ran.err
+    assert [row.observed for row in world.record().rows if row.state == "releasing"]
+    assert world.hvtx("gc", "--apply").code == 0
+    assert not [row for row in world.record().rows if row.state == "releasing"]
