@@ -26,6 +26,7 @@ from hvtx.errors import Conflict
 from hvtx.model.attachment import Attached, AttachmentRequest
 from hvtx.planner.addressing import parse_address, parse_mac
 from hvtx.planner.attaching import Container, name_of, namespace_id, recorded
+from hvtx.planner.service import asks
 from hvtx.planner.states import VmState
 from hvtx.store import leases
 from hvtx.store.history import Event
@@ -99,6 +100,7 @@ def _release_dead(runtime: Runtime, name: str, request: AttachmentRequest) -> No
 
 def _as_vm(name: str, request: AttachmentRequest) -> VmRequest:
     """What is recorded of it as of any VM. Raises UsageError."""
+    attachment = recorded(request)
     return VmRequest(
         name=name,
         hypervisor="cni",
@@ -116,5 +118,6 @@ def _as_vm(name: str, request: AttachmentRequest) -> VmRequest:
         directory="/",
         autostart=False,
         limits=request.limits,
-        attachment=recorded(request),
+        attachment=attachment,
+        asks=asks(attachment, tap=request.tap is not None),
     )

@@ -22,6 +22,7 @@ from hvtx.planner.assigning import given_of, never_given
 from hvtx.planner.changes import Difference
 from hvtx.planner.exits import Exits, parse_exits
 from hvtx.planner.network_needs import needs_of
+from hvtx.planner.service_changes import asking
 from hvtx.store import records
 from hvtx.store.history import Event
 
@@ -157,7 +158,8 @@ def _refuse(
     refuse_exits(Exits(uplink, sources), every)
     if wanted.dhcp and not network.dhcp:
         network_service.wanted("on", asked=True, subnets=network.subnets)
-        _refuse_never_given(wanted, read(records.vms))
+        pairs = read(records.resources_of_kind, Kind.VETH)
+        _refuse_never_given(wanted, asking(read(records.vms), pairs))
     if network.dhcp and not wanted.dhcp:
         _refuse_own_names(wanted)
         for vm in read(records.vms):
@@ -168,13 +170,14 @@ def _refuse(
 
 def _refuse_never_given(network: Network, vms: Iterable[Vm]) -> None:
     """Refuse DHCP where VMs have addresses on record that it does not give."""
-    found = {vm.name: asked for vm in vms if (asked := never_given(vm, network))}
+    found = {vm.name: (vm, asked) for vm in vms if (asked := never_given(vm, network))}
     if found:
-        vm = min(found)
+        vm, asked = found[min(found)]
+        way = "its runtime has to DEL" if vm.attachment is not None else "hvtx vm rm"
         raise Conflict(
             f"network {network.name!r} can give what is in {given_of(network)} by"
             f" DHCPv6, and VMs have other addresses: {', '.join(sorted(found))}",
-            hint=f"hvtx vm rm {vm}, which has {found[vm][0]}, and make it anew with another",
+            hint=f"{way} {vm.name}, which has {asked[0]}, and make it anew with another",
         )
 
 

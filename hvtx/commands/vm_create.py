@@ -291,7 +291,7 @@ def _check_addresses(runtime: Runtime, request: VmRequest, networks: Sequence[Ne
                 ):
                     addressing.check_guest_address(address, network)
                 leases.refuse_taken_address(sql, address)
-            if request.attachment is None:  # who asks for it is to be given it
+            if request.asks:  # who asks for it is to be given it
                 refuse_never_given(each.ipv6, network)
     for position, network in enumerate(networks):
         for port in request.ports(position):

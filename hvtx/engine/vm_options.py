@@ -48,6 +48,7 @@ class VmRequest(NamedTuple):
     policy: Policy = NO_POLICY
     limits: Limits = NO_LIMITS
     attachment: Attachment | None = None  # of the hypervisor ``cni``
+    asks: bool = True  # its guest asks for its addresses by DHCP
 
     def ports(self, position: int) -> tuple[Publish, ...]:
         """The ports of one interface."""

@@ -97,9 +97,7 @@ def refuse_never_given(ipv6: str | None, network: Network) -> None:
 
 
 def never_given(vm: Vm, network: Network) -> list[str]:
-    """The addresses of a VM's that it would ask for in vain; a container asks for none."""
-    if vm.attachment is not None:
-        return []
+    """The addresses of a VM, whose guest asks for them, that it would ask for in vain."""
     return [
         interface.ipv6
         for interface in vm.interfaces

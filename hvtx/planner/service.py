@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from hvtx.model.policy import names_in
 from hvtx.model.resource import Kind, Resource
 from hvtx.model.typed import TYPE_CHECKING
-from hvtx.model.vm import Interface, Network, Vm
+from hvtx.model.vm import Attachment, Interface, Network, Vm
 from hvtx.planner.provision import ResourceSpec
 from hvtx.planner.scope import NetworkScope
 
@@ -59,13 +59,15 @@ def want_service(network: Network, run_directory: str) -> list[ResourceSpec]:
     return [want_directory(network, run_directory), want_process(network, run_directory)]
 
 
-def asks(vm: Vm, *, tap: bool) -> bool:
+def asks(attachment: Attachment | None, *, tap: bool) -> bool:
     """Whether a guest may ask for its addresses; ``tap``: a VM stands behind its namespace's TAP.
+
+    ``attachment`` is what the VM on record stands for, if it is one.
 
     A container does not: it is given them with its interface, under another MAC each time, and
     each address that is given again would have the service started again.
     """
-    return vm.attachment is None or tap
+    return attachment is None or tap
 
 
 def want_reservation(
@@ -105,7 +107,7 @@ def want_told(
 ) -> list[ResourceSpec]:
     """All that a network's dnsmasq is told of an interface of a VM that runs; ``tap`` as `asks`."""
     found = want_names(vm, interface, network, run_directory)
-    if asks(vm, tap=tap):
+    if asks(vm.attachment, tap=tap):
         found = want_reservation(vm.id, vm.name, interface, network, run_directory) + found
     return found
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from hvtx.model.container import inner_tap
+from hvtx.model.resource import Resource
 from hvtx.model.vm import Network, Vm
 from hvtx.planner import service
 from hvtx.planner.changes import WantedRow
@@ -29,6 +31,12 @@ def want_service_and_told(
         if interface.network == network.id
         for want in service.want_told(vm, interface, network, run_directory, tap=tap)
     ]
+
+
+def asking(vms: Iterable[Vm], pairs: Iterable[Resource]) -> list[Vm]:
+    """Those of VMs whose guests may ask for their addresses; ``pairs``: the rows of containers."""
+    behind = {pair.vm for pair in pairs if inner_tap([pair]) is not None}
+    return [vm for vm in vms if service.asks(vm.attachment, tap=vm.id in behind)]
 
 
 def want_policy_names(

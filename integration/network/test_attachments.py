@@ -754,6 +754,18 @@ def held(box: lab.Namespace, name: str) -> Iterator[None]:
         process.communicate()
 
 
+def test_an_address_that_a_vm_in_a_pod_would_ask_for_in_vain_is_refused(
+    host: Host, box: lab.Namespace
+) -> None:
+    """DHCPv6 gives the first /64 alone; a container is given any with its interface."""
+    host.networks.create("pods", subnets=["fd77::/48"], dhcp=True)
+    far: dict[str, Any] = {"subnets": ("fd77::/48",), "addresses": ("fd77:0:0:5::9",)}
+    with pytest.raises(UsageError, match="cannot be given by DHCPv6"):
+        add(host, box, tap=TapRequest("tap0"), **far)
+    assert set(links(box)) == {"lo"}
+    assert add(host, box, **far).addresses[0].address == "fd77:0:0:5::9/48"
+
+
 def test_a_tap_beside_the_interface_is_the_same_wire(host: Host, box: lab.Namespace) -> None:
     """A VM in the namespace has the container's MAC and address, by the TAP that ADD tells."""
     made = add(host, box, tap=TapRequest("tap0", 4711, 4712))

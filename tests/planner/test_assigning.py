@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hvtx.errors import UsageError
-from hvtx.model.vm import Attachment, Interface, Network, Vm
+from hvtx.model.vm import Interface, Network, Vm
 from hvtx.planner.assigning import (
     MOST,
     Asked,
@@ -127,5 +127,3 @@ def test_which_vms_would_ask_in_vain() -> None:
     assert never_given(vm("fd77::2", FAR), served) == [], "a further address is no matter of DHCP"
     assert never_given(vm(None), served) == []
     assert never_given(vm(FAR, on="other"), served) == []
-    container = vm(FAR)._replace(attachment=Attachment("pods", "c0ffee", "eth0", "/run/netns/n0"))
-    assert never_given(container, served) == []

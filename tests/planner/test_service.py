@@ -45,9 +45,8 @@ def test_a_reservation_is_of_one_interface() -> None:
 
 
 def test_a_container_does_not_ask_but_a_vm_behind_its_tap_may() -> None:
-    vm = Vm("v1", "web", "cni", 0, 0, None, None, None, (), (), "/", False, (GUEST,))
-    container = vm._replace(attachment=Attachment("pods", "c0ffee", "eth0", "/run/netns/n0"))
-    assert service.asks(vm, tap=False)
+    container = Attachment("pods", "c0ffee", "eth0", "/run/netns/n0")
+    assert service.asks(None, tap=False)
     assert not service.asks(container, tap=False)
     assert service.asks(container, tap=True)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from hvtx.model.resource import Kind
 from hvtx.model.vm import Attachment, Vm
 from hvtx.planner import service_changes
 from hvtx.planner.egress_rules import parse_policy
+from tests.planner.scene import Scene
 
 from .test_service import GUEST, PLAIN, SERVED
 
@@ -36,6 +38,19 @@ def test_a_container_has_no_reservation_but_a_vm_behind_its_tap_has() -> None:
     )
     assert bare[2:] == [f"{RUN}/networks/n1/egress/v1-1"]
     assert behind[2:] == [f"{RUN}/networks/n1/hosts/v1-1", *bare[2:]]
+
+
+def test_who_asks_for_addresses_is_told_by_the_rows_of_containers() -> None:
+    """A VM does, and one behind a TAP in a container's namespace; no container does."""
+    scene = Scene()
+    vms = []
+    for name, tap in (("bare", {}), ("behind", {"tap": {"name": "tap0"}})):
+        attachment = Attachment("pods", name, "eth0", "/run/netns/n0")
+        vms.append(VM._replace(id=scene.vm(name), name=name, attachment=attachment))
+        scene.row(Kind.VETH, vm=vms[-1].id, **tap)
+    found = service_changes.asking([VM, *vms], scene.rows)
+    assert [vm.name for vm in found] == ["web", "behind"]
+    assert service_changes.asking(vms, []) == [], "and one of which there is no port has no TAP"
 
 
 def test_names_that_a_policy_allows_are_told_in_each_network_that_has_a_service() -> None:

@@ -10,9 +10,9 @@ from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import networks_now
 from hvtx.host import dnsmasq, procfs
 from hvtx.model.policy import names_in
-from hvtx.model.resource import identity_in, process_observed
+from hvtx.model.resource import Kind, identity_in, process_observed
 from hvtx.model.vm import Network, Vm
-from hvtx.planner import service
+from hvtx.planner import service, service_changes
 from hvtx.planner.assigning import given_of, never_given
 from hvtx.planner.remedy import REPAIR
 from hvtx.planner.scope import NetworkScope
@@ -25,6 +25,7 @@ def check_dhcp(runtime: Runtime) -> Iterator[Finding]:
     """Services that are missing (one that died is a damage), and what would keep them from it."""
     with runtime.reading() as sql:
         networks, vms = records.networks(sql), records.vms(sql)
+        asking = service_changes.asking(vms, records.resources_of_kind(sql, Kind.VETH))
     scope = networks_now(runtime, [network.id for network in networks])
     served = [network for network in scope.networks.values() if network.dhcp]
     lack = dnsmasq.lack() or dnsmasq.broken()
@@ -41,7 +42,7 @@ def check_dhcp(runtime: Runtime) -> Iterator[Finding]:
         return
     missing = [network.name for network in service.unserved(scope)]
     taken = dnsmasq.taken([subnet for network in served for subnet in network.subnets] or _ANY)
-    held = [*_held(scope), *_without_names(networks, vms), *_never_given(served, vms)]
+    held = [*_held(scope), *_without_names(networks, vms), *_never_given(served, asking)]
     yield from held
     if taken:
         problem = network_service.in_the_way(taken)
