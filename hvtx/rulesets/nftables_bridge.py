@@ -33,7 +33,8 @@ BRIDGE = BaseRuleset(
             (
                 "iifname . ether saddr != @macs drop",
                 "meta pkttype other iifname @apart drop",
-                # without IPv6 in its network the host has nothing to say to a guest
+                # without IPv6 in its network the host has nothing to say to a guest; what is for
+                # many goes to guests, and ends at the host (input)
                 "ether type ip6 meta pkttype host iifname @only4 drop",
                 "ip6 saddr fe80::/10 meta pkttype != host jump untracked",
                 "ether type arp goto guard_arp",
@@ -214,7 +215,10 @@ BRIDGE = BaseRuleset(
         Chain(
             "input",
             "type filter hook input priority -300; policy accept;",
-            ("ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 iifname @ports jump guard",),
+            (
+                "ether type ip6 iifname @only4 drop",
+                "ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 iifname @ports jump guard",
+            ),
         ),
         Chain(
             "forward",

@@ -18,7 +18,7 @@ PASSING = frozenset({("bridge", "seen6")})  # sets that packets fill: nothing in
 # What changes when the static part of a table does, with a version of hvtx or another.
 LAYOUTS: Mapping[str, str] = {
     "inet": "11ddeddb427838eaf17c",
-    "bridge": "44937e0fc56ea17228c3",
+    "bridge": "b07776c891c64527fbda",
 }
 
 # The names of their sets and maps, by family.

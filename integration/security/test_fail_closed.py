@@ -22,6 +22,7 @@ from integration.lab import HOST4, WORLD4
 from integration.lab.firewall_contract import (
     ALL_NODES_MAC,
     LONG,
+    QUICK,
     arp,
     bridged_frames_see_iptables,
     ether,
@@ -601,6 +602,56 @@ def test_the_host_tracks_no_ipv6_of_a_network_without_it(
         flood_from_link_locals(one, *(("ff02::1", ALL_NODES_MAC) if to == "all nodes" else host))
         assert reach(one, None, "udp", GATEWAY4, 7000, 7000)
         assert tracked("fe80::/10") == 0
+
+
+GROUPS = {"ff02::1": ALL_NODES_MAC, "ff02::fb": "33:33:00:00:00:fb", "ff02::9": "33:33:00:00:00:09"}
+
+
+@pytest.mark.parametrize("subnets", [SUBNETS, SUBNETS[:2]], ids=["both families", "IPv4"])
+def test_the_host_hears_no_ipv6_of_a_network_without_it(
+    firewall: str, bridged: bool, world: lab.Namespace, subnets: tuple[str, ...]
+) -> None:
+    """Of what is for a group that a service of the host is in; guests hear one another."""
+    bridged_frames_see_iptables(bridged)
+    with program(firewall) as hvtx:
+        hvtx("network", "create", "net", *subnets)
+        one, two = run(hvtx, "one"), run(hvtx, "two")
+        index = socket.if_nametoindex(bridge_of(hvtx))
+        with ear6(5353) as service, contextlib.ExitStack() as stack:
+            for group in GROUPS:
+                member = socket.inet_pton(socket.AF_INET6, group) + struct.pack("@I", index)
+                with contextlib.suppress(OSError):  # it is in ff02::1 without asking
+                    service.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, member)
+            with inside(two):
+                other = stack.enter_context(
+                    socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+                )
+            with inside(two):
+                other.bind(("eth0", 3))
+            other.setblocking(False)
+            with inside(one), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+                wire.bind(("eth0", 0))
+                for group, mac in GROUPS.items():
+                    said = udp6(one.link_local, group, (5353, 5353), f"to {group}".encode())
+                    wire.send(ether(one.mac, mac, 0x86DD, said))
+                last = ether(one.mac, "ff:ff:ff:ff:ff:ff", 0x0800,
+                             udp4(one.ipv4, "255.255.255.255", (7, 8), b"the last one"))  # fmt: skip
+                wire.send(last)
+            cookies = {f"to {group}".encode(): group for group in GROUPS}
+            assert came(other, cookies, b"the last one") == list(GROUPS)
+            time.sleep(QUICK)
+            heard = {words.decode().removeprefix("to ") for words in drain(service)}
+            assert heard == (set(GROUPS) if subnets == SUBNETS else set())
+
+
+@contextlib.contextmanager
+def ear6(port: int) -> Iterator[socket.socket]:
+    """A service of the host on [::]."""
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as ear:
+        ear.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        ear.bind(("::", port))
+        ear.setblocking(False)
+        yield ear
 
 
 @contextlib.contextmanager
