@@ -196,7 +196,9 @@ def _still_there(
 
 # -- putting back ----------------------------------------------------------------------------------
 
-_FIRST = (Kind.SYSCTL, Kind.BRIDGE, Kind.ADDRESS, Kind.TAP, Kind.VETH, Kind.FILE, Kind.PROCESS)
+# Rules before the ports: whoever is behind one sends as soon as it is on its bridge.
+_BEFORE_RULES = (Kind.SYSCTL, Kind.BRIDGE, Kind.ADDRESS)
+_AFTER_RULES = (Kind.TAP, Kind.VETH, Kind.FILE, Kind.PROCESS)
 
 
 def _fix_all(
@@ -233,15 +235,20 @@ def _fix_all(
             for row in rows
             if row.is_service and row.id not in known and service_spec(row)["bridge"] in gone
         ]
-    for kind in _FIRST:
-        for damage in ordered:
-            # a VM's own directory and process are gone for good
-            of_vm = damage.row.kind in (Kind.FILE, Kind.PROCESS) and damage.row.network is None
-            if damage.row.kind == kind and not of_vm:
-                attempt(damage, lambda damage=damage: repair_object(runtime, damage, rows))  # type: ignore[misc]
+
+    def objects(kinds: Sequence[Kind]) -> None:
+        for kind in kinds:
+            for damage in ordered:
+                # a VM's own directory and process are gone for good
+                of_vm = damage.row.kind in (Kind.FILE, Kind.PROCESS) and damage.row.network is None
+                if damage.row.kind == kind and not of_vm:
+                    attempt(damage, lambda damage=damage: repair_object(runtime, damage, rows))  # type: ignore[misc]
+
+    objects(_BEFORE_RULES)
     walls = [damage for damage in ordered if damage.row.kind in FIREWALL_KINDS and damage.cuts]
     for damage in sorted(walls, key=lambda d: d.row.role != "base"):
         attempt(damage, lambda damage=damage: repair_rules(runtime, damage))  # type: ignore[misc]
+    objects(_AFTER_RULES)
 
 
 def _look_again(runtime: Runtime, repaired: list[Repaired], failed: list[Failed]) -> None:

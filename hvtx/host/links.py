@@ -177,6 +177,10 @@ class Links(NeighbourTable, TrafficControl):
             if not (quiet6 and n == 0 and problem.errno == errno.EAFNOSUPPORT):  # no IPv6 at all
                 raise problem
 
+    def set_apart(self, ifindex: int) -> None:
+        """Keep other ports' broadcasts and multicasts from a port (`link_changes.apart`)."""
+        self._channel.request(*link_changes.apart(ifindex))
+
     def rename(self, ifindex: int, name: str) -> None:
         """Give a link another name; where the kernel asks for it (before 6.2), it is down then."""
         naming = text(_IFLA["ifname"], name)

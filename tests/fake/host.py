@@ -64,6 +64,10 @@ class FakeLinks:
             new.pop("up", None)
         self._kernel.change(ifindex, **{k: v for k, v in new.items() if v is not None})
 
+    def set_apart(self, ifindex: int) -> None:
+        self._kernel.alive()
+        self._kernel.get(ifindex)
+
     def learn_no_link_local(self, ifindex: int) -> None:
         self._kernel.alive()
         self._kernel.get(ifindex)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from hvtx.drivers.base import Host
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from hvtx.drivers.tap.standing import Above
     from hvtx.host.link_settings import LinkSettingsSocket
     from hvtx.model.link_settings import WantedSettings
-
-Guard = Callable[..., dict[str, bool]]  # `filters.guard` with the program that it puts there
 
 _SPARE = 5  # descriptors that holding devices leaves to the rest of a release
 
@@ -73,13 +71,6 @@ class TapDriver:
         self._forget_guests(resources)  # whoever had these addresses before, by whatever way
         return made
 
-    @contextlib.contextmanager
-    def _guarding(self) -> Iterator[Guard]:
-        """What puts the filters on a device, where they can be had; it is loaded once."""
-        filters = _making().filters
-        with filters.program() as program:
-            yield partial(filters.guard, program)
-
     def _forget_guests(self, resources: Sequence[Resource]) -> None:
         """Drop the host's neighbour entries of guests, which nobody behind a new device answers.
 
@@ -112,17 +103,9 @@ class TapDriver:
         ``master`` is the index of its bridge, ``guard`` what its filters hold the guest to. Raises
         OSError.
         """
-        spec = tap_spec(row)
-        seen = named_again(self.links, spec["ifindex"], row.mark, row.key)
-        if seen is None:
+        if named_again(self.links, row.ifindex, row.mark, row.key) is None:
             return False
-        self.links.change(
-            seen.ifindex, master=master, mac=spec["mac"], mtu=spec["mtu"], up=True, hairpin=True
-        )
-        if guard is not None:
-            with self._guarding() as put:
-                put(row, self.links, guard)
-            self.limit([row])
+        _making().filters.put_back(self.links, row, master=master, spec=guard)
         return True
 
     def limit(self, resources: Sequence[Resource]) -> None:

@@ -41,6 +41,24 @@ def guard(
     return given._asdict()
 
 
+def put_back(links: Links, row: Resource, *, master: int, spec: Mapping[str, Any] | None) -> None:
+    """Give a device under its own name what others changed of it: its filters before its bridge.
+
+    Whoever is behind it may send at any moment, also where this process ends. ``master`` is the
+    index of its bridge, ``spec`` what its guest is held to. Raises OSError, HostRefused,
+    NotPermitted.
+    """
+    index, own = row.ifindex, tap_spec(row)
+    if spec is not None:
+        with program() as loaded:
+            guard(loaded, row, links, {**spec, "apart": False})
+        limit(row)
+    links.change(index, master=master, mac=own["mac"], mtu=own["mtu"], hairpin=True)
+    if spec is not None and spec["apart"]:  # of a port of a bridge alone
+        links.set_apart(index)
+    links.change(index, up=True)
+
+
 def new_port(row: Resource, loaded: int | None) -> NewPort:
     """What the device of a row is given when it is made, its filters included (pure)."""
     spec = tap_spec(row)

@@ -97,19 +97,10 @@ class VethDriver:
         """Give the host's end what others changed of it; False if it is another by now. OSError."""
         from hvtx.drivers.tap import filters
 
-        spec = tap_spec(row)
         with closing(Links()) as links:
-            seen = named_again(links, spec["ifindex"], row.mark, row.key)
-            if seen is None:
+            if named_again(links, row.ifindex, row.mark, row.key) is None:
                 return False
-            links.change(
-                seen.ifindex, master=master, mac=spec["mac"], mtu=spec["mtu"], hairpin=True
-            )
-            if guard is not None:
-                with filters.program() as program:
-                    filters.guard(program, row, links, guard)
-                filters.limit(row)
-            links.change(seen.ifindex, up=True)
+            filters.put_back(links, row, master=master, spec=guard)
         return True
 
     def set_traits(self, row: Resource, wanted: WantedSettings, traits: LinkSettingsSocket) -> None:
