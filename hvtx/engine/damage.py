@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 
 from hvtx.drivers import bridge
-from hvtx.drivers.dnsmasq import names_table
+from hvtx.drivers.dnsmasq import names_table, serving
 from hvtx.drivers.tap import damage as tap_damage
 from hvtx.engine import own_routes, ownrules, port_holders
 from hvtx.engine.forwarding import tuned
@@ -64,7 +64,7 @@ class Damage(NamedTuple):
     @property
     def soft(self) -> bool:
         """Whether guests have all that they are promised without it."""
-        return not self.cuts or self.missing.startswith(SOFT)
+        return not self.cuts or self.missing.startswith((SOFT, serving.UNLOGGED))
 
 
 def look_now(
@@ -237,7 +237,7 @@ def _missing(
     if not seen.complete:
         return "a part of it was gone"
     if row.is_service:
-        return names_table.missing(row)
+        return names_table.missing(row) or serving.unlogged(row)
     if row.kind in FIREWALL_KINDS and outdated(row):
         return "it was made by an earlier version, and lacks rules of this one"
     return _drift(row, seen.link, bridges, loopback) if seen.link is not None else None

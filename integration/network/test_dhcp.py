@@ -23,6 +23,9 @@ import pytest
 
 from hvtx import Host
 from hvtx.commands import vm_create
+from hvtx.drivers.dnsmasq import serving
+from hvtx.host import pids
+from hvtx.host.logger import SIGNATURE
 from hvtx.model.attachment import AttachmentKey, AttachmentRequest, TapRequest
 from integration import lab
 from integration.boot.test_reboots import Booted, forget_everything
@@ -502,6 +505,29 @@ def test_a_killed_one_is_named_and_repaired(one: Program) -> None:
     assert [f["message"] for f in findings(one, "damage")] == ["process dnsmasq net: it was gone"]
     told = one("repair", "--json").json()
     assert [(r["kind"], r["key"]) for r in told["repaired"]] == [("process", "dnsmasq net")]
+    assert web.does("four", "eth0")["address"] == web.ipv4
+    assert one.is_clean()
+
+
+def test_a_killed_logger_is_named_and_repaired(one: Program) -> None:
+    """What dnsmasq has to say would go to syslog from then on, and guests have it say much."""
+    network(one)
+    web = start(one, "web")
+    [before] = services()
+    [log] = Path(os.environ["HVTX_RUN_DIR"]).glob("*/networks/*/log")
+    own = (SIGNATURE, str(log))
+    [keeper] = [pid for pid in pids.numbers() if serving._words(pid)[3:5] == own]
+    lab.end(keeper)
+    [told] = findings(one, "damage")
+    assert (told["level"], told["hint"]) == ("warning", "hvtx repair")
+    assert told["message"] == f"process dnsmasq net: {serving.UNLOGGED}"
+    one("repair")
+    [after] = services()
+    assert after != before
+    assert [found["level"] for found in findings(one, "damage")] == ["ok"]
+    size = log.stat().st_size
+    os.kill(after, signal.SIGUSR1)  # it says how much it has been asked
+    until("its words are in the log", lambda: log.stat().st_size > size)
     assert web.does("four", "eth0")["address"] == web.ipv4
     assert one.is_clean()
 

@@ -6,7 +6,8 @@ import os
 import time
 
 from hvtx.host import children, logger, paths, pids, procfs, signals
-from hvtx.model.resource import GONE, Outcome
+from hvtx.model.resource import GONE, Outcome, Resource, identity_in, process_observed
+from hvtx.model.service import service_spec
 from hvtx.model.vm import Identity
 from hvtx.rulesets import dnsmasq
 
@@ -49,6 +50,37 @@ def serving(directory: str) -> Identity | None:
     except (OSError, ValueError):
         return None
     return found if own else None
+
+
+UNLOGGED = "who kept its log had ended: what guests have it say fills the host's own log"
+_WITHOUT_DD = ("cat",)  # what a logger becomes that cannot run dd: it lets nothing through
+
+
+def unlogged(row: Resource) -> str | None:
+    """``UNLOGGED`` of a service that runs while its logger has ended; None if it has not.
+
+    A dnsmasq whose pipe nobody reads says what it has to say to syslog, until it is started again.
+    None, too, of one that an earlier version started, and where nobody can tell.
+    """
+    observed = process_observed(row)
+    identity = identity_in(observed)
+    if identity is None or "logger" not in observed or _keeps_log(row, observed["logger"]):
+        return None
+    facts = procfs.look_again(identity)  # both end where it is started again
+    runs = not facts.error and not facts.ended and procfs.same(identity, facts)
+    return UNLOGGED if runs else None
+
+
+def _keeps_log(row: Resource, pid: int) -> bool:
+    """Whether a process is the logger of a service; True where it cannot be asked."""
+    path = os.path.abspath(os.path.join(service_spec(row)["directory"], dnsmasq.LOG))
+    try:
+        words = procfs.command_line(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    except OSError:
+        return True
+    return words[3:5] == (logger.SIGNATURE, path) or words == _WITHOUT_DD
 
 
 def await_logger(directory: str) -> None:
