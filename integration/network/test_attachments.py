@@ -758,7 +758,7 @@ def test_an_address_that_a_vm_in_a_pod_would_ask_for_in_vain_is_refused(
     host: Host, box: lab.Namespace
 ) -> None:
     """DHCPv6 gives the first /64 alone; a container is given any with its interface."""
-    host.networks.create("pods", subnets=["fd77::/48"], dhcp=True)
+    host.network.create("pods", ["fd77::/48"], dhcp=True)
     far: dict[str, Any] = {"subnets": ("fd77::/48",), "addresses": ("fd77:0:0:5::9",)}
     with pytest.raises(UsageError, match="cannot be given by DHCPv6"):
         add(host, box, tap=TapRequest("tap0"), **far)

@@ -86,14 +86,16 @@ def test_a_port_is_up_last_and_its_limit_is_first(
     links: Any = Ordered()
     row: Any = type("Row", (), {"ifindex": 7, "spec": {"mac": "m", "mtu": 1500}, "kind": "tap"})
 
-    def guard(*_: Any, apart: bool) -> Given:
-        links.given.append("apart" if apart else "filter")
+    def guard(_: Any, ifindex: int, program: bytes, *__: Any) -> Given:
+        assert (ifindex, program) == (7, str(spec).encode())
+        links.given.append("filter")
         return Given(True, True)
 
     monkeypatch.setattr(new_ports, "guard", guard)
-    monkeypatch.setattr(filters, "program_of", lambda _: b"")
+    spec = {"apart": apart}
+    monkeypatch.setattr(filters, "program_of", lambda whole: str(whole).encode())
     monkeypatch.setattr(filters, "tap_spec", lambda row: row.spec)
     monkeypatch.setattr(filters, "limit", lambda _: links.given.append("limit"))
-    filters.put_back(links, row, master=2, spec={"apart": apart})
+    filters.put_back(links, row, master=2, spec=spec)
     where = ["hairpin mac master mtu", *(["apart"] if apart else []), "up"]
     assert links.given == ["filter", "limit", *where]

@@ -51,7 +51,7 @@ def put_back(links: Links, row: Resource, *, master: int, spec: Mapping[str, Any
     index, own = row.ifindex, tap_spec(row)
     if spec is not None:
         with program() as loaded:
-            guard(loaded, row, links, {**spec, "apart": False})
+            new_ports.guard(links, index, program_of(spec), loaded)
         limit(row)
     links.change(index, master=master, mac=own["mac"], mtu=own["mtu"], hairpin=True)
     if spec is not None and spec["apart"]:  # of a port of a bridge alone
