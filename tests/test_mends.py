@@ -67,7 +67,11 @@ RUN = {
     "ip {}rule add iif {} lookup main pref {}":
         "integration/ui/test_odd_paths.py::test_doctor_says_of_ways_what_traffic_does",
     "ip {}route add default {}dev {} table {}": _UPLINK,
-    "ip {}rule add iif {} lookup {}": _UPLINK,
+    "ip {}rule add iif {} lookup main suppress_prefixlength {} pref {}": _UPLINK,
+    "ip {}rule add iif {} lookup {} pref {}": _UPLINK,
+    "ip {}rule add iif {} {} lookup main pref {}":
+        "integration/network/test_uplinks.py"
+        "::test_what_leads_guests_by_their_uplink_leads_no_answers_there",
     "ufw allow in on {} to any port {} proto {}":
         "integration/network/test_ufw.py::test_what_an_administrator_drops_is_dropped",
     "sysctl -w {}=0": "integration/ui/test_odd_paths.py::test_a_gateway_that_answers_no_arp_is_named",

@@ -23,6 +23,7 @@ from hvtx.planner.changes import Difference
 from hvtx.planner.exits import Exits, parse_exits
 from hvtx.planner.network_needs import needs_of
 from hvtx.planner.service_changes import asking
+from hvtx.planner.uplink_ways import served
 from hvtx.store import records
 from hvtx.store.history import Event
 
@@ -118,7 +119,8 @@ def set_network(runtime: Runtime, name: str, wish: Changes) -> Network:
     if wish.accepted():
         settle_accepts(runtime, all_networks(runtime), locked=True)
     if wanted.uplink != network.uplink:
-        uplink_ways.tell(wanted)
+        published = read(records.committed_resources, Kind.PUBLISH)
+        uplink_ways.tell(wanted, served(published, wanted.bridge))
     if unended is not None:
         raise unended
     return wanted

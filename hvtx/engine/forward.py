@@ -128,7 +128,7 @@ def _judged(
     if without := [family for family, found in exits.items() if found is None]:
         picture = uplink_checks.with_uplink(picture, without)
         exits |= {family: uplink_checks.thought_out(family) for family in without}
-    uplinks, told = uplink_checks.uplinks(picture, [promise.network for promise in made])
+    uplinks, told = uplink_checks.uplinks(picture, made)
     notes += told
     ways = [*exits.values(), *(way for each in uplinks.values() for way in each.values())]
     lacks = uncarried.not_carried(_passed(picture, made, {way.device for way in ways if way}))

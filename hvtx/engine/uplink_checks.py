@@ -19,7 +19,7 @@ from hvtx.host.replica.tries import WORLD
 from hvtx.model.mark import FAMILY
 from hvtx.model.shell import word
 from hvtx.model.traffic import Note
-from hvtx.model.vm import Network
+from hvtx.planner.promises import Promise
 from hvtx.planner.uplink_ways import told
 
 _UPLINK_INDEX, UPLINK = 0x7FFE0001, "hvreplica-up"
@@ -93,7 +93,7 @@ def thought_out(family: int) -> Exit:
 
 
 def uplinks(
-    picture: Picture, networks: Iterable[Network]
+    picture: Picture, made: Iterable[Promise]
 ) -> tuple[dict[str, dict[int, Exit]], list[Note]]:
     """By name the ways of networks that have an uplink, and what their guests do not reach by it.
 
@@ -101,16 +101,18 @@ def uplinks(
     """
     found: dict[str, dict[int, Exit]] = {}
     notes = []
-    for network in networks:
+    tables: set[int] = set()  # each network is told of one of its own
+    for promise in made:
+        network = promise.network
         if network.uplink is None:
             continue
-        ways = uplink_ways.ways(network)
+        ways = uplink_ways.ways(network, tables)
         found[network.name] = {
             family: Exit(network.uplink, packed(way.target), _own(picture, network.uplink, family))
             for family, way in ways.items()
             if way.target is not None
         }
-        if (said := told(network, ways)) is not None:
+        if (said := told(network, ways, promise.served)) is not None:
             level, words, fix = said
             level = "ok" if level == "note" else level
             notes.append(Note(level, f"network {network.name!r}: {words}", (), fix))

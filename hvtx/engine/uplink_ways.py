@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import closing
 
 from hvtx.engine import notice
@@ -15,7 +15,15 @@ from hvtx.model.routing import Packet, Route, Rule
 from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Network
 from hvtx.planner import routing
-from hvtx.planner.uplink_ways import Way, free_table, prefixes, samples, told
+from hvtx.planner.uplink_ways import (
+    Served,
+    Way,
+    free_prefs,
+    free_table,
+    prefixes,
+    samples,
+    told,
+)
 
 
 class _Sent(NamedTuple):
@@ -31,10 +39,11 @@ class _Sent(NamedTuple):
         return not answer.errno and not answer.local and answer.device == self.uplink
 
 
-def ways(network: Network) -> dict[int, Way]:
+def ways(network: Network, given: set[int] | None = None) -> dict[int, Way]:
     """By family where guests get by their uplink; nothing of what cannot be told.
 
-    That is where a device is down or missing, and where the bridge is in a VRF.
+    That is where a device is down or missing, and where the bridge is in a VRF. ``given`` are
+    tables that other networks are told of in the same breath; those of this one are added.
 
     Raises OSError, DumpInterrupted.
     """
@@ -49,22 +58,26 @@ def ways(network: Network) -> dict[int, Way]:
                 continue  # the kernel leads nothing anywhere, and the check `forwarding` tells
             guest = routing.sample(subnet, gateway)
             packet = Packet("", guest, bridge.ifindex, bridge.name)
-            way = _way(_Sent(links.channel, packet, uplink.ifindex), family)
+            way = _way(_Sent(links.channel, packet, uplink.ifindex), family, given or ())
             found[family] = way._replace(gateway=bool(uplink.mac))
+        if given is not None:
+            given.update(way.table for way in found.values())
         return found
 
 
-def _way(sent: _Sent, family: int) -> Way:
+def _way(sent: _Sent, family: int, given: Collection[int]) -> Way:
     world = WORLD[family]
     if (target := next(filter(sent.led, world), None)) is not None:
         return Way(target, world=True)
-    every = routes.routes(family)
-    if _by_a_mark(routes.rules(family), every, sent, world):
+    every, rules = routes.routes(family), routes.rules(family)
+    if _by_a_mark(rules, every, sent, world):
         return Way(world[-1], world=True)
     behind = prefixes(every, sent.uplink)
     reached = {p: found for p in behind if (found := next(filter(sent.led, samples(p)), None))}
     target = next(iter(reached.values()), None)
-    return Way(target, behind=tuple(reached), table=free_table(every))
+    now = [routing.find(rules, every, sent.packet._replace(destination=to)) for to in world]
+    table, prefs = free_table(every, rules, given), free_prefs(rules, now)
+    return Way(target, behind=tuple(reached), table=table, prefs=prefs)
 
 
 def _by_a_mark(
@@ -80,12 +93,15 @@ def _by_a_mark(
     return False
 
 
-def tell(network: Network) -> None:
-    """Tell who makes or changes a network what its guests do not reach by its uplink."""
+def tell(network: Network, ports: Sequence[Served] = ()) -> None:
+    """Tell who makes or changes a network what its guests do not reach by its uplink.
+
+    ``ports`` are those that its guests answer others from.
+    """
     if network.uplink is None:
         return
     try:
-        said = told(network, ways(network))
+        said = told(network, ways(network), ports)
     except (OSError, DumpInterrupted):
         return
     if said is not None:

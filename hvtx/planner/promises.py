@@ -18,6 +18,7 @@ from hvtx.model.vm import Interface, Network
 from hvtx.planner.egress import network_spec
 from hvtx.planner.egress_flows import Sent, permitted
 from hvtx.planner.provision import ResourceSpec, want_interface
+from hvtx.planner.uplink_ways import Served, served
 
 MOST_PORTS = 4  # of a network that are tried
 _ENOUGH = 2
@@ -62,6 +63,7 @@ class Promise(NamedTuple):
     guests: tuple[Guest, ...]
     ports: tuple[Port, ...]
     egress: tuple[FirewallSpec, ...] = ()  # the policies of its guests and its own
+    served: tuple[Served, ...] = ()  # every port that its guests answer others from
 
     def lets(self, guest: Guest, sent: Sent) -> bool:
         """Whether an egress policy lets a guest reach that; what is refused is not promised."""
@@ -93,7 +95,8 @@ def promise(
             break
         guests.append(thought)
         leased |= {a for a in (thought.ipv4, thought.ipv6) if a}
-    return Promise(network, ifindex, tuple(guests), tuple(ports), _egress(network, rows))
+    every = served(rows, network.bridge)
+    return Promise(network, ifindex, tuple(guests), tuple(ports), _egress(network, rows), every)
 
 
 def _egress(network: Network, rows: Sequence[Resource]) -> tuple[FirewallSpec, ...]:

@@ -8,7 +8,7 @@ that passes over them (``ignore_routes_with_linkdown``).
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from hvtx.model.address import is_ipv6
 from hvtx.model.routing import LOCAL, MAIN, TABLES, Answer, Ask, Found, Packet, Place, Route, Rule
@@ -215,6 +215,16 @@ def _free_before(pref: int, taken: Iterable[int]) -> int:
     while free in numbers and free > 1:
         free -= 1
     return free
+
+
+def two_before(pref: int, taken: Collection[int]) -> tuple[int, int] | None:
+    """Two free numbers for rules that are asked before the rule ``pref``, the lower one first.
+
+    None where there are none: those below are taken, up to that of the table local.
+    """
+    second = _free_before(pref, taken)
+    first = _free_before(second, taken)
+    return (first, second) if first > 0 and not {first, second} & set(taken) else None
 
 
 def _length(route: Route) -> int:

@@ -103,11 +103,11 @@ class Guest:
 class Ears:
     """A socket for datagrams to a neighbour of the host, and all that came to it."""
 
-    def __init__(self, place: lab.Namespace, family: int) -> None:
+    def __init__(self, place: lab.Namespace, family: int, own: str = "") -> None:
         with inside(place):
             kind = socket.AF_INET6 if family == 6 else socket.AF_INET
             self._socket = socket.socket(kind, socket.SOCK_DGRAM)
-            self._socket.bind(("", PORT))
+            self._socket.bind((own, PORT))
         self._came: list[tuple[bytes, tuple[str, int]]] = []
         self.sendto = self._socket.sendto
 
@@ -439,10 +439,8 @@ def test_doctor_tries_what_guests_reach_by_their_uplink(
     assert "guest to world (udp; IPv4 and IPv6) stopped by nft inet wall c" in found["message"]
     lab.run("nft", "delete", "table", "inet", "wall")
     hints = made.partition("for the world: ")[2].strip().split("; ")
-    assert len(hints) == 4
-    for hint in hints:
-        gateway = TUNNEL[6 if " -6 " in hint else 4]
-        lab.run(*hint.replace("GATEWAY", gateway).split())
+    assert len(hints) == 6
+    carry_out(hints)
     (found,) = forward(hvtx)
     assert found["level"] == "ok", found
     assert not any("not the world" in words for words in found["evidence"])
@@ -453,6 +451,63 @@ def test_doctor_tries_what_guests_reach_by_their_uplink(
         assert heard(there, b"by the rule")
     hvtx("network", "set", "net", "--no-uplink")
     assert "note:" not in hvtx("network", "set", "net", "--uplink", "other").err
+
+
+def carry_out(commands: list[str]) -> None:
+    """Do what is printed, with the tunnel's end as the gateway."""
+    for command in commands:
+        gateway = TUNNEL[6 if " -6 " in command else 4]
+        lab.run(*command.replace("GATEWAY", gateway).split())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_leads_guests_by_their_uplink_leads_no_answers_there(
+    hvtx: Program, world: lab.Namespace, tunnel: lab.Namespace, family: int
+) -> None:
+    """Of a published port: a neighbour by another device, somebody behind it, another network."""
+    hvtx(*NETWORK)
+    hvtx("network", "create", "free", "--subnet", "10.78.0.0/24", "--subnet", "fd78::/64")
+    guest = Guest(hvtx, "web", "net", "-p", f"9000:{PORT}/udp")
+    other = Guest(hvtx, "other", "free", "-p", f"9001:{PORT}/udp")
+    said = hvtx("network", "set", "net", "--uplink", "other").err
+    carry_out(said.partition("for the world: ")[2].strip().split("; "))
+    assert [(f["check"], f["message"]) for f in hvtx("doctor", "--json", code=None).json()["findings"]
+            if f["check"] in ("forward", "routes") and f["level"] != "ok"] == []  # fmt: skip
+    far, new = {4: ("192.0.2.77", "192.0.2.7"), 6: ("2001:db8:77::1", "2001:db8:7::1")}[family]
+    length = 32 if family == 4 else 128
+    world.run("ip", "addr", "add", f"{far}/{length}", "dev", "lo")
+    tunnel.run("ip", "addr", "add", f"{new}/{length}", "dev", "lo")
+    host = HOST4 if family == 4 else lab.HOST6
+    for client in (WORLD[family], far):
+        with Ears(world, family, client) as there:
+            there.sendto(b"a question", (host, 9000))
+            assert guest.hears(b"a question")
+            guest.sends(family, client, b"an answer")
+            assert there.heard(b"an answer") == (host, 9000)
+    guest.sends(family, TUNNEL_HOST[family], b"by the host", port=9001)
+    assert other.hears(b"by the host")
+    with bound(tunnel, family) as elsewhere:
+        packet = (udp4 if family == 4 else udp6)(guest.own[family], new, (1234, PORT), b"new")
+        kind = IP4 if family == 4 else IP6
+        os.write(guest.device, NO_GSO + bare(guest.mac, guest.gateway, kind, packet))
+        assert heard(elsewhere, b"new")
+
+
+def test_several_networks_are_told_of_a_table_each(hvtx: Program, world: lab.Namespace) -> None:
+    """And of none that somebody's rule asks, whose routes are not there yet."""
+    lab.run("ip", "rule", "add", "from", "10.0.0.5", "lookup", "100", "pref", "5000")
+    for number in (8, 9):
+        lab.run("ip", "tuntap", "add", f"tun{number}", "mode", "tun")
+        lab.run("ip", "link", "set", f"tun{number}", "up")
+        subnets = ("--subnet", f"10.7{number}.0.0/24", "--subnet", f"fd7{number}::/64")
+        hvtx("network", "create", f"n{number}", *subnets, "--uplink", f"tun{number}")
+    told = forward(hvtx)
+    assert [found["level"] for found in told] == ["warning", "warning"]
+    for found in told:
+        carry_out(found["hint"].split("; "))
+    hvtx("repair")
+    (found,) = forward(hvtx)
+    assert found["level"] == "ok", found
 
 
 def test_an_uplink_without_a_route_is_told(hvtx: Program, world: lab.Namespace) -> None:
