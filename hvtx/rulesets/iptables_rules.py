@@ -148,7 +148,7 @@ def _network(installation: str, spec: FirewallSpec) -> tuple[Rule, ...]:
         passes = _passes if spec.get("passage", True) else _passes_nothing
         rules += [
             Rule(family, "filter", chain_name(installation, "PASS"), text, first=True)
-            for text in passes(bridge, isolate=spec["isolate"])
+            for text in passes(spec, str(ip_network(subnet)))
         ]
         # A guest that reaches a neighbour (or itself) by way of a published port must be answered
         # by way of the host too.
@@ -215,24 +215,29 @@ def _unreachable(bridge: str, family: int) -> Iterator[str]:
         yield f"-d {ip_network(to)} -i {bridge} {_NOT_ALLOWED} -j DROP"
 
 
-def _passes(bridge: str, *, isolate: bool) -> Iterator[str]:
+def _passes(spec: FirewallSpec, subnet: str) -> Iterator[str]:
     """What of a network's traffic passes where the host's policy would drop it.
 
     Known flows both ways, published ports (nobody reaches a translated address by chance), guests
     among themselves. New flows to elsewhere are the guests' own rules': only to devices where the
-    world is, never into a bridge of somebody else.
+    world is, never into a bridge of somebody else. Only the uplink of a network need not be one.
     """
+    bridge, uplink = spec["bridge"], spec.get("uplink")
     known = "-m conntrack --ctstate RELATED,ESTABLISHED"
     yield f"-i {bridge} {known} -j ACCEPT"
     yield f"-o {bridge} {known},DNAT -j ACCEPT"
-    if not isolate:
+    if not spec["isolate"]:
         yield f"-i {bridge} -o {bridge} -j ACCEPT"
+    if uplink is not None:
+        yield f"-s {subnet} -i {bridge} -o {uplink} -j ACCEPT"
+        if not spec["nat"]:  # its guests are reached by their own addresses
+            yield f"-d {subnet} -i {uplink} -o {bridge} -j ACCEPT"
 
 
-def _passes_nothing(bridge: str, *, isolate: bool) -> Iterator[str]:  # noqa: ARG001 - as above
+def _passes_nothing(spec: FirewallSpec, subnet: str) -> Iterator[str]:  # noqa: ARG001 - as above
     """What of a network that asked for no accepts comes here goes back to the host's policy."""
-    yield f"-i {bridge} -j RETURN"
-    yield f"-o {bridge} -j RETURN"
+    yield f"-i {spec['bridge']} -j RETURN"
+    yield f"-o {spec['bridge']} -j RETURN"
 
 
 def _flow_limits(bridge: str, most: int, family: int) -> Iterator[str]:
@@ -287,7 +292,10 @@ def _forward(installation: str, spec: FirewallSpec) -> tuple[Rule, ...]:
 
 
 def _pass(installation: str, spec: FirewallSpec) -> tuple[Rule, ...]:
-    """What leads to PASS where the policy of a family's FORWARD drops, and where the world is."""
+    """What leads to PASS where the policy of a family's FORWARD drops, and where the world is.
+
+    For all networks: a device that one has as its uplink alone is in that one's accepts.
+    """
     family, way = spec["family"], chain_name(installation, "WAY")
     rules = [
         Rule(family, "filter", way, f"-{side} {device} -j ACCEPT")

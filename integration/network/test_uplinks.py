@@ -530,6 +530,38 @@ def test_an_uplink_without_a_route_is_told(hvtx: Program, world: lab.Namespace) 
     assert [one["level"] for one in forward(hvtx)] == ["ok"], "the check `uplinks` tells"
 
 
+def test_an_uplink_that_is_no_way_to_the_world_passes_a_default_that_drops(
+    hvtx: Program, world: lab.Namespace, tunnel: lab.Namespace
+) -> None:
+    """A bridge is none: it is in the accepts of the network alone that has it as its uplink."""
+    lab.run("ip", "link", "add", "br9", "type", "bridge")
+    lab.run("ip", "addr", "flush", "dev", "other")
+    lab.run("ip", "link", "set", "other", "master", "br9")
+    lab.run("ip", "link", "set", "br9", "up")
+    for family, length in ((4, 24), (6, 64)):
+        nodad = ("nodad",) * (family == 6)
+        lab.run("ip", "addr", "add", f"{TUNNEL_HOST[family]}/{length}", "dev", "br9", *nodad)
+    for tool in ("iptables-legacy", "ip6tables-legacy"):
+        lab.run(tool, "-P", "FORWARD", "DROP")
+    hvtx(*NETWORK, "--uplink", "uplink")
+    hvtx("network", "create", "free", "--subnet", "10.78.0.0/24", "--subnet", "fd78::/64")
+    held, free = Guest(hvtx, "held", "net"), Guest(hvtx, "free", "free")
+    hvtx("network", "set", "net", "--uplink", "br9")
+    (found,) = forward(hvtx)
+    assert found["level"] == "ok", found
+    for family in FAMILIES:
+        with bound(tunnel, family) as there:
+            free.sends(family, TUNNEL[family], b"from the free")
+            held.sends(family, TUNNEL[family], b"from the held")
+            sender = heard(there, b"from the held")
+            assert sender is not None
+            there.sendto(b"an answer", sender)
+            assert held.hears(b"an answer")
+            assert nothing(there, b"from the free")
+    assert hvtx("repair", "--json").json()["repaired"] == []
+    assert hvtx.is_clean()
+
+
 def test_all_of_it_goes_with_the_network(hvtx: Program) -> None:
     """The whole host is as it was before."""
     forwarding = ("ipv4/ip_forward", "ipv6/conf/all/forwarding")

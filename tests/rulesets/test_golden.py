@@ -38,7 +38,10 @@ def _specs() -> Iterator[dict[str, Any]]:
         (False, True), (False, True), (["10.77.0.0/24"], ["10.77.0.0/24", "fd77::/64"])
     ):
         network = {"what": "network", "bridge": "hvbr0", "subnets": subnets}
-        yield network | {"nat": nat, "isolate": isolate, "gateway6": "fe80::1", "flows": 4096}
+        whole = network | {"nat": nat, "isolate": isolate, "gateway6": "fe80::1", "flows": 4096}
+        yield whole
+        if not isolate and len(subnets) > 1:
+            yield whole | {"uplink": "wg0"}
     for both, isolate, forward in product(_ADDRESSES, (False, True), (False, True)):
         port = {"what": "port", "device": "hv0", "mac": _MAC, "bridge": "hvbr0", **both}
         yield port | {"gateway6": "fe80::1", "isolate": isolate, "forward": forward}
