@@ -19,6 +19,7 @@ _CHANGES = re.compile(
     r"(?:^|(?<=[`'\"(; ]))("
     r"sysctl -w|modprobe|chmod|chown|apt(?:-get)? install|kill -[A-Z]+"
     r"|ip (?:-6 )?(?:addr|link|neigh|route|rule|tuntap) (?:add|del|set)|ip \{\}(?:rule|route) add"
+    r"|bridge fdb (?:add|del|replace)"
     r"|nft '?(?:add|insert|delete) |ip6?tables(?:-legacy|-nft)? -[AID]|ebtables\S* -[AID]"
     r"|systemctl (?:disable|enable|unmask|reload|restart|daemon-reload|start|stop)|networkctl reload"
     r"|nmcli (?:con|dev|general) |firewall-cmd|ufw (?:route )?allow"
@@ -62,6 +63,8 @@ RUN = {
     "nft delete element {} {}": _HINTS,
     "ip neigh del {} dev {}":
         "integration/kernel/test_neighbour_entries.py::test_what_an_administrator_entered_for_good_stays",
+    "bridge fdb del {} dev {} {}":
+        "integration/kernel/test_neighbour_entries.py::test_a_bridge_that_was_told_of_a_guest_otherwise",
     "ip {}rule add to {} lookup main pref {}":
         "integration/network/test_policy_routing.py::test_doctors_fix_is_enough",
     "ip {}rule add iif {} lookup main pref {}":

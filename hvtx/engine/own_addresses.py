@@ -185,12 +185,21 @@ def wrong_neighbours(vms: Sequence[Vm], bridges: Mapping[str, tuple[int, str]]) 
 
 
 class Astray(NamedTuple):
-    """An entry of a bridge's table that leads frames for a guest elsewhere."""
+    """An entry of a bridge's table that leads frames for a guest elsewhere.
+
+    ``port`` is the device that it is entered at: a port, or (``own``) the bridge itself.
+    """
 
     vm: Vm
     mac: str
     port: str
     local: bool  # to the host
+    own: bool = False
+
+    @property
+    def fix(self) -> str:
+        """The command that takes the entry: the kernel knows a ``master`` of ports alone."""
+        return f"bridge fdb del {self.mac} dev {word(self.port)} {'self' if self.own else 'master'}"
 
 
 def led_astray(
@@ -215,5 +224,6 @@ def led_astray(
             vm, own = guests.get((bridge, mac), (None, None))
             if vm is not None and (local or (own is not None and own != port)):
                 at = links.get(ifindex=port)
-                found.append(Astray(vm, mac, at.name if at is not None else f"if{port}", local))
+                name = at.name if at is not None else f"if{port}"
+                found.append(Astray(vm, mac, name, local, own=port == bridge))
     return found

@@ -106,19 +106,22 @@ def test_what_an_administrator_entered_for_good_stays(hvtx: Program, state: str)
 
 @pytest.mark.parametrize(
     ("port", "more", "where"),
-    [("own", (), "to the host"), ("keep", (), "to the host"), ("keep", ("static",), "to keep")],
-    ids=["local", "local, elsewhere", "static, elsewhere"],
-)
+    [
+        ("own", ("master",), "to the host"), ("keep", ("master",), "to the host"),
+        ("keep", ("master", "static"), "to keep"), ("bridge", ("self",), "to the host"),
+    ],
+    ids=["local", "local, elsewhere", "static, elsewhere", "local, at the bridge"],
+)  # fmt: skip
 def test_a_bridge_that_was_told_of_a_guest_otherwise(
     hvtx: Program, port: str, more: tuple[str, ...], where: str
 ) -> None:
     """`bridge fdb replace` makes a local entry unless it is told: the guest hears nothing."""
     hvtx("vm", "run", "web", "--network", "net", *SLEEP)
     device, mac = hvtx.device("web"), hvtx.vm("web")["interfaces"][0]["mac"]
-    own = device if port == "own" else port
+    own = {"own": device, "bridge": bridge(hvtx)}.get(port, port)
     lab.run("bridge", "fdb", "replace", mac, "dev", device, "master", "static")
     hvtx("doctor")  # a port that is the guest's own leads to it
-    lab.run("bridge", "fdb", "replace", mac, "dev", own, "master", *more)
+    lab.run("bridge", "fdb", "replace", mac, "dev", own, *more)
     told = [
         finding
         for finding in hvtx("doctor", "--json", code=1).json()["findings"]
@@ -127,7 +130,7 @@ def test_a_bridge_that_was_told_of_a_guest_otherwise(
     (finding,) = told
     assert (finding["level"], "'web'" in finding["message"]) == ("error", True)
     assert finding["evidence"] == [f"the bridge sends frames for {mac} {where}"]
-    assert finding["hint"] == f"bridge fdb del {mac} dev {own} master"
+    assert finding["hint"] == f"bridge fdb del {mac} dev {own} {more[0]}"
     lab.run(*finding["hint"].split())
     hvtx("doctor")
 

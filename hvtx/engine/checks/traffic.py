@@ -116,7 +116,7 @@ def check_addresses(runtime: Runtime) -> Iterator[Finding]:
             "addresses", "error" if lost.vm.id in started else "warning",
             f"an entry of a bridge's table leads past VM {lost.vm.name!r} ({lost.mac})",
             (f"the bridge sends frames for {lost.mac} to {to}",),
-            f"bridge fdb del {lost.mac} dev {word(lost.port)} master",
+            lost.fix,
         )  # fmt: skip
     found = own_addresses.taken_from(vms, own_addresses.in_subnets(networks))
     for vm, own in found:
