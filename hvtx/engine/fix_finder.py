@@ -37,12 +37,7 @@ class FixFinder:
         """``more`` are networks that might be made."""
         every = [*runtime.read(records.networks), *more]
         self._runtime = runtime
-        self._nets = {
-            n.name: Net(
-                n.bridge, tuple(n.subnets), tuple(n.gateways), n.firewall, n.passage, n.dhcp
-            )
-            for n in every
-        }
+        self._nets = {n.name: _net(n) for n in every}
         try:
             self._uplinks = tuple(world(every))
         except (OSError, DumpInterrupted):
@@ -99,6 +94,12 @@ class FixFinder:
         text = xtsaved.save_text(6 if tool.startswith("ip6") else 4)
         for chain, found in legacy_chains(text, table).items():
             self._chains[tool, table, chain] = found
+
+
+def _net(network: Network) -> Net:
+    subnets, gateways = tuple(network.subnets), tuple(network.gateways)
+    passage, dhcp, uplink = network.passage, network.dhcp, network.uplink
+    return Net(network.bridge, subnets, gateways, network.firewall, passage, dhcp, uplink)
 
 
 def nft_rules(text: str) -> dict[str, tuple[tuple[str, int], ...]]:

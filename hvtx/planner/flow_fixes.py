@@ -1,10 +1,11 @@
 """Commands that let guest flows pass foreign rules, and nothing else.
 
-Pure. What is opened is one way of one network's bridge: out by the devices where the world is, back
-what belongs to a known flow, in what was translated for a published port, guests among themselves,
-one service of the gateway. Nothing leads into a bridge of somebody else. Where a policy stops, the
-rule goes to the end of the chain, behind all that others refuse; where a rule does, right before
-that one. Where no command can be as narrow, the hint says what to look at (docs/adr/0029).
+Pure. What is opened is one way of one network's bridge: out by the devices where the world is (by
+its uplink alone, where it has one), back what belongs to a known flow, in what was translated for a
+published port, guests among themselves, one service of the gateway. Nothing leads into a bridge of
+somebody else. Where a policy stops, the rule goes to the end of the chain, behind all that others
+refuse; where a rule does, right before that one. Where no command can be as narrow, the hint says
+what to look at (docs/adr/0029).
 """
 
 from __future__ import annotations
@@ -94,8 +95,6 @@ def fix(stops: Sequence[Stop], host: Host) -> str | None:
     ``stops`` have one ``by``, ``place`` and ``what``.
     """
     by, place, what = stops[0].by, stops[0].place, stops[0].what
-    # one with a quotation mark in its name cannot be named in rules of nft
-    host = host._replace(uplinks=tuple(name for name in host.uplinks if '"' not in name))
     if any(part.startswith(_OURS) for part in place):
         return REPAIR
     stops = [
@@ -121,7 +120,7 @@ def fix(stops: Sequence[Stop], host: Host) -> str | None:
         commands = list(dict.fromkeys(_rules(by, place, what, flows, host)))
     if not commands:
         return _look(by, place)
-    if not host.uplinks and any(flow.way is Way.GUEST_TO_WORLD for flow in flows):
+    if any(flow.way is Way.GUEST_TO_WORLD and not _beyond(flow, host) for flow in flows):
         commands.append(_NO_WORLD)
     return "; ".join(commands)
 
@@ -154,11 +153,20 @@ def _look(by: str, place: Sequence[str]) -> str:
 # -- ways ------------------------------------------------------------------------------------------
 
 
+def _beyond(flow: Flow, host: Host) -> tuple[str, ...]:
+    """The devices beyond which a flow has its end; ports are served by all, whatever the uplink."""
+    if flow.way not in (Way.GUEST_TO_WORLD, Way.WORLD_TO_PORT):
+        return ()
+    own = host.nets[flow.network].uplink if flow.way is Way.GUEST_TO_WORLD else None
+    # one with a quotation mark in its name cannot be named in rules of nft
+    return tuple(name for name in ((own,) if own else host.uplinks) if '"' not in name)
+
+
 def legs_of(flow: Flow, host: Host) -> Iterator[Leg]:
     """What has to pass for a flow, there and back."""
     bridge, net = flow.bridge, host.nets[flow.network]
     if flow.way is Way.GUEST_TO_WORLD:
-        yield from (Leg("forward", bridge, device) for device in host.uplinks)
+        yield from (Leg("forward", bridge, device) for device in _beyond(flow, host))
         yield Leg("forward", "", bridge, _ESTABLISHED)
     elif flow.way is Way.WORLD_TO_PORT:
         yield Leg("forward", "", bridge, "DNAT")
@@ -179,8 +187,7 @@ def legs_of(flow: Flow, host: Host) -> Iterator[Leg]:
         yield Leg("input", bridge, "", "", to, flow.protocol, flow.port)
         yield Leg("output", "", bridge, _ESTABLISHED)
     if flow.family == 6:  # of IPv4 the firewall does not see them
-        out = host.uplinks if flow.way in (Way.GUEST_TO_WORLD, Way.WORLD_TO_PORT) else ()
-        for device in (bridge, *out):
+        for device in (bridge, *_beyond(flow, host)):
             for asks in _NEIGHBOURS:
                 yield Leg("input", device, "", protocol="icmp", asks=asks)
                 yield Leg("output", "", device, protocol="icmp", asks=asks)
@@ -305,8 +312,7 @@ def _resolved(
     """What the host asks and tells of MAC addresses by the devices of a flow."""
     if flow.family != 4 or not all(map(_WORD.fullmatch, place)):
         return
-    out = host.uplinks if flow.way in (Way.GUEST_TO_WORLD, Way.WORLD_TO_PORT) else ()
-    for device in (flow.bridge, *out):
+    for device in (flow.bridge, *_beyond(flow, host)):
         for hook, match in (("input", "iifname"), ("output", "oifname")):
             if chain.hooks == {hook}:
                 yield _nft(place, f'{match} "{device}"', chain, at)
@@ -355,13 +361,11 @@ def _ufw(place: tuple[str, ...], flows: Iterable[Flow], host: Host) -> Iterator[
         bridge, net = flow.bridge, host.nets[flow.network]
         if flow.way is Way.GUEST_TO_DHCP and "output" not in place[2].lower():
             yield f"ufw allow in on {bridge} to any port {flow.port} proto {flow.protocol}"
-        elif flow.way is Way.GUEST_TO_WORLD:
-            for device in host.uplinks:
-                yield f"ufw route allow in on {bridge} out on {word(device)}"
-        elif flow.way is Way.WORLD_TO_PORT:
-            # what is not published is dropped by hvtx itself
-            for device in host.uplinks:
-                yield f"ufw route allow in on {word(device)} out on {bridge}"
+        elif flow.way in (Way.GUEST_TO_WORLD, Way.WORLD_TO_PORT):
+            for device in map(word, _beyond(flow, host)):
+                # of what comes in, hvtx itself drops what is not published
+                ends = (bridge, device) if flow.way is Way.GUEST_TO_WORLD else (device, bridge)
+                yield "ufw route allow in on {} out on {}".format(*ends)
         elif flow.way is Way.GUEST_TO_GUEST:
             yield f"ufw route allow in on {bridge} out on {bridge}"
         elif flow.way in (Way.HOST_TO_GUEST, Way.GUEST_TO_DHCP):
@@ -376,7 +380,9 @@ def _firewalld(place: tuple[str, ...], flows: Sequence[Flow], host: Host) -> Ite
     hooks = chain.hooks if chain is not None else frozenset()
     if place[1] == "firewalld_policy_drop" or hooks & {"prerouting", "postrouting"}:
         return iter(("firewall-cmd --panic-off",))
-    return firewalld_zone.commands(flows, host.uplinks, host.zoned)
+    out = [f for f in flows if f.way is Way.GUEST_TO_WORLD and f.bridge not in host.zoned]
+    devices = tuple(dict.fromkeys(device for flow in out for device in _beyond(flow, host)))
+    return firewalld_zone.commands(flows, devices, host.zoned)
 
 
 def of_setting(name: str, bridge: str) -> str:

@@ -18,6 +18,7 @@ class Net(NamedTuple):
     firewall: str
     passage: bool = True  # hvtx puts accepts of its own where a default drops
     dhcp: bool = False  # it answers DHCP and DNS
+    uplink: str | None = None  # the only device by which its guests leave the host
 
 
 def is_ours_to_accept(

@@ -437,6 +437,11 @@ def test_doctor_tries_what_guests_reach_by_their_uplink(
     lab.run("nft", "-f", "-", stdin=f"table inet wall {{ {chain}\n}}\n")
     (found,) = forward(hvtx)
     assert "guest to world (udp; IPv4 and IPv6) stopped by nft inet wall c" in found["message"]
+    lab.run("sh", "-ec", found["hint"])
+    assert '"other"' in found["hint"]
+    assert '"uplink"' not in found["hint"]
+    (found,) = forward(hvtx)
+    assert found["level"] == "ok", found
     lab.run("nft", "delete", "table", "inet", "wall")
     hints = made.partition("for the world: ")[2].strip().split("; ")
     assert len(hints) == 6

@@ -18,6 +18,14 @@ NETS = {
         "hvbr1", ("10.77.0.0/24", "fd77::/64"), ("10.77.0.1", "fd77::1"), "nftables", passage=False
     ),
     "old": Net("hvbr2", ("10.78.0.0/24",), ("10.78.0.1",), "iptables"),
+    "vpn": Net(
+        "hvbr3",
+        ("10.79.0.0/24", "fd79::/64"),
+        ("10.79.0.1", "fd79::1"),
+        "nftables",
+        passage=False,
+        uplink="tun9",
+    ),
 }
 
 
@@ -62,6 +70,40 @@ def test_where_a_policy_drops_ours_goes_behind_all_of_others() -> None:
     assert said("nft", NFT, "policy drop", WORLD, chains={NFT: Chain(FORWARD, ())}) == [
         """nft 'add rule inet wall Pass iifname "hvbr1" oifname "eth0" accept'""",
         """nft 'add rule inet wall Pass oifname "hvbr1" ct state established,related accept'""",
+    ]
+
+
+VPN, VPN_PORT = flow(Way.GUEST_TO_WORLD, net="vpn"), flow(Way.WORLD_TO_PORT, port=80, net="vpn")
+
+
+def test_guests_with_an_uplink_are_let_out_by_it_alone() -> None:
+    """Whatever ways to the world the host has; what it publishes is served by those, too."""
+    out = [
+        """nft 'add rule inet wall Pass iifname "hvbr3" oifname "tun9" accept'""",
+        """nft 'add rule inet wall Pass oifname "hvbr3" ct state established,related accept'""",
+    ]
+    for uplinks in (("eth0",), ()):
+        found = said(
+            "nft", NFT, "policy drop", VPN, chains={NFT: Chain(FORWARD, ())}, uplinks=uplinks
+        )
+        assert found == out
+    ufw = ("ip", "filter", "ufw-user-forward")
+    assert said("nft", ufw, "drop", VPN) == ["ufw route allow in on hvbr3 out on tun9"]
+    assert said("nft", ufw, "drop", VPN_PORT) == ["ufw route allow in on eth0 out on hvbr3"]
+    zone = said("nft", ("inet", "firewalld", "filter_FORWARD"), "reject", VPN, WORLD)
+    both = [name for name in ("tun9", "eth0", "eth1") if any(name in line for line in zone)]
+    assert both == ["tun9", "eth0"]
+    alone = said("nft", ("inet", "firewalld", "filter_FORWARD"), "reject", VPN, GUEST)
+    assert "eth0" not in "".join(alone)
+    six = flow(Way.GUEST_TO_WORLD, 6, net="vpn")
+    solicits = said("nft", ("ip6", "x", "in"), "policy drop", six,
+                    chains={("ip6", "x", "in"): Chain(INPUT, ())})  # fmt: skip
+    assert "tun9" in "".join(solicits)
+    assert "eth0" not in "".join(solicits)
+    arp = ("arp", "x", "in")
+    resolved = said("nft", arp, "policy drop", VPN, chains={arp: Chain(INPUT, ())})
+    assert resolved == [
+        f"""nft 'add rule arp x in iifname "{name}" accept'""" for name in ("hvbr3", "tun9")
     ]
 
 
