@@ -49,7 +49,14 @@ from hvtx.model.digest import sha256
 from hvtx.model.hook import HOOKS, BaseRuleset, Chain, Hook
 from hvtx.rulesets import nftables_uplink
 from hvtx.rulesets.nftables_bridge import BRIDGE
-from hvtx.rulesets.nftables_egress import ALLOWED, CHAINS, IS_UNDECIDED, NOT_ALLOWED, SETS
+from hvtx.rulesets.nftables_egress import (
+    ALLOWED,
+    CHAINS,
+    COMES_BY_A_BRIDGE,
+    IS_UNDECIDED,
+    NOT_ALLOWED,
+    SETS,
+)
 from hvtx.rulesets.nftables_layout import table_name
 
 _INET = BaseRuleset(
@@ -195,7 +202,7 @@ _INET = BaseRuleset(
             "type filter hook forward priority 0; policy accept;",
             (
                 "ct state established,related accept",
-                f"{IS_UNDECIDED} jump decided",
+                f"{IS_UNDECIDED} {COMES_BY_A_BRIDGE} jump decided",
                 "ct status dnat accept",
                 "iifname @bridges oifname @bridges meta pkttype host goto between",
                 "goto inward",

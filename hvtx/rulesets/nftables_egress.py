@@ -15,7 +15,11 @@ Facts that shaped the rules:
   translated and would be refused by where it leads, is marked (0x08000000) and decided once
   mangle FORWARD has been asked: there what leads to a guest by a published port loses the mark,
   and what leads to a guest and carries it is dropped. What is translated and carries it at 0
-  leads to nobody's guest, and is refused. This bit of others is taken off new packets before.
+  leads to nobody's guest, and is refused.
+- Others use these two bits for purposes of their own. So both are taken off before, of packets of
+  no known flow that come in or leave by a bridge: guests' all do, by ours. Which bridges are ours
+  the table does not know of all; but nothing else of others' is changed, from card to tunnel or
+  to a container's own link.
 - What a name opens is marked before (:mod:`hvtx.rulesets.egress_names`): 0x40000000 if a VM's own
   policy has the name, 0x80000000 if its network's has, so that each is heeded behind the denials of
   the same policy. Both are heeded only of who has a rule about a name, and what others have set of
@@ -50,9 +54,12 @@ UNDECIDED = "0x08000000"
 IS_UNDECIDED = f"meta mark & {UNDECIDED} == {UNDECIDED}"
 _UNDECIDED = f"meta mark set meta mark | {UNDECIDED}"
 _DECIDED = "meta mark set meta mark & 0xf7ffffff"
+# a device that is not made, such as a card, has no kind, and `!=` would be wrong of it as well
+COMES_BY_A_BRIDGE, _LEAVES_BY_A_BRIDGE = 'meta iifkind "bridge"', 'meta oifkind "bridge"'
+_UNKNOWN, _NOT_OURS = "ct state new,invalid,untracked", "meta mark set meta mark & 0xd7ffffff"
 # by a rule about a name of such an owner, before: rulesets/egress_names.py
 NAMED = {"vm": "0x40000000", "network": "0x80000000"}
-_ANY_OF_THESE, _NOT_NAMED = "0xc8000000", "0x3fffffff"
+_ANY_OF_THESE, _NOT_NAMED = "0xe8000000", "0x3fffffff"
 
 LINK_LOCAL4 = "169.254.0.0/16"
 METADATA6 = ("fd00:ec2::/32", "fd20:ce::254", "fd00:c1::a9fe:a9fe", "fd00:42::42")
@@ -209,7 +216,8 @@ CHAINS = (
         "type filter hook forward priority -162; policy accept;",
         (
             f"meta mark & {_ANY_OF_THESE} == 0 accept",
-            f"{IS_UNDECIDED} ct state new {_DECIDED}",
+            f"{_UNKNOWN} {COMES_BY_A_BRIDGE} {_NOT_OURS}",
+            f"{_UNKNOWN} {_LEAVES_BY_A_BRIDGE} {_NOT_OURS}",
             f"{_VM} @vm_named meta mark set meta mark & {_NOT_NAMED} accept",
             f"{_NETWORK} @network_named meta mark set meta mark & {_NOT_NAMED}",
         ),

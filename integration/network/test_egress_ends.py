@@ -15,7 +15,7 @@ import pytest
 
 from hvtx.rulesets.nftables_egress import UNDECIDED
 from integration import lab
-from integration.lab import HOST4, HOST6
+from integration.lab import HOST4, HOST6, WORLD4
 from integration.lab.firewall_contract import bridged_frames_see_iptables, inside, reach
 from integration.lab.program import Program
 from integration.network.test_egress import (
@@ -39,6 +39,7 @@ Ends = tuple[socket.socket, socket.socket]
 PRIVATE = {HOST4: "10.1.2.3", HOST6: "fd12::5"}  # where somebody leads what comes for the host
 ROUTED = {4: "11.7.0", 6: "2606:4700:7:"}  # addresses of the world that are a neighbour's
 TRANSLATED, PUBLISHED = 9443, 8080
+DECIDING = f"{int(UNDECIDED, 16) | 0x20000000:#x}"
 
 
 @contextlib.contextmanager
@@ -169,7 +170,7 @@ def test_what_others_translate_is_judged_by_where_it_leads(
 
 @pytest.mark.parametrize("other", ["nftables", "iptables"])
 def test_a_mark_of_others_decides_nothing(hvtx: Program, world: lab.Namespace, other: str) -> None:
-    """Somebody marks all packets with the bit of what is undecided, and bridged frames are seen."""
+    """Somebody marks all packets with the bits that decide, and bridged frames are seen."""
     bridged_frames_see_iptables(True)
     network(hvtx, "net", 0, "--egress", "none")
     a, near = run(hvtx, "a", "net"), routed(hvtx, other, "-p", f"{PUBLISHED}:443")
@@ -178,7 +179,7 @@ def test_a_mark_of_others_decides_nothing(hvtx: Program, world: lab.Namespace, o
     for line in (
         "add table inet others",
         "add chain inet others marks { type filter hook prerouting priority -140; }",
-        f"add rule inet others marks meta mark set {UNDECIDED}",
+        f"add rule inet others marks meta mark set {DECIDING}",
     ):
         lab.run("nft", line)
     for host in (HOST4, HOST6):
@@ -190,6 +191,40 @@ def test_a_mark_of_others_decides_nothing(hvtx: Program, world: lab.Namespace, o
     for address in (near.ipv4, near.ipv6):
         assert silent(a, near, address)
         assert answers(mate, near, address)
+    for own, host in ((mate.ipv4, HOST4), (mate.ipv6, HOST6)):  # behind NAT
+        world.run("ip", *("-6",) * (":" in own), "route", "add", own, "via", host)
+        assert reach(world, mate, "tcp", own, 443, 443, patience=PATIENCE) is None  # type: ignore[arg-type]
+
+
+def test_marks_stay_on_what_passes_between_devices_of_others(
+    hvtx: Program, world: lab.Namespace
+) -> None:
+    """A tunnel and a card, say, of which somebody reads these bits of the mark later."""
+    network(hvtx, "net", 0, "--egress", "internet")
+    beyond = lab.Namespace()
+    try:
+        ends = ("beyond", "type", "veth", "peer", "eth0", "netns", str(beyond.pid))
+        lab.run("ip", "link", "add", *ends)
+        lab.run("ip", "addr", "add", "198.51.100.1/24", "dev", "beyond")
+        lab.run("ip", "link", "set", "beyond", "up")
+        beyond.run("ip", "addr", "add", "198.51.100.2/24", "dev", "eth0")
+        beyond.run("ip", "link", "set", "eth0", "up")
+        beyond.run("ip", "route", "add", "default", "via", "198.51.100.1")
+        world.run("ip", "route", "add", "198.51.100.0/24", "via", HOST4)
+        for line in (
+            "add table inet others",
+            "add chain inet others marks { type filter hook prerouting priority -140; }",
+            f"add rule inet others marks meta mark set {DECIDING}",
+            "add chain inet others reads { type filter hook forward priority 50; }",
+            f'add rule inet others reads iifname "beyond" meta mark {DECIDING} counter',
+        ):
+            lab.run("nft", line)
+        assert reach(beyond, world, "udp", WORLD4, 443, 443) is not None
+        assert "counter packets 0 " not in lab.run(
+            "nft", "list", "chain", "inet", "others", "reads"
+        )
+    finally:
+        beyond.close()
 
 
 def reached(

@@ -221,7 +221,7 @@ def test_marks_of_others_open_nothing(
     bare = run(hvtx, "bare", "net")
     marks = "add table inet others; add chain inet others marks "
     marks += "{ type filter hook prerouting priority -140; }; "
-    lab.run("nft", f"{marks}add rule inet others marks meta mark set 0xc0000000")
+    lab.run("nft", f"{marks}add rule inet others marks meta mark set 0xe8000000")
     ask(web, "example.org")
     ask(bare, "example.net")
     assert answers(web, world, FIRST)

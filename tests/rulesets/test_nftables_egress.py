@@ -32,14 +32,14 @@ def test_bits_of_names_are_taken_off_before_any_table_of_names_sets_them() -> No
     assert "hook forward priority -162" in unnamed.hook
     bits = [int(bit, 16) for bit in NAMED.values()]
     assert bits[0] & bits[1] == 0
-    for owner, rule in zip(NAMED, unnamed.rules[2:], strict=True):
+    for owner, rule in zip(NAMED, unnamed.rules[3:], strict=True):
         assert f"@{owner}_named meta mark set meta mark & {0xFFFFFFFF & ~sum(bits):#x}" in rule
         [heeded] = [r for c in CHAINS for r in c.rules if f"@{owner}_named oifname" in r]
         assert f"meta mark & {NAMED[owner]} == {NAMED[owner]}" in heeded
 
 
 def test_what_is_undecided_is_so_from_the_policies_to_right_behind_the_drops_of_iptables() -> None:
-    """Nobody else's bit opens or shuts anything: it is taken off new packets before."""
+    """Nobody else's bit opens or shuts anything of guests', who all come and are met by a bridge."""
     bit = int(UNDECIDED, 16)
     assert bit & (sum(int(each, 16) for each in NAMED.values()) | 0x30000000) == 0
     assert UNDECIDED not in ALLOWED
@@ -52,13 +52,15 @@ def test_what_is_undecided_is_so_from_the_policies_to_right_behind_the_drops_of_
     assert order[0] < order[1] < -150 < order[2]
     known, asked, *_ = inet["forward"].rules
     assert known == "ct state established,related accept"  # whose bits are none of ours
-    assert asked.endswith("jump decided")
+    assert asked.endswith('meta iifkind "bridge" jump decided')
+    two = bit | 0x20000000
+    any_of_these = two | sum(int(each, 16) for each in NAMED.values())
+    first, came, left, *_ = chains["unnamed"].rules
+    assert first == f"meta mark & {any_of_these:#x} == 0 accept"
+    off = f"meta mark set meta mark & {0xFFFFFFFF & ~two:#x}"
+    assert came == f'ct state new,invalid,untracked meta iifkind "bridge" {off}'
+    assert left == f'ct state new,invalid,untracked meta oifkind "bridge" {off}'
     off = f"meta mark set meta mark & {0xFFFFFFFF & ~bit:#x}"
-    any_of_these = bit | sum(int(each, 16) for each in NAMED.values())
-    assert chains["unnamed"].rules[0] == f"meta mark & {any_of_these:#x} == 0 accept"
-    assert (
-        chains["unnamed"].rules[1] == f"meta mark & {UNDECIDED} == {UNDECIDED} ct state new {off}"
-    )
     assert chains["decided"].rules == ("ct status dnat goto refuse", off)
     for name in ("internet", "none"):  # each way through ends at what is decided later
         assert chains[name].rules[-1] in ("goto world", "goto elsewhere")
