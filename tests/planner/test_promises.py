@@ -40,6 +40,9 @@ def test_only_a_few_ports_are_tried() -> None:
     rows = [port(2), *(publish(2, 8000 + n) for n in range(50))]
     found = promises.promise(NET, 5, rows, {"tap2": 3})
     assert len(found.ports) == promises.MOST_PORTS
+    rows.append(publish(3, 9000)._replace(spec={**publish(3, 9000).spec, "guest_port": 81}))
+    found = promises.promise(NET, 5, rows, {"tap2": 3})
+    assert [(one.protocol, one.port) for one in found.served] == [("tcp", 80), ("tcp", 81)]
 
 
 def test_guests_are_thought_up_with_addresses_that_nobody_has() -> None:
