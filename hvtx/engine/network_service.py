@@ -126,6 +126,12 @@ def is_dead(row: Resource) -> bool:
     return verdict is Liveness.DEAD
 
 
+def is_on_record(runtime: Runtime, row: Resource) -> bool:
+    """Whether a service that stood on record does still, and nobody is removing it."""
+    found = runtime.read(records.resources_by_id, [row.id]).get(row.id)
+    return found is not None and found.state == State.COMMITTED
+
+
 def _refuse_shut_in() -> None:
     if starts_vms():
         raise HostRefused(
@@ -134,12 +140,16 @@ def _refuse_shut_in() -> None:
         )
 
 
-def put_back(runtime: Runtime, row: Resource) -> None:
-    """Make the directory of a service again, and all that stood in it. Raises HvtxError."""
+def put_back(runtime: Runtime, row: Resource) -> bool:
+    """Make the directory of a service again, and all that stood in it; whether it was started.
+
+    Not that of a service that was removed meanwhile. Raises HvtxError.
+    """
     with runtime.held("all", "networks"):
         if is_there(service_spec(row)["directory"]):  # somebody was quicker
-            renew(runtime, row)
-            return
+            return renew(runtime, row)
+        if not is_on_record(runtime, row):
+            return False
         rows = runtime.read(records.committed_resources, Kind.FILE)
         own = [r for r in rows if r.network == row.network and r.life == runtime.life.id]
         lost = [r for r in own if not is_there(file_spec(r)["path"])]
@@ -147,7 +157,7 @@ def put_back(runtime: Runtime, row: Resource) -> None:
             part = [r for r in lost if r.is_reservation is reservations]
             if part:
                 effects.made_by(runtime.drivers.of(driver_name(part[0])), part)
-        renew(runtime, row, always=True)
+        return renew(runtime, row, always=True)
 
 
 def supply(runtime: Runtime, networks: Iterable[Network]) -> dict[str, str]:
@@ -221,24 +231,24 @@ def renew(
     reservations: Sequence[Resource] = (),
     *,
     always: bool = False,
-) -> None:
+) -> bool:
     """Start a network's service again: it is dead, or knows what these reservations displace.
 
-    Nothing is done where somebody was quicker, unless it is to be done ``always``. One at a time:
-    of two that start it at once, one would end with the other on record. Raises HostRefused, Busy;
-    the row stays, and whoever comes next tries again.
+    Whether it was started. Nothing is done where somebody was quicker, unless it is to be done
+    ``always``, and where the service is being removed. One at a time: of two that start it at once,
+    one would end with the other on record. Raises HostRefused, Busy; the row stays, and whoever
+    comes next tries again.
     """
     path = os.path.join(service_spec(row)["directory"], rules.FORGOTTEN)
     try:
         with forgotten.locked(path, runtime.settings.lock_timeout):
             found = runtime.read(records.resources_by_id, [row.id]).get(row.id)
             if found is None or found.state != State.COMMITTED:
-                return
+                return False
             stale = always or is_dead(found) or _displaces(path, reservations)
             if not stale and any(map(is_of_names, reservations)):
                 stale = not runtime.drivers.of("dnsmasq").learns(found)
-            if stale:
-                _start_again(runtime, found)
+            return stale and _start_again(runtime, found)
     except OSError as problem:
         raise HostRefused(
             f"{path} cannot be opened: {problem.strerror}", hint="hvtx repair makes it again"
@@ -261,22 +271,36 @@ def _end(runtime: Runtime, row: Resource) -> None:
         raise HostRefused(left.message, hint="hvtx repair tries again")
 
 
-def _start_again(runtime: Runtime, row: Resource) -> None:
+def _start_again(runtime: Runtime, row: Resource) -> bool:
     """End a service and start it; its row has the new identity before it serves.
 
-    Raises HostRefused.
+    Whether it was started: not where another command removes the row meanwhile, which neither
+    ``network rm`` nor ``network set`` keeps from us by a lock. Raises HostRefused.
     """
     _refuse_shut_in()
     driver = runtime.drivers.of("dnsmasq")
     times = process_observed(row).get("restarts", 0) + 1
-    fresh = row._replace(observed={})
+    fresh, served = row._replace(observed={}), False
     try:  # what can fail fails while the old one serves
         observed = {**effects.made_by(driver, [fresh])[row.id], "restarts": times}
         _end(runtime, row)
         _leave_unit([fresh], {row.id: observed})
         with runtime.store.transaction() as sql:
-            intents.record_observed(sql, row.id, observed)
-        _serve(driver, [fresh], runtime.store, None, "repair")
-    except BaseException:
-        effects.released_by(driver, [fresh])
-        raise
+            kept = intents.record_successor(sql, row, observed)
+        if kept:
+            _serve(driver, [fresh], runtime.store, None, "repair")
+            served = True
+    finally:
+        if not served:
+            _take_back(runtime, driver, fresh)
+    return served
+
+
+def _take_back(runtime: Runtime, driver: ServiceDriver, row: Resource) -> None:
+    """End who waits to serve; with a row that goes its table goes, which may be made anew by now.
+
+    A table that was made before its row was taken is met by whoever took it.
+    """
+    effects.released_by(driver, [row])
+    if not is_on_record(runtime, row):
+        effects.released_by(driver, [row._replace(state=State.RELEASING)])

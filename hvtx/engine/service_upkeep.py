@@ -9,7 +9,7 @@ from hvtx.engine.shut_in import starts_vms
 from hvtx.engine.unsettled import resolved_networks
 from hvtx.errors import HvtxError
 from hvtx.host.files import is_there
-from hvtx.model.resource import is_changing
+from hvtx.model.resource import Resource, is_changing
 from hvtx.model.service import service_spec
 from hvtx.planner import service
 from hvtx.planner.scope import NetworkScope
@@ -32,22 +32,29 @@ def ensure(runtime: Runtime, scope: NetworkScope) -> None:
             continue
         lost = not is_there(service_spec(row)["directory"])  # somebody emptied the run directory
         if lost or network_service.is_dead(row):
-            name = network.name
-            try:
-                if lost:
-                    network_service.put_back(runtime, row)
-                else:
-                    network_service.renew(runtime, row)
-            except HvtxError as problem:
-                notice.warning(f"network {name} has no DHCP and DNS: {problem.message}")
-            else:
-                what = "its files were gone" if lost else "it had ended"
-                notice.note(f"the dnsmasq of network {name} is started again: {what}")
+            _start_again(runtime, network.name, row, lost=lost)
     if service.unserved(scope):
         with runtime.held("all", "networks"):
             for name, why in network_service.supply(runtime, scope.networks.values()).items():
                 if why:
                     notice.warning(f"network {name} has no DHCP and DNS: {why}")
+
+
+def _start_again(runtime: Runtime, name: str, row: Resource, *, lost: bool) -> None:
+    """Start a network's service again, and say so, unless another command was quicker.
+
+    ``lost``: its directory is gone. One that is being removed meanwhile is missed by nobody.
+    """
+    try:
+        again = network_service.put_back if lost else network_service.renew
+        started = again(runtime, row)
+    except HvtxError as problem:
+        if network_service.is_on_record(runtime, row):
+            notice.warning(f"network {name} has no DHCP and DNS: {problem.message}")
+        return
+    if started:
+        what = "its files were gone" if lost else "it had ended"
+        notice.note(f"the dnsmasq of network {name} is started again: {what}")
 
 
 def serve_outside(settings: Settings, scope: NetworkScope) -> None:

@@ -21,7 +21,7 @@ from hvtx.model import json_text
 from hvtx.model.resource import FLOWS, HOLDER, Kind, Resource, State
 from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.vm import Identity
-from hvtx.store.codec import decode, encode
+from hvtx.store.codec import decode, decode_all, encode
 
 # Their marks never stand on anything that a restore could bring back.
 _NO_TOMBSTONE = (Kind.LEASE, Kind.PROCESS, Kind.ADDRESS, Kind.SYSCTL, Kind.FILE, Kind.NETNS)
@@ -102,6 +102,18 @@ def record_observed(sql: sqlite3.Connection, row: int, observed: Mapping[str, An
     sql.execute("UPDATE resource SET observed = ? WHERE id = ?", (encode(observed), row))
 
 
+def record_successor(sql: sqlite3.Connection, row: Resource, observed: Mapping[str, Any]) -> bool:
+    """Keep who took the place of a row's process, if the row is as ``row`` says; whether it was.
+
+    Not where it is being removed meanwhile, or is gone: who removes it ends whom it finds there.
+    """
+    done = sql.execute(
+        "UPDATE resource SET observed = ? WHERE id = ? AND state = ? AND operation = ?",
+        (encode(observed), row.id, row.state, row.operation),
+    )
+    return done.rowcount == 1
+
+
 def amend_observed(sql: sqlite3.Connection, row: int, learnt: Mapping[str, Any]) -> None:
     """Change a part of what was learnt of a row, of which others may have noted more since.
 
@@ -159,20 +171,28 @@ def committed(
 
 
 def release(sql: sqlite3.Connection, rows: Sequence[Resource], operation: int) -> list[Resource]:
-    """Rows that are still as the caller saw them become ``releasing`` under ``operation``."""
+    """Rows that are still as the caller saw them become ``releasing`` under ``operation``.
+
+    What was learnt of them is what is on record now, whatever the caller read: who serves a network
+    may be another since, while neither state nor operation of its row moved.
+    """
     seen = [[row.id, row.state, row.operation] for row in rows]
-    moved = {
-        found[0]
-        for found in sql.execute(
+    moved = dict(
+        sql.execute(
             "UPDATE resource SET state = 'releasing', operation = ? FROM json_each(?) AS seen"
             " WHERE resource.id = json_extract(seen.value, '$[0]')"
             " AND resource.state = json_extract(seen.value, '$[1]')"
-            " AND resource.operation = json_extract(seen.value, '$[2]') RETURNING resource.id",
+            " AND resource.operation = json_extract(seen.value, '$[2]')"
+            " RETURNING resource.id, resource.observed",
             (operation, json_text.dumps(seen)),
-        )
-    }
+        ).fetchall()
+    )
+    learnt = dict(zip(moved, decode_all([*moved.values()]), strict=True))
     once = {row.id: row for row in rows if row.id in moved}
-    return [row._replace(state=State.RELEASING, operation=operation) for row in once.values()]
+    return [
+        row._replace(state=State.RELEASING, operation=operation, observed=learnt[row.id])
+        for row in once.values()
+    ]
 
 
 def forget(sql: sqlite3.Connection, rows: Sequence[Resource]) -> int:

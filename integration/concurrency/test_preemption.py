@@ -31,6 +31,7 @@ from integration.crash.test_failpoints import (
 )
 from integration.lab.preemption import count_calls, play
 from integration.lab.program import Forked, Program, preload
+from integration.lab.services import services
 
 SAMPLE = 2
 ALL = os.environ.get("HVTX_COMPANY") == "all"
@@ -59,6 +60,12 @@ def _sourced(hvtx: Program) -> None:
     """On a host with an address by which guests could leave it."""
     lab.run("ip", "addr", "replace", f"{SOURCE}/32", "dev", "lo")
     _created(hvtx)
+
+
+def _unserved(hvtx: Program) -> None:
+    """A network whose dnsmasq has died."""
+    hvtx(*NETWORK, "--dhcp")
+    lab.end(*services())
 
 
 def _killed_network(hvtx: Program) -> None:
@@ -122,6 +129,10 @@ PAIRS = {
     "network rm default, create in default": Pair(
         _default, ("network", "rm", "default"), ("vm", "create", "a", *SLEEP), (FOUND, FREE)
     ),
+    "network rm, recover": Pair(_unserved, ("network", "rm", "net"), RECOVER, (FREE, FREE)),
+    "network set --no-dhcp, recover": Pair(_unserved, (*SET, "--no-dhcp"), RECOVER, (FREE, FREE)),
+    "recover, network rm": Pair(_unserved, RECOVER, ("network", "rm", "net"), (FREE, FREE)),
+    "recover, network set --no-dhcp": Pair(_unserved, RECOVER, (*SET, "--no-dhcp"), (FREE, FREE)),
 }
 SHORT = (
     "start, gc", "start, recover", "stop, gc", "recover, recover", "start, start",

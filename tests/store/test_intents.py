@@ -66,6 +66,28 @@ def test_a_release_takes_only_what_is_as_it_was_seen(store: Store, rows: list[An
     assert states(store) == ["committed", "releasing", "releasing"]
 
 
+def test_a_release_gives_back_what_is_on_record_now(store: Store, rows: list[Any]) -> None:
+    """Who serves a network may be another since the caller read the row, whose state stays."""
+    with store.transaction() as sql:
+        intents.record_observed(sql, rows[0].id, {"pid": 42})
+    with store.transaction() as sql:
+        moved = intents.release(sql, rows, 1)
+    assert [row.observed for row in moved] == [{"pid": 42}, {}, {}]
+
+
+def test_a_successor_is_noted_of_what_is_as_it_was_seen(store: Store, rows: list[Any]) -> None:
+    """Neither of a row that is being removed nor of one that is gone."""
+    row, later = rows[2], enter(store)
+    with store.transaction() as sql:
+        assert intents.record_successor(sql, row, {"pid": 42})
+        intents.release(sql, [row], later)
+        assert not intents.record_successor(sql, row, {"pid": 43})
+    assert records.resources(store.connection)[2].observed == {"pid": 42}
+    with store.transaction() as sql:
+        intents.forget(sql, [row])
+        assert not intents.record_successor(sql, row, {"pid": 43})
+
+
 def test_a_release_of_many_takes_each_row_once(store: Store) -> None:
     """By one statement; one that is given twice is taken once, one that was moved is not."""
     many = intend(store, enter(store), *((Kind.FILE, f"/{n}") for n in range(1100)))
