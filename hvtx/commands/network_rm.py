@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
-from hvtx.engine import privileges
+from hvtx.engine import egress_base, privileges
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import all_networks
 from hvtx.engine.transaction import Operation, begin
@@ -61,11 +62,8 @@ def remove_network(runtime: Runtime, name: str) -> None:
     # One whose removal something stood in the way of is only on record for what it left.
     others = scope.networks.keys() - scope.provisional.keys() - {network.id}
     shared = [row for row in scope.rows if row.network is None]
-    if others:
-        limited = any(row.network != network.id for row in runtime.read(records.egress_rows))
-        rows += _idle_bases(scope, network, shared, limited=limited)
-    else:
-        rows += shared
+    unlimited = partial(egress_base.may_go, runtime.read, runtime.try_lock, network.id)
+    rows += _idle_bases(scope, network, shared, unlimited) if others else shared
     users = runtime.read(records.users_of_network, network.id)
     if users:
         raise Conflict(
@@ -140,14 +138,26 @@ def _away(runtime: Runtime, name: str) -> str:
 
 
 def _idle_bases(
-    scope: NetworkScope, leaving: Network, shared: Sequence[Resource], *, limited: bool
+    scope: NetworkScope,
+    leaving: Network,
+    shared: Sequence[Resource],
+    unlimited: Callable[[], bool],
 ) -> list[Resource]:
     """What of the installation only networks like the one that leaves stood on.
 
-    Tables and chains of its backend, and the way into the accepts of a family. ``limited``: egress
-    policies stay, of networks or of VMs.
+    Tables and chains of its backend, and the way into the accepts of a family; what egress policies
+    stand on only where none stays or is being made (``unlimited``, which is asked if it matters).
     """
     staying = [n for n in scope.networks.values() if n.id != leaving.id]
+    idle = _idle(staying, shared, limited=False)
+    kept = _idle(staying, shared, limited=True)
+    return idle if idle == kept or unlimited() else kept
+
+
+def _idle(
+    staying: Sequence[Network], shared: Sequence[Resource], *, limited: bool
+) -> list[Resource]:
+    """The same where egress policies stay (``limited``), or none (pure)."""
     others = {n.firewall for n in staying}
     families = {
         family

@@ -101,8 +101,7 @@ def set_network(runtime: Runtime, name: str, wish: Changes) -> Network:
     scope = scope.of(network)
     needs = needs_of(scope, {}, outdated=outdated, filters=False)
     scope = carry_out(runtime, scope, needs, {}, "set", resolved=True)
-    ahead = scope._replace(networks={wanted.id: wanted})
-    ensure_tables(runtime, ahead, {wanted.id: [NO_POLICY]})
+    ensure_tables(runtime, scope._replace(networks={wanted.id: wanted}), {wanted.id: [NO_POLICY]})
     if with_guests:
         guests = living_network.guests_of(runtime, network)
     else:

@@ -5,9 +5,12 @@ What they need (:mod:`hvtx.planner.network_needs`) is done by :mod:`hvtx.engine.
 
 from __future__ import annotations
 
-from hvtx.engine import others_filters
+from functools import partial
+
+from hvtx.engine import egress_base, others_filters
 from hvtx.engine.registry import outdated
 from hvtx.engine.runtime import Runtime
+from hvtx.engine.scope import networks_now
 from hvtx.planner.network_needs import Policies, has_accepts, needs_of
 from hvtx.planner.scope import NetworkScope
 
@@ -20,6 +23,7 @@ def ready(
     ``policies`` are those of the VMs; ``verb`` begins the operation of a network that is rebuilt.
     Raises what making any of it raises.
     """
+    scope = egress_base.hold(runtime.lock, partial(networks_now, runtime), scope, policies)
     filters = has_accepts(scope) or others_filters.there_may_be(runtime.nftables().tables)
     needs = needs_of(scope, policies, outdated=outdated, filters=filters)
     if not any(needs):

@@ -9,7 +9,7 @@ leases; a guest that runs asks again and is told the same.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from hvtx.drivers.vm_process.scope import enter_scope
 from hvtx.engine import effects, notice
@@ -35,6 +35,8 @@ from hvtx.store.history import Event
 if TYPE_CHECKING:
     from hvtx.drivers.base import ServiceDriver
     from hvtx.store.database import Store
+
+Read = Callable[..., Any]  # Runtime.read
 
 
 def wanted(setting: str, asked: bool | None, subnets: Sequence[str]) -> bool:
@@ -126,9 +128,9 @@ def is_dead(row: Resource) -> bool:
     return verdict is Liveness.DEAD
 
 
-def is_on_record(runtime: Runtime, row: Resource) -> bool:
+def is_on_record(read: Read, row: Resource) -> bool:
     """Whether a service that stood on record does still, and nobody is removing it."""
-    found = runtime.read(records.resources_by_id, [row.id]).get(row.id)
+    found = read(records.resources_by_id, [row.id]).get(row.id)
     return found is not None and found.state == State.COMMITTED
 
 
@@ -148,7 +150,7 @@ def put_back(runtime: Runtime, row: Resource) -> bool:
     with runtime.held("all", "networks"):
         if is_there(service_spec(row)["directory"]):  # somebody was quicker
             return renew(runtime, row)
-        if not is_on_record(runtime, row):
+        if not is_on_record(runtime.read, row):
             return False
         rows = runtime.read(records.committed_resources, Kind.FILE)
         own = [r for r in rows if r.network == row.network and r.life == runtime.life.id]
@@ -292,15 +294,15 @@ def _start_again(runtime: Runtime, row: Resource) -> bool:
             served = True
     finally:
         if not served:
-            _take_back(runtime, driver, fresh)
+            _take_back(runtime.read, driver, fresh)
     return served
 
 
-def _take_back(runtime: Runtime, driver: ServiceDriver, row: Resource) -> None:
+def _take_back(read: Read, driver: ServiceDriver, row: Resource) -> None:
     """End who waits to serve; with a row that goes its table goes, which may be made anew by now.
 
     A table that was made before its row was taken is met by whoever took it.
     """
     effects.released_by(driver, [row])
-    if not is_on_record(runtime, row):
+    if not is_on_record(read, row):
         effects.released_by(driver, [row._replace(state=State.RELEASING)])

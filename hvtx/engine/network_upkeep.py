@@ -7,8 +7,9 @@ networks, which comes later than the first look, and after something was release
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
-from hvtx.engine import others_filters, outdated
+from hvtx.engine import egress_base, others_filters, outdated
 from hvtx.engine.making import make
 from hvtx.engine.network_build import build_network, refuse_taken_subnet
 from hvtx.engine.runtime import Runtime
@@ -113,6 +114,7 @@ def ensure_tables(runtime: Runtime, scope: NetworkScope, policies: Policies) -> 
     A table of nftables, where networks have only iptables' chains. It is the installation's, and
     stays until the last network goes. The caller holds the networks. Raises what making it raises.
     """
+    scope = egress_base.hold(runtime.lock, partial(networks_now, runtime), scope, policies)
     if not missing_tables(scope, policies):
         return scope
     held = scope.networks  # `network set` asks with what it is about to make of one

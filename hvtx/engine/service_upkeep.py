@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from hvtx.engine import network_service, notice
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.engine.scope import all_networks
@@ -9,7 +12,7 @@ from hvtx.engine.shut_in import starts_vms
 from hvtx.engine.unsettled import resolved_networks
 from hvtx.errors import HvtxError
 from hvtx.host.files import is_there
-from hvtx.model.resource import Resource, is_changing
+from hvtx.model.resource import is_changing
 from hvtx.model.service import service_spec
 from hvtx.planner import service
 from hvtx.planner.scope import NetworkScope
@@ -32,7 +35,9 @@ def ensure(runtime: Runtime, scope: NetworkScope) -> None:
             continue
         lost = not is_there(service_spec(row)["directory"])  # somebody emptied the run directory
         if lost or network_service.is_dead(row):
-            _start_again(runtime, network.name, row, lost=lost)
+            again = network_service.put_back if lost else network_service.renew
+            missed = partial(network_service.is_on_record, runtime.read, row)
+            _start_again(network.name, partial(again, runtime, row), missed, lost=lost)
     if service.unserved(scope):
         with runtime.held("all", "networks"):
             for name, why in network_service.supply(runtime, scope.networks.values()).items():
@@ -40,16 +45,17 @@ def ensure(runtime: Runtime, scope: NetworkScope) -> None:
                     notice.warning(f"network {name} has no DHCP and DNS: {why}")
 
 
-def _start_again(runtime: Runtime, name: str, row: Resource, *, lost: bool) -> None:
+def _start_again(
+    name: str, again: Callable[[], bool], missed: Callable[[], bool], *, lost: bool
+) -> None:
     """Start a network's service again, and say so, unless another command was quicker.
 
-    ``lost``: its directory is gone. One that is being removed meanwhile is missed by nobody.
+    ``lost``: its directory is gone. ``missed``: not one that is being removed meanwhile.
     """
     try:
-        again = network_service.put_back if lost else network_service.renew
-        started = again(runtime, row)
+        started = again()
     except HvtxError as problem:
-        if network_service.is_on_record(runtime, row):
+        if missed():
             notice.warning(f"network {name} has no DHCP and DNS: {problem.message}")
         return
     if started:

@@ -63,10 +63,18 @@ def missing_tables(scope: NetworkScope, policies: Policies) -> list[str]:
     """The bases that egress policies stand on and that nothing has needed before."""
     there = [firewall_spec(row) for row in scope.bases()]
     found: dict[str, None] = {}
-    for network in scope.networks.values():
-        if any(egress.is_limited(own, network.policy) for own in policies.get(network.id, ())):
-            found |= dict.fromkeys(provision.missing_bases(network.firewall, there, limited=True))
+    for network in limited(scope, policies):
+        found |= dict.fromkeys(provision.missing_bases(network.firewall, there, limited=True))
     return list(found)
+
+
+def limited(scope: NetworkScope, policies: Policies) -> list[Network]:
+    """The networks in which a guest's policy lets it reach less than all."""
+    return [
+        network
+        for network in scope.networks.values()
+        if any(egress.is_limited(own, network.policy) for own in policies.get(network.id, ()))
+    ]
 
 
 def has_accepts(scope: NetworkScope) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,13 @@ def taken(runtime: FakeRuntime, row: Resource, *, gone: bool) -> None:
             intents.forget(sql, [moved])
 
 
+def start_again(runtime: Any, row: Resource, *, lost: bool) -> None:
+    """What upkeep does with one that it found dead, or without its directory."""
+    again = network_service.put_back if lost else network_service.renew
+    missed = partial(network_service.is_on_record, runtime.read, row)
+    service_upkeep._start_again("lan", partial(again, runtime, row), missed, lost=lost)
+
+
 def test_a_dead_one_is_started_again_and_on_record(runtime: FakeRuntime, row: Resource) -> None:
     assert network_service.renew(runtime, row) is True  # type: ignore[arg-type]
     assert now(runtime, row.id).observed["pid"] == 42
@@ -158,7 +166,7 @@ def test_upkeep_says_nothing_of_one_that_is_removed_meanwhile(
         taken(runtime, row, gone=True)
     else:
         runtime.meanwhile["create"] = refuse
-    service_upkeep._start_again(runtime, "lan", row, lost=lost)  # type: ignore[arg-type]
+    start_again(runtime, row, lost=lost)
     assert (runtime.told, runtime.living) == ([], set())
 
 
@@ -169,8 +177,8 @@ def test_upkeep_says_what_it_started_and_what_it_could_not(
         raise HostRefused("no memory")
 
     runtime.meanwhile["create"] = refuse
-    service_upkeep._start_again(runtime, "lan", row, lost=False)  # type: ignore[arg-type]
-    service_upkeep._start_again(runtime, "lan", row, lost=False)  # type: ignore[arg-type]
+    start_again(runtime, row, lost=False)
+    start_again(runtime, row, lost=False)
     assert runtime.told == [
         "network lan has no DHCP and DNS: no memory",
         "the dnsmasq of network lan is started again: it had ended",
