@@ -7,7 +7,7 @@ old one; it is reported.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from hvtx.engine import flows, network_service, notice, ownrules, port_holders, service_upkeep
 from hvtx.engine.damage import (
@@ -23,7 +23,7 @@ from hvtx.engine.forwarding import keep_settings
 from hvtx.engine.loopback import bridges_in_need
 from hvtx.engine.network_upkeep import carry_out, settle_accepts
 from hvtx.engine.registry import outdated
-from hvtx.engine.repair_row import repair_object, repair_rules
+from hvtx.engine.repair_row import note_remaking, repair_object, repair_rules
 from hvtx.engine.repaired import Failed, Repair, Repaired
 from hvtx.engine.resolve import resolve
 from hvtx.engine.runtime import Runtime, Settings
@@ -32,6 +32,7 @@ from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.transaction import begin
 from hvtx.engine.unsettled import resolved_networks
 from hvtx.errors import HvtxError, NotFound
+from hvtx.model.remaking import is_remade
 from hvtx.model.resource import (
     FIREWALL_KINDS,
     Kind,
@@ -196,6 +197,7 @@ def _still_there(
 
 # -- putting back ----------------------------------------------------------------------------------
 
+_BELOW = frozenset({Kind.BRIDGE, Kind.ADDRESS, Kind.PROCESS})  # what comes back with a bridge
 # Rules before the ports: whoever is behind one sends as soon as it is on its bridge.
 _BEFORE_RULES = (Kind.SYSCTL, Kind.BRIDGE, Kind.ADDRESS)
 _AFTER_RULES = (Kind.TAP, Kind.VETH, Kind.FILE, Kind.PROCESS)
@@ -218,23 +220,9 @@ def _fix_all(
         else:
             repaired.append(Repaired(row.kind, row.key, damage.missing))
 
-    new_bridge = any(d.row.kind == Kind.BRIDGE and d.seen.here is False for d in damages)
-    ordered = list(damages)
-    if new_bridge:  # with the bridge its addresses and its ports' membership went
-        known = {damage.row.id for damage in damages}
-        gone = {d.row.key for d in damages if d.row.kind == Kind.BRIDGE and d.seen.here is False}
-        ordered += [
-            Damage(row, "it went with its bridge", Presence(False, ()))
-            for row in rows
-            if row.kind == Kind.ADDRESS
-            and row.id not in known
-            and address_spec(row)["device"] in gone
-        ]
-        ordered += [
-            Damage(row, "it served the bridge that was gone", Presence(False, ()))
-            for row in rows
-            if row.is_service and row.id not in known and service_spec(row)["bridge"] in gone
-        ]
+    remade = [d for d in damages if d.row.kind == Kind.BRIDGE and _is_new(d)]
+    ordered = list(_with_bridges(damages, remade, rows))
+    before = len(failed)
 
     def objects(kinds: Sequence[Kind]) -> None:
         for kind in kinds:
@@ -249,6 +237,38 @@ def _fix_all(
     for damage in sorted(walls, key=lambda d: d.row.role != "base"):
         attempt(damage, lambda damage=damage: repair_rules(runtime, damage))  # type: ignore[misc]
     objects(_AFTER_RULES)
+    if remade and _BELOW.isdisjoint(one.kind for one in failed[before:]):
+        note_remaking(runtime.store, [damage.row for damage in remade], begun=False)
+
+
+def _is_new(damage: Damage) -> bool:
+    """Whether a bridge is made anew, or was by who was cut off before all was back."""
+    return damage.seen.here is False or is_remade(damage.row)
+
+
+def _with_bridges(
+    damages: Sequence[Damage], bridges: Sequence[Damage], rows: Sequence[Resource]
+) -> Iterator[Damage]:
+    """The damages, with what goes with these bridges, or serves them in vain (pure).
+
+    Their ports' membership went, too, which is seen at the ports. An address on one that has not
+    its mark yet is its own again with the mark.
+    """
+    known = {damage.row.id for damage in damages}
+    gone = {damage.row.key for damage in bridges if damage.seen.here is False}
+    new = {damage.row.key for damage in bridges}
+    for damage in damages:
+        row = damage.row
+        unmarked = row.kind == Kind.ADDRESS and damage.seen.problem is not None
+        if not unmarked or address_spec(row)["device"] not in new:
+            yield damage
+    for row in rows:
+        if row.id in known:
+            continue
+        if row.kind == Kind.ADDRESS and address_spec(row)["device"] in gone:
+            yield Damage(row, "it went with its bridge", Presence(False, ()))
+        elif row.is_service and service_spec(row)["bridge"] in new:
+            yield Damage(row, "it served the bridge that was gone", Presence(False, ()))
 
 
 def _look_again(runtime: Runtime, repaired: list[Repaired], failed: list[Failed]) -> None:

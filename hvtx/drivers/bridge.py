@@ -31,6 +31,7 @@ from hvtx.host.netlink import DumpInterrupted
 from hvtx.host.tc import EGRESS
 from hvtx.host.tun import passing_tap, refusal
 from hvtx.model.address import is_ipv6
+from hvtx.model.remaking import awaits_mark
 from hvtx.model.resource import (
     BRIDGE_GROUP,
     GONE,
@@ -82,16 +83,9 @@ class BridgeDriver:
                     mtu=spec["mtu"] + (-1 if spec["mtu"] > _MTU_LIMIT else 1),
                 )
             failpoint.reach("created:bridge")
-            links = Links()
-            try:
-                links.learn_no_link_local(spec["ifindex"])
-                tune(row, spec["device"])
-                # Only a changed MTU stays what it is when ports come and go (br_change_mtu).
-                links.change(spec["ifindex"], alias=row.mark, mtu=spec["mtu"], up=True, quiet6=True)
-                _settle(spec["ifindex"], links)
+            with closing(Links()) as links:
+                complete(row, links)
                 guarded = spec.get("guard", False) and guard(row, links)
-            finally:
-                links.close()
             lead_loopback(spec["device"], on=False)  # whatever new devices have here
         except NetlinkError as problem:
             raise _refused(spec["device"], problem.code, str(problem)) from problem
@@ -105,10 +99,13 @@ class BridgeDriver:
     def repair(self, row: Resource, *, loopback: bool, guarded: bool) -> bool:
         """Give a bridge what others changed of it; False if it is another by now.
 
-        ``loopback``: 127.0.0.1 leads to its guests; ``guarded``: it is to have its filter. Raises
-        OSError, HostRefused, NotPermitted.
+        Who made it anew may have been cut off before its mark. ``loopback``: 127.0.0.1 leads to its
+        guests; ``guarded``: it is to have its filter. Raises OSError, HostRefused, NotPermitted.
         """
         with closing(Links()) as links:
+            seen = links.get(ifindex=bridge_spec(row)["ifindex"])
+            if seen is not None and seen.alias is None and carries_mark(row, seen):
+                complete(row, links)
             seen = named_again(links, bridge_spec(row)["ifindex"], row.mark, row.key)
             if seen is None:
                 return False
@@ -242,6 +239,19 @@ def tune(row: Resource, device: str) -> None:
             raise sysctl.refusal(path, value, problem) from problem
 
 
+def complete(row: Resource, links: Links) -> None:
+    """Give a bridge that was only just made its settings and its mark.
+
+    Raises OSError, HostRefused, NotPermitted.
+    """
+    spec = bridge_spec(row)
+    links.learn_no_link_local(spec["ifindex"])
+    tune(row, spec["device"])
+    # Only a changed MTU stays what it is when ports come and go (br_change_mtu).
+    links.change(spec["ifindex"], alias=row.mark, mtu=spec["mtu"], up=True, quiet6=True)
+    _settle(spec["ifindex"], links)
+
+
 def restore(row: Resource, seen: Link, links: Links, *, loopback: bool) -> None:
     """Give a bridge of ours what others changed of it: up, its MAC, its MTU, its settings.
 
@@ -282,9 +292,7 @@ def carries_mark(row: Resource, seen: Link) -> bool:
         return False
     if seen.alias is None:
         return (
-            row.state != "committed"
-            and seen.mac == bridge_spec(row)["mac"]
-            and seen.group == BRIDGE_GROUP
+            awaits_mark(row) and seen.mac == bridge_spec(row)["mac"] and seen.group == BRIDGE_GROUP
         )
     return seen.alias == row.mark
 

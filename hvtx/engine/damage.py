@@ -22,6 +22,7 @@ from hvtx.host.sysctl import read as read_setting
 from hvtx.model.firewall import firewall_spec
 from hvtx.model.link_settings import WantedSettings
 from hvtx.model.plan import Snapshot
+from hvtx.model.remaking import is_remade
 from hvtx.model.resource import (
     FIREWALL_KINDS,
     Kind,
@@ -234,6 +235,8 @@ def _missing(
         return "it was gone"
     if seen.here is None:
         return None
+    if is_remade(row):
+        return "it was being made anew, and that was cut off"
     if not seen.complete:
         return "a part of it was gone"
     if row.is_service:

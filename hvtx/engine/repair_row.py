@@ -20,8 +20,13 @@ from hvtx.host.link_settings import LinkSettingsSocket
 from hvtx.host.links import Links
 from hvtx.host.localnet import lead_loopback
 from hvtx.model.address import is_ipv6
+from hvtx.model.remaking import ANEW
 from hvtx.model.resource import PORTS, Kind, Resource, tap_spec
-from hvtx.store import records
+from hvtx.model.typed import TYPE_CHECKING
+from hvtx.store import intents, records
+
+if TYPE_CHECKING:
+    from hvtx.store.database import Store
 
 
 def repair_object(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) -> None:
@@ -42,6 +47,8 @@ def repair_object(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) ->
             own_routes.put_back(row, links)
         return
     if row.kind in (Kind.SYSCTL, Kind.ADDRESS) or (row.kind == Kind.BRIDGE and seen.here is False):
+        if row.kind == Kind.BRIDGE:
+            note_remaking(runtime.store, [row], begun=True)
         made_by(runtime.drivers.of(driver_name(row)), [row])
         if row.kind == Kind.BRIDGE:
             lead_loopback(row.key, on=_leads_loopback(runtime, row))
@@ -65,6 +72,16 @@ def repair_object(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) ->
     if not ours:
         raise HvtxError("it changed while it was inspected", hint="hvtx repair tries again")
     _set_again(driver, row, rows)
+
+
+def note_remaking(store: Store, bridges: Sequence[Resource], *, begun: bool) -> None:
+    """Note of bridges that they are being made anew, or that all is there again.
+
+    Without it, one that is made and has no mark yet would be taken for another's.
+    """
+    with store.transaction() as sql:
+        for row in bridges:
+            intents.amend_observed(sql, row.id, {ANEW: True if begun else None})
 
 
 def repair_service(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) -> None:

@@ -12,6 +12,7 @@ from operator import itemgetter
 from hvtx.model.place import Place
 from hvtx.model.plan import Snapshot
 from hvtx.model.reason import Reason
+from hvtx.model.remaking import awaits_mark
 from hvtx.model.resource import (
     BRIDGE_GROUP,
     DEVICES,
@@ -21,7 +22,6 @@ from hvtx.model.resource import (
     Kind,
     Link,
     Resource,
-    State,
     address_spec,
     device_spec,
     file_spec,
@@ -138,7 +138,7 @@ def _link_presence(row: Resource, snapshot: Snapshot, sights: SnapshotIndex) -> 
         return Presence(True, (f"alias {seen.alias}", *drift), None, seen)
     if (
         row.kind in (Kind.BRIDGE, Kind.VETH)
-        and row.state != State.COMMITTED
+        and awaits_mark(row)
         and (seen.kind, seen.alias, seen.group) == (kind, None, BRIDGE_GROUP)
         and seen.mac == device_spec(row)["mac"]
     ):

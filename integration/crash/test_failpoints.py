@@ -211,6 +211,12 @@ def _flushed(hvtx: Program) -> None:
         _cut(tool, "hvtx:")
 
 
+def _unbridged(hvtx: Program) -> None:
+    """Somebody deleted a bridge under a running VM, and what stood on it went, too."""
+    _running_with_dhcp(hvtx)
+    lab.run("ip", "link", "del", hvtx("network", "show", "net", "--json").json()["bridge"])
+
+
 def _cut(tool: str, *words: str) -> None:
     """Take every rule out of the legacy tables that one of the words stands in; chains stay."""
     names = {"iptables-legacy": "ip_tables_names", "ip6tables-legacy": "ip6_tables_names"}
@@ -486,6 +492,7 @@ COMMANDS = {
     "cni del, dead": Command((attachments.WORD, "del"), _detached, "collects"),
     "cni del, unknown": Command((attachments.WORD, "del"), _contained, "again"),
     "cni gc": Command((attachments.WORD, "gc"), _detached, "collects"),
+    "repair, a bridge": Command(("repair",), _unbridged, "again"),
 }
 
 

@@ -81,7 +81,7 @@ def test_what_is_there_already_is_told_where_it_asks(
         raise Conflict("it is not refused")
 
     monkeypatch.setattr(network_set, "warn_of_useless", further)
-    monkeypatch.setattr(network_set, "ensure_networks", further)
+    monkeypatch.setattr(network_set, "needs_of", further)
     ran = world.hvtx("network", "set", "net", "--dhcp")
     said = ("VMs have other addresses", "has to DEL") if tap else ("it is not refused",)
     assert all(words in ran.err for words in said), ran.err

@@ -49,6 +49,10 @@ class FakeRuntime:
     def raise_pending_interrupt(self) -> None:
         """Nobody pressed Ctrl-C."""
 
+    def made(self, name: str) -> Driver:
+        """The driver of that name."""
+        return self._made[name]
+
     def of(self, name: str) -> Driver:
         self.order.append(name)
         return self._made.setdefault(name, Driver())
@@ -135,18 +139,11 @@ class Containers(FakeRuntime):
         self.recorded = recorded
         self.reads: list[str] = []
         self.life = SimpleNamespace(id=1)
-        self.drivers: Any = Loaded(self.drivers)
 
     def read(self, what: Any, vm: str) -> list[Resource]:
         assert what is records.resources_of_vm
         self.reads.append(vm)
         return [row for row in self.recorded if row.vm == vm]
-
-
-class Loaded(dict[str, Any]):
-    """The drivers of a run, as the engine asks for one that it knows."""
-
-    of = dict.__getitem__
 
 
 def of_vm(vm: str, number: int, kind: Kind, **spec: Any) -> Resource:
@@ -166,7 +163,7 @@ def test_a_port_that_stays_keeps_its_rules_and_its_addresses(named: bool, why: s
     outcomes = effects.remove(operation, [*GUARDS, PORT] if named else GUARDS)
     assert {number: outcomes[number].reason for number in (21, 22)} == dict.fromkeys((21, 22), why)
     assert outcomes[21].message == "filter21 is kept: veth20 stays"
-    assert operation.drivers["nftables"].batches == []
+    assert operation.made("nftables").batches == []
     assert operation.reads == ([] if named else ["c0"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,11 @@ class FakeRuntime:
     def lock(self, *names: str) -> None:
         self.locks.append(" ".join(names))
 
-    unlock = lock
+    @contextmanager
+    def held(self, *names: str) -> Iterator[None]:
+        self.lock(*names)
+        yield
+        self.lock(*names)
 
     def create(self, rows: Sequence[Resource]) -> Mapping[int, dict[str, Any]]:
         self._pass("create")
