@@ -119,11 +119,15 @@ class Held:
 
         for descriptor in openfiles.sockets_of(identity):
             found = socket.socket(fileno=descriptor)
-            where = found.getsockname() if found.family in _FREEBIND else ("", 0)
-            if (found.type, where[0], where[1]) in wanted:
+            if _where(found) in wanted:
                 self._sockets.append(found)
             else:
                 found.close()
+
+    def has(self, port: Publish) -> bool:
+        """Whether one of the sockets is bound for that port."""
+        wanted = _wheres(port)
+        return any(_where(one) in wanted for one in self._sockets)
 
     def descriptors(self) -> list[int]:
         """Of all sockets."""
@@ -182,6 +186,11 @@ def taken_over(identity: Identity, ports: Iterable[Publish]) -> Held:
 
 
 _Where = tuple[int, str, int]
+
+
+def _where(found: socket.socket) -> _Where:
+    name = found.getsockname() if found.family in _FREEBIND else ("", 0)
+    return found.type, name[0], name[1]
 
 
 def _wheres(port: Publish) -> list[_Where]:

@@ -252,20 +252,26 @@ def hold_recorded(
     Returns ``observed`` of the rows whose ports are held, on record, and why the others are not.
     Raises HostRefused, StoreError, and Conflict as :func:`renew`; then nothing more is held.
     """
-    from hvtx.store import intents
-
     holder, observed, why = renew(rows, processes, name, needed)
     if holder is None:
         return {}, why
+    _let_stay(store, holder, observed)
+    return observed, why
+
+
+def _let_stay(store: Store, holder: Holder, observed: Mapping[int, Mapping[str, Any]]) -> None:
+    """Tell a holder to stay once it is on record. Raises HostRefused, StoreError: it is gone."""
+    from hvtx.store import intents
+
     try:
         with store.transaction() as sql:
             for row, seen in observed.items():
                 intents.amend_observed(sql, row, {HOLDER: seen[HOLDER]})
+        failpoint.reach("registered")
         holder.open()
     except BaseException:
         holder.cancel()
         raise
-    return observed, why
 
 
 def hold_anew(
@@ -287,33 +293,41 @@ def hold_anew(
 def let_go(store: Store, gone: Sequence[Resource], staying: Sequence[Resource], name: str) -> None:
     """Let go of the ports of rows that are gone, and hold those of ``staying`` without a gap.
 
-    A holder of both is replaced by one that has the sockets of ``staying`` alone. Raises
-    HostRefused, OSError.
+    A holder of both is replaced by one that has the sockets of ``staying`` alone. Who was killed
+    between noting that one and its word left one on record that is dead: what it was to hold is
+    taken once more from who holds it still. Raises HostRefused, OSError.
     """
     from hvtx.drivers import portholder
-    from hvtx.store import intents
 
+    dead = {found for row in staying if (found := holder_of(row)) and portholder.ended(found)}
     for identity in dict.fromkeys(found for row in gone if (found := holder_of(row))):
         others = [row for row in staying if holder_of(row) == identity]
         kept = {bound(row) for row in others}
         if kept.issuperset(bound(row) for row in gone if holder_of(row) == identity):
             continue  # what takes their place is on the same ports
-        if others and not portholder.ended(identity):
-            processes = [row for row in staying if row.kind == Kind.PROCESS]
-            followed = next((found for row in processes if (found := identity_of(row))), None)
-            taken = portholder.taken_over(identity, map(port_of, others))
-            holder = spawn_for_rows(taken, followed, others)
-            if holder is not None:
-                try:
-                    enter_own_scope(name, holder.identity.pid)
-                    with store.transaction() as sql:
-                        for row, seen in noted(others, holder.identity).items():
-                            intents.amend_observed(sql, row, {HOLDER: seen[HOLDER]})
-                    holder.open()
-                except BaseException:
-                    holder.cancel()
-                    raise
+        lost = [row for row in staying if holder_of(row) in dead]
+        if (others or lost) and not portholder.ended(identity):
+            taken = portholder.taken_over(identity, map(port_of, [*others, *lost]))
+            others += [row for row in lost if taken.has(port_of(row))]
+            _hand_over(store, taken, others, staying, name)
         portholder.end(identity)
+
+
+def _hand_over(
+    store: Store, taken: Held, ports: Sequence[Resource], rows: Sequence[Resource], name: str
+) -> None:
+    """Give the sockets of ``ports`` to a holder of their own, among ``rows`` of the VM ``name``."""
+    processes = [row for row in rows if row.kind == Kind.PROCESS]
+    followed = next((found for row in processes if (found := identity_of(row))), None)
+    holder = spawn_for_rows(taken, followed, ports)
+    if holder is None:
+        return
+    try:
+        enter_own_scope(name, holder.identity.pid)
+    except BaseException:
+        holder.cancel()
+        raise
+    _let_stay(store, holder, noted(ports, holder.identity))
 
 
 def bound(row: Resource) -> tuple[str, str | None, int]:

@@ -24,6 +24,7 @@ from integration.lab import attachments
 from integration.lab.program import Forked, Program, preload
 from integration.lab.resident import resident
 from integration.lab.services import services
+from integration.lab.vms import unheld_ports
 
 BACKENDS = ["nftables", "iptables"]
 NETWORK = ("network", "create", "net", "--subnet", "10.77.0.0/24", "--subnet", "fd77::/64")
@@ -621,6 +622,7 @@ def test_killed_at_every_failpoint_it_recovers(
         hvtx(*given(name), code=-signal.SIGKILL, HVTX_FAILPOINT=point)
         hvtx("recover")
         with resident(hvtx) as quick:
+            assert unheld_ports(quick) == [], point
             if command.how != "settles":  # `is_clean` asks it too
                 assert quick("intents", "--json").json()["operations"] == [], point
             if command.how == "collects":

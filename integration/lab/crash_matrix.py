@@ -29,6 +29,7 @@ from integration.lab.crash_state import Eye, Raw, Seen
 from integration.lab.program import Forked
 from integration.lab.stepper import Stepped, Stepper, run_stepped
 from integration.lab.syscalls import Call, is_of_files
+from integration.lab.vms import unheld_ports
 
 RECOVER = ("recover",)
 T = TypeVar("T")
@@ -334,6 +335,7 @@ class Matrix:
         """The oracle itself, after `recover`."""
         open_ = self.hvtx("intents", "--json").json()["operations"]
         assert open_ == [], open_
+        assert not (bare := unheld_ports(self.hvtx)), f"ports that nobody holds: {bare}"
         if self.how == "again":
             self.hvtx(*self.argv())
         elif self.how == "collects":

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,6 +26,23 @@ def end_vms(program: Program, *, external: bool = True) -> None:
         if vm["pid"] and (external or vm["hypervisor"] != "external"):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(vm["pid"], signal.SIGKILL)
+
+
+def unheld_ports(program: Program) -> list[str]:
+    """The published ports of VMs that run which any program could bind; not those of containers."""
+    found = []
+    for vm in program("vm", "ls", "--json").json()["vms"]:
+        if vm["state"] != "running" or vm["hypervisor"] == "cni":
+            continue
+        for interface in vm["interfaces"]:
+            for port in interface["publish"]:
+                kind = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}[port["protocol"]]
+                address = port["host_ip"] or "0.0.0.0"
+                family = socket.AF_INET6 if ":" in address else socket.AF_INET
+                with socket.socket(family, kind) as other, contextlib.suppress(OSError):
+                    other.bind((address, port["host_port"]))
+                    found.append(f"{vm['name']}: {port['host_port']}/{port['protocol']}")
+    return found
 
 
 @contextlib.contextmanager

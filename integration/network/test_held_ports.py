@@ -453,6 +453,20 @@ def test_an_external_vms_port_is_held_until_it_is_stopped(hvtx: Program) -> None
     assert not refused("tcp", Where("0.0.0.0"))
 
 
+@pytest.mark.parametrize("point", ["exchanged:nftables", "registered:kill:2", "let-go"])
+def test_what_stays_is_held_when_a_change_of_others_was_killed(hvtx: Program, point: str) -> None:
+    """Between the note of who has what stays alone, and his word; before it; and after."""
+    run(hvtx, "8080:80", "8090:90")
+    point = point if ":kill" in point else f"{point}:kill"
+    change = ("vm", "set", "web", "--unpublish", "8090", "-p", "8070:70")
+    hvtx(*change, code=-signal.SIGKILL, HVTX_FAILPOINT=point)
+    hvtx("recover")
+    assert refused("tcp", Where("0.0.0.0"))
+    assert refused("tcp", Where("0.0.0.0"), 8070)
+    assert not refused("tcp", Where("0.0.0.0"), 8090)
+    assert hvtx.is_clean()
+
+
 def test_connections_that_end_are_no_program(hvtx: Program) -> None:
     """A daemon that was there a moment ago left some in TIME_WAIT: the port is free, and held."""
     hvtx("vm", "create", "web", "--network", "net", "-p", "8080:80", *SLEEP)
