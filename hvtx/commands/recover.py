@@ -7,7 +7,7 @@ the next run tries again, or tells of it again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from hvtx.commands.vm_start_many import is_heavy, start_slice
@@ -23,12 +23,12 @@ from hvtx.engine.shut_in import starts_vms
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.engine.together import Several, Tally, slices
 from hvtx.engine.vm_state import read_moment, states_of
-from hvtx.errors import HostRefused, HvtxError
+from hvtx.errors import Busy, HostRefused, HvtxError
 from hvtx.host import failpoint
 from hvtx.model.plan import Action, Item, Plan, Snapshot
 from hvtx.model.reason import Reason
 from hvtx.model.resource import Kind, State
-from hvtx.model.typed import NamedTuple
+from hvtx.model.typed import Any, NamedTuple
 from hvtx.model.vm import Vm
 from hvtx.planner.gc import plan_gc
 from hvtx.planner.scope import NetworkScope
@@ -43,6 +43,14 @@ class Recovery(NamedTuple):
     networks: tuple[str, ...] = ()  # rebuilt
     started: tuple[str, ...] = ()
     failed: tuple[tuple[str, str], ...] = ()  # what, why
+
+
+class _Autostart(NamedTuple):
+    """What came of the VMs that want to be started."""
+
+    started: list[str]
+    failed: list[tuple[str, str]]  # what, why
+    untried: list[str]  # of these, who was another command's all along: the next run tries them
 
 
 Tell = Callable[[Recovery], None]
@@ -73,17 +81,20 @@ def recover(
     rebuilt: list[str] = []
     started: list[str] = []
     settle = partial(_blocks, runtime, accept_rollback=accept_rollback)
-    doubted = accept_rollback or _is_doubted(runtime)
+    clustered = runtime.settings.cluster is not None
+    doubted = accept_rollback or (clustered and _is_doubted(runtime.read))
     late = settle() if doubted else []  # first: till then no VM with an address of a block starts
     scope = all_networks(runtime)  # now that the plan is carried out
     if not runtime.life.recovered:
         rebuilt, refused = _rebuild(runtime, scope)
         failed += refused.values()
         tell(Recovery(networks=tuple(rebuilt), failed=tuple(refused.values())))
-        started, problems = _autostart(runtime, frozenset(refused), progress, tell)
-        failed += problems
+        came = _autostart(runtime, frozenset(refused), progress, tell)
+        started += came.started
+        failed += came.failed
         scope = all_networks(runtime)  # read again: networks were rebuilt, by starts too
-        if refused.keys().isdisjoint(network.id for network in scope.missing()):
+        missing = {network.id for network in scope.missing()}
+        if not came.untried and refused.keys().isdisjoint(missing):
             with runtime.store.transaction() as sql:
                 records.set_recovered(sql, runtime.life.id, history.now())
             runtime.life = runtime.life._replace(recovered=True)
@@ -95,13 +106,11 @@ def recover(
     return Recovery(tuple(done.items), tuple(rebuilt), tuple(started), tuple(failed))
 
 
-def _is_doubted(runtime: Runtime) -> bool:
-    """Whether the store's blocks may be others' by now; False where no cluster gives any."""
-    if runtime.settings.cluster is None:
-        return False
+def _is_doubted(read: Callable[..., Any]) -> bool:
+    """Whether the store's blocks, which a cluster gives, may be others' by now."""
     from hvtx.store import blocks
 
-    return runtime.read(blocks.is_doubted)
+    return bool(read(blocks.is_doubted))
 
 
 def _blocks(runtime: Runtime, *, accept_rollback: bool) -> list[tuple[str, str]]:
@@ -191,45 +200,84 @@ def _rebuild(runtime: Runtime, scope: NetworkScope) -> tuple[list[str], dict[str
 
 def _autostart(
     runtime: Runtime, refused: frozenset[str], progress: Progress, tell: Tell
-) -> tuple[list[str], list[tuple[str, str]]]:
+) -> _Autostart:
     """Start each VM that wants it and was not yet tried in this life, some at a time.
 
     One that failed and is of a network that could not be rebuilt, as ``refused`` has it by id, was
-    not tried: it is started once its network is there.
+    not tried: it is started once its network is there. Nor was one that another command has.
     """
     with runtime.reading() as sql:
         tried = records.attempted(sql, runtime.life.id)
         wanted = {vm.name: vm for vm in records.vms(sql) if vm.autostart and vm.id not in tried}
-    started: list[str] = []
-    failed: list[tuple[str, str]] = []
+    found = _Autostart([], [], [])
     count = 0
     for part in slices(wanted, lambda name: is_heavy(wanted[name].hypervisor)):
         vms = [wanted[name] for name in part]
-        came = _start_slice(runtime, _down(runtime, vms))
+        came = _start_beside_others(runtime, vms)
         problems = [(f"VM {name}", why.message) for name, why in came.failed.items()]
+        untried = [name for name, why in came.failed.items() if isinstance(why, Busy)]
         # Last, so that a start that dies with us is tried again by the next run.
         with runtime.store.transaction() as sql:
             for vm in vms:
+                if vm.name in untried:
+                    continue
                 if vm.name not in came.failed or refused.isdisjoint(_networks_of(vm)):
                     records.set_attempted(sql, runtime.life.id, vm.id)
         failpoint.reach("attempted")
-        started += came.done
-        failed += problems
+        found.started.extend(came.done)
+        found.failed.extend(problems)
+        found.untried.extend(untried)
         tell(Recovery(started=tuple(came.done), failed=tuple(problems)))
         count += len(part)
         progress(count, len(wanted), part[-1])
-    return started, failed
+    return found
 
 
 def _networks_of(vm: Vm) -> list[str]:
     return [interface.network for interface in vm.interfaces]
 
 
-def _down(runtime: Runtime, vms: Sequence[Vm]) -> list[Vm]:
-    """Those that do not run, looked at anew: the starts before them may have taken long."""
+def _start_beside_others(runtime: Runtime, vms: Sequence[Vm]) -> Several:
+    """Start those of these VMs that do not run; one that another command starts is waited for.
+
+    It is no failure that somebody was quicker. Who is still starting one after as long as a lock is
+    waited for is told as Busy.
+    """
+    came = _start_slice(runtime, _down(vms, _states(runtime, vms)))
+    mine = [vm for vm in vms if vm.name in came.failed]
+    if not mine:
+        return came
+    failed, again = dict(came.failed), []
+    states = _states(runtime, mine)
+    for vm in mine:
+        if states[vm.name] is VmState.STARTING:
+            try:
+                runtime.lock("vm", vm.name)
+                runtime.unlock("vm", vm.name)
+                again.append(vm)
+            except Busy as problem:
+                failed[vm.name] = problem
+    if again:
+        states |= _states(runtime, again)
+        second = _start_slice(runtime, _down(again, states))
+        failed |= second.failed
+        states |= _states(runtime, again)
+        came = Several({**came.done, **second.done}, failed)
+    return came._replace(
+        failed={n: why for n, why in failed.items() if states[n] is not VmState.RUNNING}
+    )
+
+
+def _states(runtime: Runtime, vms: Sequence[Vm]) -> dict[str, VmState]:
+    """The states of VMs, by name, looked at anew: starts before may have taken long."""
     moment = runtime.read(read_moment, *(vm.id for vm in vms))
     found = zip(vms, states_of(runtime, vms, moment), strict=True)
-    return [vm for vm, (state, *_) in found if state not in (VmState.RUNNING, VmState.UNKNOWN)]
+    return {vm.name: state for vm, (state, *_) in found}
+
+
+def _down(vms: Sequence[Vm], states: Mapping[str, VmState]) -> list[Vm]:
+    """Those that do not run (pure)."""
+    return [vm for vm in vms if states[vm.name] not in (VmState.RUNNING, VmState.UNKNOWN)]
 
 
 def _start_slice(runtime: Runtime, vms: Sequence[Vm]) -> Several:
@@ -245,7 +293,7 @@ def _start_slice(runtime: Runtime, vms: Sequence[Vm]) -> Several:
         autostart.start_vms(runtime.settings, names)
     except HvtxError as problem:
         where = autostart.journal_of(names)
-        for vm in _down(runtime, vms):
+        for vm in _down(vms, _states(runtime, vms)):
             words = f"VM {vm.name!r} did not start ({where})"
             alone = HostRefused(words, hint=f"hvtx vm start {vm.name} tries again")
             tally.fail(vm.name, problem if len(names) == 1 else alone)
