@@ -96,11 +96,11 @@ class LinkDriver(Driver, Protocol):
 class BridgesDriver(LinkDriver, Protocol):
     """The driver of bridges."""
 
-    def repair(self, row: Resource, *, loopback: bool, guarded: bool) -> bool:
+    def repair(self, row: Resource, *, guarded: bool) -> bool:
         """Give a bridge what others changed of it; False if it is another by now.
 
-        ``loopback``: 127.0.0.1 leads to its guests; ``guarded``: it is to have its filter. Raises
-        OSError, HostRefused, NotPermitted.
+        ``guarded``: it is to have its filter. Whether 127.0.0.1 leads to its guests stays as it is.
+        Raises OSError, HostRefused, NotPermitted.
         """
 
 

@@ -96,11 +96,12 @@ class BridgeDriver:
             raise _refused(spec["device"], problem.errno or 0, str(problem.strerror)) from problem
         return {"ifindex": spec["ifindex"], "mac": spec["mac"], "guarded": guarded}
 
-    def repair(self, row: Resource, *, loopback: bool, guarded: bool) -> bool:
+    def repair(self, row: Resource, *, guarded: bool) -> bool:
         """Give a bridge what others changed of it; False if it is another by now.
 
-        Who made it anew may have been cut off before its mark. ``loopback``: 127.0.0.1 leads to its
-        guests; ``guarded``: it is to have its filter. Raises OSError, HostRefused, NotPermitted.
+        Who made it anew may have been cut off before its mark. ``guarded``: it is to have its
+        filter. Whether 127.0.0.1 leads to its guests stays as it is. Raises OSError, HostRefused,
+        NotPermitted.
         """
         with closing(Links()) as links:
             seen = links.get(ifindex=bridge_spec(row)["ifindex"])
@@ -109,7 +110,7 @@ class BridgeDriver:
             seen = named_again(links, bridge_spec(row)["ifindex"], row.mark, row.key)
             if seen is None:
                 return False
-            restore(row, seen, links, loopback=loopback)
+            restore(row, seen, links)
             if guarded:
                 guard(row, links)
         return True
@@ -252,7 +253,7 @@ def complete(row: Resource, links: Links) -> None:
     _settle(spec["ifindex"], links)
 
 
-def restore(row: Resource, seen: Link, links: Links, *, loopback: bool) -> None:
+def restore(row: Resource, seen: Link, links: Links) -> None:
     """Give a bridge of ours what others changed of it: up, its MAC, its MTU, its settings.
 
     A MAC that it has is not set again: that would take entries of the neighbour table that somebody
@@ -267,7 +268,6 @@ def restore(row: Resource, seen: Link, links: Links, *, loopback: bool) -> None:
     links.change(seen.ifindex, **wanted)
     if hidden(row, links):
         links.introduce(seen.ifindex, spec["mac"])
-    lead_loopback(seen.name, on=loopback)
 
 
 def _settle(bridge: int, links: Links) -> None:

@@ -46,7 +46,7 @@ def settle(runtime: Runtime, rows: Sequence[Resource], leaving: Collection[int] 
             if bridge in own and leads_loopback(bridge):
                 continue  # whoever's it is: there is nothing to be written
             if _is_ours(runtime, bridge):
-                needed = bridge in own or _needed(runtime, bridge, network, leaving)
+                needed = bridge in own or is_needed(runtime, bridge, network, leaving)
                 lead_loopback(bridge, on=needed)
 
 
@@ -66,7 +66,13 @@ def _is_ours(runtime: Runtime, bridge: str) -> bool:
     return False
 
 
-def _needed(runtime: Runtime, bridge: str, network: str | None, leaving: Collection[int]) -> bool:
+def is_needed(
+    runtime: Runtime, bridge: str, network: str | None, leaving: Collection[int] = ()
+) -> bool:
+    """Whether a row on record needs it at a network's bridge, but for those ``leaving`` (ids).
+
+    That holds as long as the lock ``loopback`` is held.
+    """
     from hvtx.store import records
 
     there = runtime.read(records.published_in, network)

@@ -7,11 +7,10 @@ from contextlib import closing
 
 from hvtx.drivers.address import remove_link_local
 from hvtx.drivers.base import BridgesDriver, LinkDriver, PortDriver
-from hvtx.engine import network_service, own_routes
+from hvtx.engine import loopback, network_service, own_routes
 from hvtx.engine.damage import Damage, guard_of, has_guard, wanted_of
 from hvtx.engine.effects import made_by
 from hvtx.engine.forwarding import ipv6_problem
-from hvtx.engine.loopback import bridges_in_need
 from hvtx.engine.outdated import make_anew
 from hvtx.engine.registry import driver_name
 from hvtx.engine.runtime import Runtime
@@ -23,7 +22,7 @@ from hvtx.model.address import is_ipv6
 from hvtx.model.remaking import ANEW
 from hvtx.model.resource import PORTS, Kind, Resource, tap_spec
 from hvtx.model.typed import TYPE_CHECKING
-from hvtx.store import intents, records
+from hvtx.store import intents
 
 if TYPE_CHECKING:
     from hvtx.store.database import Store
@@ -51,7 +50,7 @@ def repair_object(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) ->
             note_remaking(runtime.store, [row], begun=True)
         made_by(runtime.drivers.of(driver_name(row)), [row])
         if row.kind == Kind.BRIDGE:
-            lead_loopback(row.key, on=_leads_loopback(runtime, row))
+            _settle_loopback(runtime, row)
         return
     if row.kind in PORTS and seen.here is False:
         raise HvtxError(
@@ -63,7 +62,7 @@ def repair_object(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) ->
     devices: PortDriver
     if row.kind == Kind.BRIDGE:
         driver = bridges = runtime.drivers.of("bridge")
-        ours = _repair_bridge(bridges, row, rows, loopback=_leads_loopback(runtime, row))
+        ours = _repair_bridge(bridges, row, rows)
     else:
         veth = row.kind == Kind.VETH
         devices = runtime.drivers.of("veth") if veth else runtime.devices()
@@ -71,6 +70,8 @@ def repair_object(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) ->
         ours = devices.repair(row, master=_master_of(row, rows), guard=guard_of(row, rows))
     if not ours:
         raise HvtxError("it changed while it was inspected", hint="hvtx repair tries again")
+    if row.kind == Kind.BRIDGE:
+        _settle_loopback(runtime, row)
     _set_again(driver, row, rows)
 
 
@@ -100,12 +101,19 @@ def repair_service(runtime: Runtime, damage: Damage, rows: Sequence[Resource]) -
                 network_service.renew(runtime, other, always=True)
 
 
-def _repair_bridge(
-    driver: BridgesDriver, row: Resource, rows: Sequence[Resource], *, loopback: bool
-) -> bool:
+def _settle_loopback(runtime: Runtime, row: Resource) -> None:
+    """Let 127.0.0.1 lead to a bridge's guests as what is on record now needs it; see `loopback`."""
+    runtime.lock("all", "loopback")
+    try:
+        lead_loopback(row.key, on=loopback.is_needed(runtime, row.key, row.network))
+    finally:
+        runtime.unlock("all", "loopback")
+
+
+def _repair_bridge(driver: BridgesDriver, row: Resource, rows: Sequence[Resource]) -> bool:
     if any(map(is_ipv6, row.addresses)) and (off := ipv6_problem()):
         raise off
-    return driver.repair(row, loopback=loopback, guarded=has_guard(row, rows))
+    return driver.repair(row, guarded=has_guard(row, rows))
 
 
 def _master_of(row: Resource, rows: Sequence[Resource]) -> int:
@@ -121,11 +129,6 @@ def _set_again(driver: LinkDriver, row: Resource, rows: Sequence[Resource]) -> N
         driver.set_traits(row, wanted, traits)
     if wanted.silent:
         remove_link_local(row.ifindex, row.addresses)
-
-
-def _leads_loopback(runtime: Runtime, row: Resource) -> bool:
-    published = runtime.read(records.resources_of_kind, Kind.PUBLISH)
-    return row.key in bridges_in_need(published, row.life)
 
 
 def repair_rules(runtime: Runtime, damage: Damage) -> None:
