@@ -119,24 +119,21 @@ class RunDirectory:
             if seen == (text + _OLDER if older else text):
                 return older
         self._make()
-        try:
-            with open(path, "wb", opener=_private) as marker:
-                marker.write(text + _OLDER if older else text)
-        except OSError as problem:
-            raise _unwritable(path, problem) from problem
+        _write(path, text + _OLDER if older else text)
         return older
 
     def doubt(self) -> None:
         """Say in a marker that is there that an older copy is accepted. Raises StoreError."""
         path = self.path("marker")
         try:
-            with open(path, "rb+", buffering=0) as marker:
-                if not marker.read(_MARKER_MOST).endswith(_OLDER):
-                    marker.write(_OLDER)
+            with open(path, "rb", buffering=0) as marker:
+                seen = marker.read(_MARKER_MOST)
         except FileNotFoundError:
-            pass  # it is written with the next change
+            return  # it is written with the next change
         except OSError as problem:
             raise _unwritable(path, problem) from problem
+        if not seen.endswith(_OLDER):
+            _write(path, seen + _OLDER)
 
     def believe(self) -> None:
         """Take that back: nothing of the host is off the record."""
@@ -144,6 +141,19 @@ class RunDirectory:
             seen = marker.read(_MARKER_MOST)
             if seen.endswith(_OLDER):
                 marker.truncate(len(seen) - len(_OLDER))
+
+
+def _write(path: str, text: bytes) -> None:
+    """Write the marker in one step: whoever has no room, or is killed, leaves what it said before.
+
+    Raises StoreError.
+    """
+    try:
+        with open(f"{path}.new", "wb", opener=_private) as marker:
+            marker.write(text)
+        os.rename(f"{path}.new", path)
+    except OSError as problem:
+        raise _unwritable(path, problem) from problem
 
 
 def _unwritable(path: str, problem: OSError) -> StoreError:

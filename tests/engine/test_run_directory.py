@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from hvtx.engine import run_directory
 from hvtx.engine.run_directory import RunDirectory
+from hvtx.errors import StoreError
 from hvtx.store.high_water_mark import HighWaterMark
 
 TEXT = b"boot 7\n1:2:/var/lib/hvtx/hvtx.db\n"
@@ -48,6 +52,37 @@ def test_an_older_store_is_remembered(directory: RunDirectory) -> None:
     assert marker(directory) == MOVED
     directory.believe()
     assert directory.mark(MOVED) is False
+
+
+@pytest.mark.parametrize("step", ["write", "rename"])
+def test_a_marker_that_is_not_rewritten_says_what_it_said(
+    directory: RunDirectory, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has no room in the middle of it, or is killed there, takes no doubt away."""
+    directory.mark(TEXT)
+    directory.doubt()
+    said = marker(directory)
+
+    def full(*_: object) -> Any:
+        raise OSError(28, "No space left on device")
+
+    if step == "rename":
+        monkeypatch.setattr(os, "rename", full)
+    else:
+        really = open
+
+        def opened(path: str, mode: str, **how: Any) -> Any:
+            if mode != "wb":
+                return really(path, mode, **how)
+            really(path, mode, **how).close()
+            return full()
+
+        monkeypatch.setattr(run_directory, "open", opened, raising=False)
+    with pytest.raises(StoreError):
+        directory.mark(MOVED)
+    assert marker(directory) == said
+    monkeypatch.undo()
+    assert directory.mark(MOVED) is True
 
 
 def test_without_a_marker_it_is_said_with_the_next(directory: RunDirectory) -> None:
