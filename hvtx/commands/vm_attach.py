@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.scope import after
@@ -10,8 +11,8 @@ from hvtx.engine.transaction import begin
 from hvtx.engine.vm_change import settled_scope
 from hvtx.errors import Conflict, NotFound
 from hvtx.host import procfs
-from hvtx.model.resource import Kind, State, only_flows_remain
-from hvtx.model.vm import Identity, Liveness
+from hvtx.model.resource import Kind, Resource, State, only_flows_remain
+from hvtx.model.vm import Identity, Liveness, Vm
 from hvtx.planner import provision
 from hvtx.planner.scope import VmScope, refuse_attachment
 from hvtx.planner.states import VmState, identity_of
@@ -45,16 +46,12 @@ def attach(runtime: Runtime, name: str, pid: int) -> VmScope:
     identity = _identified(pid)
     if pid in (1, os.getpid()):
         raise Conflict(f"process {pid} cannot be a VM", hint="give the pid of the hypervisor")
-    for row in runtime.read(records.resources_of_kind, Kind.PROCESS):
-        if row.vm != vm.id and identity_of(row) == identity:
-            raise Conflict(
-                f"process {pid} is that of VM {row.key!r}",
-                hint="a process runs one VM: give its pid",
-            )
     old = [row for row in rows if row.kind == Kind.PROCESS]
     spec = {"hypervisor": "external", "directory": None}
     want = provision.ResourceSpec(Kind.PROCESS, name, spec)
     with begin(runtime, "attach", vm=name) as (sql, operation):
+        # in here: two that attach it to two VMs hold no lock in common
+        _refuse_shared(vm, identity, records.resources_of_kind(sql, Kind.PROCESS))
         intents.forget(sql, old)
         row = operation.intend(sql, [want], vm=vm.id, committed=True)[0]
         intents.record_observed(sql, row.id, identity._asdict())
@@ -62,6 +59,16 @@ def attach(runtime: Runtime, name: str, pid: int) -> VmScope:
     operation.raise_pending_interrupt()  # too late: the whole was on record with the operation
     rest = [known for known in rows if known not in old]
     return after(scope, vm, [*rest, row._replace(observed=identity._asdict())])
+
+
+def _refuse_shared(vm: Vm, identity: Identity, processes: Iterable[Resource]) -> None:
+    """Raise Conflict if one of these rows has the process for another VM's (pure)."""
+    for row in processes:
+        if row.vm != vm.id and identity_of(row) == identity:
+            raise Conflict(
+                f"process {identity.pid} is that of VM {row.key!r}",
+                hint="a process runs one VM: give its pid",
+            )
 
 
 def _refuse_incomplete(scope: VmScope) -> None:
