@@ -29,7 +29,7 @@ def differences(asked: AttachmentRequest, there: Attached, previous: Previous) -
         (inside, asked.key.ifname, there.mac, where),
     ]
     if there.tap:
-        wanted.append((inside, there.tap, "", where))
+        wanted.append((inside, there.tap, there.tap_mac or "", where))
     found = []
     for told_there, name, mac, place in wanted:
         if name not in told_there:

@@ -83,14 +83,13 @@ def result(
     first = len(before.interfaces)
     interfaces = _interfaces(netns, made)
     inside = first + 2
-    # Firecracker's SDK wants exactly one address, of IPv4, at the interface of its VM.
-    of_vm = first + len(interfaces) - 1 if made.tap else inside
-    ips = []
-    single = True
-    for one in made.addresses:
-        at = of_vm if single and not is_ipv6(one.address) else inside
-        single = single and is_ipv6(one.address)
-        ips.append({"interface": at, "address": one.address, "gateway": one.gateway})
+    at = [(inside, one) for one in made.addresses]
+    if made.tap:  # Firecracker's SDK wants exactly one address, of IPv4, at the interface of its VM
+        of_vm = [one for one in made.addresses if not is_ipv6(one.address)][:1]
+        at = [*((first + len(interfaces) - 1, one) for one in of_vm), *at]
+    ips: list[dict[str, Any]] = [
+        {"interface": number, "address": one.address, "gateway": one.gateway} for number, one in at
+    ]
     if not at_least(version, "1.0.0"):
         for ip in ips:
             ip["version"] = str(family_of(str(ip["address"])))
@@ -116,8 +115,9 @@ def _interfaces(netns: str, made: Attached) -> list[dict[str, Any]]:
         {"name": made.key.ifname, "mac": made.mac, "mtu": made.mtu, "sandbox": netns},
     ]
     if made.tap:
+        known = {"mac": made.tap_mac} if made.tap_mac else {}
         found += [
-            {"name": made.tap, "mtu": made.mtu, "sandbox": netns},
+            {"name": made.tap, **known, "mtu": made.mtu, "sandbox": netns},
             {"name": made.tap, "mac": made.mac, "mtu": made.mtu, "sandbox": made.key.container},
         ]
     return found

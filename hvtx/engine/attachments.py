@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from hvtx.engine.runtime import Runtime
 from hvtx.model.address import family_of
 from hvtx.model.attachment import Attached, AttachedAddress, AttachmentKey
-from hvtx.model.container import has_default, veth_spec
+from hvtx.model.container import has_default, tap_mac, veth_spec
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.vm import Network, Vm
 from hvtx.planner.attaching import name_of
@@ -45,6 +45,7 @@ def told(vm: Vm, rows: Iterable[Resource], networks: Mapping[str, Network]) -> A
             for address, gateway in spec["peer_addresses"]
         ),
         tap=spec["tap"]["name"] if "tap" in spec else None,
+        tap_mac=tap_mac(row),
     )
 
 

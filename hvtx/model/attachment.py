@@ -75,6 +75,7 @@ class Attached(NamedTuple):
     mtu: int
     addresses: tuple[AttachedAddress, ...]
     tap: str | None = None  # the name of the TAP device in the namespace
+    tap_mac: str | None = None  # as the kernel gave it to the TAP device; older records have none
 
 
 class Missing(NamedTuple):

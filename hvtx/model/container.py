@@ -38,6 +38,7 @@ class VethObserved(DeviceObserved, total=False):
 
     others_default: list[int]  # families of which the namespace had a default route by another
     cookie: int  # of the namespace that the peer was put into, from Linux 5.14
+    tap_mac: str  # of the TAP device beside the peer, where there is one
 
 
 class NetnsSpec(TypedDict):
@@ -67,6 +68,12 @@ def inner_tap(rows: Iterable[Resource]) -> str | None:
     pair = next((row for row in rows if row.kind == Kind.VETH), None)
     tap = veth_spec(pair).get("tap") if pair is not None else None
     return None if tap is None else tap["name"]
+
+
+def tap_mac(row: Resource) -> str | None:
+    """The MAC address of the TAP device beside a pair's peer; None without one, or unrecorded."""
+    assert row.kind == Kind.VETH, row.kind
+    return cast("VethObserved", row.observed).get("tap_mac")
 
 
 def netns_spec(row: Resource) -> NetnsSpec:

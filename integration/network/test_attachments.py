@@ -772,6 +772,7 @@ def test_a_tap_beside_the_interface_is_the_same_wire(host: Host, box: lab.Namesp
     assert made.tap == "tap0"
     tap = json.loads(box.run("ip", "-d", "-j", "link", "show", "tap0"))[0]
     assert (tap["linkinfo"]["info_data"]["user"], tap["mtu"]) == (4711, 1500)
+    assert tap["address"] == made.tap_mac
     assert tap["linkinfo"]["info_data"]["group"] == 4712
     address = made.addresses[0].address.partition("/")[0]
     asked = (sys.executable, "-c", FRAMES, "tap0", made.mac.replace(":", ""), address, "10.88.0.1")

@@ -24,7 +24,7 @@ def found(told: dict[str, Any], made: Any = MADE) -> tuple[str, ...]:
 @pytest.mark.parametrize("tap", [None, "tap1"])
 @pytest.mark.parametrize("version", ["0.4.0", "1.0.0", "1.1.0"])
 def test_what_was_answered_is_as_it_was(version: str, tap: str | None) -> None:
-    made = MADE._replace(tap=tap)
+    made = MADE._replace(tap=tap, tap_mac=tap and "02:00:00:00:00:0c")
     assert found(result(version, NETNS, made, None, {}), made) == ()
 
 

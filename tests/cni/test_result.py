@@ -19,6 +19,10 @@ MADE = Attached(
     "hvbridge", "02:00:00:00:00:01", "hvhost", "02:00:00:00:00:0b", "02:00:00:00:00:03", 1400,
     (AttachedAddress("10.77.0.2/24", "10.77.0.1"), AttachedAddress("fd77::2/64", "fd77::1")),
 )  # fmt: skip
+OF_VM = MADE._replace(
+    tap="tap1", tap_mac="02:00:00:00:00:0c",
+    addresses=(*MADE.addresses, AttachedAddress("10.77.0.3/24", "10.77.0.1")),
+)  # fmt: skip
 TEXT = {"type": "string", "minLength": 1}
 
 
@@ -100,10 +104,9 @@ def test_a_vm_is_told_as_firecracker_looks_for_it() -> None:
     """firecracker-go-sdk, cni/internal: VMTapPair and InterfaceIPs.
 
     One interface whose sandbox is the VM's id, one of the same name elsewhere (the TAP device), and
-    exactly one address at the former; a second would be an error.
+    exactly one address at the former, by name and sandbox; a second there would be an error.
     """
-    more = (*MADE.addresses, AttachedAddress("10.77.0.3/24", "10.77.0.1"))
-    told = result("0.3.1", NETNS, MADE._replace(tap="tap1", addresses=more), None, {})
+    told = result("0.3.1", NETNS, OF_VM, None, {})
     of_vm = [n for n, one in enumerate(told["interfaces"]) if one.get("sandbox") == POD]
     assert len(of_vm) == 1
     vm = told["interfaces"][of_vm[0]]
@@ -111,8 +114,24 @@ def test_a_vm_is_told_as_firecracker_looks_for_it() -> None:
     taps = [
         one for one in told["interfaces"] if one["name"] == vm["name"] and one["sandbox"] != POD
     ]
-    assert taps == [{"name": "tap1", "sandbox": NETNS}]
+    assert taps == [{"name": "tap1", "mac": "02:00:00:00:00:0c", "sandbox": NETNS}]
     assert [ip["address"] for ip in told["ips"] if ip["interface"] == of_vm[0]] == ["10.77.0.2/24"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_vm_in_a_pod_is_told_as_other_runtimes_look_for_it(version: str) -> None:
+    """containerd looks for addresses at CNI_IFNAME; podman reads a MAC of each interface inside."""
+    told = result(version, NETNS, OF_VM, None, {})
+    inside = [one for one in told["interfaces"] if "sandbox" in one]
+    assert [len(one["mac"].split(":")) for one in inside] == [6, 6, 6]
+    eth0 = next(n for n, one in enumerate(told["interfaces"]) if one["name"] == "eth0")
+    there = [ip["address"] for ip in told["ips"] if ip["interface"] == eth0]
+    assert there == ["10.77.0.2/24", "fd77::2/64", "10.77.0.3/24"]
+
+
+def test_a_vm_without_ipv4_is_told_no_address_of_its_own() -> None:
+    told = result("1.0.0", NETNS, OF_VM._replace(addresses=MADE.addresses[1:]), None, {})
+    assert [(ip["interface"], ip["address"]) for ip in told["ips"]] == [(2, "fd77::2/64")]
 
 
 @pytest.mark.parametrize("version", ["0.4.0", "1.1.0"])

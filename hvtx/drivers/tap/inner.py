@@ -21,8 +21,11 @@ from hvtx.model.mark import Mark, parse_mark
 from hvtx.model.resource import Link
 
 
-def make(spec: VethSpec, tap: InnerTap, mark: str) -> None:
-    """Make it, in a thread that is inside the namespace. Raises OSError, Conflict."""
+def make(spec: VethSpec, tap: InnerTap, mark: str) -> str:
+    """Make it, in a thread that is inside the namespace; returns its MAC. Raises OSError, Conflict.
+
+    The kernel chooses its address, which no frame carries: its VM has the peer's.
+    """
     with closing(Links()) as links:
         _take_away(spec, tap["name"], mark, links)
         descriptor = tun.open_device()
@@ -39,6 +42,7 @@ def make(spec: VethSpec, tap: InnerTap, mark: str) -> None:
             redirect.join(own.ifindex, peer.ifindex, links)
             failpoint.reach("joined:veth")
             tun.set_persistent(descriptor, True)
+            return own.mac
         finally:
             os.close(descriptor)
 

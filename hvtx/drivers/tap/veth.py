@@ -155,13 +155,14 @@ def _furnish(row: Resource, given: list[veth.PeerAddress]) -> dict[str, Any]:
     """The peer's own settings, and a TAP beside it where it is for a VM. OSError, Conflict.
 
     Returns ``{"others_default"}``, the families that have a default route by another interface, if
-    any have; and ``{"cookie"}`` of the namespace, where the kernel has them (Linux 5.14).
+    any have; ``{"tap_mac"}`` of a TAP; and ``{"cookie"}`` of the namespace, where the kernel has
+    them (Linux 5.14).
     """
     spec = veth_spec(row)
     stay = veth.furnish(spec["peer"], row.mark, given)
-    if (tap := spec.get("tap")) is not None:
-        _inner().make(spec, tap, row.mark)
     found: dict[str, Any] = {"others_default": stay} if stay else {}
+    if (tap := spec.get("tap")) is not None:
+        found["tap_mac"] = _inner().make(spec, tap, row.mark)
     try:
         return {**found, "cookie": procfs.netns_cookie()}
     except OSError as problem:
