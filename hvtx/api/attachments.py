@@ -69,6 +69,7 @@ class Attachments:
         *,
         nat: bool | None = None,
         isolate: bool | None = None,
+        vm: bool = False,
     ) -> None:
         """Raise what an ADD in a network would meet, which would make it of what is declared.
 
@@ -77,22 +78,18 @@ class Attachments:
         it has no address left); HostRefused with the code ``network-damaged`` where what is
         attached already suffers, too.
         """
+
+        def ask() -> None:
+            with self._calls.opened(writable=False) as runtime:
+                commands.cni_status.check_status(
+                    runtime, bridge_network, subnets, mtu, nat=nat, isolate=isolate, vm=vm
+                )
+
         try:
-            self._status(bridge_network, subnets, mtu, nat, isolate)
+            ask()
         except (Conflict, HostRefused):
             # the first ADD may just have made the network, or `network set` have exchanged rules
-            self._status(bridge_network, subnets, mtu, nat, isolate)
-
-    def _status(
-        self,
-        name: str,
-        subnets: Sequence[str] | None,
-        mtu: int | None,
-        nat: bool | None,
-        isolate: bool | None,
-    ) -> None:
-        with self._calls.opened(writable=False) as runtime:
-            commands.cni_status.check_status(runtime, name, subnets, mtu, nat=nat, isolate=isolate)
+            ask()
 
     def show(self, key: AttachmentKey) -> Attached | None:
         """An attachment as ADD told it; None where there is none that was committed."""

@@ -58,6 +58,7 @@ class Attachments(Protocol):
         *,
         nat: bool | None,
         isolate: bool | None,
+        vm: bool,
     ) -> None:
         """Raise what would keep ADD from being served."""
         ...
@@ -167,7 +168,9 @@ def collect(_call: Call, base: Base, document: Document, host: Attachments, tell
 def status(_call: Call, base: Base, document: Document, host: Attachments, _tell: Tell) -> None:
     """STATUS: whether ADD could be served."""
     wish = configuration.parse_network(document)
-    host.status(base.network, wish.subnets, wish.mtu, nat=wish.nat, isolate=wish.isolate)
+    host.status(
+        base.network, wish.subnets, wish.mtu, nat=wish.nat, isolate=wish.isolate, vm=wish.vm
+    )
 
 
 _VERBS: dict[str, Callable[[Call, Base, Document, Attachments, Tell], Document | None]] = {

@@ -52,7 +52,7 @@ def add(runtime: Runtime, request: AttachmentRequest) -> Attached:
     wanted = _as_vm(name, request)
     network = take(runtime, request)
     check_request(runtime, wanted)
-    privileges.need_to_start([network])
+    privileges.need_to_start([network], devices=request.tap is not None)
     networks = networks_now(runtime, [network.id])
     networks = network_needs.ready(runtime, networks, {network.id: [wanted.policy]})
     own = taken_addresses([network], runtime.off_record)

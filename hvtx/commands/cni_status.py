@@ -35,12 +35,14 @@ def check_status(
     *,
     nat: bool | None = None,
     isolate: bool | None = None,
+    vm: bool = False,
 ) -> None:
     """Raise what an ADD in a network would meet.
 
     One that is not there yet is no problem where ADD would make it: with ``subnets``, or by the
     name `default`; None where it is not known whether there are any. ``mtu``, ``nat`` and
-    ``isolate`` are what is declared of it beside, None where nothing is.
+    ``isolate`` are what is declared of it beside, None where nothing is; ``vm``: an ADD makes a
+    TAP device as well.
     NotFound, UsageError (no network can be so), Refused (the store), StoreError (it cannot be
     written), NotPermitted, HostRefused (netfilter), Conflict (it is another one, or its subnet is
     taken; no address is left), Busy (a block is needed, and the cluster does not answer).
@@ -50,6 +52,7 @@ def check_status(
     if runtime.refused is not None:
         raise runtime.refused
     need_privileges()
+    privileges.need(devices=vm)
     standing = runtime.read(_standing, name, runtime.life.id)
     if standing is None and subnets is not None and not subnets:
         _refuse_unless_default(name)
@@ -77,7 +80,7 @@ def _is_declared(
 def _judge(runtime: Runtime, standing: _Standing) -> None:
     """Raise what stands against one more guest in a network that is there."""
     name = standing.network.name
-    privileges.need_to_start([standing.network])
+    privileges.need_to_start([standing.network], devices=False)
     _refuse_damaged(runtime.firewall, standing)
     if standing.network.block_size is not None:
         from hvtx.engine import block_supply, own_addresses

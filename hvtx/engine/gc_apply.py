@@ -14,7 +14,7 @@ from hvtx.engine.unrecorded import MarkedRemover
 from hvtx.errors import Busy
 from hvtx.host import failpoint
 from hvtx.model.plan import Action, Item, Plan
-from hvtx.model.resource import DEVICES, FIREWALL_KINDS, Kind
+from hvtx.model.resource import FIREWALL_KINDS, Kind
 from hvtx.model.typed import Any
 from hvtx.store import records
 
@@ -76,7 +76,7 @@ def _networks_locked(runtime: Runtime, acting: Sequence[Item], *, held: bool) ->
 
 def _need_privileges(read: Callable[..., Any], items: Sequence[Item]) -> None:
     """Refuse before anything is written if the host would refuse half-way."""
-    privileges.need(devices=any(item.kind in DEVICES for item in items))
+    privileges.need(devices=any(item.kind == Kind.TAP for item in items))
     for item in items:
         if item.kind == Kind.FILE and item.action is Action.DELETE:
             privileges.need_to_empty(item.key)

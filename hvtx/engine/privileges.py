@@ -13,11 +13,10 @@ from collections.abc import Iterable
 
 from hvtx.errors import NotPermitted
 from hvtx.host import capabilities, procfs, tun
-from hvtx.model.resource import DEVICES, Kind, Resource, file_spec
+from hvtx.model.resource import Kind, Resource, file_spec
 from hvtx.model.vm import Identity, Network
 from hvtx.planner.states import identity_of
 
-_DEVICES = DEVICES
 _PAGE = "docs/privileges.md"
 
 
@@ -32,7 +31,7 @@ def need_for(rows: Iterable[Resource]) -> None:
         backends.add(row.backend)
         if row.kind == Kind.FILE:
             need_to_empty(file_spec(row)["path"])
-    need(devices=not kinds.isdisjoint(_DEVICES), legacy="iptables" in backends)
+    need(devices=Kind.TAP in kinds, legacy="iptables" in backends)
 
 
 def need_to_empty(directory: str) -> None:
@@ -51,14 +50,16 @@ def need_to_empty(directory: str) -> None:
         )
 
 
-def need_to_start(networks: Iterable[Network]) -> None:
+def need_to_start(networks: Iterable[Network], *, devices: bool = True) -> None:
     """Refuse if a VM in ``networks`` cannot be started by this user, or on this host.
+
+    Without ``devices`` for a container, or for a network alone: neither makes a TAP device.
 
     Raises NotPermitted, and HostRefused where the iptables backend lacks what it works with.
     """
     networks = list(networks)
     legacy = [network for network in networks if network.firewall == "iptables"]
-    need(devices=bool(networks), legacy=bool(legacy))
+    need(devices=devices and bool(networks), legacy=bool(legacy))
     if legacy:
         from hvtx.host import xtneeds
 

@@ -64,5 +64,6 @@ class StandIn:
         *,
         nat: bool | None,
         isolate: bool | None,
+        vm: bool,
     ) -> None:
-        self._ask("status", (bridge_network, tuple(subnets), mtu, nat, isolate))
+        self._ask("status", (bridge_network, tuple(subnets), mtu, nat, isolate, vm))

@@ -150,10 +150,11 @@ def test_a_setting_that_is_refused_is_called_by_its_key() -> None:
 
 def test_status_asks_for_the_network_of_hvtx() -> None:
     host = StandIn()
-    declared = {"network": "other", "mtu": 1400, "nat": False, "isolate": True}
+    declared = {"network": "other", "mtu": 1400, "nat": False, "isolate": True, "vm": True}
     stdin = {**recorded.LIBCNI_STATUS.stdin, **declared}
     assert ask(Recorded(recorded.LIBCNI_STATUS.environment, stdin), host) is None
-    assert host.asked == [("status", ("other", tuple(stdin.get("subnets", ())), 1400, False, True))]
+    asked = ("other", tuple(stdin.get("subnets", ())), 1400, False, True, True)
+    assert host.asked == [("status", asked)]
 
 
 @pytest.mark.parametrize(
