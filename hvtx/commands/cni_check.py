@@ -14,7 +14,7 @@ from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import take_snapshot
 from hvtx.model.address import family_of
 from hvtx.model.attachment import AttachmentRequest, Missing
-from hvtx.model.container import inner_tap, namespace_id, veth_spec
+from hvtx.model.container import has_default, inner_tap, namespace_id, veth_spec
 from hvtx.model.plan import Snapshot
 from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.vm import Liveness, Vm
@@ -90,9 +90,11 @@ def _inside(
     for address, _ in spec["peer_addresses"]:
         if address not in seen.addresses:
             yield Missing(f"{name} has lost {address}", anew)
-    # One by another device does: ADD leaves it, and a later plugin may have put it.
+    # One by another device does, since a later plugin may have put it; one that was there before,
+    # ADD left to whoever made it.
     for gateway in dict.fromkeys(gateway for _, gateway in spec["peer_addresses"]):
-        if family_of(gateway) not in seen.worlds:
+        family = family_of(gateway)
+        if family not in seen.worlds and has_default(pair, family):
             yield Missing(f"{request.netns} has no default route by {gateway}", anew)
 
 

@@ -10,15 +10,18 @@ from hvtx.engine import privileges
 from hvtx.engine.readiness import refuse_unwritable
 from hvtx.engine.registry import FIREWALLD
 from hvtx.engine.runtime import Runtime, need_privileges
-from hvtx.errors import Conflict, HostRefused, NotFound
+from hvtx.errors import HostRefused, NotFound
 from hvtx.host.links import Links
+from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.address import family_of, room_in
 from hvtx.model.resource import FIREWALL_KINDS, Kind, Resource, State, address_spec
 from hvtx.model.typed import Any, NamedTuple
-from hvtx.model.vm import DEFAULT, Network
+from hvtx.model.vm import BRIDGE_PORTS, DEFAULT, Network, no_port_left
 from hvtx.store import leases, records
 
 DAMAGED = "network-damaged"  # of an error: what is attached already suffers, too
+_NEAR = 64  # free addresses, by the record; from there on the host's own in the subnet are counted
+_MANY = BRIDGE_PORTS // 2  # leases; from there on the ports of the bridge are counted
 
 
 class _Standing(NamedTuple):
@@ -79,21 +82,22 @@ def _is_declared(
 
 def _judge(runtime: Runtime, standing: _Standing) -> None:
     """Raise what stands against one more guest in a network that is there."""
-    name = standing.network.name
-    privileges.need_to_start([standing.network], devices=False)
+    network, used = standing.network, standing.used
+    privileges.need_to_start([network], devices=False)
     _refuse_damaged(runtime.firewall, standing)
-    if standing.network.block_size is not None:
-        from hvtx.engine import block_supply, own_addresses
-
-        taken = own_addresses.in_subnets([standing.network])
-        block_supply.refuse_without(runtime, standing.network, taken)
+    if max(used.values()) >= _MANY:
+        _refuse_portless(standing)
+    if network.block_size is None and all(
+        room_in(subnet) - used[family_of(subnet)] > _NEAR for subnet in network.subnets
+    ):
         return
-    for text in standing.network.subnets:
-        if standing.used.get(family_of(text), 0) >= room_in(text):
-            raise Conflict(
-                f"network {name!r} has no free address left in {text}",
-                hint="hvtx vm ls shows who has them; hvtx gc --plan what dead ones still keep",
-            )
+    from hvtx.engine import block_supply, own_addresses
+
+    taken = own_addresses.in_subnets([network])
+    if network.block_size is None:
+        block_supply.refuse_full(runtime, network, taken)
+    else:
+        block_supply.refuse_without(runtime, network, taken)
 
 
 def _refuse_unless_default(name: str) -> None:
@@ -132,6 +136,19 @@ def _refuse_damaged(firewall: Callable[[str], FirewallDriver], standing: _Standi
         own = [row for row in walls if row.backend == backend]
         for row in firewall(backend).lacking(own):
             raise _damaged(name, f"rules of it ({row.key}) are gone")
+
+
+def _refuse_portless(standing: _Standing) -> None:
+    """Raise HostRefused where the bridge has no port left, whoever has them."""
+    bridges = {row.ifindex for row in standing.rows if row.kind == Kind.BRIDGE}
+    try:
+        with closing(Links()) as links:
+            ports = sum(link.master in bridges for link in links.all())
+    except DumpInterrupted:
+        return  # nobody knows; ADD is told by the kernel
+    if ports >= BRIDGE_PORTS:
+        message, hint = no_port_left(standing.network.bridge, "a container")
+        raise HostRefused(message, hint=hint)
 
 
 def _damaged(name: str, what: str) -> HostRefused:

@@ -1,14 +1,16 @@
-"""Which addresses networks of a cluster's blocks have to give; nothing is claimed."""
+"""Which addresses networks have to give, of a cluster's blocks or of their own; none is claimed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
+from ipaddress import ip_address, ip_network
 
 from hvtx.engine import block_machine, own_addresses
 from hvtx.engine import blocks as engine
 from hvtx.engine.runtime import Runtime
-from hvtx.errors import HostRefused
+from hvtx.errors import Conflict, HostRefused
+from hvtx.model.address import room_in
 from hvtx.model.block import BlockState
 from hvtx.model.vm import Network
 from hvtx.planner import blocks as decide
@@ -37,6 +39,34 @@ def refuse_without(runtime: Runtime, network: Network, taken: Iterable[str]) -> 
     late = {BlockState.INTENDED, BlockState.RELEASING}  # had by claims of this host that are open
     if not any(block.state in late and block.token in granted for block in known):
         raise decide.no_block_left(pool, blocks.source.where_blocks_are)
+
+
+def refuse_full(runtime: Runtime, network: Network, taken: Iterable[str]) -> None:
+    """Raise Conflict where a subnet of a network without blocks has no address for one more guest.
+
+    ``taken``: addresses that guests cannot have, beside those that are leased.
+    """
+    leased = {
+        address
+        for vm in runtime.read(records.vms)
+        for interface in vm.interfaces
+        if interface.network == network.id
+        for address in interface.addresses
+    }
+    not_leased = {ip_address(one) for one in taken} - {ip_address(one) for one in leased}
+    for text, gateway in network.ranges:
+        subnet = ip_network(text)
+        never = {subnet.network_address, ip_address(gateway)}
+        if subnet.version == 4:
+            never.add(subnet.broadcast_address)
+        kept = [one for one in not_leased - never if one in subnet]
+        had = sum(ip_address(one) in subnet for one in leased)
+        if had + len(kept) >= room_in(text):
+            own = f"; this host itself has {', '.join(map(str, sorted(kept)))}" if kept else ""
+            raise Conflict(
+                f"network {network.name!r} has no free address left in {text}{own}",
+                hint="hvtx vm ls shows who has them; hvtx gc --plan what dead ones still keep",
+            )
 
 
 def free_addresses(store: Store) -> dict[str, int]:

@@ -31,11 +31,12 @@ def shut(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWorld]:
+def world(tmp_path: Path) -> Iterator[FakeWorld]:
     made = FakeWorld(tmp_path)
-    monkeypatch.setattr(privileges, "tun_problem", lambda: NotPermitted(SHUT))
-    monkeypatch.setattr("hvtx.commands.cni_status.Links", made.links)
-    yield made
+    with pytest.MonkeyPatch.context() as patch:  # undone before the world is
+        patch.setattr(privileges, "tun_problem", lambda: NotPermitted(SHUT))
+        patch.setattr("hvtx.commands.cni_status.Links", made.links)
+        yield made
     made.close()
 
 

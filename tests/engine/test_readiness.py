@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from pkgutil import resolve_name
 
 import pytest
 
 from hvtx import Conflict, Host, HostRefused, NotPermitted, StoreError
+from hvtx.commands import cni_status
 from hvtx.engine.readiness import refuse_unwritable
 from hvtx.engine.runtime import Settings
 from hvtx.host import libnftables
@@ -160,3 +161,52 @@ def test_what_others_do_meanwhile_is_no_obstacle(
         assert [ran.code for ran in done] == [0], done
     finally:
         world.close()
+
+
+# -- STATUS of a network that is nearly full -------------------------------------------------------
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[FakeWorld]:
+    """A world with the network `small`, which has room for five guests."""
+    world = FakeWorld(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:  # undone before the world is
+        patch.setattr(cni_status, "Links", world.links)
+        ran = world.hvtx("network", "create", "small", "--subnet", "10.88.0.0/29")
+        assert ran.code == 0, ran.err
+        yield world
+    world.close()
+
+
+def _status_of(world: FakeWorld) -> None:
+    with world.kernel.run():
+        Host().attachments.status("small", ("10.88.0.0/29",))
+
+
+def test_what_the_host_itself_has_is_no_room(small: FakeWorld) -> None:
+    """ADD leases no address that a device of the host has (a VIP, say): STATUS counts them, too."""
+    bridge = next(link for link in small.links().all() if link.kind == "bridge")
+    for own in ("10.88.0.2/32", "10.88.0.3/29", "10.88.0.7/29", "10.99.0.1/24"):
+        small.kernel.add_address(bridge.ifindex, own)
+    for name in ("a", "b"):
+        assert small.hvtx("vm", "create", name, "--network", "small", "--", "true").code == 0
+    _status_of(small)
+    assert small.hvtx("vm", "create", "c", "--network", "small", "--", "true").code == 0
+    with pytest.raises(Conflict, match=r"no free address left .* 10\.88\.0\.2, 10\.88\.0\.3"):
+        _status_of(small)
+    ran = small.hvtx("vm", "create", "d", "--network", "small", "--", "true")
+    assert (ran.code, "no free address left" in ran.err) == (Conflict.exit_code, True)
+    small.kernel.remove_address(bridge.ifindex, "10.88.0.2/32")
+    _status_of(small)
+
+
+def test_a_bridge_without_a_port_left(small: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a large subnet the bridge is full first."""
+    bridge = next(link for link in small.links().all() if link.kind == "bridge")
+    monkeypatch.setattr(cni_status, "_MANY", 0)
+    monkeypatch.setattr(cni_status, "BRIDGE_PORTS", 2)
+    for number in (1, 2):
+        _status_of(small)
+        small.kernel.add(f"port{number}", "dummy", master=bridge.ifindex)
+    with pytest.raises(HostRefused, match="has no port left for a container"):
+        _status_of(small)
