@@ -21,7 +21,7 @@ from hvtx.model.cni_version import VERSIONS, at_least
 from hvtx.model.setting import EVERY, PATHS, cni_key
 from hvtx.model.typed import Any, NamedTuple
 
-MOST = 1 << 20  # bytes
+MOST = 1 << 24  # bytes; a range of all ports is 8 MB, and GC names each attachment twice
 _DEEPEST = 64
 _ENDLESS = float("inf")
 _MTU_LEAST, _MTU_MOST = {4: 576, 6: 1280}, 65521  # as `network create` takes it

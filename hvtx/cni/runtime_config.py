@@ -27,6 +27,7 @@ _UNSERVED = {  # capabilities of the conventions that decide what an interface i
 }
 _LABEL_MOST = 253  # letters, as Kubernetes has it; longer ones are cut
 _RATE_MOST = (1 << 63) - 1
+_PORTS_MOST = 2 * 65535  # tcp and udp: runtimes write a range out, port by port
 _ID_MOST = (1 << 32) - 2  # the kernel's last is "nobody in particular"
 
 
@@ -90,7 +91,8 @@ def published(config: Mapping[str, Any]) -> tuple[Publish, ...]:
     """The host ports that are asked for, each once; port 0 is none. Raises CniError."""
     found: dict[Publish, None] = {}
     by_service: dict[tuple[str, int], list[Publish]] = {}
-    for number, entry in enumerate(reading.items(config.get("portmappings"), "portMappings")):
+    asked = reading.items(config.get("portmappings"), "portMappings", _PORTS_MOST)
+    for number, entry in enumerate(asked):
         where = f"portMappings[{number}]"
         one = reading.without_case(entry, where)
         host = reading.whole(one.get("hostport"), f"{where}.hostPort", 0, 65535)
@@ -121,24 +123,27 @@ def published(config: Mapping[str, Any]) -> tuple[Publish, ...]:
 
 
 def limits(config: Mapping[str, Any]) -> Limits:
-    """``bandwidth``, whose rates are in bits a second; hvtx chooses its own bursts. CniError."""
+    """``bandwidth``, whose rates are in bits a second; hvtx chooses its own bursts. CniError.
+
+    What is more than hvtx can hold anybody to is no limit: Kubernetes takes rates up to 10^15.
+    """
     given = reading.without_case(config.get("bandwidth"), "bandwidth")
     rates = {
         key: reading.whole(given.get(key.lower()), f"bandwidth.{key}", 0, _RATE_MOST)
         for key in ("ingressRate", "egressRate")
     }
+    if not any(rates.values()):
+        return NO_LIMITS
+    from hvtx.model.limiting import MOST, parse_limit
+
     words = zip(("in", "out"), rates.values(), strict=True)
-    asked = ",".join(f"{word}={rate}bit" for word, rate in words if rate)
+    asked = ",".join(f"{word}={rate}bit" for word, rate in words if 0 < rate <= MOST)
     if not asked:
         return NO_LIMITS
-    from hvtx.model.limiting import parse_limit
-
     try:
         return parse_limit(asked)
     except UsageError:
-        raise reading.wrong(
-            "bandwidth", rates, "a rate is between 1000 and 1000000000000 bits a second"
-        ) from None
+        raise reading.wrong("bandwidth", rates, "a rate is at least 1000 bits a second") from None
 
 
 def pod_labels(args: Mapping[str, str]) -> PodLabels:

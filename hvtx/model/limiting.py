@@ -13,7 +13,7 @@ _FIELDS = {
     "out-packets": "packets_out_of_guest",
 }
 _UNITS = {"": 1, "bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9, "tbit": 10**12}
-_LEAST, _MOST = 1000, 10**12  # bits a second
+_LEAST, MOST = 1000, 10**12  # bits a second
 _MOST_PACKETS = 10**9
 _HINT = "write it as in=100mbit,out=10mbit; in-packets=20000 and out-packets=… limit packets"
 
@@ -51,7 +51,7 @@ def _bits(text: str, value: str) -> int:
         )
     scale: int = 10 ** len(part)
     bits, rest = divmod(int(whole + part) * _UNITS[unit], scale)
-    if rest or not _LEAST <= bits <= _MOST:
+    if rest or not _LEAST <= bits <= MOST:
         raise UsageError(
             f"--limit {text!r}: {value} is not between 1kbit and 1000gbit",
             hint="no traffic at all: hvtx vm stop; no limit: leave it out",

@@ -35,6 +35,14 @@ def test_what_is_no_object_cannot_be_decoded(data: bytes) -> None:
     assert caught.value.details
 
 
+def test_a_list_of_gc_may_be_long() -> None:
+    """libcni writes it under both of its keys: here for 10,000 attachments of Kubernetes."""
+    listed = [{"containerID": f"{number:064x}", "ifname": "eth0"} for number in range(10_000)]
+    both = {"cni.dev/valid-attachments": listed, "cni.dev/attachments": listed}
+    document = decode(json.dumps({**BASE, **both}).encode())
+    assert len(valid_attachments(document)) == len(listed)
+
+
 def test_nesting_has_an_end() -> None:
     def nested(depth: int) -> bytes:
         return b'{"a":' * depth + b"1" + b"}" * depth
