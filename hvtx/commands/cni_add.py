@@ -7,6 +7,7 @@ ports are one operation, as `vm run` is for a VM.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping, Sequence
 
 from hvtx.commands.cni_del import remove
 from hvtx.commands.vm_create import check_request, record_vm, taken_addresses, with_room
@@ -22,14 +23,17 @@ from hvtx.engine.scope import networks_now, vm_scope
 from hvtx.engine.transaction import begin
 from hvtx.engine.vm_launch import Launch
 from hvtx.engine.vm_options import VmRequest
-from hvtx.errors import Conflict
+from hvtx.errors import Conflict, NotFound
 from hvtx.model.attachment import Attached, AttachmentRequest
+from hvtx.model.vm import Publish
 from hvtx.planner.addressing import parse_address, parse_mac
 from hvtx.planner.attaching import Container, name_of, namespace_id, recorded
 from hvtx.planner.service import asks
 from hvtx.planner.states import VmState
 from hvtx.store import leases
 from hvtx.store.history import Event
+
+_MAY_LIVE = (VmState.RUNNING, VmState.UNKNOWN)
 
 
 def add(runtime: Runtime, request: AttachmentRequest) -> Attached:
@@ -45,10 +49,10 @@ def add(runtime: Runtime, request: AttachmentRequest) -> Attached:
     given = netns.known_id(request.netns)
     nsid = namespace_id(os.urandom(4)) if given is None else given
     container = Container(request.netns, nsid, request.key.ifname, request.tap)
-    if request.publish:  # podman asks each network of a container for all ports of the container
+    if request.publish:
         known = runtime.read(leases.ports_of_container, request.key.container, name)
-        unpublished = tuple(port for port in request.publish if port not in known)
-        request = request._replace(publish=unpublished)
+        ports = _unpublished(request.publish, known, lambda vm: _ended_if_dead(runtime, vm))
+        request = request._replace(publish=ports)
     wanted = _as_vm(name, request)
     network = take(runtime, request)
     check_request(runtime, wanted)
@@ -96,6 +100,40 @@ def _release_dead(runtime: Runtime, name: str, request: AttachmentRequest) -> No
             hint=f"the runtime has to DEL it first; by hand: hvtx vm rm {name} --force",
         )
     remove(runtime, scope)
+
+
+def _unpublished(
+    wanted: Sequence[Publish], known: Mapping[Publish, str], is_ended: Callable[[str], bool]
+) -> tuple[Publish, ...]:
+    """The ports that no other interface of the container has, once dead ones are released.
+
+    podman asks each network of a container for all ports of the container: the first has them.
+    ``known``: what others have, with the VM of each.
+    """
+    asked = {(port.protocol, port.host_port) for port in wanted}
+    holders = {vm for port, vm in known.items() if (port.protocol, port.host_port) in asked}
+    free = {None, *filter(is_ended, sorted(holders))}
+    return tuple(port for port in wanted if known.get(port) in free)
+
+
+def _ended_if_dead(runtime: Runtime, name: str) -> bool:
+    """Release another attachment if it is proven dead; whether it is gone. Raises PartialFailure.
+
+    One that somebody else works on is left to him: who waited for it here, while he waits for what
+    this call holds, would wait in vain.
+    """
+    if not runtime.try_lock("vm", name):
+        return False
+    try:
+        scope = vm_scope(runtime, name)
+        if scope.state in _MAY_LIVE:
+            return False
+        remove(runtime, scope)
+    except NotFound:  # meanwhile, by its DEL
+        return True
+    finally:
+        runtime.unlock("vm", name)
+    return True
 
 
 def _as_vm(name: str, request: AttachmentRequest) -> VmRequest:

@@ -5,7 +5,7 @@ It looks as `repair` does, and inside the container's namespace besides; it chan
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from hvtx.drivers import netns
 from hvtx.engine import attachments, damage, ownrules
@@ -17,6 +17,7 @@ from hvtx.model.attachment import AttachmentRequest, Missing
 from hvtx.model.container import has_default, inner_tap, namespace_id, veth_spec
 from hvtx.model.plan import Snapshot
 from hvtx.model.resource import Kind, Resource, State
+from hvtx.model.ruleset import Difference
 from hvtx.model.vm import Liveness, Vm
 
 
@@ -39,10 +40,11 @@ def check(runtime: Runtime, request: AttachmentRequest) -> tuple[Missing, ...]:
         told = snapshot.vms[vm.id].evidence
         evidence = "; ".join(line for line in told if vm.attachment and line != vm.attachment.words)
         return (Missing(f"{what} is not attached any more: {evidence}", anew),)
-    return (*_on_host(runtime, snapshot, vm), *_inside(request, rows, pair, anew))
+    differences = ownrules.look(runtime)
+    return (*_on_host(snapshot, vm, differences), *_inside(request, rows, pair, anew))
 
 
-def _on_host(runtime: Runtime, snapshot: Snapshot, vm: Vm) -> Iterator[Missing]:
+def _on_host(snapshot: Snapshot, vm: Vm, differences: Sequence[Difference]) -> Iterator[Missing]:
     """What of the attachment, its network and the installation is damaged."""
     networks = {None, *(interface.network for interface in vm.interfaces)}
     own = [
@@ -53,7 +55,7 @@ def _on_host(runtime: Runtime, snapshot: Snapshot, vm: Vm) -> Iterator[Missing]:
     found = damage.damages_of(
         damage.sight(snapshot, own),
         bridges_in_need(snapshot.rows, snapshot.life.id),
-        ownrules.look(runtime),
+        differences,
     )
     known = {row.id for row in own}
     for one in damage.with_remedies(snapshot, found):

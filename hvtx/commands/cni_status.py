@@ -95,7 +95,7 @@ def _judge(runtime: Runtime, standing: _Standing) -> None:
 
     taken = own_addresses.in_subnets([network])
     if network.block_size is None:
-        block_supply.refuse_full(runtime, network, taken)
+        block_supply.refuse_full(runtime.read(records.vms), network, taken)
     else:
         block_supply.refuse_without(runtime, network, taken)
 

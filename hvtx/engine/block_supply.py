@@ -12,7 +12,7 @@ from hvtx.engine.runtime import Runtime
 from hvtx.errors import Conflict, HostRefused
 from hvtx.model.address import room_in
 from hvtx.model.block import BlockState
-from hvtx.model.vm import Network
+from hvtx.model.vm import Network, Vm
 from hvtx.planner import blocks as decide
 from hvtx.store import blocks as rows
 from hvtx.store import leases, records
@@ -41,14 +41,14 @@ def refuse_without(runtime: Runtime, network: Network, taken: Iterable[str]) -> 
         raise decide.no_block_left(pool, blocks.source.where_blocks_are)
 
 
-def refuse_full(runtime: Runtime, network: Network, taken: Iterable[str]) -> None:
+def refuse_full(vms: Iterable[Vm], network: Network, taken: Iterable[str]) -> None:
     """Raise Conflict where a subnet of a network without blocks has no address for one more guest.
 
-    ``taken``: addresses that guests cannot have, beside those that are leased.
+    ``vms``: all that may have a lease there; ``taken``: addresses that guests cannot have beside.
     """
     leased = {
         address
-        for vm in runtime.read(records.vms)
+        for vm in vms
         for interface in vm.interfaces
         if interface.network == network.id
         for address in interface.addresses

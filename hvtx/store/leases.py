@@ -344,15 +344,15 @@ def set_ports(sql: sqlite3.Connection, vm: str, interfaces: Sequence[Interface])
         _claim_port(sql, row, port)
 
 
-def ports_of_container(sql: sqlite3.Connection, container: str, but: str) -> set[Publish]:
-    """What is published for a container's interfaces, but for that of the VM ``but`` (a name)."""
+def ports_of_container(sql: sqlite3.Connection, container: str, but: str) -> dict[Publish, str]:
+    """By the ports of a container's interfaces the VM (a name) of each; but for the VM ``but``."""
     found = sql.execute(
-        "SELECT p.protocol, p.host_ip, p.host_port, p.guest_port FROM attachment a"
+        "SELECT v.name, p.protocol, p.host_ip, p.host_port, p.guest_port FROM attachment a"
         " JOIN vm v ON v.id = a.vm JOIN interface i ON i.vm = v.id"
         " JOIN port p ON p.interface = i.id WHERE a.container = ? AND v.name <> ?",
         (container, but),
     )
-    return {Publish(*row) for row in found}
+    return {Publish(*port): vm for vm, *port in found}
 
 
 def port_conflict(sql: sqlite3.Connection, port: Publish, vm: str) -> Conflict:

@@ -13,6 +13,7 @@ from hvtx import Conflict, Host
 from hvtx.model.attachment import AttachmentKey, AttachmentRequest
 from hvtx.model.vm import Publish
 from integration import lab
+from integration.lab.waiting import until
 
 PORT = Publish("tcp", None, 8080, 80)
 # listens until its input ends, as podman's conmon does; its words are those of its caller
@@ -32,6 +33,14 @@ def host(netns: None) -> Iterator[Host]:
 
 @pytest.fixture
 def box(netns: None) -> Iterator[lab.Namespace]:
+    made = lab.Namespace()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def later(netns: None) -> Iterator[lab.Namespace]:
+    """The namespace of the container when it starts anew."""
     made = lab.Namespace()
     yield made
     made.close()
@@ -106,3 +115,16 @@ def test_two_networks_of_a_container_publish_a_port_once(host: Host, box: lab.Na
     other = asked(box)._replace(key=AttachmentKey("one", "beef", "eth2"))
     with pytest.raises(Conflict, match="port 8080/tcp is published"):
         host.attachments.add(other)
+
+
+def test_a_port_of_a_dead_attachment_is_published_for_the_next_network(
+    host: Host, box: lab.Namespace, later: lab.Namespace
+) -> None:
+    """The container was killed without a DEL, and starts anew in another network."""
+    first = host.attachments.add(asked(box))
+    box.close()
+    until("the end of its interface", lambda: first.host_device not in lab.run("ip", "-o", "link"))
+    second = host.attachments.add(asked(later, "two"))
+    assert published(host) == [PORT]
+    assert [shown.vm.name for shown in host.vm.ls()] == [second.vm]
+    assert host.attachments.check(asked(later, "two")) == ()

@@ -1,4 +1,4 @@
-"""What ADD refuses, on the fake kernel; all else of it is in integration/network/test_attachments.py."""
+"""What ADD refuses, and whose host ports are, on the fake kernel; the rest: integration/network."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from hvtx.commands import network_set, vm_create
+from hvtx import Conflict, Host
+from hvtx.commands import cni_add, network_set, vm_create
 from hvtx.engine.checks import dhcp
 from hvtx.errors import Conflict
+from hvtx.model.attachment import AttachmentKey, AttachmentRequest
+from hvtx.model.vm import Publish
 from hvtx.store import records
 from tests.machine import attachment_verbs
 from tests.machine.attachment_verbs import WORD
@@ -92,3 +95,83 @@ def test_what_is_there_already_is_told_where_it_asks(
     served = network._replace(dhcp=True)
     told = [finding.evidence[0] for finding in dhcp._never_given([served], asking)]
     assert [words.endswith(FAR) for words in told] == [True] * tap
+
+
+# -- host ports ---------------------------------------------------------------------------------
+
+PORT = Publish("tcp", "192.0.2.7", 8080, 80)  # an address of no device: nobody has the port there
+OTHER = Publish("tcp", "192.0.2.7", 8081, 80)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[FakeWorld]:
+    made = FakeWorld(tmp_path)
+    yield made
+    made.close()
+
+
+def asked(network: str, netns: str, container: str = "c0ffee") -> AttachmentRequest:
+    number = {"one": 1, "two": 2}[network]
+    key = AttachmentKey(network, container, "eth0")
+    return AttachmentRequest(key, network, netns, (f"10.88.{number}.0/24",), publish=(PORT, OTHER))
+
+
+def published(host: Host) -> dict[str, list[Publish]]:
+    """By the network of each attachment."""
+    vms = [shown.vm for shown in host.vm.ls()]
+    return {vm.attachment.network: list(vm.interfaces[0].publish) for vm in vms if vm.attachment}
+
+
+def test_a_dead_attachment_has_no_port_of_its_container(world: FakeWorld) -> None:
+    """Its namespace ended without a DEL, and the container starts anew in another network."""
+    world.kernel.begin_namespace("/run/netns/first")
+    world.kernel.begin_namespace("/run/netns/second")
+    with world.kernel.run(), Host() as host:
+        host.attachments.add(asked("one", "/run/netns/first"))
+        world.kernel.end_namespace("/run/netns/first")
+        host.attachments.add(asked("two", "/run/netns/second"))
+        assert published(host) == {"two": [PORT, OTHER]}
+
+
+def test_a_living_attachment_keeps_the_ports_of_its_container(world: FakeWorld) -> None:
+    path = world.container()
+    with world.kernel.run(), Host() as host:
+        host.attachments.add(asked("one", path)._replace(publish=(PORT,)))
+        second = asked("two", path)
+        host.attachments.add(second._replace(key=second.key._replace(ifname="eth1")))
+        assert published(host) == {"one": [PORT], "two": [OTHER]}
+        with pytest.raises(Conflict, match="port 8080/tcp is published"):
+            host.attachments.add(asked("one", path, "beef"))
+
+
+@pytest.mark.parametrize("meanwhile", ["it is worked on", "it is gone"])
+def test_somebody_else_ends_the_dead_one(
+    world: FakeWorld, meanwhile: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What he works on is left to him, and waited for by nobody."""
+    world.kernel.begin_namespace("/run/netns/first")
+    path, key = world.container(), asked("one", "").key
+    scope_of = cni_add.vm_scope
+
+    def late(runtime: object, name: str) -> object:
+        with Host() as other:
+            other.attachments.delete(key)
+        return scope_of(runtime, name)  # type: ignore[arg-type]
+
+    with world.kernel.run(), Host() as host:
+        first = host.attachments.add(asked("one", "/run/netns/first"))
+        world.kernel.end_namespace("/run/netns/first")
+        if meanwhile == "it is gone":
+            monkeypatch.setattr(cni_add.Runtime, "unlock", lambda *_: None)
+            monkeypatch.setattr(cni_add, "vm_scope", late)
+            monkeypatch.setattr(cni_add.Runtime, "try_lock", lambda *_: True)
+        else:
+            monkeypatch.setattr(cni_add.Runtime, "try_lock", lambda *_: False)
+        made = host.attachments.add(asked("two", path))
+        monkeypatch.undo()
+        kept = [PORT, OTHER]
+        if meanwhile == "it is gone":
+            assert published(host) == {"two": kept}
+        else:
+            assert published(host) == {"one": kept, "two": []}
+            assert {shown.vm.name for shown in host.vm.ls()} == {first.vm, made.vm}

@@ -225,7 +225,7 @@ def test_a_reader_of_each_older_store_finds_what_it_asks_for(
         assert records.evidence_of_vms(sql, ["none"]) == []
         assert blocks.blocks(sql) == []
         assert (blocks.seen(sql), blocks.machine(sql), blocks.newest(sql)) == ((None, 0), None, 0)
-        assert leases.ports_of_container(sql, "c", "none") == set()
+        assert leases.ports_of_container(sql, "c", "none") == {}
         assert leases.counts(sql) == {}
     assert shelf.file.read_bytes() == before
 
