@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     )
 
 
+_ENDS = {"writable": True, "create": False, "spends": True, "ends": True}
+
+
 class Attachments:
     """Verbs of attachments, in the words of the CNI specification."""
 
@@ -42,7 +45,7 @@ class Attachments:
 
         Raises PartialFailure (gc does the rest), Busy.
         """
-        with self._calls.opened(writable=True, create=False, spends=True) as runtime:
+        with self._calls.opened(**_ENDS) as runtime:
             commands.cni_del.delete(runtime, key)
 
     def check(self, request: AttachmentRequest) -> tuple[Missing, ...]:
@@ -58,7 +61,7 @@ class Attachments:
 
         ``valid``: container and interface of each. Raises Busy, Refused.
         """
-        with self._calls.opened(writable=True, create=False, spends=True) as runtime:
+        with self._calls.opened(**_ENDS) as runtime:
             return commands.cni_gc.collect(runtime, network, valid)
 
     def status(

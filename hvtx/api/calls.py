@@ -20,6 +20,8 @@ from hvtx.host import children
 from hvtx.model.typed import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from hvtx.commands.published_view import StoreSource, ViewSource
     from hvtx.engine.runtime import Runtime, Settings
 
@@ -78,22 +80,32 @@ class Calls:
     def settings(self) -> Settings:
         """The settings, read once. Raises UsageError, NotFound, NotPermitted."""
         if self._settings is None:
-            from hvtx.api.settings import settings
-
-            self._settings = settings(self.given)
+            self._settings = _read().settings(self.given)
         return self._settings
+
+    def _settings_to_end(self) -> Settings:
+        """The same for what ends something; what only others need may be wrong, and is told."""
+        known: Settings = _read().settings_to_end(self.given, notice.warning)
+        try:
+            if known.group:
+                commands.publish_view.group_id(known.group)
+        except UsageError as problem:  # nothing depends on a view
+            notice.warning(f"{problem.message}: no view is published")
+            known = known._replace(group=None)
+        return known
 
     @contextmanager
     def opened(
-        self, *, writable: bool, create: bool = True, spends: bool = False
+        self, *, writable: bool, create: bool = True, spends: bool = False, ends: bool = False
     ) -> Iterator[Runtime]:
         """A runtime for one call, closed at its end.
 
         Without ``create`` it makes no store where there is none (its disk may not be mounted yet);
-        ``spends``: it ends or frees something, and may take the reserve of a full disk.
+        ``spends``: it ends or frees something, and may take the reserve of a full disk; ``ends``:
+        it makes nothing, and settings of what is made may be wrong.
         """
         with self.speaking(), ExitStack() as stack:
-            known = self.settings
+            known = self._settings_to_end() if ends else self.settings
             try:
                 runtime = stack.enter_context(
                     _runtime(known, writable=writable, create=create, spends=spends)
@@ -200,6 +212,13 @@ def _runtime(
     from hvtx.engine.runtime import Runtime
 
     return closing(Runtime(known, writable=writable, create=create, spends=spends))
+
+
+def _read() -> ModuleType:
+    """What reads the settings, which some programs never ask for."""
+    from hvtx.api import settings
+
+    return settings
 
 
 def _refuse_event_loop() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from hvtx.errors import HostRefused, NotFound, NotPermitted, UsageError
 from hvtx.model.setting import EVERY, NUMBERS
@@ -21,25 +22,13 @@ DHCP = ("auto", "on", "off")
 
 def settings(options: Mapping[str, Any]) -> Any:
     """Flag beats environment beats file beats default; raises UsageError, NotFound."""
-    from hvtx.engine.runtime import Settings
-
-    named = options.get("config")
-    if named == "":
-        raise UsageError("--config is empty", hint="--config /dev/null means no settings")
-    named = named or os.environ.get("HVTX_CONFIG") or None
-    path = named or DEFAULT_CONFIG
-    known = _from_file(path, explicit=named is not None)
+    path, explicit = _path(options)
+    known = _checked_file(_from_file(path, explicit=explicit), path)
 
     def value(name: str, default: str) -> str:
-        flag, variable = f"--{name.replace('_', '-')}", f"HVTX_{name.upper()}"
-        if options.get(name) == "":
-            raise UsageError(f"{flag} is empty", hint=f"give a value, or leave {flag} out")
-        for where, found in ((flag, options.get(name)), (variable, os.environ.get(variable))):
-            if found:
-                return _checked(name, str(found), where)
-        return str(known.get(name, default))  # the file is checked already
+        return _given(name, options) or str(known.get(name, default))  # the file is checked already
 
-    return Settings(
+    return _made(
         group=value("group", "") or None,
         tap_user=value("tap_user", "") or None,
         vm_user=value("vm_user", "auto"),
@@ -52,6 +41,77 @@ def settings(options: Mapping[str, Any]) -> Any:
         lock_timeout=float(value("lock_timeout", "10")),
         cluster=known.get("cluster"),
     )
+
+
+def settings_to_end(options: Mapping[str, Any], tell: Callable[[str], None]) -> Any:
+    """The settings of what ends something, which needs the store and nothing of what is made.
+
+    What others need may be wrong: it is passed over, and told. So is a file that cannot be read,
+    where both directories are known without it: else it might be another store, or other locks.
+    Raises as :func:`settings`.
+    """
+    try:
+        return settings(options)._replace(tap_user=None)
+    except (UsageError, NotFound, NotPermitted) as problem:
+        found = _of_the_store(options)
+        tell(f"{problem.message}: passed over, since nothing is made")
+    names = {"state_dir": "state_directory", "run_dir": "run_directory"}
+    return _made(**{names.get(name, name): value for name, value in found.items()})
+
+
+def _made(**decided: Any) -> Any:
+    from hvtx.engine.runtime import Settings
+
+    return Settings(**decided)
+
+
+def _of_the_store(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the settings where the store is, and how it is worked with, as far as they can be."""
+    path, explicit = _path(options)
+    try:
+        known = _from_file(path, explicit=explicit)
+    except (UsageError, NotFound, NotPermitted):
+        if not all(_given(name, options) for name in _PLACES):
+            raise
+        known = {}
+
+    def value(name: str) -> Any:
+        in_file = {key: entry for key, entry in known.items() if key == name}
+        return _given(name, options) or _checked_texts(in_file, path).get(name)
+
+    found: dict[str, Any] = {}
+    for name in _PLACES:
+        if place := value(name):
+            found[name] = os.path.abspath(place)
+    for name, kind in _WAYS.items():
+        with suppress(UsageError):
+            if (way := value(name)) is not None:
+                found[name] = kind(way)
+    return found
+
+
+_PLACES = ("state_dir", "run_dir")
+_WAYS: dict[str, Callable[[Any], Any]] = {"lock_timeout": float, "history_lines": int, "group": str}
+
+
+def _path(options: Mapping[str, Any]) -> tuple[str, bool]:
+    """Of the file, and whether somebody named it. Raises UsageError."""
+    named = options.get("config")
+    if named == "":
+        raise UsageError("--config is empty", hint="--config /dev/null means no settings")
+    named = named or os.environ.get("HVTX_CONFIG") or None
+    return named or DEFAULT_CONFIG, named is not None
+
+
+def _given(name: str, options: Mapping[str, Any]) -> str | None:
+    """A setting by its flag, or the environment; None without either. Raises UsageError."""
+    flag, variable = f"--{name.replace('_', '-')}", f"HVTX_{name.upper()}"
+    if options.get(name) == "":
+        raise UsageError(f"{flag} is empty", hint=f"give a value, or leave {flag} out")
+    for where, found in ((flag, options.get(name)), (variable, os.environ.get(variable))):
+        if found:
+            return _checked(name, str(found), where)
+    return None
 
 
 def _fits(pattern: str, text: str) -> bool:
@@ -110,6 +170,7 @@ _OF_THE_HOST = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, e
 
 
 def _from_file(path: str, *, explicit: bool) -> dict[str, Any]:
+    """What stands there, unchecked. Raises UsageError, NotFound, NotPermitted, HostRefused."""
     if not explicit and not os.path.lexists(path):
         return {}
     from hvtx.engine.files import read_configuration
@@ -120,7 +181,7 @@ def _from_file(path: str, *, explicit: bool) -> dict[str, Any]:
             return {}
         import tomllib  # 2 ms that only settings cost
 
-        found = tomllib.loads(text)
+        found: dict[str, Any] = tomllib.loads(text)
     except FileNotFoundError as problem:
         raise NotFound(
             f"the configuration {path} does not exist",
@@ -146,6 +207,11 @@ def _from_file(path: str, *, explicit: bool) -> dict[str, Any]:
             f"cannot parse the configuration {path}: {problem}",
             hint='it is TOML, one `key = value` a line: firewall = "nftables"',
         ) from problem
+    return found
+
+
+def _checked_file(found: dict[str, Any], path: str) -> dict[str, Any]:
+    """What a file has, if all of it can be. Raises UsageError."""
     unknown = sorted(set(found) - _KEYS)
     if unknown:
         raise UsageError(

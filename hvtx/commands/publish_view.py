@@ -50,7 +50,7 @@ Render = Callable[[Published], dict[str, Any]]  # `hvtx.documents.view.document`
 
 def publisher(settings: Settings) -> Publisher:
     """The publisher for the configured group. Raises UsageError if this host has no such group."""
-    return Publisher(place_of(settings), _group_id(settings.group or ""))
+    return Publisher(place_of(settings), group_id(settings.group or ""))
 
 
 @contextmanager
@@ -79,7 +79,8 @@ def _watched(settings: Settings, by: Publisher, create: bool, spends: bool) -> R
     return Runtime(settings, writable=True, create=create, watch=by.note, spends=spends)
 
 
-def _group_id(group: str) -> int:
+def group_id(group: str) -> int:
+    """The number of a group, by its name or number. Raises UsageError if there is none."""
     if group.isascii() and group.isdigit():
         from hvtx.host.vmuser import numeric_id
 

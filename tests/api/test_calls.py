@@ -8,6 +8,7 @@ import logging
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from hvtx import (
 )
 from hvtx.api.calls import Calls, unexpected
 from hvtx.engine import notice
+from hvtx.model.attachment import AttachmentKey, AttachmentRequest
+from tests.machine.fake_world import FakeWorld
 
 # Calls a function in itself until the interpreter has no room for one more.
 NO_FRAME = """
@@ -91,6 +94,83 @@ def test_a_setting_that_is_none_is_refused_when_it_is_first_needed(
 def test_a_configuration_that_is_named_has_to_be_there(tmp_path: Path) -> None:
     with pytest.raises(NotFound), Host(config=tmp_path / "none"):
         pass
+
+
+WRONG = [
+    'firewall = "nft"', "isolat = true", "dhcp = 1", 'lock_timeout = "soon"', "group = 3",
+    'group = "no-such-group"', 'tap_user = "no-such-user"',
+    '[cluster]\nsource = "etcd"\nendpoint = ["http://[::1]:2379"]',
+    '[cluster]\nsource = "etcd"\nendpoints = ["http://192.0.2.1"]', "cluster = 3",
+]  # fmt: skip
+KEY = AttachmentKey("lan", "c0ffee", "eth0")
+
+
+def config_of(tmp_path: Path, *lines: str) -> str:
+    path = tmp_path / "edited.toml"
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_what_is_wrong_keeps_no_container_attached(tmp_path: Path, line: str) -> None:
+    """A configuration that was edited since: DEL and GC need the store alone, and say so."""
+    told: list[tuple[str, str]] = []
+    with closing(FakeWorld(tmp_path)) as world:
+        asked = AttachmentRequest(KEY, "lan", world.container(), ("10.77.0.0/24",))
+        with world.kernel.run():
+            Host().attachments.add(asked)
+            host = Host(config=config_of(tmp_path, line), notices=lambda *words: told.append(words))
+            assert [one.key for one in host.attachments.collect("lan", []).kept] == [KEY]
+            host.attachments.delete(KEY)
+            assert [level for level, _ in told] == ["warning"] * 2 or "user" in line
+            if "no-such-group" not in line:
+                with pytest.raises(UsageError):
+                    host.attachments.add(asked)
+            assert list(Host().vm.ls()) == []
+
+
+def test_what_is_wrong_in_a_runtimes_environment_keeps_none_either(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HVTX_DHCP", "yes")
+    monkeypatch.setenv("HVTX_LOCK_TIMEOUT", "soon")
+    with pytest.raises(UsageError, match="HVTX_DHCP"):
+        Host(**calls.given).attachments.show(KEY)
+    Host(**calls.given).attachments.delete(KEY)
+    monkeypatch.setenv("HVTX_STATE_DIR", "\x01")
+    Host(**calls.given).attachments.delete(KEY)
+    del calls.given["state_dir"]
+    with pytest.raises(UsageError, match="HVTX_STATE_DIR"):
+        Host(**calls.given).attachments.delete(KEY)
+
+
+def test_what_ends_a_container_waits_as_long_as_is_said(
+    calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls.given["config"] = config_of(
+        tmp_path, "lock_timeout = 0", "history_lines = 500", 'group = "0"', 'firewall = "nft"'
+    )
+    known = calls._settings_to_end()
+    assert (known.lock_timeout, known.history_lines, known.group) == (0, 500, "0")
+    monkeypatch.setenv("HVTX_LOCK_TIMEOUT", "3")
+    assert calls._settings_to_end().lock_timeout == 3
+    assert known.state_directory == calls.given["state_dir"]
+
+
+@pytest.mark.parametrize("written", [None, "firewall: nftables", "state_dir = 3"])
+def test_where_the_store_is_has_to_be_known(
+    calls: Calls, tmp_path: Path, written: str | None
+) -> None:
+    """Else it would be another's, or be worked on beside those who hold other locks."""
+    path = tmp_path / "none.toml" if written is None else Path(config_of(tmp_path, written))
+    calls.given["config"] = str(path)
+    Host(**calls.given).attachments.delete(KEY)
+    for missing in ("state_dir", "run_dir"):
+        given = {name: value for name, value in calls.given.items() if name != missing}
+        if written == "state_dir = 3" and missing == "run_dir":
+            continue  # of that one the file says nothing
+        with pytest.raises((UsageError, NotFound), match=path.name):
+            Host(**given).attachments.delete(KEY)
 
 
 # -- who hears it ----------------------------------------------------------------------------------
