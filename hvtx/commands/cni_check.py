@@ -1,14 +1,18 @@
 """CHECK of the container network interface: what of an attachment is missing or was changed.
 
-It looks as `repair` does, and inside the container's namespace besides; it changes nothing.
+It looks as `repair` does, and inside the container's namespace besides; it changes nothing. What
+hurts no container is a warning, as of `doctor`: a runtime takes a CHECK that fails for the
+container's end.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 
 from hvtx.drivers import netns
-from hvtx.engine import attachments, damage, ownrules
+from hvtx.engine import attachments, damage, notice, ownrules
+from hvtx.engine.damage import Damage
 from hvtx.engine.loopback import bridges_in_need
 from hvtx.engine.runtime import Runtime
 from hvtx.engine.snapshot import take_snapshot
@@ -20,9 +24,13 @@ from hvtx.model.resource import Kind, Resource, State
 from hvtx.model.ruleset import Difference
 from hvtx.model.vm import Liveness, Vm
 
+# Others' commands change what all containers of a network have, and a look is not one moment: what
+# is damage is found at each of some looks.
+_LOOKS, _PAUSE = 3, 0.2  # seconds
+
 
 def check(runtime: Runtime, request: AttachmentRequest) -> tuple[Missing, ...]:
-    """Everything that is not as ADD made it, with the command that puts it back.
+    """Everything that hurts and is not as ADD made it, with the command that puts it back.
 
     Raises Refused where nothing may be concluded, NotPermitted.
     """
@@ -40,11 +48,21 @@ def check(runtime: Runtime, request: AttachmentRequest) -> tuple[Missing, ...]:
         told = snapshot.vms[vm.id].evidence
         evidence = "; ".join(line for line in told if vm.attachment and line != vm.attachment.words)
         return (Missing(f"{what} is not attached any more: {evidence}", anew),)
-    differences = ownrules.look(runtime)
-    return (*_on_host(snapshot, vm, differences), *_inside(request, rows, pair, anew))
+    damages = _damages(snapshot, vm, ownrules.look(runtime))
+    for _ in range(_LOOKS - 1):
+        hurting = {one.row.id for one in damages if one.hurts}
+        if not hurting:
+            break
+        time.sleep(_PAUSE)
+        snapshot = take_snapshot(runtime)
+        if vm.id not in snapshot.vms:
+            return (Missing(f"{what} is not attached", "the runtime has to ADD it"),)
+        again = _damages(snapshot, vm, ownrules.look(runtime))
+        damages = [one for one in again if one.row.id in hurting or not one.hurts]
+    return (*_on_host(damages), *_inside(request, rows, pair, anew))
 
 
-def _on_host(snapshot: Snapshot, vm: Vm, differences: Sequence[Difference]) -> Iterator[Missing]:
+def _damages(snapshot: Snapshot, vm: Vm, differences: Sequence[Difference]) -> list[Damage]:
     """What of the attachment, its network and the installation is damaged."""
     networks = {None, *(interface.network for interface in vm.interfaces)}
     own = [
@@ -58,9 +76,17 @@ def _on_host(snapshot: Snapshot, vm: Vm, differences: Sequence[Difference]) -> I
         differences,
     )
     known = {row.id for row in own}
-    for one in damage.with_remedies(snapshot, found):
-        if one.row.id in known:
-            yield Missing(f"{one.row.kind} {one.row.key}: {one.missing}", one.fix)
+    return [one for one in damage.with_remedies(snapshot, found) if one.row.id in known]
+
+
+def _on_host(damages: Sequence[Damage]) -> Iterator[Missing]:
+    """What hurts; the rest is a warning: a runtime would end a container that lacks nothing."""
+    for one in damages:
+        words = f"{one.row.kind} {one.row.key}: {one.missing}"
+        if one.hurts:
+            yield Missing(words, one.fix)
+        else:
+            notice.warning(f"{words}; {one.fix}")
 
 
 def _inside(

@@ -45,6 +45,8 @@ from hvtx.planner.ownrules import by_row, told
 from hvtx.planner.presence import Presence, index, presence
 from hvtx.planner.provision import guards_bridge, port_guard
 
+OPEN = "the host's 127.0.0.1 was reached from it, and no port needs that (route_localnet)"
+
 
 class Damage(NamedTuple):
     """A row whose object is not as it should be, and what is missing, in words."""
@@ -66,6 +68,11 @@ class Damage(NamedTuple):
     def soft(self) -> bool:
         """Whether guests have all that they are promised without it."""
         return not self.cuts or self.missing.startswith((SOFT, serving.UNLOGGED))
+
+    @property
+    def hurts(self) -> bool:
+        """Whether a guest lacks something; what is open to it is for the host's administrator."""
+        return not (self.soft or self.harmless or self.missing == OPEN)
 
 
 def look_now(
@@ -314,7 +321,7 @@ def _drift(
             return None
         if should:
             return "127.0.0.1 did not reach its guests (route_localnet)"
-        return "the host's 127.0.0.1 was reached from it, and no port needs that (route_localnet)"
+        return OPEN
     if link.master != bridges.get(row.bridge, tap_spec(row)["master"]):
         return f"it was not a port of {row.bridge}"
     return None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -12,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -795,6 +798,63 @@ def test_a_tap_beside_the_interface_is_the_same_wire(host: Host, box: lab.Namesp
         add(host, box, tap=TapRequest("tap0"))
     assert links(box) == inside
     assert add(host, box, tap=TapRequest()).tap in links(box)
+
+
+@contextlib.contextmanager
+def stopped_del(container: str) -> Iterator[None]:
+    """Inside, another's DEL stands still where the pair is gone and its port's row is releasing."""
+    argv = [sys.executable, "-m", "tests.machine.attachment_verbs", "del", container]
+    with subprocess.Popen(argv, env=os.environ | {"HVTX_FAILPOINT": "released:veth:stop"}) as going:
+        stat = Path(f"/proc/{going.pid}/stat")
+        until("DEL, stopped", lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
+        try:
+            yield
+        finally:
+            going.send_signal(signal.SIGCONT)
+    assert going.returncode == 0
+
+
+def test_check_fails_for_nothing_that_hurts_no_container(
+    host: Host, box: lab.Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CRI-O and Nomad end a container whose CHECK fails; a person is told all the same."""
+    told: list[str] = []
+    add(host, box)
+    bridge = host.network.show("pods").bridge
+    lab.run("ip", "route", "del", "broadcast", "10.88.0.255", "dev", bridge, "table", "local")
+    lab.run("sysctl", "-qw", f"net.ipv4.conf.{bridge}.route_localnet=1")
+    with Host(notices=lambda _, words: told.append(words)) as heard:
+        assert heard.attachments.check(request_for(box)) == ()
+    assert len(told) == 2
+    assert any("10.88.0.255" in words and words.endswith("; hvtx repair") for words in told)
+    assert any("(route_localnet); hvtx repair" in words for words in told)
+    host.repair()
+    with Host(notices=lambda _, words: told.append(words)) as heard:
+        assert heard.attachments.check(request_for(box)) == ()
+    assert len(told) == 2
+
+
+@pytest.mark.parametrize("host", ["iptables"], indirect=True)
+def test_a_rule_that_stands_there_twice_fails_no_check(host: Host, box: lab.Namespace) -> None:
+    add(host, box)
+    saved = lab.run("iptables-legacy-save", "-t", "filter").splitlines()
+    rule = next(line for line in saved if line.startswith("-A") and "hvtx:1:" in line)
+    lab.run("iptables-legacy", *shlex.split(rule))
+    assert host.attachments.check(request_for(box)) == ()
+    found = [one for one in host.doctor().findings if one.check == "damage"]
+    assert [one.level for one in found] == ["warning"]
+
+
+def test_another_container_that_goes_meanwhile_fails_no_check(
+    host: Host, box: lab.Namespace, later: lab.Namespace
+) -> None:
+    """Its port's row is `releasing`, and 127.0.0.1 still leads to the bridge."""
+    add(host, box)
+    second = AttachmentKey("podnet", "beef", "eth0")
+    add(host, later, second, publish=(Publish("tcp", None, 8080, 80),))
+    with stopped_del("beef"):
+        assert host.attachments.check(request_for(box)) == ()
+    assert host.attachments.check(request_for(box)) == ()
 
 
 def test_check_tells_what_is_wrong_with_the_tap(host: Host, box: lab.Namespace) -> None:
