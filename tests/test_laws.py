@@ -239,7 +239,7 @@ _PLAIN_METHODS = frozenset(
         *("splitlines", "startswith", "stat", "strip", "symlink_to", "terminate", "touch", "unlink"),
         *("update", "wait", "write", "write_bytes", "write_text", "setblocking", "rstrip", "upper"),
         *("add", "endswith", "enter_context", "pop", "readall", "recvfrom", "register", "search"),
-        *("settimeout",),
+        *("settimeout", "casefold"),
     }
 )  # fmt: skip
 # Calls that ask no netlink either, each looked at: files, QMP, ptrace, legacy tables, standard output.

@@ -137,9 +137,22 @@ def root_meant(name: str) -> str | None:
 def words_after(name: str, arguments: Sequence[str]) -> list[str]:
     """The words that follow ``name``, up to the first option, which is shown as ``…``."""
     rest = list(arguments)[list(arguments).index(name) + 1 :] if name in arguments else []
-    options = (number for number, word in enumerate(rest) if word.startswith("-"))
+    return words_before_options(rest)
+
+
+def words_behind(names: Sequence[str], arguments: Sequence[str]) -> list[str]:
+    """What follows the last of ``names``, which are looked for one after the other."""
+    rest = list(arguments)
+    for name in names:
+        rest = rest[rest.index(name) + 1 :] if name in rest else rest
+    return rest
+
+
+def words_before_options(words: Sequence[str]) -> list[str]:
+    """These words up to the first option, which is shown as ``…``."""
+    options = (number for number, word in enumerate(words) if word.startswith("-"))
     first = next(options, None)
-    return rest if first is None else [*rest[:first], "…"]
+    return list(words) if first is None else [*words[:first], "…"]
 
 
 def reordered(words: Sequence[str], known: Callable[[str], Sequence[str]]) -> str | None:
@@ -148,7 +161,7 @@ def reordered(words: Sequence[str], known: Callable[[str], Sequence[str]]) -> st
     The group and its command are looked for among the first three words; None without both.
     ``known`` tells the commands of ``vm`` and of ``network``.
     """
-    first = list(words[:3])
+    first = [word.casefold() for word in words[:3]]
     if first[0] in GROUPS and first[1:2] and first[1] in known(GROUPS[first[0]]):
         return None  # all but the group is right, which is told alone
     for number, word in enumerate(first):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import takewhile
 
 import click
 
@@ -157,28 +158,52 @@ def _command_at(path: str) -> click.Command:
 
 def _no_command(name: str, group: click.Group, path: str, arguments: Sequence[str]) -> UsageError:
     """A command that is unknown; its hint names the one that was probably meant."""
-    after = elsewhere.words_after(name, arguments)
-    meant = _reordered(name, group, after)
+    rest = elsewhere.words_behind([*path.split()[1:], name], arguments)
+    hint = _meant_by(name, group, path, elsewhere.words_before_options(rest), _options_in(rest))
+    return UsageError(f"no such command {name!r}", hint=hint)
+
+
+def _meant_by(
+    name: str, group: click.Group, path: str, after: Sequence[str], options: Sequence[str]
+) -> str:
+    """The hint of a word that is no command of ``group``, before words and options."""
+    if group is root and name.casefold() == PROGRAM:  # said twice
+        return _without_program(after, options)
+    meant = _reordered(name, group, after, options)
     if name == "help":
         below = command_path([*path.split()[1:], *after])
         meant = f"{below.removeprefix(PROGRAM).strip()} --help".strip()
     elif meant is None and (advice := elsewhere.no_command(name, _called(group))) is not None:
-        return UsageError(f"no such command {name!r}", hint=advice)
+        return advice
     elif meant is None:
         meant = _likely_command(name, group, path)
-    hint = (
-        f"`{path} --help` shows its commands"
-        if meant is None
-        else f"did you mean `{PROGRAM} {meant}`?"
-    )
-    return UsageError(f"no such command {name!r}", hint=hint)
+    if meant is None:
+        return f"`{path} --help` shows its commands"
+    return f"did you mean `{PROGRAM} {meant}`?"
+
+
+def _without_program(after: Sequence[str], options: Sequence[str]) -> str:
+    """The hint of ``hvtx hvtx vm ls``."""
+    if not after or after[0] == "…":
+        return help_hint(PROGRAM)
+    if after[0] in COMMANDS:
+        return f"did you mean `{PROGRAM} {' '.join(after)}`?"
+    return _meant_by(after[0], root, PROGRAM, after[1:], options)
+
+
+def _options_in(words: Sequence[str]) -> list[str]:
+    """The long options among ``words``, without values; what follows ``--`` is none."""
+    before = takewhile(lambda word: word != "--", words)
+    return [word.partition("=")[0] for word in before if word.startswith("--")]
 
 
 def _called(group: click.Group) -> str:
     return "" if group is root else str(group.name)
 
 
-def _reordered(name: str, group: click.Group, after: Sequence[str]) -> str | None:
+def _reordered(
+    name: str, group: click.Group, after: Sequence[str], options: Sequence[str]
+) -> str | None:
     """What a command line means whose words are there, in another order or in one argument."""
     at_root = group is root
     if at_root and " " in name:
@@ -187,15 +212,65 @@ def _reordered(name: str, group: click.Group, after: Sequence[str]) -> str | Non
     if at_root:
         found = elsewhere.reordered([name, *after], _commands_of)
         if found is not None:
-            return found
-        below = "vm"
-    else:
-        below = str(group.name)
+            return _taken(found.split())
+    if not after or after[0] == "…":
+        return None
+    if (typed := _group_typed(name, after)) is not None:
+        return _taken([typed, *after])
+    below = _group_with(after[0], options) if at_root else str(group.name)
     own = _commands_of(below)
-    known = name in elsewhere.GROUPS or elsewhere.verb_meant(name, own) is not None
-    if after and after[0] in own and not known:
-        return " ".join([below, after[0], name, *after[1:]])
-    return None
+    low = name.casefold()
+    known = low in {*elsewhere.GROUPS, *COMMANDS} or elsewhere.verb_meant(low, own) is not None
+    if after[0] not in own or known or (at_root and list(after[1:]) not in ([], ["…"])):
+        return None  # of several words, nobody knows which is a name
+    return _taken([below, after[0], name, *after[1:]])
+
+
+def _group_typed(name: str, after: Sequence[str]) -> str | None:
+    """The group that ``name`` is, in capitals or with a slip, where ``after`` is its command.
+
+    With a slip, only where a name follows, or none is taken: `vm1 start` is of a VM, `netwrok rm
+    lab` of a network.
+    """
+    groups = {one: _commands_of(one) for one in COMMANDS if _is_group(one)}
+    if after[0] in groups.get(name.casefold(), ()):
+        return name.casefold()
+    likely = None if name.casefold() in elsewhere.GROUPS else nearest(name, groups)
+    if likely is None or after[0] not in groups[likely]:
+        return None
+    followed = after[1:2] not in ([], ["…"]) or not _takes_words(f"{likely} {after[0]}")
+    return likely if followed else None
+
+
+def _group_with(verb: str, options: Sequence[str]) -> str:
+    """``vm``, or ``network`` where only its command ``verb`` has all the options."""
+
+    def fits(group: str) -> bool:
+        path = f"{PROGRAM} {group} {verb}"
+        return verb in _commands_of(group) and all(_has(path, option) for option in options)
+
+    return "network" if fits("network") and not fits("vm") else "vm"
+
+
+def _taken(words: Sequence[str]) -> str:
+    """A command line without the words that its command takes none of; `vm ls web` shows web."""
+    group, verb, *rest = words
+    named = [word for word in rest if word != "…"]
+    if not named or _takes_words(f"{group} {verb}"):
+        return " ".join(words)
+    if verb == "ls" and len(named) == 1 and "show" in _commands_of(group):
+        return f"{group} show {named[0]}"
+    return f"{group} {verb}"
+
+
+def _takes_words(below: str) -> bool:
+    """Whether a command such as ``vm rm`` takes a name, or ``store backup`` a file."""
+    params = _command_at(f"{PROGRAM} {below}").params
+    return any(isinstance(param, click.Argument) and param.required for param in params)
+
+
+def _is_group(name: str) -> bool:
+    return isinstance(_command_at(f"{PROGRAM} {name}"), click.Group)
 
 
 def _likely_command(name: str, group: click.Group, path: str) -> str | None:

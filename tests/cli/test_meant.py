@@ -260,6 +260,80 @@ def test_words_of_other_programs(
     assert hint in err(capsys, tmp_path, *line.split()).splitlines()[1]
 
 
+# A group in capitals or with a slip, and lines in another order.
+GROUPS = [
+    ("Network rm lab", "network rm lab"),
+    ("NETWORK ls", "network ls"),
+    ("Network create lab --subnet 10.77.0.0/24", "network create lab …"),
+    ("NETWORK Show lab", "network show lab"),
+    ("netwrok rm lab", "network rm lab"),
+    ("netwrok ls", "network ls"),
+    ("VM ls", "vm ls"),
+    ("Vm stop web", "vm stop web"),
+    ("VM RM web", "vm rm web"),
+    ("vmm rm web", "vm rm web"),
+    ("Vm create web", "vm create web"),
+    ("vm1 start", "vm start vm1"),
+    ("Cluster status", "cluster status"),
+    ("Store backup b.db", "store backup b.db"),
+    ("Networks ls", "network"),
+    ("Gc --plan", "gc"),
+    # what is typed twice
+    ("hvtx vm ls", "vm ls"),
+    ("Hvtx rm vm web", "vm rm web"),
+    ("HVTX network show lab", "network show lab"),
+    ("hvtx stop", "vm stop"),
+    ("vm vm ls", "vm ls"),
+    ("vm network ls", "network ls"),
+    ("network vm show web", "vm show web"),
+    # a command that takes no name, and one of networks only
+    ("web ls", "vm show web"),
+    ("vm web ls", "vm show web"),
+    ("ls vm web", "vm show web"),
+    ("network lab ls", "network show lab"),
+    ("web apply", "vm apply"),
+    ("lab create --subnet 10.0.0.0/24", "network create lab …"),
+    ("web create --memory 512", "vm create web …"),
+    ("web create --memory 512 -- prog --subnet x", "vm create web …"),
+]
+
+
+@pytest.mark.parametrize(("line", "command"), GROUPS)
+def test_a_group_that_was_typed_is_kept(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, line: str, command: str
+) -> None:
+    """A hint that is copied acts on what was meant: no network's name becomes a VM's."""
+    told = err(capsys, tmp_path, *line.split()).splitlines()[1]
+    assert told == f"hint: did you mean `hvtx {command}`?"
+
+
+@pytest.mark.parametrize("verb", ["ls", "rm", "create", "stop", "show"])
+@pytest.mark.parametrize("word", ["VM", "Vm", "Network", "NETWORK", "Hvtx", "Cluster", "webb"])
+def test_what_a_hint_names_is_accepted(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, word: str, verb: str
+) -> None:
+    """By the parser: the configuration that is not there is what it ends with."""
+    for after in ([verb, "web"], [verb]):
+        told = err(capsys, tmp_path, word, *after)
+        meant = told.partition("did you mean `hvtx ")[2].partition("`")[0].split()
+        if len(meant) < 2 or (verb != "ls" and "web" not in meant):
+            continue  # a group or a command alone: what is missing is told next
+        meant += ["--subnet", "10.0.0.0/24"] if meant[:2] == ["network", "create"] else []
+        code = run(["--config", "/nowhere.toml", *meant])
+        assert code == 3, (word, after, capsys.readouterr().err)
+        typed = word.lower() if word.lower() in ("vm", "network", "cluster") else "vm"
+        assert meant[0] == typed
+
+
+def test_of_several_words_none_is_taken_for_a_name(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """`vm rm web lab` would remove both."""
+    told = err(capsys, tmp_path, "web", "rm", "lab")
+    assert told.splitlines()[1] == "hint: `hvtx --help` shows its commands"
+    assert "`hvtx --help`" in err(capsys, tmp_path, "hvtx", "-q")
+
+
 def test_a_log_is_followed_where_it_is(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
