@@ -258,9 +258,13 @@ _SLIP = 0.85  # of difflib's ratio: one letter in a word
 def checked_append(text: str | None, interfaces: int) -> str | None:
     """A kernel's command line as it is kept; raises UsageError for a ``{word}`` of no meaning."""
     known = _placeholders(interfaces)
-    return (
-        None if text is None else _without(text, "--append", known, lambda word: word not in known)
-    )
+
+    def wrong(word: str) -> bool:
+        plain = _plain(word)
+        blanks = word != word.strip()  # with them, a text of its own unless it is one of ours
+        return word not in known and (not blanks or plain in known or plain in _MISTAKEN)
+
+    return None if text is None else _without(text, "--append", known, wrong)
 
 
 def checked_command(command: Iterable[str], interfaces: int) -> tuple[str, ...]:
@@ -273,12 +277,13 @@ def checked_command(command: Iterable[str], interfaces: int) -> tuple[str, ...]:
     def slip(word: str) -> bool:
         from hvtx.model.nearest import nearest
 
-        base, _, number = word.rpartition("_")
+        if word in known or word != word.strip():  # braces and blanks are a language's own
+            return False
+        plain = _plain(word)
+        base, _, number = plain.rpartition("_")
         beyond = base in known and number.isdigit()  # an interface that the VM does not have
-        slips = (
-            beyond or word in _MISTAKEN or nearest(word, known, _SLIP, any_case=False) is not None
-        )
-        return slips and word not in known
+        mistaken = plain in known or plain in _MISTAKEN
+        return beyond or mistaken or nearest(word, known, _SLIP, any_case=False) is not None
 
     return tuple(_without(word, "the command", known, slip) for word in command)
 
@@ -287,6 +292,11 @@ def _placeholders(interfaces: int) -> tuple[str, ...]:
     from hvtx.hypervisors.base import placeholders
 
     return placeholders(interfaces)
+
+
+def _plain(word: str) -> str:
+    """A word as a placeholder would be written: ``tap_2`` of ``TAP-2`` and of ``HVTX_TAP_2``."""
+    return word.strip().casefold().replace("-", "_").removeprefix("hvtx_")
 
 
 def _without(text: str, where: str, known: Sequence[str], wrong: Callable[[str], bool]) -> str:
@@ -298,7 +308,8 @@ def _without(text: str, where: str, known: Sequence[str], wrong: Callable[[str],
     kept, unknown = literal(text, wrong)
     if unknown is None:
         return kept
-    likely = _OTHER_NAMES.get(unknown) or nearest(unknown, known)
+    plain = _plain(unknown)
+    likely = plain if plain in known else _OTHER_NAMES.get(plain) or nearest(plain, known)
     ask = f"did you mean {{{likely}}}? " if likely else ""
     raise UsageError(
         f"{where} has {{{unknown}}}, which is not a placeholder",

@@ -276,7 +276,7 @@ def environment(vm: Vm, ports: Sequence[Nic], directory: str) -> dict[str, str]:
     return {**found, "HVTX_SEED": f"{directory}/{SEED}"} if has_seed(vm) else found
 
 
-_BRACED = r"(?P<lead>[${]?)\{(?P<word>[a-z][a-z0-9_]*)\}(?P<trail>\}?)"
+_BRACED = r"(?P<lead>[${]?)\{(?P<word> *[A-Za-z][A-Za-z0-9_.-]* *)\}(?P<trail>\}?)"
 
 
 def placeholders(interfaces: int) -> tuple[str, ...]:

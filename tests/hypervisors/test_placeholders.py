@@ -27,7 +27,7 @@ def test_the_list_is_what_is_replaced(interfaces: int) -> None:
     ("text", "kept"),
     [
         ("root=/dev/vda ip={ip}", "root=/dev/vda ip={ip}"),
-        ("${HOME} ${word} ${10}", "${HOME} ${word} ${10}"),  # the shell's
+        ("${HOME} ${word} ${10} ${IP}", "${HOME} ${word} ${10} ${IP}"),  # the shell's
         ("a[0-9]{3} {a,b} {} { x }", "a[0-9]{3} {a,b} {} { x }"),
         ('{"net": {"address": "{ip}"}}', '{"net": {"address": "{ip}"}}'),
         ('{"net":{ip}}', '{"net":{ip}}'),
@@ -47,11 +47,43 @@ def test_what_is_kept_of_a_kernels_command_line(text: str, kept: str) -> None:
         "python3 -c 'print(f\"{report}/{name}.{pid} {max} {i} {data}\")'",
         '{"boot": {"net":{ip}}}',
         "{{item}}",
+        "{{ ip }} { ip } {IPS} {Report} {ip.dst} {print $1} find -exec {} {{.Name}}",
     ],
 )
 def test_braces_of_a_program_are_its_own(text: str) -> None:
     """A command may be any script; what is nothing like a placeholder passes as it is."""
     assert parse_request("web", command=["sh", "-c", text]).command == ("sh", "-c", text)
+
+
+# In capitals, with hyphens, and by the name of its variable.
+SPELT = [("IP", "{ip}"), ("MAC", "{mac}"), ("Tap", "{tap}"), ("tap-2", "{tap}"),
+         ("HVTX_TAP", "{tap}"), ("IPv4", "{ip}"), ("GATEWAY6", "{gateway6}")]  # fmt: skip
+SPELT_IN_APPEND = [(" ip ", "{ip}"), ("ip ", "{ip}"), (" IPV4", "{ip}"), ("ip-address", None),
+                   ("Foo", None), ("a.b", None)]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("wish", "word", "likely"),
+    [
+        *[({"kernel": "/k", "append": f"x={{{word}}}"}, word, like)
+          for word, like in SPELT + SPELT_IN_APPEND],
+        *[({"command": ["echo", f"x={{{word}}}"]}, word, like) for word, like in SPELT],
+    ],
+)  # fmt: skip
+def test_a_placeholder_in_another_spelling_is_refused(
+    wish: dict[str, Any], word: str, likely: str | None
+) -> None:
+    """It would reach the guest as it stands."""
+    with pytest.raises(UsageError, match=f"{{{word}}}, which is not a placeholder") as refusal:
+        parse_request("web", **wish)
+    assert likely is None or (refusal.value.hint or "").startswith(f"did you mean {likely}? ")
+    doubled = {
+        key: value if key == "kernel" else [value[0], f"{{{{{word}}}}}"]
+        if key == "command" else f"{{{{{word}}}}}"
+        for key, value in wish.items()
+    }  # fmt: skip
+    made = parse_request("web", **doubled)
+    assert f"{{{word}}}" in (made.append, *made.command)
 
 
 def test_what_is_nearly_a_placeholder_can_be_written_literally() -> None:
