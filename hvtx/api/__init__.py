@@ -5,19 +5,18 @@ The command line calls nothing else. A verb's modules are imported when it is ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from types import TracebackType
 
 from hvtx import commands
-from hvtx.api.calls import Calls, Events, Notices, named, texts
-from hvtx.errors import HvtxError, NotPermitted, StoreError
+from hvtx.api.calls import Calls, Events, Notices, flags, named, path, texts
+from hvtx.errors import HvtxError, NotPermitted, StoreError, UsageError
 from hvtx.model.typed import TYPE_CHECKING, NamedTuple, Self
 
 if TYPE_CHECKING:
-    import os
-
     from hvtx.api.attachments import Attachments
     from hvtx.api.clusters import Clusters
     from hvtx.api.cni_plugin import CniPlugin
@@ -90,7 +89,7 @@ class Host:
 
     def __enter__(self) -> Self:
         """Itself, with its settings read. Raises UsageError, NotFound, NotPermitted."""
-        assert self._calls.settings
+        _ = self._calls.settings
         return self
 
     def __exit__(
@@ -251,6 +250,7 @@ class Host:
         ``tell`` hears each part of the value as soon as it is done, ``progress`` of the VMs that
         are started. What failed is in the value's ``failed``. Raises Refused, Busy, StoreError.
         """
+        flags(accept_rollback=accept_rollback, new_namespace=new_namespace)
         with self._calls.opened(writable=True, create=False, spends=True) as runtime:
             return commands.recover.recover(
                 runtime,
@@ -280,19 +280,28 @@ class Host:
 
         named(thing, "thing")
         named(vm, "vm")
+        flags(dry_run=dry_run)
         if pid is not None:
             check.whole("pid", pid, 1, check.PID_MOST)
         adopt = partial(commands.adopt.adopt_object, thing=thing, vm=vm, pid=pid)
         return _adopted(self._calls, adopt, dry_run=dry_run)
 
-    def import_my_hypervisor(self, paths: Sequence[str], *, dry_run: bool = False) -> Import:
+    def import_my_hypervisor(self, paths: Sequence[Path], *, dry_run: bool = False) -> Import:
         """``hvtx import my-hypervisor``: take over what is proven of its ``state.json`` files.
 
         What was left is in the value's ``left()``. Raises NotFound, Busy, Refused.
         """
-        given = [paths] if isinstance(paths, str) else paths
-        take = partial(commands.adopt.import_states, given=given)
+        flags(dry_run=dry_run)
+        take = partial(commands.adopt.import_states, given=_files(paths))
         return _imported(self._calls, take, dry_run=dry_run)
+
+
+def _files(paths: object) -> list[str]:
+    """One path, or several. Raises UsageError."""
+    one = isinstance(paths, str | bytes | os.PathLike)
+    if not one and not isinstance(paths, Iterable):
+        raise UsageError(f"paths is {paths!r}, and takes several", hint="give a list")
+    return [path(file, "paths") for file in ([paths] if one else paths)]  # type: ignore[attr-defined]
 
 
 def _diagnosis(calls: Calls) -> Diagnosis:

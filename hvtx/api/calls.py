@@ -43,6 +43,23 @@ def texts(**given: object) -> None:
             named(value, field)
 
 
+def path(value: object, field: str) -> str:
+    """The path of a file, given as a text or a PathLike of one. Raises UsageError for others."""
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    named(text, field)
+    assert isinstance(text, str)
+    if "\0" in text:
+        raise UsageError(f"{field} holds a NUL character", hint="no name and no path can have one")
+    return text
+
+
+def flags(**given: object) -> None:
+    """Raises UsageError for what is neither True nor False: `"no"` would be taken for yes."""
+    for field, value in given.items():
+        if not isinstance(value, bool):
+            raise UsageError(f"{field} is {value!r}", hint=f"{field}=True or {field}=False")
+
+
 def begin_program() -> None:
     """What a program of hvtx's own does once, and the library leaves to who uses it."""
     children.await_ends()

@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable, Sequence
 
 from hvtx import commands, documents
-from hvtx.api.calls import Calls, named
+from hvtx.api.calls import Calls, flags, named
+from hvtx.api.calls import path as checked_path
 from hvtx.errors import UsageError
 from hvtx.model.typed import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     Progress = Callable[[int, int, str], None]  # how many are done, of how many, what is next
 
 PRIVATE = 0o600  # permissions of a plan's file
+MODE_MOST = 0o777
 
 
 class Plans:
@@ -39,6 +41,7 @@ class Plans:
         """
         from hvtx.engine import gc_plan
 
+        flags(everything=everything, whole=whole)
         with self._calls.opened(writable=False) as runtime:
             return gc_plan.make_plan(runtime, everything=everything, whole=whole)
 
@@ -59,6 +62,7 @@ class Plans:
         """
         from hvtx.engine import gc_plan
 
+        flags(unrecorded=unrecorded)
         saved = _identities(reviewed, heuristic=False, unrecorded=unrecorded)
         with self._calls.opened(writable=True, create=False, spends=True) as runtime:
             if runtime.refused is not None:
@@ -117,14 +121,18 @@ class Plans:
             return report
 
     @staticmethod
-    def save(report: Report, path: str, *, mode: int = PRIVATE) -> None:
+    def save(report: Report, path: Path, *, mode: int = PRIVATE) -> None:
         """Write a plan to a file, which ``apply`` and ``gc --apply FILE`` take.
 
         Raises NotFound (its directory), NotPermitted, UsageError (it is no file).
         """
         from hvtx.engine.saved_plan import save_plan
 
-        save_plan(documents.plan.document(report), path, mode)
+        if not hasattr(report, "refused"):
+            raise UsageError(f"the plan is {report!r}", hint="give what plan() returned")
+        if not isinstance(mode, int) or isinstance(mode, bool) or not 0 <= mode <= MODE_MOST:
+            raise UsageError(f"mode is {mode!r}", hint="it is permissions, such as 0o640")
+        save_plan(documents.plan.document(report), checked_path(path, "path"), mode)
 
 
 def failed(report: Report) -> list[Item]:
@@ -147,7 +155,8 @@ def _identities(
     from hvtx.engine.saved_plan import asked_for, identities_of, load_plan
 
     if isinstance(reviewed, str | os.PathLike):
-        return load_plan(os.fspath(reviewed), heuristic=heuristic, unrecorded=unrecorded)
+        named_file = checked_path(reviewed, "the plan")
+        return load_plan(named_file, heuristic=heuristic, unrecorded=unrecorded)
     if not hasattr(reviewed, "refused"):
         raise UsageError(
             f"the plan is {reviewed!r}", hint="give what plan() returned, or the path of a file"

@@ -7,7 +7,7 @@ from functools import partial
 
 from hvtx import commands
 from hvtx.api import given as check
-from hvtx.api.calls import Calls
+from hvtx.api.calls import Calls, flags
 from hvtx.api.networks import asked_network
 from hvtx.api.set_checks import Checks
 from hvtx.api.vms import requested
@@ -78,6 +78,7 @@ class Sets:
         and what starting a VM raises that would be stopped for it: NotPermitted, HostRefused.
         """
         _refuse_no_set(request)
+        flags(restart=restart, replace=replace, start=start)
         with self._calls.opened(writable=False) as runtime:
             return _plan(runtime, request, Allowed(restart, replace), start=start)
 
@@ -98,6 +99,7 @@ class Sets:
         :meth:`plan`, and Busy.
         """
         _refuse_no_set(request)
+        flags(restart=restart, replace=replace, start=start)
         allowed = Allowed(restart, replace)
         plan = partial(_plan, request=request, allowed=allowed, start=start, reviewed=reviewed)
         first = self._calls.without_store(plan)

@@ -6,7 +6,7 @@ import os
 import sys
 
 from hvtx import commands
-from hvtx.api.calls import Calls
+from hvtx.api.calls import Calls, path
 from hvtx.errors import NotFound
 from hvtx.model.setting import EVERY, PATHS
 from hvtx.model.typed import TYPE_CHECKING, NamedTuple
@@ -14,6 +14,8 @@ from hvtx.model.typed import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from hvtx.commands.systemd import Outcome
     from hvtx.engine.units import Place, Unit
+
+    Path = str | os.PathLike[str]
 
 _OF_VMS = ("qemu_accel",)  # of the environment only, for VMs that recovery starts
 
@@ -36,28 +38,30 @@ class Units:
         """Made by :attr:`hvtx.Host.systemd`."""
         self._calls = calls
 
-    def install(self, *, root: str = "/", metrics: str | None = None) -> Outcome:
+    def install(self, *, root: Path = "/", metrics: Path | None = None) -> Outcome:
         """Write the units where they differ, enable them, and start the timer.
 
         ``root`` is another system's root directory; ``metrics`` a file that is written by the
         minute. Raises NotFound, NotPermitted, Conflict (a foreign file), HostRefused (systemd).
         """
-        _need_directory(root)
+        file = None if metrics is None else path(metrics, "metrics")
+        where = _directory(root)
         with self._calls.speaking():
-            return commands.systemd.install(self._place(metrics), root)
+            return commands.systemd.install(self._place(file), where)
 
-    def uninstall(self, *, root: str = "/") -> Outcome:
+    def uninstall(self, *, root: Path = "/") -> Outcome:
         """Disable and remove the units; VMs, networks and the store stay as they are."""
-        _need_directory(root)
+        where = _directory(root)
         with self._calls.speaking():
-            return commands.systemd.uninstall(root)
+            return commands.systemd.uninstall(where)
 
-    def print(self, *, metrics: str | None = None) -> Printed:
+    def print(self, *, metrics: Path | None = None) -> Printed:
         """The units as they would be written; writes nothing, needs no root."""
         from hvtx.engine.units import shields
 
+        file = None if metrics is None else path(metrics, "metrics")
         with self._calls.speaking():
-            where = self._place(metrics)
+            where = self._place(file)
             found = commands.systemd.changeable(where)
             made = commands.systemd.make(where)
             return Printed(made, None if found is None else found[0], shields())
@@ -85,9 +89,11 @@ class Units:
         return given
 
 
-def _need_directory(root: str) -> None:
-    if not os.path.isdir(root):
+def _directory(root: Path) -> str:
+    named = path(root, "root")
+    if not os.path.isdir(named):
         raise NotFound(
-            f"the root directory {root} does not exist",
+            f"the root directory {named} does not exist",
             hint="mount or unpack the system there first, or leave --root out for this one",
         )
+    return named

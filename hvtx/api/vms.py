@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from hvtx import commands
-from hvtx.api.calls import Calls, named
+from hvtx.api.calls import Calls, flags, named
 from hvtx.model.typed import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ class Vms:
         named), Busy.
         """
         named(name)
+        flags(force=force)
         patience = _seconds(timeout)
         with self._calls.opened(writable=True, create=False, spends=True) as runtime:
             done = commands.vm_stop.stop_vm(runtime, name, timeout=patience, force=force, tell=tell)
@@ -121,6 +122,7 @@ class Vms:
     ) -> ShownVm:
         """Stop a VM and start it again; one that is not running is started."""
         named(name)
+        flags(force=force)
         patience = _seconds(timeout)
         with self._calls.opened(writable=True, create=False) as runtime:
             done = commands.vm_start.restart_vm(
@@ -149,6 +151,7 @@ class Vms:
         Raises NotFound, Conflict (it is not down), PartialFailure, Busy.
         """
         named(name)
+        flags(force=force)
         with self._calls.opened(writable=True, create=False, spends=True) as runtime:
             commands.vm_stop.remove_vm(runtime, name, force=force)
 
@@ -172,6 +175,7 @@ class Vms:
     ) -> Each:
         """Stop VMs; their guests have ``timeout`` seconds at one time. Raises as start_each."""
         every, patience = _names(names), _seconds(timeout)
+        flags(force=force)
         with self._calls.opened(writable=True, create=False, spends=True) as runtime:
             came = commands.vm_stop_many.stop_each(
                 runtime, every, timeout=patience, force=force, tell=tell,
@@ -184,6 +188,7 @@ class Vms:
     ) -> Each:
         """Forget VMs; ``force`` stops them first. Raises as start_each."""
         every = _names(names)
+        flags(force=force)
         with self._calls.opened(writable=True, create=False, spends=True) as runtime:
             came = commands.vm_stop_many.remove_each(
                 runtime, every, force=force, progress=progress or _silently

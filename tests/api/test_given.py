@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hvtx import Host, NotFound, UsageError
+from hvtx import Host, HvtxError, NotFound, UsageError
 from hvtx.api import given, options
 
 
@@ -102,6 +103,15 @@ def test_a_time() -> None:
         lambda host: host.log(since=3600),
         lambda host: host.cluster.forget(7),
         lambda host: host.gc.plan_installation(None),
+        lambda host: host.store.backup("a\0b"),
+        lambda host: host.store.restore(None),
+        lambda host: host.gc.save(7, "plan.json"),
+        lambda host: host.gc.apply(Path("a\0b")),
+        lambda host: host.import_my_hypervisor(7),
+        lambda host: host.import_my_hypervisor(b"state.json"),
+        lambda host: host.import_my_hypervisor(["state.json", None]),
+        lambda host: host.cni_plugin.print(subnets="10.0.0.0/24"),
+        lambda host: host.systemd.install(root=None),
         lambda host: host.sets.plan(7),
         lambda host: host.sets.apply({"web": {}}),
         lambda host: host.sets.described(vms=["web"]),
@@ -119,6 +129,72 @@ def test_a_verb_refuses_it_and_makes_no_store(call: Any, tmp_path: Path) -> None
         call(host)
     assert caught.value.exit_code == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def _verbs(host: Host) -> dict[str, Any]:
+    """Every verb of a Host and of its groups, by name."""
+    found = {}
+    groups = {
+        name: getattr(host, name)
+        for name in dir(Host)
+        if isinstance(vars(Host).get(name), property)
+    }
+    for where, owner in (("host", host), *groups.items()):
+        if where != "attachments":  # whose requests the plugin makes and checks
+            for name, verb in inspect.getmembers(owner, callable):
+                if not name.startswith("_"):
+                    found[f"{where}.{name}"] = verb
+    return found
+
+
+_PATHS = {"file", "path", "root", "metrics", "dir", "conf", "reviewed", "state_dir", "run_dir"}
+_WRONG = {"bool": ("no", 0, 1, None, b"x"), "str": (7, b"x", object(), Path("x"))}
+_RIGHT = {"str": "web", "int": 1, "Sequence[str]": (), "Iterable[str]": (), "Sequence[Path]": ()}
+
+
+def _kind(param: inspect.Parameter) -> str:
+    return str(param.annotation).replace("'", "").removesuffix(" | None")
+
+
+@pytest.mark.parametrize("name", sorted(_verbs(Host())))
+def test_every_verb_refuses_another_kind_of_flag_text_and_path(name: str, tmp_path: Path) -> None:
+    """Each argument of each, the others as they should be; Python's own errors come from none."""
+    host = Host(state_dir=tmp_path / "state", run_dir=tmp_path / "run", config="/dev/null")
+    verb = _verbs(host)[name]
+    request = Host.sets.fget(host).described(vms={})  # type: ignore[attr-defined]
+    params = inspect.signature(verb).parameters
+    needed = {
+        one.name: _RIGHT.get(_kind(one), request)
+        for one in params.values()
+        if one.default is one.empty and one.kind is not one.VAR_KEYWORD
+    }
+    for place in {"dir", "conf", "root"} & set(params):
+        needed[place] = tmp_path / "none" / "place"  # never this machine's own
+    for one in params.values():
+        kind = "str" if _kind(one) == "Path" else _kind(one)
+        for wrong in _WRONG.get(kind, ()):
+            if isinstance(wrong, Path) and one.name in _PATHS:
+                continue
+            with pytest.raises(UsageError):
+                verb(**{**needed, one.name: wrong})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_a_text_or_a_path(tmp_path: Path) -> None:
+    """For each verb that reads or writes one; what it says is the same."""
+    host = Host(state_dir=tmp_path / "state", run_dir=tmp_path / "run", config="/dev/null")
+    for call in (
+        host.store.backup,
+        host.store.restore,
+        lambda file: host.systemd.install(root=file),
+    ):
+        told = []
+        for file in (str(tmp_path / "none" / "x"), tmp_path / "none" / "x"):
+            with pytest.raises(HvtxError) as caught:
+                call(file)
+            told.append((caught.value.exit_code, caught.value.message))
+        assert told[0] == told[1]
+        assert told[0][0] == 3
 
 
 def test_a_saved_plan_is_named_as_any_file_is(tmp_path: Path) -> None:
