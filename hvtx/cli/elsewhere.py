@@ -224,8 +224,13 @@ _ADVICE: Sequence[tuple[Sequence[str], Sequence[str], str]] = (
     ),
     (
         ("-a", "--all"),
-        ("vm start", "vm stop", "vm rm", "vm restart"),
+        ("vm start", "vm stop", "vm rm"),
         "name each: hvtx {path} NAME NAME…; `hvtx vm ls` lists them",
+    ),
+    (
+        ("-a", "--all"),
+        ("vm restart",),
+        "name each: hvtx vm stop NAME NAME…; hvtx vm start NAME NAME…; `hvtx vm ls` lists them",
     ),
     (
         ("-q", "--quiet"),

@@ -174,11 +174,17 @@ def _refuse_never_given(network: Network, vms: Iterable[Vm]) -> None:
     found = {vm.name: (vm, asked) for vm in vms if (asked := never_given(vm, network))}
     if found:
         vm, asked = found[min(found)]
-        way = "its runtime has to DEL" if vm.attachment is not None else "hvtx vm rm"
+        name = vm.name
+        hint = f"its runtime has to DEL {name}, which has {asked[0]}, and make it anew with another"
+        if vm.attachment is None:
+            hint = (
+                f"remove {name}, which has {asked[0]}, and make it anew with another: hvtx vm stop"
+            )
+            hint += f" {name}; hvtx vm rm {name}"
         raise Conflict(
             f"network {network.name!r} can give what is in {given_of(network)} by"
             f" DHCPv6, and VMs have other addresses: {', '.join(sorted(found))}",
-            hint=f"{way} {vm.name}, which has {asked[0]}, and make it anew with another",
+            hint=hint,
         )
 
 

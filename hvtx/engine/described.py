@@ -119,9 +119,10 @@ def _read(sql: Any, described: Described) -> _Record:
 
 
 def _concerned(described: Described, networks: Sequence[Network], vms: Sequence[Vm]) -> list[Vm]:
-    """The VMs of the set, and those in a network that can change only while none is up in it."""
-    isolate = {each.name: each.isolate for each in described.networks}
-    changing = {n.id for n in networks if isolate.get(n.name, n.isolate) != n.isolate}
+    """The VMs of the set, and those in a network that changes only without them, or all down."""
+    wanted = {each.name: each for each in described.networks}
+    keys = ("isolate", *NETWORK_FIXED)
+    changing = {n.id for n in networks if n.name in wanted and differing(n, wanted[n.name], keys)}
     names = {each.name for each in described.vms}
     return [vm for vm in vms if vm.name in names or {i.network for i in vm.interfaces} & changing]
 
@@ -136,9 +137,10 @@ def known(runtime: Runtime, described: Described) -> Known:
     networks = {n.name: n for n in found.networks if n.id not in found.half_networks}
     states = states_of(runtime, found.concerned, found.moment)
     pairs = zip(found.concerned, states, strict=True)
-    up = {vm.id for vm, (state, _, _) in pairs if state in _UP}
+    told = {vm.id: state for vm, (state, _, _) in pairs}
+    up = {vm for vm, state in told.items() if state in _UP}
     vms = {
-        vm.name: KnownVm(vm, vm.id in up)
+        vm.name: KnownVm(vm, vm.id in up, told.get(vm.id) not in (None, VmState.DEFINED))
         for vm in found.vms
         if vm.id in up or vm.id not in found.half_vms
     }

@@ -60,6 +60,7 @@ class KnownVm(NamedTuple):
 
     vm: Vm
     up: bool
+    left: bool = False  # something of it is in the host, as of one that crashed
 
 
 class Known(NamedTuple):

@@ -66,7 +66,7 @@ def _holder(address: str, networks: Sequence[Network]) -> int:
     raise UsageError(
         f"{address} is in no subnet of {names}",
         hint="the nth --ip of a family is for the nth network that has it, and a further one for"
-        " the network that it is in; hvtx network show tells the subnets",
+        " the network that it is in; hvtx network show NAME tells its subnets",
     )
 
 

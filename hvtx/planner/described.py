@@ -106,11 +106,14 @@ def _other_network(
     users = known.in_network(name)
     if users:
         words = f"network {name} would have to be created anew, and VMs use it: {told}"
-        hint = f"remove them first, or keep it as it is: hvtx vm rm {' '.join(users)}"
+        force = (
+            " --force" if any(known.vms[user].up or known.vms[user].left for user in users) else ""
+        )
+        hint = f"remove them first, or keep it as it is: hvtx vm rm {' '.join(users)}{force}"
         return [_step(Action.REFUSE, Reason.IN_USE, wanted, words, differences, found, hint)]
     if not allowed.replace:
         words = f"network {name} would have to be removed and created anew: {told}"
-        hint = "--replace lets it be; or describe it as it is: hvtx network show"
+        hint = f"--replace lets it be; or describe it as it is: hvtx network show {name}"
         refused = Reason.NEEDS_REPLACE
         return [_step(Action.REFUSE, refused, wanted, words, differences, found, hint)]
     words = f"create network {name}: {', '.join(wanted.subnets)}"

@@ -206,6 +206,7 @@ ELSEWHERE = [
     ("vm ls -a", "all are listed, running or not: hvtx vm ls"),
     ("vm ls -q", "the names alone: hvtx vm ls --json | jq -r '.vms[].name'"),
     ("vm stop --all", "name each: hvtx vm stop NAME NAME…; `hvtx vm ls` lists them"),
+    ("vm restart --all", "name each: hvtx vm stop NAME NAME…; hvtx vm start NAME NAME…; `hvtx"),
     ("vm logs -n 5 web", "its last lines: hvtx vm logs NAME | tail -n 20"),
     ("vm rm -y web", "nothing is asked here: leave it out"),
     ("doctor --fix", "`hvtx repair` puts back what is damaged"),

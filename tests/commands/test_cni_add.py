@@ -12,7 +12,6 @@ import pytest
 from hvtx import Conflict, Host
 from hvtx.commands import cni_add, network_set, vm_create
 from hvtx.engine.checks import dhcp
-from hvtx.errors import Conflict
 from hvtx.model.attachment import AttachmentKey, AttachmentRequest
 from hvtx.model.vm import Publish
 from hvtx.store import records
@@ -104,7 +103,7 @@ OTHER = Publish("tcp", "192.0.2.7", 8081, 80)
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[FakeWorld]:
+def ports_world(tmp_path: Path) -> Iterator[FakeWorld]:
     made = FakeWorld(tmp_path)
     yield made
     made.close()
@@ -122,20 +121,20 @@ def published(host: Host) -> dict[str, list[Publish]]:
     return {vm.attachment.network: list(vm.interfaces[0].publish) for vm in vms if vm.attachment}
 
 
-def test_a_dead_attachment_has_no_port_of_its_container(world: FakeWorld) -> None:
+def test_a_dead_attachment_has_no_port_of_its_container(ports_world: FakeWorld) -> None:
     """Its namespace ended without a DEL, and the container starts anew in another network."""
-    world.kernel.begin_namespace("/run/netns/first")
-    world.kernel.begin_namespace("/run/netns/second")
-    with world.kernel.run(), Host() as host:
+    ports_world.kernel.begin_namespace("/run/netns/first")
+    ports_world.kernel.begin_namespace("/run/netns/second")
+    with ports_world.kernel.run(), Host() as host:
         host.attachments.add(asked("one", "/run/netns/first"))
-        world.kernel.end_namespace("/run/netns/first")
+        ports_world.kernel.end_namespace("/run/netns/first")
         host.attachments.add(asked("two", "/run/netns/second"))
         assert published(host) == {"two": [PORT, OTHER]}
 
 
-def test_a_living_attachment_keeps_the_ports_of_its_container(world: FakeWorld) -> None:
-    path = world.container()
-    with world.kernel.run(), Host() as host:
+def test_a_living_attachment_keeps_the_ports_of_its_container(ports_world: FakeWorld) -> None:
+    path = ports_world.container()
+    with ports_world.kernel.run(), Host() as host:
         host.attachments.add(asked("one", path)._replace(publish=(PORT,)))
         second = asked("two", path)
         host.attachments.add(second._replace(key=second.key._replace(ifname="eth1")))
@@ -146,11 +145,11 @@ def test_a_living_attachment_keeps_the_ports_of_its_container(world: FakeWorld) 
 
 @pytest.mark.parametrize("meanwhile", ["it is worked on", "it is gone"])
 def test_somebody_else_ends_the_dead_one(
-    world: FakeWorld, meanwhile: str, monkeypatch: pytest.MonkeyPatch
+    ports_world: FakeWorld, meanwhile: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What he works on is left to him, and waited for by nobody."""
-    world.kernel.begin_namespace("/run/netns/first")
-    path, key = world.container(), asked("one", "").key
+    ports_world.kernel.begin_namespace("/run/netns/first")
+    path, key = ports_world.container(), asked("one", "").key
     scope_of = cni_add.vm_scope
 
     def late(runtime: object, name: str) -> object:
@@ -158,9 +157,9 @@ def test_somebody_else_ends_the_dead_one(
             other.attachments.delete(key)
         return scope_of(runtime, name)  # type: ignore[arg-type]
 
-    with world.kernel.run(), Host() as host:
+    with ports_world.kernel.run(), Host() as host:
         first = host.attachments.add(asked("one", "/run/netns/first"))
-        world.kernel.end_namespace("/run/netns/first")
+        ports_world.kernel.end_namespace("/run/netns/first")
         if meanwhile == "it is gone":
             monkeypatch.setattr(cni_add.Runtime, "unlock", lambda *_: None)
             monkeypatch.setattr(cni_add, "vm_scope", late)

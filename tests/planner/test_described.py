@@ -180,6 +180,20 @@ def test_a_network_that_cannot_be_changed(field: str, value: Any) -> None:
     assert short(used) == [("refuse", "lab", "in-use")]
 
 
+def test_who_uses_a_network_is_removed_by_a_command_that_does_it() -> None:
+    """What is up, or may be, is refused by `vm rm` alone; and a name is what `show` takes."""
+    wanted = net(mtu=1400)
+    for up, force in ((False, ""), (True, " --force")):
+        used = known(known_vm("db", up=up), known_vm(up=False, octet=3))
+        (refused,) = steps([wanted], [], used, ALL)
+        assert (refused.hint or "").endswith(f": hvtx vm rm db web{force}")
+    crashed = known_vm(up=False)._replace(left=True)
+    (refused,) = steps([wanted], [], known(crashed), ALL)
+    assert (refused.hint or "").endswith(": hvtx vm rm web --force")
+    (refused,) = steps([wanted], [], known())
+    assert (refused.hint or "").endswith("as it is: hvtx network show lab")
+
+
 @pytest.mark.parametrize(
     "more",
     [{"hypervisor": "external"}, {"ips": ("10.77.0.9",)}, {"ips": ("fd77::9",)},
