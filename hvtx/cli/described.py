@@ -19,8 +19,10 @@ from hvtx.api import sets
 from hvtx.api.sets import SET_MOST, Asked, Request, is_no_file, read_set
 from hvtx.cli import network
 from hvtx.cli.common import File, Number
+from hvtx.cli.names import PROGRAM
+from hvtx.cli.root import root
 from hvtx.cli.usage import usage_error
-from hvtx.cli.vm import run
+from hvtx.cli.vm import run, vm
 from hvtx.errors import HostRefused, HvtxError, NotFound, UsageError, placed
 from hvtx.model.nearest import nearest
 from hvtx.model.typed import Any, NamedTuple
@@ -173,12 +175,18 @@ def _made(kind: Kind, name: str, words: Mapping[str, Sequence[str]], directory: 
     command = words.get("command", ())
     line = [*options, "--", name, *command]
     try:
-        with kind.command.make_context(kind.command.name, line) as context:
+        with kind.command.make_context("create", line, _above(kind)) as context:
             params = {key: v for key, v in context.params.items() if key not in _ASIDE}
     except click.ClickException as problem:
         raise usage_error(problem, ()) from problem
     made = kind.check(name, params)
     return made._replace(directory=directory) if kind.table == "vms" else made
+
+
+def _above(kind: Kind) -> click.Context:
+    """The context of the command's group: whoever is refused is told of `hvtx vm create`."""
+    group, name = (vm, "vm") if kind.table == "vms" else (network.network, "network")
+    return click.Context(group, click.Context(root, info_name=PROGRAM), info_name=name)
 
 
 def _blamed(
@@ -188,16 +196,30 @@ def _blamed(
     directory: str,
     problem: HvtxError,
 ) -> str | None:
-    """The key without which a table would not be refused so; None: it is not one of them."""
+    """The key without which a table would not be refused so; None: it is not one of them.
+
+    Of several, one without which it is right, and rather one that the message does not name: it
+    says what the others are not for. If it is right without none, the one that is named first.
+    """
+    others, right = [], []
     for key in words:
         rest = {other: some for other, some in words.items() if other != key}
         try:
             _made(kind, name, rest, directory)
         except HvtxError as other:
-            if other.message == problem.message:
-                continue
-        return key
-    return None
+            if other.message != problem.message:
+                others.append(key)
+        else:
+            right.append(key)
+    if right:
+        return next((key for key in right if f"--{_spelt(key)}" not in problem.message), right[0])
+    named = (key for key in others if problem.message.startswith(f"--{_spelt(key)} "))
+    return next(named, others[0] if others else None)
+
+
+def _spelt(key: str) -> str:
+    """A key as the option is spelt that it stands for."""
+    return key.replace("_", "-")
 
 
 # -- keys ------------------------------------------------------------------------------------------
@@ -228,7 +250,7 @@ def keys(table: str) -> list[str]:
 def _words(kind: Kind, key: str, value: Any, directory: str, where: str) -> list[str]:
     """What a key and its value are on a command line. Raises UsageError."""
     known = _keys(kind.command)
-    spelt = key.replace("_", "-")
+    spelt = _spelt(key)
     found = known.get(spelt)
     if found is None:
         extra = (START,) if kind.table == "vms" else ()
@@ -295,7 +317,7 @@ def _refuse_twice(kind: Kind, table: Mapping[str, Any], where: str) -> None:
     known = _keys(kind.command)
     seen: dict[str, str] = {}
     for key in table:
-        option = str(known[key.replace("_", "-")].param.name)
+        option = str(known[_spelt(key)].param.name)
         if option in seen:
             raise UsageError(
                 f"{where}: {seen[option]} and {key} cannot be combined", hint="keep one of them"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from hvtx.cli.network import create as network_create
 from hvtx.cli.vm import create as vm_create
 from hvtx.cli.vm import run
 from hvtx.cli.vm import set_ as vm_set
-from hvtx.errors import UsageError
+from hvtx.errors import HvtxError, UsageError
 
 # An option of `vm create` that says how it is recorded, not what the VM is.
 ASIDE = {"from-log", "operation", "json"}
@@ -130,12 +132,41 @@ def test_flags(text: str, nat: bool, dhcp: bool | None) -> None:
         ('hypervisor = "external"\nkernel = "k"', "hypervisor"),
         ('append = "{ipv4}"\nkernel = "k"', "append"),
         ("cpus = -1", "cpus"),
+        ('append = "a\\nb"\nkernel = "k"', "append"),
+        ('initrd = "a\\nb"\nkernel = "k"', "initrd"),
+        ('hypervisor = "firecracker"\nkernel = "k"\nappend = "{ipv4}"', "append"),
+        ('hypervisor = "qemu"\nkernel = "k"\nappend = "{ipv4}"\nmemory = 1', "append"),
+        ('append = "{ipv4}"', "append"),
     ],
 )
 def test_the_key_that_is_wrong_is_named(text: str, key: str) -> None:
-    for first, last in (("", "autostart = true"), ("autostart = true", "")):
+    """In whatever order the keys stand."""
+    for lines in permutations([*text.splitlines(), "autostart = true"]):
         with pytest.raises(UsageError, match=rf"^f: \[vms.web\]: {key}: "):
-            asked(f"[vms.web]\n{first}\n{text}\n{last}\n")
+            asked("\n".join(["[vms.web]", *lines]))
+
+
+@pytest.mark.parametrize("table", ["networks.lab", "vms.web"])
+def test_no_hint_names_a_program_that_there_is_not(table: str) -> None:
+    """Of each key, empty, of another kind, and with a value that no option can have."""
+    for key in (*keys(table.partition(".")[0]), "colour"):
+        for value in (
+            '""',
+            "[]",
+            "true",
+            "7",
+            '"\\u0001"',
+            '"a b"',
+            "-1",
+            '["", "a"]',
+            "{ a = 1 }",
+        ):
+            given = "" if key == "subnet" else 'subnet = "10.0.0.0/24"\n'
+            try:
+                asked(f"[{table}]\n{given if 'lab' in table else ''}{key} = {value}\n")
+            except HvtxError as problem:
+                assert problem.hint
+                assert not re.search("`(run|create|vm|network) ", problem.hint), problem.hint
 
 
 def test_what_is_missing_has_no_key() -> None:
