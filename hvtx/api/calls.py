@@ -199,11 +199,13 @@ class Calls:
         except Exception as problem:
             if lacks_frame(problem):
                 raise with_notes(unexpected(MemoryError()), problem) from problem
-            from hvtx.engine.late_store_errors import explain
+            from hvtx.engine.late_errors import explain
 
             told = explain(problem)
             if told is None:
                 raise
+            for note in getattr(problem, "__notes__", ()):
+                told.add_note(note)
             raise told from problem
         finally:
             children.settle()

@@ -20,8 +20,10 @@ from hvtx.engine.checks import (
     traffic,
 )
 from hvtx.engine.finding import AS_ROOT, NOWHERE, Finding
+from hvtx.engine.late_errors import CHANGES_TOO_FAST
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.errors import HvtxError
+from hvtx.host.netlink import DumpInterrupted
 
 Check = Callable[[Runtime], Iterator[Finding]]
 
@@ -44,7 +46,7 @@ def _findings(runtime: Runtime, checks: Mapping[str, Check]) -> list[Finding]:
     for name, check in checks.items():
         try:
             findings += check(runtime)
-        except (HvtxError, OSError, ValueError) as problem:
+        except (HvtxError, OSError, ValueError, DumpInterrupted) as problem:
             fix = problem.hint if isinstance(problem, HvtxError) else _fix(problem)
             words = f"could not be checked: {_words(problem)}"
             findings.append(Finding(name, "warning", words, (), fix or AS_ROOT))
@@ -53,13 +55,17 @@ def _findings(runtime: Runtime, checks: Mapping[str, Check]) -> list[Finding]:
 
 def _words(problem: Exception) -> str:
     """An error without its number, which means nothing to people."""
+    if isinstance(problem, DumpInterrupted):
+        return CHANGES_TOO_FAST
     if isinstance(problem, OSError) and problem.strerror:
         return ": ".join(filter(None, (str(problem.filename or ""), problem.strerror)))
     return str(problem)
 
 
 def _fix(problem: Exception) -> str | None:
-    """What helps where it is this process's limit, and not its user."""
+    """What helps where it is this process's limit or the moment, and not its user."""
+    if isinstance(problem, DumpInterrupted):
+        return "try again: hvtx doctor"
     number = problem.errno if isinstance(problem, OSError) else None
     if number == errno.EMFILE:
         return "raise the limit on open files: ulimit -n 1024"

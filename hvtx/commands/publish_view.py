@@ -98,7 +98,7 @@ def group_id(group: str) -> int:
 
 def publish(runtime: Runtime, by: Publisher, render: Render) -> None:
     """Publish the store as it is now; a failure is a warning, since nothing depends on a view."""
-    from hvtx.engine.late_store_errors import explain
+    from hvtx.engine.late_errors import explain
 
     try:
         if runtime.refused is not None or runtime.store.missing:

@@ -26,6 +26,7 @@ from hvtx import (
 )
 from hvtx.api.calls import Calls, unexpected
 from hvtx.engine import notice
+from hvtx.host.netlink import DumpInterrupted
 from hvtx.model.attachment import AttachmentKey, AttachmentRequest
 from tests.machine.fake_world import FakeWorld
 
@@ -218,6 +219,7 @@ def test_without_a_listener_a_program_finds_them_in_its_log(
         (OSError(errno.ENODEV, "none"), HvtxError, 1),
         (MemoryError(), HvtxError, 1),
         (sqlite3.OperationalError("disk I/O error"), StoreError, 7),
+        (DumpInterrupted(), HostRefused, 6),
     ],
 )
 def test_an_error_of_the_system_becomes_one_of_ours(
