@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hvtx.drivers.vm_process.probe import this_machine
-from hvtx.errors import HostRefused
+from hvtx.errors import HostRefused, UsageError
 from hvtx.host import kvm, program
 from hvtx.hypervisors.base import TRAITS, binary_names
 from hvtx.model.typed import NamedTuple
@@ -27,10 +27,14 @@ def judge(run_directory: str, user: User | None = None) -> Verdict:
     """Whether QEMU takes KVM here as ``user`` (None: as we run), and why.
 
     Tries it for at most 3 s, and writes nothing. A QEMU that does not run says nothing of KVM.
-    Raises UsageError for a value of the variable that is none, OSError if it cannot be tried.
+    Raises OSError if it cannot be tried.
     """
-    decided = kvm.unseen(user)
-    binary = program.find(binary_names("qemu", this_machine()))
+    try:
+        decided = kvm.unseen(user)
+    except UsageError as none:  # and no VM of QEMU starts
+        return Verdict("error", none.message, (), none.hint)
+    names = binary_names("qemu", this_machine())
+    binary = program.find(names)
     if binary is not None:
         try:
             kvm.need_qemu(binary)
@@ -43,7 +47,9 @@ def judge(run_directory: str, user: User | None = None) -> Verdict:
         return _forced(problem, ())
     if binary is None:
         words = f"{kvm.DEVICE} exists; without QEMU hvtx cannot test whether it runs guests"
-        return Verdict("warning", words, (), TRAITS["qemu"].hint)
+        over = program.passed_over(names)
+        hint = TRAITS["qemu"].hint if over is None else program.believed_hint(over)
+        return Verdict("warning", words, (), hint)
     question = kvm.ask(binary, None)
     answers = [
         answer

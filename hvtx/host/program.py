@@ -81,6 +81,12 @@ def passed_over(names: Sequence[str]) -> str | None:
     return None
 
 
+def believed_hint(why: str) -> str:
+    """What is done about a program that :func:`passed_over` tells of."""
+    only = "hvtx runs a program by name only if nobody but root can change it"
+    return f"{only} ({why}): give it to root"
+
+
 def interpreters(path: str) -> tuple[str, ...]:
     """What the first line of a script names, execve(2), and what env(1) then finds on PATH."""
     try:

@@ -187,11 +187,11 @@ def _binary(vm: Vm, machine: str) -> str:
     if found is None:
         over = program.passed_over(names)
         if over is not None:
+            by_path = ", or name it by its path" if vm.hypervisor == "command" else ""
             raise NotFound(
                 f"the hypervisor of VM {vm.name}, {names[0]}, is in a place where others could "
                 "replace it",
-                hint="hvtx runs a program by name only if nobody but root can change it "
-                f"({over}): give it to root, or name it by its path",
+                hint=f"{program.believed_hint(over)}{by_path}",
             )
         raise _no_program(vm, names[0])
     return found

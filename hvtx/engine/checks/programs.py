@@ -32,10 +32,12 @@ def check_hypervisors(runtime: Runtime) -> Iterator[Finding]:
         who = f"VMs of {hypervisor} cannot start"
         if vms:
             who = f"VMs that need it cannot start: {', '.join(vms)}"
-        yield Finding(
-            "hypervisors", "error" if vms or not recorded else "warning",
-            f"{names[0]} is not on PATH; {who}", (), hypervisors.TRAITS[hypervisor].hint,
-        )  # fmt: skip
+        where, hint = "is not on PATH", hypervisors.TRAITS[hypervisor].hint
+        if (over := program.passed_over(names)) is not None:
+            where = "is in a place where others could replace it"
+            hint = program.believed_hint(over)
+        level = "error" if vms or not recorded else "warning"
+        yield Finding("hypervisors", level, f"{names[0]} {where}; {who}", (), hint)
     if not missing:
         yield Finding("hypervisors", "ok", "the hypervisors that VMs need are installed")
 
