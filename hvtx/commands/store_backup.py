@@ -7,7 +7,7 @@ import stat
 from contextlib import closing, suppress
 from shlex import quote
 
-from hvtx.engine.files import unwritten
+from hvtx.engine.files import is_no_file, unwritten
 from hvtx.engine.run_directory import RunDirectory
 from hvtx.engine.runtime import Runtime, Settings
 from hvtx.engine.vm_state import state_of
@@ -76,14 +76,20 @@ def _target(path: str, store: str, *, force: bool) -> str:
     What is written to in the end is decided when it is opened. Raises UsageError, Conflict.
     """
     place = os.path.realpath(path)
-    with suppress(FileNotFoundError):
+    try:
         seen = os.stat(place)
         if os.path.samefile(place, store):
             raise UsageError(f"{path} is the state store itself", hint="name another file")
+        if output.is_of_store(place):
+            raise UsageError(f"{path}: {output.OF_STORE}", hint="name another file")
         if not stat.S_ISREG(seen.st_mode):
             raise UsageError(f"{path} is not a regular file", hint="name a new file")
         if not force:
             raise _taken(path)
+    except FileNotFoundError:
+        pass  # it is to be made
+    except OSError as problem:
+        raise _unwritable(path, problem) from problem
     return place
 
 
@@ -98,6 +104,8 @@ def _unwritable(path: str, problem: OSError) -> HvtxError:
         hint = "name a file in a directory that is there"
     elif isinstance(problem, PermissionError):
         hint = "run hvtx as root, or name a file in a directory of yours"
+    elif is_no_file(problem):
+        hint = "name another file"
     return unwritten(f"{path} cannot be written", path, problem, hint)
 
 
@@ -149,12 +157,17 @@ def _need_backup(path: str, store: str) -> None:
         seen = os.stat(path)
         if os.path.exists(store) and os.path.samefile(path, store):
             raise UsageError(f"{path} is the state store itself", hint="name a backup of it")
-    except FileNotFoundError as problem:
+    except (FileNotFoundError, NotADirectoryError) as problem:
         raise NotFound(
             f"there is no file {path}", hint="`hvtx store backup` makes one"
         ) from problem
     except OSError as problem:
-        raise NotPermitted(f"{path} cannot be read: {problem.strerror}") from problem
+        words = f"{path} cannot be read: {problem.strerror}"
+        if is_no_file(problem):
+            raise UsageError(words, hint="name a file made by store backup") from problem
+        if isinstance(problem, PermissionError):
+            raise NotPermitted(words) from problem
+        raise HvtxError(words, hint="check the disk or the server that the file is on") from problem
     if not stat.S_ISREG(seen.st_mode):
         raise UsageError(f"{path} is not a regular file", hint="name a file made by store backup")
     if not os.access(path, os.R_OK):

@@ -22,6 +22,13 @@ _OWN = re.compile(
     r"/dev/(?:(?P<name>stdin|stdout|stderr)|fd/(?P<fd>\d{1,7}))"
     r"|/proc/(?:self|thread-self|(?P<pid>\d+))/fd/(?P<number>\d{1,7})"
 )
+OF_STORE = "it is a file of a state store"
+# What lies in a directory of hvtx, and the names that are its own there.
+_OF_STORES = {
+    "queue.lock": r"hvtx\.db(-wal|-shm|-journal|\.new)?|queue\.lock|reserve(\.\d)?|logs",
+    "../queue.lock": r".*\.log(\.\d+)?",
+    "operations.lock": r"operations\.lock|names\.lock|hwm",
+}
 _STREAMS = {"stdin": 0, "stdout": 1, "stderr": 2}
 
 
@@ -47,6 +54,8 @@ def write_out(
         _pour(os.dup(number), data)
         return
     with paths.parent(path, make=make) as place:
+        if _is_of_store(place):
+            raise OSError(errno.EINVAL, OF_STORE, path)
         seen = _look(place, path)
         if seen is not None and not stat.S_ISREG(seen.st_mode):
             _pour(_open_special(place, path), data)
@@ -83,6 +92,28 @@ def refusal(path: str) -> str | None:
     except OSError:
         pass  # it may be made yet, and is looked at each time
     return None
+
+
+def is_of_store(path: str) -> bool:
+    """Whether ``path`` names a file by which a state store, or its VMs, work. Raises OSError."""
+    with paths.parent(os.path.realpath(path)) as place:
+        return _is_of_store(place)
+
+
+def _is_of_store(place: paths.Parent) -> bool:
+    """Told by what lies beside it, whichever store that is: its name alone could be anything."""
+
+    def beside(name: str) -> bool:
+        try:
+            os.stat(name, dir_fd=place.descriptor, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
+
+    return any(
+        beside(key) and re.fullmatch(names, place.name) is not None
+        for key, names in _OF_STORES.items()
+    )
 
 
 def _look(place: paths.Parent, path: str) -> os.stat_result | None:

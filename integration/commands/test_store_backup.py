@@ -90,6 +90,61 @@ def test_nothing_is_overwritten_unasked(hvtx: Program, file: Path) -> None:
     assert not list(file.parent.glob("*.new"))
 
 
+def test_a_target_that_can_be_none(hvtx: Program, file: Path) -> None:
+    """Each with its own words, for both directions, and never with advice for another fault."""
+    loop = file.parent / "loop"
+    loop.symlink_to(loop)
+    file.write_text("mine")
+    for target, code, hint in (
+        (file / "x", 3, "in a directory that is there"),
+        (file.parent / ("n" * 300), 2, "name another file"),
+        (loop, 2, "name another file"),
+    ):
+        with witness.unchanged():
+            ran = hvtx("store", "backup", str(target), code=code)
+            assert hint in ran.err.splitlines()[1], ran.err
+            ran = hvtx("store", "restore", str(target), code=code)
+            assert "store backup" in ran.err.splitlines()[1], ran.err
+    assert file.read_text() == "mine"
+
+
+def test_no_file_of_a_store_is_written_over(hvtx: Program, tmp_path: Path) -> None:
+    """Its log has what is committed and not yet in the database, and its locks keep writers apart."""
+    (state() / "logs").mkdir(exist_ok=True)
+    (state() / "logs" / "web.log").write_text("said\n")
+    with closing(sqlite3.connect(state() / "hvtx.db")) as reader:
+        reader.execute("SELECT count(*) FROM vms").fetchone()  # keeps the log there
+        own = (
+            "hvtx.db-wal",
+            "hvtx.db-shm",
+            "hvtx.db-journal",
+            "queue.lock",
+            "reserve",
+            "logs/web.log",
+        )
+        before = {name: os.path.exists(state() / name) for name in own}
+        for name in own:
+            for command in (
+                ("store", "backup", str(state() / name), "--force"),
+                ("store", "backup", str(state() / name)),
+                ("gc", "--plan", "--out", str(state() / name)),
+                ("gc", "--plan", "--html", str(state() / name)),
+                ("metrics", "--textfile", str(state() / name)),
+            ):
+                ran = hvtx(*command, code=2)
+                assert "it is a file of a state store" in ran.err
+                assert "--force" not in ran.err
+        hvtx("gc", "--plan", "--out", str(state() / "hvtx.db"), code=2)
+        assert {name: os.path.exists(state() / name) for name in own} == before
+    assert names(hvtx) == ["web"]
+    assert (state() / "logs" / "web.log").read_text() == "said\n"
+    kept = tmp_path / "copies"
+    kept.mkdir()
+    for _ in range(2):  # a name like the store's is nothing special elsewhere
+        hvtx("store", "backup", str(kept / "hvtx.db"), "--force")
+    hvtx("store", "backup", str(state() / "hvtx.db.bak"))
+
+
 def test_a_damaged_store_is_no_backup(hvtx: Program, file: Path) -> None:
     damage(state() / "hvtx.db")
     hvtx("store", "backup", str(file), code=7)

@@ -153,3 +153,38 @@ def test_the_null_device_is_anybodys(tmp_path):
     output.write_out(str(tmp_path / "null"), b"new")
     with pytest.raises(paths.UnsafeError, match="belongs to user 103"):
         output.write_out(str(tmp_path / "zero"), b"new")
+
+
+OWN = (
+    "hvtx.db",
+    "hvtx.db-wal",
+    "hvtx.db-shm",
+    "queue.lock",
+    "reserve",
+    "reserve.3",
+    "logs/web.log",
+)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_what_a_store_works_by_is_not_written_over(tmp_path, name):
+    """Whether it is there or not: what lies beside it tells."""
+    (tmp_path / "logs").mkdir()
+    target = tmp_path / name
+    for file in (tmp_path / "queue.lock", target):
+        file.write_text("its own")
+        with pytest.raises(OSError, match="it is a file of a state store"):
+            output.write_out(str(target), b"new")
+        assert file.read_text() == "its own"
+    link = tmp_path / "link"
+    link.symlink_to(target)
+    assert output.is_of_store(str(link))
+
+
+def test_elsewhere_these_are_names_like_others(tmp_path):
+    for name in ("hvtx.db", "reserve", "web.log"):
+        output.write_out(str(tmp_path / name), b"new")
+        assert (tmp_path / name).read_bytes() == b"new"
+    (tmp_path / "queue.lock").touch()
+    output.write_out(str(tmp_path / "hvtx.db.bak"), b"new")
+    assert not output.is_of_store(str(tmp_path / "hvtx.db.1.old"))
