@@ -110,14 +110,15 @@ def _wish(given: dict[str, Any]) -> Wish:
 def _show_plan(report: Report, wish: Wish, given: dict[str, Any], *, json_: bool) -> int:
     if given["out"]:
         _save(report, wish, given["out"])
-    if json_:
-        render.emit_json(_document(report, wish))
-    else:
-        show(report)
-        words = "nothing was changed"
-        if report.steps and not report.refusals:
-            words += f"; run `{render.plain(_same_plan(given))}` to apply"
-        render.say(render.wrapped(words, ""))
+    with render.beside(given["out"]):
+        if json_:
+            render.emit_json(_document(report, wish))
+        else:
+            show(report)
+            words = "nothing was changed"
+            if report.steps and not report.refusals:
+                words += f"; run `{render.plain(_same_plan(given))}` to apply"
+            render.say(render.wrapped(words, ""))
     left = bool(report.steps or report.refusals)
     return EXIT_PLAN_NOT_EMPTY if given["detailed_exitcode"] and left else 0
 

@@ -31,7 +31,8 @@ def plan(
         report = plans.plan_heuristic()
     if out and report.refused is None:
         plans.save(report, out, mode=mode)
-    _show(report, json_=json_, saved=out)
+    with render.beside(out if report.refused is None else None):
+        _show(report, json_=json_, saved=out)
     return EXIT_PLAN_NOT_EMPTY if detailed_exitcode and report.plan.acting() else 0
 
 

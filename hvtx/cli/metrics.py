@@ -31,7 +31,8 @@ def metrics(ctx: click.Context, textfile: str | None, json_: bool) -> None:
     if textfile is not None:
         _write(found, textfile)
     if json_:
-        render.emit_json(documents.metrics.document(found))
+        with render.beside(textfile):
+            render.emit_json(documents.metrics.document(found))
     elif textfile is None:
         from prometheus_client import generate_latest
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from hvtx.cli.names import printed
 from hvtx.documents.encoding import to_json
@@ -33,6 +34,27 @@ def emit_parts(parts: Iterable[str]) -> None:
     for part in parts:
         write(part)
     write("\n")
+
+
+@contextmanager
+def beside(*files: str | None) -> Iterator[None]:
+    """While one of ``files`` is standard output itself, what is printed goes to standard error."""
+    kept = sys.stdout
+    if any(file is not None and _is_output(file) for file in files):
+        sys.stdout = sys.stderr
+    try:
+        yield
+    finally:
+        sys.stdout = kept
+
+
+def _is_output(file: str) -> bool:
+    """Whether standard output leads to this very file; the null device keeps nothing of either."""
+    try:
+        seen, out = os.stat(file), os.fstat(1)
+        return os.path.samestat(seen, out) and not os.path.samestat(seen, os.stat(os.devnull))
+    except OSError:
+        return False
 
 
 def plain(text: object) -> str:

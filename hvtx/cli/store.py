@@ -27,10 +27,11 @@ def store() -> None:
 def backup(ctx: click.Context, file: str, force: bool, json_: bool) -> None:
     """Copy the state store to FILE: whole, checked, mode 0600; other commands may run meanwhile."""
     done = host_of(ctx).store.backup(file, force=force)
-    if json_:
-        render.emit_json(documents.store_backup.document(done))
-    else:
-        render.say(f"the store is backed up to {render.plain(done.file)}: {_what(done)}")
+    with render.beside(file):
+        if json_:
+            render.emit_json(documents.store_backup.document(done))
+        else:
+            render.say(f"the store is backed up to {render.plain(done.file)}: {_what(done)}")
 
 
 @store.command(short_help="Put a backup into the place of the state store.")

@@ -105,16 +105,19 @@ def plan(
         from hvtx.cli.page.file import write_page
 
         write_page(report, html, mode)
-    if json_:
-        render.emit_parts(documents.plan_pieces.pieces(report))
     if report.refused is not None:
+        if json_:
+            render.emit_parts(documents.plan_pieces.pieces(report))
         raise report.refused
-    tell_notes(report.notes)
-    if not json_:
-        from hvtx.cli.plan_text import show_plan
+    with render.beside(out, html):
+        if json_:
+            render.emit_parts(documents.plan_pieces.pieces(report))
+        tell_notes(report.notes)
+        if not json_:
+            from hvtx.cli.plan_text import show_plan
 
-        by = f"hvtx gc --apply{saved_as(out)}"
-        show_plan(report.plan, evidence=evidence or everything, by=by, blocks=report.blocks)
+            by = f"hvtx gc --apply{saved_as(out)}"
+            show_plan(report.plan, evidence=evidence or everything, by=by, blocks=report.blocks)
     something = report.plan.acting() or report.blocks
     return EXIT_PLAN_NOT_EMPTY if detailed_exitcode and something else 0
 

@@ -82,12 +82,15 @@ def _target(path: str, store: str, *, force: bool) -> str:
             raise UsageError(f"{path} is the state store itself", hint="name another file")
         if output.is_of_store(place):
             raise UsageError(f"{path}: {output.OF_STORE}", hint="name another file")
+        if output.is_own(path):  # the shell has just made or opened it
+            return path
         if not stat.S_ISREG(seen.st_mode):
             raise UsageError(f"{path} is not a regular file", hint="name a new file")
         if not force:
             raise _taken(path)
     except FileNotFoundError:
-        pass  # it is to be made
+        if output.is_own(path):  # a pipe has no path
+            return path
     except OSError as problem:
         raise _unwritable(path, problem) from problem
     return place

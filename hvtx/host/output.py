@@ -94,6 +94,14 @@ def refusal(path: str) -> str | None:
     return None
 
 
+def is_own(path: str) -> bool:
+    """Whether ``path`` is such as ``/dev/stdout``: a descriptor that the caller opened for us."""
+    try:
+        return _own_descriptor(path) is not None
+    except OSError:
+        return False
+
+
 def is_of_store(path: str) -> bool:
     """Whether ``path`` names a file by which a state store, or its VMs, work. Raises OSError."""
     with paths.parent(os.path.realpath(path)) as place:

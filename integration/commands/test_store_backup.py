@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import stat
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -88,6 +89,24 @@ def test_nothing_is_overwritten_unasked(hvtx: Program, file: Path) -> None:
     for target, code in ((state() / "hvtx.db", 2), (file.parent, 2), (file.parent / "no/x", 3)):
         hvtx("store", "backup", str(target), "--force", code=code)
     assert not list(file.parent.glob("*.new"))
+
+
+def test_a_backup_to_standard_output_is_the_backup_and_nothing_else(
+    hvtx: Program, file: Path
+) -> None:
+    """In a pipe, and in a file that the shell made."""
+    call = [sys.executable, "-m", "hvtx", "store", "backup", "/dev/stdout"]
+    piped = subprocess.run(call, capture_output=True, check=True)
+    assert b"the store is backed up to /dev/stdout: 1 VM, 1 network" in piped.stderr
+    with file.open("wb") as made:
+        subprocess.run(call, stdout=made, stderr=subprocess.DEVNULL, check=True)
+    for content in (piped.stdout, file.read_bytes()):
+        file.write_bytes(content)
+        with closing(sqlite3.connect(file)) as copy:
+            assert copy.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+            size = copy.execute("PRAGMA page_count").fetchone()[0] * 4096
+        assert len(content) == size
+    assert restored(hvtx, file)["vms"] == 1
 
 
 def test_a_target_that_can_be_none(hvtx: Program, file: Path) -> None:

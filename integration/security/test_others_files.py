@@ -538,7 +538,10 @@ def test_ones_own_pipe_terminal_and_output_are_written_to(hvtx: Program, tmp_pat
     call = [sys.executable, "-m", "hvtx", "gc", "--plan", "--out"]
     for path in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"):
         done = subprocess.run([*call, path], capture_output=True, check=True)
-        assert b'"schema"' in done.stdout
+        assert json.loads(done.stdout)["schema"] == "hvtx/gc/1"  # and nothing else
+        assert done.stderr != b""
+        both = subprocess.run([*call, path, "--json"], capture_output=True, check=True)
+        assert json.loads(both.stdout)["schema"] == json.loads(both.stderr)["schema"]
     for path in ("/dev/null", "/dev/stdout"):
         subprocess.run([*call, path], stdout=subprocess.DEVNULL, check=True)
     taken = tmp_path / "taken"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -73,3 +76,35 @@ class Terminal(io.StringIO):
 
     def isatty(self) -> bool:
         return True
+
+
+ANSWER = """
+import sys
+from hvtx.cli import render
+from hvtx.host import output
+output.write_out(sys.argv[1], b"the file")
+with render.beside(None, sys.argv[1]):
+    render.say("the answer")
+"""
+
+
+@pytest.mark.parametrize("path", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+def test_an_answer_is_not_mixed_into_a_file_that_is_standard_output(
+    path: str, tmp_path: Path
+) -> None:
+    """A pipe, or a file that the shell made: what arrives there is the file, byte for byte."""
+    call = [sys.executable, "-c", ANSWER, path]
+    done = subprocess.run(call, capture_output=True, check=True)
+    assert (done.stdout, done.stderr) == (b"the file", b"the answer\n")
+    with (tmp_path / "out").open("wb") as file:
+        done = subprocess.run(call, stdout=file, stderr=subprocess.PIPE, check=True)
+    assert ((tmp_path / "out").read_bytes(), done.stderr) == (b"the file", b"the answer\n")
+
+
+def test_an_answer_beside_another_file_stays_where_it_is(tmp_path: Path) -> None:
+    call = [sys.executable, "-c", ANSWER, str(tmp_path / "out")]
+    done = subprocess.run(call, capture_output=True, check=True)
+    assert (done.stdout, done.stderr) == (b"the answer\n", b"")
+    call = [sys.executable, "-c", ANSWER, "/dev/null"]
+    done = subprocess.run(call, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=True)
+    assert done.stderr == b""
