@@ -35,7 +35,7 @@ class Clusters:
         """
         named(what, "what")
         with self._calls.recording(
-            lambda runtime: commands.cluster_forget.refuse_first(runtime, what)
+            lambda runtime: commands.cluster_forget.refuse_first(runtime, what), spends=True
         ) as runtime:
             return commands.cluster_forget.forget(runtime, what)
 

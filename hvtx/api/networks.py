@@ -48,7 +48,7 @@ class Networks:
         given = check.options(changes, check.NETWORK_CHANGES)
         policy = policy_change(given)
         wanted = commands.network_set.parse_changes(policy=policy, **given)
-        with self._calls.opened(writable=True, create=False) as runtime:
+        with self._calls.opened(writable=True, create=False, spends=wanted.frees()) as runtime:
             changed = commands.network_set.set_network(runtime, name, wanted)
             return commands.show_networks.shown_network(runtime, changed)
 

@@ -142,7 +142,7 @@ class Vms:
         given = check.options(changes, check.VM_CHANGES)
         policy = policy_change(given)
         wanted = commands.vm_set.parse_changes(policy=policy, **given)
-        with self._calls.opened(writable=True, create=False) as runtime:
+        with self._calls.opened(writable=True, create=False, spends=wanted.frees()) as runtime:
             return commands.show.shown_vm(runtime, commands.vm_set.set_vm(runtime, name, wanted))
 
     def rm(self, name: str, *, force: bool = False) -> None:

@@ -46,6 +46,16 @@ class Changes(NamedTuple):
     passage: bool | None = None
     once: given_once.OfNetwork = given_once.OfNetwork()  # refused where it is to be otherwise
 
+    def frees(self) -> bool:
+        """Whether it only gives up what the network has: its service, its rules, its accepts."""
+        policy = self.policy
+        given_up = Changes(
+            policy=policy if policy is not None and policy.only_clears() else None,
+            dhcp=False if self.dhcp is False else None,
+            passage=False if self.passage is False else None,
+        )
+        return self == given_up
+
     def accepted(self) -> bool:
         """Whether what others' filters are to accept follows from any of it."""
         asked = (self.dhcp, self.uplink, self.passage)

@@ -66,6 +66,17 @@ class Changes(NamedTuple):
     kept: bool = False  # append and command are as they are on record: checked before
     once: given_once.OfVm = given_once.OfVm()  # refused where it is to be otherwise
 
+    def frees(self) -> bool:
+        """Whether it only gives up what the VM has: ports, limits, rules, the start at boot."""
+        limits, policy = self.limits, self.policy
+        given_up = Changes(
+            autostart=False if self.autostart is False else None,
+            limits=limits if limits is not None and not any(limits) else None,
+            policy=policy if policy is not None and policy.only_clears() else None,
+            unpublish=self.unpublish,
+        )
+        return self == given_up
+
     def at_start(self) -> list[str]:
         """The fields of which a VM that runs cannot hear."""
         return [name for name in self.fields() if name not in _LIVING]

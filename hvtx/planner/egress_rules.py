@@ -175,6 +175,10 @@ class PolicyChange(NamedTuple):
     rules: tuple[EgressRule, ...] = ()
     clear: bool = False  # without the rules that it has
 
+    def only_clears(self) -> bool:
+        """Whether rules go, and nothing comes."""
+        return self.clear and not self.rules and self.egress is None
+
 
 def parse_policy(egress: str | None, allow: Iterable[str], deny: Iterable[str]) -> Policy:
     """A policy as it is kept, each rule once. Raises UsageError."""

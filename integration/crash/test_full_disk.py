@@ -80,7 +80,14 @@ def test_everything_that_ends_frees_or_reads_works(disk: Disk) -> None:
         link["ifname"]
         for link in before["links"]  # type: ignore[attr-defined]
     ]
+    for argv in (("vm", "set", "one", "-p", "9090:80"), ("network", "set", "net", "--dhcp"),
+                 ("vm", "set", "one", "--unpublish", "8080", "-p", "9090:80"),
+                 ("vm", "set", "one", "--limit", "in=1mbit", "--no-autostart")):  # fmt: skip
+        said(disk.hvtx(*argv, code=7), 7)
     assert "reserve" in disk.files()  # what reads and what is refused takes nothing of it
+    disk.hvtx("vm", "set", "one", "--unpublish", "8080", "--no-rules", "--limit", "none")
+    disk.hvtx("vm", "set", "two", "--no-autostart")
+    disk.hvtx("network", "set", "net", "--no-passage")
     disk.hvtx("vm", "stop", "one", "--force")
     disk.hvtx("gc", "--apply")
     disk.hvtx("recover")
