@@ -127,7 +127,7 @@ def _show(done: Import) -> None:
         ("vm", "kind", "object", "outcome", "why"),
         rows,
         empty="nothing was found",
-        below=("why", "object"),
+        below=("why", "object", "outcome", "kind"),
     )
     words = ", ".join(f"{count} {word}" for word, count in done.counts().items() if count)
     render.say(words if done.applied else f"{words} (nothing was changed)", "bold")

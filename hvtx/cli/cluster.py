@@ -66,7 +66,7 @@ def _blocks(shown: ClusterStatus) -> None:
         ("network", "block", "state", "used", "addresses"),
         [(b.pool.network, b.cidr or "-", b.state, b.used, b.addresses) for b in shown.blocks],
         empty="no blocks of this host",
-        below=("addresses",),
+        below=("addresses", "block", "used", "state"),
     )
     others = [one for one in shown.holders if one.installation not in ("", shown.installation)]
     lost = {one.installation for one in shown.hosts if one.forgotten}
@@ -75,7 +75,7 @@ def _blocks(shown: ClusterStatus) -> None:
             ("network", "block", "host", "address", "installation"),
             [(o.network, o.cidr, o.host or "-", o.address or "-", o.installation) for o in others],
             empty="",
-            below=("address",),
+            below=("address", "host", "installation", "block"),
         )
     for block in shown.blocks:
         if block.kept and not block.used:

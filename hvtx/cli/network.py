@@ -197,6 +197,7 @@ def routes(ctx: click.Context, name: str | None, form: str, json_: bool) -> None
                 for one in found
             ],
             empty="no blocks",
+            below=("host", "via", "block"),
         )
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import os
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from hvtx.cli import render
+from hvtx.cli import render, vm_text
+from hvtx.model.reason import Reason
+from tests.structure.source import TOP
 
 HEADERS = ("kind", "key", "state", "mark")
 MARK = "hvtx:1:xqjjdgp5qu:12.iuyvjoa6yseqsjvq"
@@ -108,3 +112,67 @@ def test_an_answer_beside_another_file_stays_where_it_is(tmp_path: Path) -> None
     call = [sys.executable, "-c", ANSWER, "/dev/null"]
     done = subprocess.run(call, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=True)
     assert done.stderr == b""
+
+
+# The widest that each column may have.
+_NAME, _IPV6 = "n" * 63, "fd77:1234:5678:9abc:def0:1234:5678:9abc"
+WIDEST = {
+    **dict.fromkeys(("name", "vm", "network", "of"), _NAME),
+    **dict.fromkeys(("address", "via"), _IPV6),
+    **dict.fromkeys(("key", "object", "resource"), PATH),
+    **dict.fromkeys(("host",), f"node-17.{'r' * 44}.example.org"),
+    **dict.fromkeys(("id", "op", "row"), "9223372036854775807"),
+    **dict.fromkeys(("time", "since"), "2026-11-28T08:04:38Z"),
+    **dict.fromkeys(("nat", "dhcp"), "yes"),
+    **dict.fromkeys(("message", "why", "vms", "ports"), "several words " * 20),
+    "addresses": " ".join([_IPV6] * 4),
+    "subnets": "10.123.123.0/24 fd77:1234:5678:9abc::/64",
+    "block": "fd77:1234:5678:9abc:def0:1234:5678:9a00/120",
+    "bridge": "hvbr12345678901", "firewall": "nftables", "installation": "xqjjdgp5qu", "mark": MARK,
+    "state": "interrupted", "used": "65536", "kind": "masquerade", "verb": "network-create",
+    "event": "released", "reason": max(Reason, key=len), "pid": "4194304", "guest": "shut down",
+    "outcome": f"would be imported ({max(Reason, key=len)})", "hypervisor": "cloud-hypervisor",
+}  # fmt: skip
+
+
+def test_every_table_is_found() -> None:
+    assert len(list(_tables())) >= 9
+
+
+def _tables() -> Iterator[tuple[str, Sequence[str], Sequence[str]]]:
+    """Where each table is made, its headers, and what may leave it."""
+    for path in sorted((TOP / "hvtx" / "cli").rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        made = {
+            node.targets[0].id: node.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+        }
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            if ast.unparse(call.func) not in ("render.table", "table"):
+                continue
+            below = [word.value for word in call.keywords if word.arg == "below"]
+            found = [
+                vm_text.HEADERS if ast.unparse(one) == "HEADERS" else ast.literal_eval(
+                    made[one.id] if isinstance(one, ast.Name) else one
+                )
+                for one in (call.args[0], *below)
+            ]  # fmt: skip
+            yield f"{path.name}:{call.lineno}", found[0], found[1] if below else ()
+
+
+@pytest.mark.parametrize(("where", "headers", "below"), list(_tables()))
+def test_every_table_can_be_as_narrow_as_a_terminal(
+    where: str,
+    headers: Sequence[str],
+    below: Sequence[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of 80 columns, with names and addresses as long as they may be."""
+    monkeypatch.setattr(render, "fancy", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    render.table(headers, [[WIDEST[one] for one in headers]], empty="", below=below)
+    for line in capsys.readouterr().out.splitlines():
+        assert len(line) <= 80 or len(line.split()) <= 2, f"{where}: {line}"
