@@ -105,11 +105,13 @@ def forget(ctx: click.Context, host: str, yes: bool, json_: bool) -> None:
     host's and not on record.
     """
     if not yes:
+        first = "power it off or take it off the network"
+        if "/" in host:
+            first = "make sure that no VM has an address of it"
         raise UsageError(
             f"cluster forget gives addresses of {host} to others, and cannot see whether its guests"
             " still run",
-            hint="power it off or take it off the network, then: hvtx cluster forget"
-            f" {render.plain(host)} --yes",
+            hint=f"{first}, then: hvtx cluster forget {render.plain(host)} --yes",
         )
     done = host_of(ctx).cluster.forget(host)
     if json_:

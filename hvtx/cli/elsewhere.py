@@ -98,11 +98,31 @@ _NONE_OF: Mapping[str, Mapping[str, str]] = {
             ("restart", "reload", "reset"),
             "hvtx repair NAME puts back what is missing of it; `hvtx doctor` says what that is",
         ),
+        **dict.fromkeys(
+            ("connect", "disconnect", "attach", "detach"),
+            "a VM's networks are given once, when it is made: `hvtx vm create --help`",
+        ),
     },
-    "vm": dict.fromkeys(
-        ("stats", "stat", "top", "usage"),
-        "hvtx vm show NAME tells its pid, and `top -p PID` what that takes",
-    ),
+    "vm": {
+        **dict.fromkeys(
+            ("stats", "stat", "top", "usage"),
+            "hvtx vm show NAME tells its pid, and `top -p PID` what that takes",
+        ),
+        **dict.fromkeys(
+            ("autostart", "enable", "disable"),
+            "whether it starts at boot: hvtx vm set NAME --autostart, or --no-autostart",
+        ),
+        **dict.fromkeys(
+            ("publish", "port-forward", "forward", "expose"),
+            "a port of the guest on the host: hvtx vm set NAME --publish 8080:80",
+        ),
+        "unpublish": "hvtx vm set NAME --unpublish 8080",
+        **dict.fromkeys(
+            ("detach", "disconnect"),
+            "no process is let go of, and networks are given once: hvtx vm stop NAME ends it",
+        ),
+        "connect": "networks are given once, when a VM is made: `hvtx vm create --help`",
+    },
     "systemd": {"status": "systemctl status hvtx-recover.service hvtx-gc.timer"},
     "import": dict.fromkeys(
         ("libvirt", "virsh", "qemu", "docker", "podman", "proxmox"),

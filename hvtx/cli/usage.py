@@ -47,6 +47,9 @@ def _other(words: str, path: str) -> UsageError:
     is_prefix = "/" in first and not first.startswith(("/", "."))
     if is_prefix and _has(path, "--subnet"):
         return UsageError(words, hint=f"did you mean --subnet {first}?")
+    word, _, value = first.partition("=")
+    if _has(path, f"--{word}"):
+        return UsageError(words, hint=f"did you mean --{word}{value and ' '}{value}?")
     advice = elsewhere.extra_advice(path.removeprefix(PROGRAM).strip(), first)
     return UsageError(words, hint=advice or help_hint(path))
 
@@ -98,6 +101,8 @@ def _option_hint(
         )
         if made is not None:
             return made
+        if (positive := f"--{name.removeprefix('--no-')}") in own and positive != name:
+            return f"leave it out: without {positive} there is none"
         likely = elsewhere.alike(name, own)
     return None if likely is None else f"did you mean {likely}? {help_hint(path)}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise, takewhile
 
 import click
 
@@ -229,7 +230,31 @@ def refuse_words_before_dashes(given: Sequence[str]) -> None:
                 f"{flag} takes no value, and {command[0]!r} stands behind it",
                 hint=_without(command[0], flag),
             )
-        raise UsageError(
-            f"unexpected argument {command[0]!r}",
-            hint="put the command to run as the VM after --",
-        )
+        _refuse_options_as_values(words)
+        raise UsageError(f"unexpected argument {command[0]!r}", hint=_meant_by(command))
+
+
+def _refuse_options_as_values(words: Sequence[str]) -> None:
+    """Refuse ``--network --ip 10.0.0.5``: the value is missing, and the next option is taken."""
+    params = click.get_current_context().command.params
+    options = [param for param in params if isinstance(param, click.Option)]
+    flags = {name for one in options for name in (*one.opts, *one.secondary_opts)}
+    valued = {name for one in options if not one.is_flag for name in one.opts}
+    before = list(takewhile(lambda word: word != "--", words))
+    for option, value in pairwise(before):
+        if option in valued and value in flags:
+            raise UsageError(
+                f"{option} has no value: {value} follows it",
+                hint=f"give it one, or leave {option} out",
+            )
+
+
+def _meant_by(command: Sequence[str]) -> str:
+    """The hint of words that stand where a command does, without its dashes."""
+    name, equals, value = command[0].partition("=")
+    params = click.get_current_context().command.params
+    option = next((p for p in params if f"--{name}" in (*p.opts, *p.secondary_opts)), None)
+    if isinstance(option, click.Option):
+        given = value if equals else "" if option.is_flag else " ".join(command[1:2])
+        return f"did you mean --{name}{given and ' '}{given}?"
+    return "put the command to run as the VM after --; of several VMs, name one at a time"

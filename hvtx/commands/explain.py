@@ -105,7 +105,9 @@ def _otherwise(text: str) -> str | None:
     """The address or port in what browsers and other programs are given."""
     bare = re.sub(r"^[a-z]+://|/$", "", text)
     bare = re.sub(r"^localhost\b", "127.0.0.1", bare).removeprefix(":")
-    plain = bare != text and re.fullmatch(r"[\w.:-]+", bare)
+    bare = re.sub(r"^(\d+) +(tcp|udp)$", r"\1/\2", bare.lower())
+    bare = re.sub(r"^(tcp|udp)[ /:](\d+)$", r"\2/\1", bare)
+    plain = bare != text.lower() and re.fullmatch(r"[\w.:-]+(/tcp|/udp)?", bare)
     return f"did you mean {bare}? hvtx explain {bare}" if plain else None
 
 

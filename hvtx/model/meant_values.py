@@ -74,7 +74,7 @@ def published(text: str) -> list[str]:
 
 
 def _one_published(text: str) -> str | None:
-    spelt = text.replace("→", ":").replace("->", ":").replace("=", ":").lower()
+    spelt = text.removeprefix("=").replace("→", ":").replace("->", ":").replace("=", ":").lower()
     spelt = spelt.replace("localhost:", "127.0.0.1:").removeprefix("*:")
     before = re.fullmatch(r"(tcp|udp):(.+)", spelt)
     after = re.fullmatch(r"(.+)[:/](tcp|udp)", spelt)
@@ -83,6 +83,7 @@ def _one_published(text: str) -> str | None:
         protocol, spelt = before[1], before[2]
     elif after:
         spelt, protocol = after[1], after[2]
+    spelt = re.sub(r"^\[([0-9.]+)\]:", r"\1:", spelt)  # of an IPv4 address
     lone = re.fullmatch(_PORT, spelt)
     if lone:
         spelt = f"{spelt}:{spelt}"

@@ -49,7 +49,7 @@ def parse_published(
         if networks is not None and asked.network not in (None, *networks):
             raise UsageError(
                 f"a port is published in network {asked.network!r}, which the VM is not in",
-                hint=f"give it that network too: --network {asked.network}",
+                hint=_by_protocol(asked) or f"give it that network too: --network {asked.network}",
             )
     if len(found) > MOST:
         raise _too_many(len(found))
@@ -68,6 +68,14 @@ def parse_published(
     return tuple(found)
 
 
+def _by_protocol(asked: Asked) -> str | None:
+    """How ``tcp/8080:80`` is written; None for what is no protocol before the ports."""
+    if asked.network not in ("tcp", "udp"):
+        return None
+    port = f"{asked.port.host_port}:{asked.port.guest_port}"
+    return f"write it as {port}{'/udp' if asked.network == 'udp' else ''}"
+
+
 def _too_many(number: int) -> UsageError:
     return UsageError(
         f"{number} ports are published, and a VM has at most {MOST}",
@@ -83,6 +91,8 @@ def _spelt(text: str) -> list[Asked]:
     except UsageError as problem:
         right = _meant().published(text)
         if not right or not all(addressing.is_right(one, text, _published) for one in right):
+            if len(right) == 1 and right[0] != text:
+                _published(right[0])  # what is wrong with it besides
             raise
         hint = f"write it as {right[0]}"
         if len(right) > 1:

@@ -92,7 +92,13 @@ def test_what_a_hint_says_is_typed_as_it_stands(
 
 @pytest.mark.parametrize(
     ("asked", "meant"),
-    [(":8080", "8080"), ("localhost:8080", "127.0.0.1:8080"), ("http://10.77.0.2/", "10.77.0.2")],
+    [
+        ("8080 tcp", "8080/tcp"),
+        ("tcp/8080", "8080/tcp"),
+        (":8080", "8080"),
+        ("localhost:8080", "127.0.0.1:8080"),
+        ("http://10.77.0.2/", "10.77.0.2"),
+    ],
 )
 def test_what_a_browser_is_given_is_explained_without_it(
     peopled: Program, asked: str, meant: str

@@ -240,6 +240,36 @@ ELSEWHERE = [
     ("gc --plan web", "at one thing: hvtx explain web"),
     ("gc --apply --yes", "nothing is asked here: hvtx gc --apply"),
     ("gc --apply --all", "hvtx gc --apply does all that it would do"),
+    # a word that is an option's, and an option that stands for a value
+    ("vm set web memory=2048", "did you mean --memory 2048?"),
+    ("vm set web memory 512", "did you mean --memory 512?"),
+    ("vm set web autostart", "did you mean --autostart?"),
+    ("vm create web kernel=/k", "did you mean --kernel /k?"),
+    ("network set lab isolate", "did you mean --isolate?"),
+    ("network set lab egress=none", "did you mean --egress none?"),
+    ("vm create web --network --ip 10.0.0.5", "give it one, or leave --network out"),
+    ("vm create web --kernel --initrd x", "give it one, or leave --kernel out"),
+    ("vm create web db --kernel k", "of several VMs, name one at a time"),
+    ("vm create web --no-autostart", "leave it out: without --autostart there is none"),
+    ("vm run web --no-kernel", "leave it out: without --kernel there is none"),
+    # what virsh, podman and docker have commands for
+    ("vm autostart web", "hvtx vm set NAME --autostart, or --no-autostart"),
+    ("vm enable web", "hvtx vm set NAME --autostart"),
+    ("vm detach web", "hvtx vm stop NAME ends it"),
+    ("vm publish web 8080:80", "hvtx vm set NAME --publish 8080:80"),
+    ("vm port-forward web 80", "hvtx vm set NAME --publish 8080:80"),
+    ("network connect lab web", "networks are given once, when it is made"),
+    # ports
+    ("vm create web -p tcp/8080:80 --kernel k", "write it as 8080:80"),
+    ("vm create web -p udp/53:53 --kernel k", "write it as 53:53/udp"),
+    ("vm create web -p [127.0.0.1]:8080:80 --kernel k", "write it as 127.0.0.1:8080:80"),
+    ("vm create web -p=8080:80 --kernel k", "write it as 8080:80"),
+    ("cluster forget 10.64.3.0/26", "make sure that no VM has an address of it"),
+    (
+        "cluster forget old",
+        "power it off or take it off the network, then: hvtx cluster forget old",
+    ),
+    ("vm apply -f a.toml b.toml", "each file has one: hvtx vm apply -f a.toml -f b.toml"),
     # words too many
     ("network create lab --subnet 10.0.0.0/24 --isolate yes", "leave 'yes' out"),
     (
