@@ -67,9 +67,10 @@ def apply(ctx: click.Context, /, *, only_plan: bool, yes: bool, json_: bool, **g
 def _refuse_combinations(given: dict[str, Any], *, only_plan: bool, yes: bool) -> None:
     files, saved = given["files"], given["saved"]
     if files and saved is not None:
+        each = " ".join(f"-f {one}" for one in (*files, saved))
         raise UsageError(
             f"give either -f FILE or a saved PLAN; {saved} has no -f before it",
-            hint=f"each file has one: hvtx vm apply {' '.join(f'-f {one}' for one in (*files, saved))}",
+            hint=f"each file has one: hvtx vm apply {each}",
         )
     if not files and saved is None:
         raise UsageError(
