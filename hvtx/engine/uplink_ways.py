@@ -11,6 +11,7 @@ from hvtx.host import routes
 from hvtx.host.links import Links
 from hvtx.host.netlink import Channel, DumpInterrupted
 from hvtx.host.sysctl import read as read_setting
+from hvtx.host.table_names import named_tables
 from hvtx.model.routing import Packet, Route, Rule
 from hvtx.model.typed import NamedTuple
 from hvtx.model.vm import Network
@@ -76,8 +77,8 @@ def _way(sent: _Sent, family: int, given: Collection[int]) -> Way:
     reached = {p: found for p in behind if (found := next(filter(sent.led, samples(p)), None))}
     target = next(iter(reached.values()), None)
     now = [routing.find(rules, every, sent.packet._replace(destination=to)) for to in world]
-    table, prefs = free_table(every, rules, given), free_prefs(rules, now)
-    return Way(target, behind=tuple(reached), table=table, prefs=prefs)
+    table = free_table(every, rules, {*given, *named_tables()})
+    return Way(target, behind=tuple(reached), table=table, prefs=free_prefs(rules, now))
 
 
 def _by_a_mark(

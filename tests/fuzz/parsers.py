@@ -74,6 +74,7 @@ from hvtx.host import (
     sock_diag,
     socket_table,
     store_location,
+    table_names,
     tap_filter_check,
     trust,
     vmm_api,
@@ -1182,6 +1183,10 @@ PARSERS: dict[str, Parser] = {
     "addresses that the host answers for": Parser(
         lambda bodies: routes.local(Told(bodies), 4), dumps("route"), GARBLED,
         ("host.routes.local", "host.routes._is_shared"),
+    ),
+    "names of tables of routes": Parser(
+        table_names.numbers_in, texts(["255\tlocal\n#\n0x64 vpn # of a tunnel\n1 inr.ruhep\n"]), (),
+        ("host.table_names.numbers_in", "host.table_names.named_tables"),
     ),
     "routes": Parser(
         lambda body: routes.ask(Told([body]), Packet("10.0.0.1")), bodies("route"), GARBLED,
