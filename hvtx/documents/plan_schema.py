@@ -33,13 +33,18 @@ def document() -> dict[str, Any]:
             "What `hvtx gc --plan --json` and `hvtx gc --apply --json` print,"
             " and what `hvtx gc --plan --out FILE` saves."
         ),
-        **_object(_plan(), optional=("heuristic", "blocks")),
+        **_object(_plan(), optional=("heuristic", "blocks", "installation")),
         "$defs": {"item": _item(), "block": _block()},
     }
 
 
 def _plan() -> dict[str, Any]:
-    counts = {action.value: {"type": "integer", "minimum": 0} for action in Action}
+    counts = {
+        action.value: {
+            "type": "integer", "minimum": 0, "description": f"How many items have {action.value}.",
+        }
+        for action in Action
+    }  # fmt: skip
     return {
         "schema": {"const": SCHEMA},
         "plan_id": {
@@ -55,13 +60,16 @@ def _plan() -> dict[str, Any]:
             "enum": [None, *REFUSALS],
             "description": "Why hvtx draws no conclusions; such a plan has no items.",
         },
-        "epoch": _object({
-            "boot_id": {"type": "string", "description": "The kernel's boot id."},
-            "netns": {
-                "type": "integer", "minimum": 0,
-                "description": "The network namespace's cookie.",
-            },
-        }),
+        "epoch": {
+            **_object({
+                "boot_id": {"type": "string", "description": "The kernel's boot id."},
+                "netns": {
+                    "type": "integer", "minimum": 0,
+                    "description": "The network namespace's cookie.",
+                },
+            }),
+            "description": "The life of the host that it is of.",
+        },
         "items": {
             "type": "array", "items": {"$ref": "#/$defs/item"},
             "description": "In the order in which they would be done.",
@@ -72,6 +80,10 @@ def _plan() -> dict[str, Any]:
             "description": "Of a cluster, what is done about them, too; left out: nothing.",
         },
         "heuristic": {"const": True, "description": "Only in plans of the emergency mode."},
+        "installation": {
+            "type": "string",
+            "description": "Only with --installation: the one whose remains it is of.",
+        },
     }  # fmt: skip
 
 
@@ -84,18 +96,34 @@ def _item() -> dict[str, Any]:
     text = {"type": "string"}
     maybe = {"type": ["string", "null"]}
     properties = {
-        "action": {"enum": [action.value for action in Action]},
-        "reason": {"oneOf": [_reason(reason) for reason in Reason] + [_ground(g) for g in Ground]},
-        "kind": {"enum": [*(kind.value for kind in Kind), *_STRANGE_KINDS]},
+        "action": {
+            "enum": [action.value for action in Action],
+            "description": "What would be done, or was.",
+        },
+        "reason": {
+            "oneOf": [_reason(reason) for reason in Reason] + [_ground(g) for g in Ground],
+            "description": "Why, as a word.",
+        },
+        "kind": {
+            "enum": [*(kind.value for kind in Kind), *_STRANGE_KINDS],
+            "description": "Kind of the resource, or of a thing of others.",
+        },
         "key": {**text, "description": "Name of the resource: device, address, rule …"},
         "vm": {**maybe, "description": "VM that the object belongs to."},
         "record": {
             "oneOf": [
                 {"type": "null"},
-                _object({"id": {"type": "integer"}, "state": {"enum": [s.value for s in State]}}),
-            ]
+                _object({
+                    "id": {"type": "integer", "description": "Number of the row."},
+                    "state": {
+                        "enum": [s.value for s in State],
+                        "description": "State of the row.",
+                    },
+                }),
+            ],
+            "description": "Its row in the store; null: it is not on record.",
         },
-        "evidence": {"type": "array", "items": text},
+        "evidence": {"type": "array", "items": text, "description": "What was seen."},
         "message": {**text, "description": "One sentence for a person."},
         "outcome": {"enum": [None, *_OUTCOMES], "description": "After --apply: what became of it."},
         "mark": {
@@ -106,7 +134,7 @@ def _item() -> dict[str, Any]:
             **maybe,
             "description": "Of the emergency mode: the command that creates the resource again.",
         },
-    }
+    }  # fmt: skip
     return {**_object(properties, optional=("restore",)), "allOf": _pairs()}
 
 
@@ -114,9 +142,15 @@ def _block() -> dict[str, Any]:
     """A block of addresses that a cluster gave, or the claim of one."""
     maybe = {"type": ["string", "null"]}
     return _object({
-        "action": {"oneOf": [_word(*word) for word in ACTIONS.items()]},
-        "reason": {"oneOf": [_word(*word) for word in REASONS.items()]},
-        "network": maybe,
+        "action": {
+            "oneOf": [_word(*word) for word in ACTIONS.items()],
+            "description": "What would be done, or was.",
+        },
+        "reason": {
+            "oneOf": [_word(*word) for word in REASONS.items()],
+            "description": "Why, as a word.",
+        },
+        "network": {**maybe, "description": "The network; null: of all of them."},
         "cidr": {**maybe, "description": "Null: a claim without an answer, or all blocks."},
         "claim": {"type": "string", "description": "What the cluster knows the claim by."},
         "message": {"type": "string", "description": "One sentence for a person."},
