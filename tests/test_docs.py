@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
+from click.testing import CliRunner
+
+from hvtx import errors
+from hvtx.cli import doctor, interrupts
 from hvtx.documents import plan_schema
+from hvtx.engine.finding import Finding
 
 TOP = Path(__file__).parent.parent
 
 
-def test_the_reference_is_the_codes_own() -> None:
-    """docs/reference.md is what scripts/make-reference prints today."""
+@pytest.mark.parametrize("page", ["reference", "json"])
+def test_the_reference_is_the_codes_own(page: str) -> None:
+    """docs/reference.md and docs/json.md are what scripts/make-reference prints today."""
     made = subprocess.run(
-        [sys.executable, str(TOP / "scripts/make-reference")],
+        [sys.executable, str(TOP / "scripts/make-reference"), page],
         capture_output=True, text=True, check=True, cwd=TOP,
     )  # fmt: skip
-    assert made.stdout == (TOP / "docs/reference.md").read_text(), "run scripts/make-reference"
+    written = (TOP / f"docs/{page}.md").read_text()
+    assert made.stdout == written, f"scripts/make-reference {page} > docs/{page}.md"
 
 
 def test_links_between_pages_lead_somewhere() -> None:
@@ -42,3 +52,29 @@ def test_the_published_schema_is_the_codes_own() -> None:
     made = json.dumps(plan_schema.document(), indent=2) + "\n"
     published = (TOP / "docs/plan.schema.json").read_text()
     assert made == published, "run: hvtx gc --schema > docs/plan.schema.json"
+
+
+def test_codes_of_signals_are_those_that_commands_end_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each row of the page that names a signal, against what an interrupted command tells."""
+    page = (TOP / "docs/reference.md").read_text()
+    rows = re.findall(r"\| (\d+) \| Interrupted by (\w+)", page)
+    assert len(rows) == 3
+    for code, name in rows:
+        number = getattr(signal, name)
+        monkeypatch.setattr(interrupts, "interrupted_by", lambda n=number: n)
+        assert interrupts.interrupted("").exit_code == int(code)
+
+
+def test_codes_of_doctor_and_of_plans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1 where a check found an error, else 0; 2 is that of a plan with something to do."""
+    page = (TOP / "docs/reference.md").read_text()
+    assert re.search(r"\| 1 \| .*`doctor`: a check found an error", page)
+    assert re.search(rf"\| {errors.EXIT_PLAN_NOT_EMPTY} \| .*`--detailed-exitcode`", page)
+
+    def ended(level: str) -> int:
+        found = SimpleNamespace(findings=[Finding("tun", level, "m")], denied=None)
+        host = SimpleNamespace(doctor=lambda: found)
+        monkeypatch.setattr("hvtx.cli.doctor.host_of", lambda _: host)
+        return CliRunner().invoke(doctor.doctor, [], standalone_mode=False).return_value
+
+    assert [ended(level) for level in ("ok", "warning", "error")] == [0, 0, 1]
