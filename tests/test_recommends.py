@@ -56,6 +56,7 @@ PACKAGES = {  # of programs that hvtx's package has to bring
 }
 ANOTHERS = {  # programs of a page that is about them, or that tells how to get them
     "firewall-cmd": ("firewalls.md", "of firewalld, beside which hvtx is"),
+    "tcpdump": ("troubleshooting.md", "which says how to get it, and does without"),
     "pipx": ("README.md", "the way to install it without the package"),
     "visudo": ("privileges.md", "of sudo, which the page is about"),
 }
