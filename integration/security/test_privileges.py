@@ -85,6 +85,7 @@ def sleeper() -> Iterator[int]:
 # What is called for each line of the table, in an order in which all of them can succeed.
 CALLS: dict[str, tuple[str, ...]] = {
     "network create": ("network", "create", "two", "--subnet", "10.78.0.0/24"),
+    "network set": ("network", "set", "empty", "--isolate"),
     "network ls": ("network", "ls"),
     "network show": ("network", "show", "lan"),
     "vm create": ("vm", "create", "made", "--network", "lan", *SLEEP),
@@ -92,11 +93,17 @@ CALLS: dict[str, tuple[str, ...]] = {
     "vm ls": ("vm", "ls"),
     "vm show": ("vm", "show", "up"),
     "vm logs": ("vm", "logs", "up"),
+    "vm set": ("vm", "set", "up", "--publish", "8083:83"),
+    "vm restart": ("vm", "restart", "up"),
     "vm attach": ("vm", "attach", "theirs", "--pid", "{pid}"),
     "intents": ("intents",),
     "log": ("log",),
     "doctor": ("doctor",),
     "explain": ("explain", "8080"),
+    "metrics": ("metrics",),
+    "store backup": ("store", "backup", "{home}/backup.db"),
+    "completion": ("completion", "bash"),
+    "cni print": ("cni", "print"),
     "systemd print": ("systemd", "print"),
     "gc --plan": ("gc", "--plan"),
     "gc --heuristic --plan": ("gc", "--heuristic", "--plan"),
@@ -149,7 +156,12 @@ def test_each_command_with_what_it_needs_and_without(peopled: Unprivileged, back
     peopled.environment["HVTX_FIREWALL"] = backend
     with sleeper() as pid:
         calls = {
-            command: tuple(word.format(pid=pid) if "{" in word else word for word in argv)
+            command: tuple(
+                word.format(pid=pid, home=peopled.environment["HVTX_STATE_DIR"])
+                if "{" in word
+                else word
+                for word in argv
+            )
             for command, argv in CALLS.items()
         }
         lines = table()
