@@ -19,7 +19,7 @@ view.stale | boolean | whether the store has changed since, or the host has boot
 # egress
 egress | object | what guests may reach:
 egress.mode | string | `open`, `internet` or `none`
-egress.from | string | who says the mode: `vm`, `network`, or `default`: nobody does, so it is `open`
+egress.from | string | who says the mode: `vm`, `network`, or `default`: nobody, so it is `open`
 egress.rules[] | string | `allow` or `deny`, and what, in the order in which they are asked
 # line
 time | string | RFC 3339, UTC
