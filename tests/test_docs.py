@@ -14,7 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from hvtx import errors
-from hvtx.cli import doctor, interrupts
+from hvtx.cli import doctor, interrupts, main
+from hvtx.cli.streams import Notice
 from hvtx.documents import plan_schema
 from hvtx.engine.finding import Finding
 
@@ -78,3 +79,23 @@ def test_codes_of_doctor_and_of_plans(monkeypatch: pytest.MonkeyPatch) -> None:
         return CliRunner().invoke(doctor.doctor, [], standalone_mode=False).return_value
 
     assert [ended(level) for level in ("ok", "warning", "error")] == [0, 0, 1]
+
+
+def test_an_error_has_the_fields_of_the_page(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One object on standard error, with what was noted before it; standard output is empty."""
+    page = (TOP / "docs/json.md").read_text()
+    (table,) = re.findall(r"^## Errors$(.*?)^Words of", page, re.DOTALL | re.MULTILINE)
+    told = set(re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE))
+    monkeypatch.setattr(main, "taken_notices", lambda: [Notice("note", "n")])
+    for name in ("state_dir", "run_dir"):
+        monkeypatch.setenv(f"HVTX_{name.upper()}", str(tmp_path / name))
+    assert main.run(["--config", "/dev/null", "vm", "show", "none", "--json"]) == 3
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    found = json.loads(shown.err)
+    paths = {f"error.{name}" for name in found["error"]} | {"notices[]"}
+    paths |= {f"notices[].{name}" for name in found["notices"][0]}
+    assert paths == told
+    assert found["error"]["code"] == "not-found"

@@ -9,7 +9,7 @@ import pytest
 
 from hvtx.api import cluster_settings, setting_words, settings
 from hvtx.api.setting_words import CLUSTER, CNI, GIVEN, READ, SETTINGS
-from hvtx.cni import environment
+from hvtx.cni import configuration, environment
 from hvtx.errors import UsageError
 from hvtx.hypervisors import base
 from hvtx.model.block import SOURCES, Cluster
@@ -88,6 +88,18 @@ def test_every_variable_that_the_program_names_has_its_line() -> None:
         named |= {name for found in asked.findall(module.text) for name in found if name}
     assert named - known == set()
     assert {one.name for one in READ} - {"_HVTX_COMPLETE"} <= named  # its name is put together
+
+
+def test_keys_of_the_plugin_are_on_its_page() -> None:
+    """Settings by their keys, and what the plugin knows besides."""
+    page = (Path(__file__).parents[2] / "docs/cni.md").read_text()
+    (keys,) = re.findall(r"^\| key \| what it is \|.*?\n\n", page, re.MULTILINE | re.DOTALL)
+    named = {
+        name
+        for line in keys.strip().splitlines()
+        for name in re.findall(r"`(\w+)`", line.split("|")[1])
+    }
+    assert named == configuration._OWN | {"dns"}
 
 
 def test_variables_of_a_program_and_of_a_runtime() -> None:
