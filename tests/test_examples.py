@@ -11,17 +11,29 @@ import pytest
 
 from hvtx.engine.units import COLLECT, RECOVER
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "docs/examples"
+TOP = Path(__file__).resolve().parent.parent
+EXAMPLES = TOP / "docs/examples"
 
 
-def allowed() -> list[str]:
-    """The regular expressions of arguments that the sudoers example allows."""
+PLACES = ("/usr/bin/hvtx", "/usr/local/bin/hvtx")  # of the Debian package, of pipx as README has it
+
+
+def allowed(program: str) -> list[str]:
+    """The regular expressions of arguments that the sudoers example allows for program."""
     text = (EXAMPLES / "sudoers").read_text().replace("\\\n", "")
     alias = re.search(r"^Cmnd_Alias HVTX = (.*)$", text, re.MULTILINE)
     assert alias
-    found = [re.fullmatch(r"/usr/local/bin/hvtx (\^.*\$)", c.strip()) for c in alias[1].split(",")]
+    found = [re.fullmatch(r"(/\S+) (\^.*\$)", rule.strip()) for rule in alias[1].split(",")]
     assert all(found), alias[1]
-    return [one[1] for one in found if one]
+    return [one[2] for one in found if one and one[1] == program]
+
+
+def test_sudo_knows_hvtx_wherever_it_is_installed() -> None:
+    """The same rules for each place in which README's two ways of installing put the program."""
+    package = (TOP / "scripts/make-deb").read_text()
+    assert f'"$tree{PLACES[0]}"' in package
+    assert "PIPX_BIN_DIR=/usr/local/bin" in (TOP / "README.md").read_text()
+    assert allowed(PLACES[0]) == allowed(PLACES[1]) != []
 
 
 def test_visudo_takes_the_sudoers_example(tmp_path: Path) -> None:
@@ -44,13 +56,15 @@ def test_visudo_takes_the_sudoers_example(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("program", PLACES)
 @pytest.mark.parametrize(
     "arguments", ["vm start web", "vm stop db-1", "vm logs web", "gc --plan", "explain 10.77.0.2"]
 )
-def test_sudo_allows(arguments: str) -> None:
-    assert any(re.search(pattern, arguments) for pattern in allowed())
+def test_sudo_allows(program: str, arguments: str) -> None:
+    assert any(re.search(pattern, arguments) for pattern in allowed(program))
 
 
+@pytest.mark.parametrize("program", PLACES)
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -59,8 +73,8 @@ def test_sudo_allows(arguments: str) -> None:
         "gc --apply", "vm rm web", "vm attach web --pid 1", "", "explain --help", "doctor --gc", "recover",
     ],
 )  # fmt: skip
-def test_sudo_does_not_allow(arguments: str) -> None:
-    assert not any(re.search(pattern, arguments) for pattern in allowed())
+def test_sudo_does_not_allow(program: str, arguments: str) -> None:
+    assert not any(re.search(pattern, arguments) for pattern in allowed(program))
 
 
 def test_the_polkit_example_knows_our_units_only() -> None:
