@@ -18,6 +18,7 @@ from hvtx.cli import doctor, interrupts, main
 from hvtx.cli.streams import Notice
 from hvtx.documents import plan_schema
 from hvtx.engine.finding import Finding
+from hvtx.planner import heuristic
 
 TOP = Path(__file__).parent.parent
 
@@ -46,6 +47,25 @@ def test_links_between_pages_lead_somewhere() -> None:
             if not (page.parent / target).exists()
         ]
     assert not dead
+
+
+def test_the_names_that_the_emergency_mode_guesses_by_are_on_its_page() -> None:
+    """Each name on docs/emergency.md is one, and each pattern of the code has one there."""
+    page = (TOP / "docs/emergency.md").read_text()
+    found = re.search(r"^The names, .*?: (.*?)\. Not (.*?)\.$", page, re.MULTILINE | re.DOTALL)
+    assert found
+    words, others = (re.findall(r"`([^`]+)`", part) for part in found.groups())
+    names = {"tap01234abc" if word == "tap" else word.replace("*", "x1") for word in words}
+    assert [name for name in names if not heuristic.named_like_a_tap(name)] == []
+    assert [name for name in others if heuristic.named_like_a_tap(name)] == []
+    # an optional hyphen is two names
+    both = {
+        form
+        for one in heuristic.TAP_NAMES
+        for form in (one.replace("-?", ""), one.replace("-?", "-"))
+    }
+    missing = {form for form in both if not any(re.fullmatch(form, name) for name in names)}
+    assert not missing
 
 
 def test_the_published_schema_is_the_codes_own() -> None:

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 @click.option("--gc", "collect", is_flag=True, help="The older spelling of `gc --apply`.")
 @click.option("--dry-run", is_flag=True, help="With --gc: `gc --plan`.")
 @click.option(
-    "--force-heuristic", "guessing", is_flag=True, help="With --gc: `gc --heuristic`, with --yes."
+    "--force-heuristic",
+    "guessing",
+    is_flag=True,
+    help="With --gc: `gc --heuristic --apply --yes`; it does not ask.",
 )
 @as_json
 @click.pass_context
