@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,13 +15,15 @@ from pathlib import Path
 
 import pytest
 
+from hvtx import ShownRoute
+from hvtx.cli.routes_text import lines_of
 from integration import lab
 from integration.lab import packages
 from integration.lab.firewall_contract import reach
 from integration.lab.program import Program
 from integration.lab.traffic import Place
 from integration.lab.waiting import until
-from tests.fleet_page import text
+from tests.fleet_page import PAGE, text
 
 TOP = Path(__file__).resolve().parents[2]
 GUEST = str(TOP / "integration/lab/guest.py")
@@ -136,7 +139,25 @@ def test_guests_of_two_hosts_reach_each_other(
     assert (lab.run("ip", "route"), world.run("ip", "route")) == (before, there_before)
 
 
-def test_bird_reads_routes_to_blocks(bird: Path, tmp_path: Path) -> None:
+def test_bird_takes_routes_to_blocks(world: lab.Namespace, bird_at: object, tmp_path: Path) -> None:
+    """What the page adds for `network routes --format bird` brings them into the kernel."""
+    page, file = text("/etc/bird/bird.conf"), tmp_path / "hvtx.conf"
+    said = " ".join(PAGE.split())
+    include = re.search(r"ends with `(include \"([^\"]+)\";)`", said)
+    export = re.search(r"`protocol kernel` has `(export where [^`]+;)`", said)
+    assert include and export and f"> {include[2]} && birdc configure" in said
+    assert page.count("export where source = RTS_BGP;") == 1
+    routes = [
+        ShownRoute("lab", cidr, "other", "south", via, local=False)
+        for cidr, via in (("10.81.7.0/28", lab.WORLD4), ("fd81::/64", lab.WORLD6))
+    ]
+    file.write_text("\n".join(lines_of(routes, "bird")) + "\n")
+    configuration = page.replace("export where source = RTS_BGP;", export[1])
+    bird_at("blocks", configuration + include[1].replace(include[2], str(file)) + "\n", [])  # type: ignore[operator]
+    until_shown("ip route", f"10.81.7.0/28 via {lab.WORLD4} dev uplink proto bird")
+
+
+def test_bird_reads_its_configuration(bird: Path, tmp_path: Path) -> None:
     """The page's configuration parses, and a broken one does not."""
     program, environment = str(bird / "usr/sbin/bird"), libraries(bird)
     file = tmp_path / "bird.conf"
