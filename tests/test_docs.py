@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from hvtx import errors
 from hvtx.cli import doctor, interrupts, main
 from hvtx.cli.streams import Notice
 from hvtx.documents import plan_schema
+from hvtx.engine import transient_units, units
 from hvtx.engine.finding import Finding
 from hvtx.planner import heuristic
 
@@ -66,6 +68,32 @@ def test_the_names_that_the_emergency_mode_guesses_by_are_on_its_page() -> None:
     }
     missing = {form for form in both if not any(re.fullmatch(form, name) for name in names)}
     assert not missing
+
+
+def test_the_page_about_boot_knows_each_unit() -> None:
+    """Those that are installed, with the numbers' too, and those that systemd-run makes."""
+    page = (TOP / "docs/boot.md").read_text()
+    place = units.Place(
+        ("/usr/bin/hvtx",), "/var/lib/hvtx", "/run/hvtx", {}, "/var/lib/p/hvtx.prom"
+    )
+    calls = [transient_units.start_call((), (), ["NAME"], {})]
+    calls += [
+        make((), (), {}) for make in (transient_units.serve_call, transient_units.collect_call)
+    ]
+    made = {word.removeprefix("--unit=") for call in calls for word in call if "--unit=" in word}
+    named = {unit.name for unit in units.units(place)} | {f"{name}.service" for name in made}
+    assert len(made) == 3
+    assert not {name for name in named if f"`{name}`" not in page}
+
+
+def test_the_layers_are_those_that_are_checked() -> None:
+    """CONTRIBUTING has the order of import-linter's contract, to the word."""
+    settings = tomllib.loads((TOP / "pyproject.toml").read_text())
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    (layers,) = (each["layers"] for each in contracts if each["type"] == "layers")
+    rooms = [layer.replace("hvtx.", "") for layer in layers]
+    chain = " > ".join(f"({room})" if "|" in room else room for room in rooms)
+    assert f"`{chain}`" in " ".join((TOP / "CONTRIBUTING.md").read_text().split())
 
 
 def test_the_published_schema_is_the_codes_own() -> None:
