@@ -70,6 +70,19 @@ def test_the_names_that_the_emergency_mode_guesses_by_are_on_its_page() -> None:
     assert not missing
 
 
+def test_the_page_about_the_library_has_each_call() -> None:
+    """Of Host, and of what its properties give: docs/library.md names it."""
+    page = (TOP / "docs/library.md").read_text()
+    surface = (TOP / "tests/api/surface.txt").read_text()
+    classes = dict(re.findall(r"^class (\w+)\n((?:  .*\n)+)", surface, re.MULTILINE))
+    verbs = classes["Host"]
+    for group in re.findall(r"^  \w+ -> (\w+)$", classes["Host"], re.MULTILINE):
+        verbs += classes.get(group, "")
+    calls = set(re.findall(r"^  ([a-z]\w*)\(", verbs, re.MULTILINE))
+    assert len(calls) > 40
+    assert not {name for name in calls if not re.search(rf"\b{name}\b", page)}
+
+
 def test_the_page_about_boot_knows_each_unit() -> None:
     """Those that are installed, with the numbers' too, and those that systemd-run makes."""
     page = (TOP / "docs/boot.md").read_text()

@@ -98,14 +98,26 @@ def test_an_answer_that_was_lost(hvtx: Forked) -> None:
     assert hvtx.is_clean()
 
 
-def test_what_cannot_be_released_keeps_nothing_else(hvtx: Forked) -> None:
-    """Of three dead VMs one's device is opened after the plan: the others go, and it is told."""
+def dead_vms(hvtx: Forked) -> dict[str, str]:
+    """Three of them, and their devices."""
     devices = {}
     for name in ("a", "b", "c"):
         hvtx("vm", "run", name, "--network", "net", *SLEEP)
         devices[name] = hvtx.device(name)
         lab.end(hvtx.vm(name)["pid"])
-    with commanded("gc", "--apply", HVTX_FAILPOINT="planned:stop", HVTX_FIREWALL="nftables") as gc:
+    return devices
+
+
+def test_what_cannot_be_released_keeps_nothing_else(hvtx: Forked, tmp_path: Path) -> None:
+    """Of three dead VMs one's device is opened after the plan: the others go, and it is told."""
+    devices = dead_vms(hvtx)
+    with (
+        (tmp_path / "told").open("wb") as out,
+        commanded(
+            "gc", "--apply", "--json",
+            stdout=out, HVTX_FAILPOINT="planned:stop", HVTX_FIREWALL="nftables",
+        ) as gc,
+    ):  # fmt: skip
         os.waitid(os.P_PID, gc.pid, os.WSTOPPED)
         holder = hold(devices["b"])
         os.kill(gc.pid, signal.SIGCONT)
@@ -113,6 +125,26 @@ def test_what_cannot_be_released_keeps_nothing_else(hvtx: Forked) -> None:
     left = lab.run("ip", "-o", "link")
     os.close(holder)
     assert [name for name, device in devices.items() if device in left] == ["b"]
+    taps = [i for i in json.loads((tmp_path / "told").read_bytes())["items"] if i["kind"] == "tap"]
+    assert {i["vm"]: i["outcome"] for i in taps} == {"a": "done", "b": "skipped", "c": "done"}
+    assert all(item["message"] for item in taps if item["vm"] == "b")
+    hvtx("gc", "--apply")
+    assert hvtx.is_clean()
+
+
+def test_an_item_that_fails_keeps_nothing_else(hvtx: Forked) -> None:
+    """Of three dead VMs one's flows cannot be ended: it is told (9), and the others are done."""
+    devices = dead_vms(hvtx)
+    items = hvtx(
+        "gc", "--apply", "--json", code=9, HVTX_FAILPOINT="flushing:error:1"
+    ).json()["items"]  # fmt: skip
+    failed = [item for item in items if item["outcome"] == "failed"]
+    assert len({item["vm"] for item in failed}) == 1
+    assert all(item["message"] for item in failed)
+    others = {item["outcome"] for item in items if item["vm"] not in (None, failed[0]["vm"])}
+    assert others == {"done"}
+    left = lab.run("ip", "-o", "link")
+    assert not [device for device in devices.values() if device in left]
     hvtx("gc", "--apply")
     assert hvtx.is_clean()
 

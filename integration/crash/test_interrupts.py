@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -281,11 +282,13 @@ def test_ctrl_c_while_the_whole_is_put_on_record_is_too_late(
 
 
 @contextmanager
-def commanded(*argv: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+def commanded(
+    *argv: str, stdout: int | IO[bytes] = subprocess.DEVNULL, **environment: str
+) -> Iterator[subprocess.Popen[bytes]]:
     """A command of the program that runs beside the test; ended in any case."""
     command = subprocess.Popen(
         [sys.executable, "-m", "hvtx", *argv], env={**os.environ, **environment},
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
         yield command
