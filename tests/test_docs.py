@@ -21,6 +21,7 @@ from hvtx.documents import plan_schema
 from hvtx.engine import transient_units, units
 from hvtx.engine.finding import Finding
 from hvtx.planner import heuristic
+from tests.protocol import test_model
 
 TOP = Path(__file__).parent.parent
 
@@ -81,6 +82,23 @@ def test_the_page_about_the_library_has_each_call() -> None:
     calls = set(re.findall(r"^  ([a-z]\w*)\(", verbs, re.MULTILINE))
     assert len(calls) > 40
     assert not {name for name in calls if not re.search(rf"\b{name}\b", page)}
+
+
+def test_the_figures_of_the_model_are_of_its_worlds() -> None:
+    """docs/protocol.md has a line for each world and part; the sums of reliability.md are its own."""
+    page = (TOP / "docs/protocol.md").read_text().partition("\n## Figures\n")[2]
+    worlds = dict(re.findall(r"^\| ([^|`]+) \| ([0-9,]+) \| [0-9 ]*\|$", page, re.MULTILINE))
+    states = {name: int(count.replace(",", "")) for name, count in worlds.items()}
+    together = states.pop("together")
+    assert list(states) == list(test_model.WORLDS)
+    assert together == sum(states.values())
+    left_out = re.findall(r"^\| ((?:`[\w-]+`(?:, )?)+) \| [0-9,]+ \|", page, re.MULTILINE)
+    parts = [" ".join(re.findall(r"`([\w-]+)`", words)) for words in left_out]
+    assert parts == [rules for rules, *_ in test_model.WEAKENINGS]
+    reliability = (TOP / "docs/reliability.md").read_text()
+    assert f"in {len(states)} worlds, with no violation" in reliability
+    assert f"| {together:,} |" in reliability
+    assert f"counterexample in the model | {len(parts)} |" in reliability
 
 
 def test_the_page_about_boot_knows_each_unit() -> None:
