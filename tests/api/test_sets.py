@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hvtx.api import sets
-from hvtx.errors import UsageError
+from hvtx.engine.files import read_believed_plan
+from hvtx.errors import NotPermitted, UsageError
 
 
 def test_a_network_is_what_its_command_would_make() -> None:
@@ -33,3 +35,17 @@ def test_a_vm_is_what_its_command_would_make() -> None:
 def test_what_could_never_be_is_refused(ask: Any, options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         ask("web", options)
+
+
+def test_a_set_in_a_directory_of_others_is_refused(tmp_path: Path) -> None:
+    """Whoever may write the directory may put another file in its place: it says what root starts."""
+    shared = tmp_path / "shared"
+    shared.mkdir(0o755)
+    (shared / "vms.toml").write_text("[vms.web]\n")
+    (shared / "vms.toml").chmod(0o600)
+    assert sets.read_set(str(shared / "vms.toml")) == b"[vms.web]\n"
+    shared.chmod(0o777)
+    with pytest.raises(NotPermitted, match=str(shared)):
+        sets.read_set(str(shared / "vms.toml"))
+    with pytest.raises(NotPermitted, match=str(shared)):
+        read_believed_plan(str(shared / "vms.toml"))
