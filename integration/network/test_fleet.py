@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -155,6 +156,9 @@ def test_bird_takes_routes_to_blocks(world: lab.Namespace, bird_at: object, tmp_
     configuration = page.replace("export where source = RTS_BGP;", export[1])
     bird_at("blocks", configuration + include[1].replace(include[2], str(file)) + "\n", [])  # type: ignore[operator]
     until_shown("ip route", f"10.81.7.0/28 via {lab.WORLD4} dev uplink proto bird")
+    file.write_text("\n".join(lines_of(routes[1:], "bird")) + "\n")  # the block went back
+    os.kill(int((tmp_path / "blocks.pid").read_text()), signal.SIGHUP)  # as `birdc configure`
+    until_shown("ip route", "10.81.7.0/28", there=False)
 
 
 def test_bird_reads_its_configuration(bird: Path, tmp_path: Path) -> None:
