@@ -68,6 +68,15 @@ def parse_published(
     return tuple(found)
 
 
+def _besides(right: str) -> UsageError | None:
+    """What is wrong with a port as it would be spelt, where that has a hint of its own."""
+    try:
+        _published(right)
+    except UsageError as problem:
+        return problem if problem.hint else None
+    return None
+
+
 def _by_protocol(asked: Asked) -> str | None:
     """How ``tcp/8080:80`` is written; None for what is no protocol before the ports."""
     if asked.network not in ("tcp", "udp"):
@@ -91,9 +100,8 @@ def _spelt(text: str) -> list[Asked]:
     except UsageError as problem:
         right = _meant().published(text)
         if not right or not all(addressing.is_right(one, text, _published) for one in right):
-            if len(right) == 1 and right[0] != text:
-                _published(right[0])  # what is wrong with it besides
-            raise
+            besides = _besides(right[0]) if len(right) == 1 else None
+            raise besides or problem from None
         hint = f"write it as {right[0]}"
         if len(right) > 1:
             hint = f"one at a time: {' '.join(f'--publish {one}' for one in right)}"

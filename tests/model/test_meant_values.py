@@ -176,12 +176,17 @@ FORMS = ("write it as 8080:80, or 203.0.113.1:53", "write it as 8080:80, 203", "
 
 @pytest.mark.parametrize(
     "text",
-    ["0", "99999", "00080", "90-80", "tcp:0", "1.2.3:80:80", "300.1.1.1:80:80", "::1:80:80"],
+    ["0", "99999", "00080", "90-80", "tcp:0", "1.2.3:80:80", "300.1.1.1:80:80"],
 )
 def test_no_hint_is_refused_again(text: str) -> None:
     """What would not be taken either is not said: the form is."""
     assert meant_values.published(text)
     assert hint(ports.parse_published, [text]).startswith(FORMS)
+
+
+def test_what_is_wrong_besides_is_told_where_that_has_a_hint() -> None:
+    said = hint(ports.parse_published, ["::1:80:80"])
+    assert said == "publish it on 127.0.0.1, or on another address of the host"
 
 
 def test_addresses_that_nobody_can_have_are_not_proposed() -> None:
