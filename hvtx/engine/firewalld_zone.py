@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from hvtx.drivers.base import FirewallDriver
 from hvtx.engine import notice
-from hvtx.host import firewalld
+from hvtx.host import firewalld, ufw
 from hvtx.host.firewalld import Firewalld
 from hvtx.host.firewalld_zones import has_file
 from hvtx.model.firewalld_zone import BACKEND, ZONE, is_others, is_waiting
@@ -71,7 +71,7 @@ def warn_unknown(made: Iterable[Resource]) -> None:
     if waiting:
         notice.warning(
             f"firewalld learns of its new zone {ZONE} by its next reload or start; until then it"
-            f" stops guests of {', '.join(waiting)}: {_RELOAD}"
+            f" stops guests of {', '.join(waiting)}: {with_ufw(_RELOAD)}"
         )
 
 
@@ -99,6 +99,16 @@ def fixes(nets: Iterable[Net]) -> dict[str, str]:
         else:
             found[bridge] = _RELOAD if kept else f"hvtx repair; {_RELOAD}"
     return found
+
+
+def with_ufw(commands: str) -> str:
+    """Commands as a hint has them; ufw is loaded again where a reload of firewalld is among them.
+
+    That empties the tables of iptables and leaves their policies: with ufw's the host is shut then.
+    """
+    if _RELOAD in commands and ufw.is_enabled():
+        return f"{commands}; ufw reload"
+    return commands
 
 
 def will_bind(network: Network) -> bool:

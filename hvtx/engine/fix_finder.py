@@ -60,7 +60,8 @@ class FixFinder:
         tools = frozenset(name for name in _TOOLS if program.find((name,)) is not None)
         late = self._late() if len(place) == 3 and is_policy(place[2]) else frozenset()
         host = Host(self._uplinks, self._nets, self._chains, self._owners, tools, zoned, late)
-        return fix(stops, host)
+        found = fix(stops, host)
+        return None if found is None else firewalld_zone.with_ufw(found)
 
     def _late(self) -> frozenset[str]:
         """The bridges whose accepts in others' filters are to be made, or moved."""

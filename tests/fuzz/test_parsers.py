@@ -63,6 +63,7 @@ ASIDE = {
     "documents.encoding._well_formed": "text of our own making",
     "cli.vm._print_log": "replaces what is no text",
     "drivers.dnsmasq.driver._words": "errors are replaced",
+    "host.ufw.is_enabled": "what is no text is replaced",
     "drivers.file._read": "what is no text is replaced",
     "engine.egress_guests._seen": "what is no text is replaced",
     "host.replica.newcomer": "addresses and frames of our own making",
