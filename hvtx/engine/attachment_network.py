@@ -92,7 +92,7 @@ def judge(
         check_free(all_networks(runtime), wanted)
     elif name == DEFAULT:
         wanted = NetworkRequest(DEFAULT, default_draft(runtime).subnets)
-    privileges.need_to_start([describe(runtime, wanted or NetworkRequest(name))], devices=False)
+    privileges.need_to_start([describe(runtime, wanted or NetworkRequest(name))])
     libnftables.run("list tables")  # either backend needs the library, and the kernel's nf_tables
 
 

@@ -78,7 +78,7 @@ def build_network(
 
     ``scope`` tells what the installation has by now, for the network to stand on.
     """
-    privileges.need_to_start([network], devices=False)
+    privileges.need_to_start([network])
     from hvtx.engine import forwarding
     from hvtx.engine.undo import undo
 

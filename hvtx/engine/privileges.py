@@ -53,7 +53,8 @@ def need_to_empty(directory: str) -> None:
 def need_to_start(networks: Iterable[Network], *, devices: bool = True) -> None:
     """Refuse if a VM in ``networks`` cannot be started by this user, or on this host.
 
-    Without ``devices`` for a container, or for a network alone: neither makes a TAP device.
+    Without ``devices`` for a container in a network that is there: no TAP device is made for it,
+    as a passing one is for a network's bridge.
 
     Raises NotPermitted, and HostRefused where the iptables backend lacks what it works with.
     """

@@ -33,6 +33,9 @@ def shut(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[FakeWorld]:
     made = FakeWorld(tmp_path)
+    subnets = [word for subnet in SUBNETS for word in ("--subnet", subnet)]
+    ran = made.hvtx("network", "create", "net", *subnets)
+    assert ran.code == 0, ran.err
     with pytest.MonkeyPatch.context() as patch:  # undone before the world is
         patch.setattr(privileges, "tun_problem", lambda: NotPermitted(SHUT))
         patch.setattr("hvtx.commands.cni_status.Links", made.links)
@@ -54,7 +57,7 @@ def test_containers_come_and_go_without_it(world: FakeWorld) -> None:
         return ran
 
     path = world.container()
-    done(WORD, "add", path, "box")  # the first makes the network, too
+    done(WORD, "add", path, "box")
     with world.kernel.run():
         Host().attachments.status("net", SUBNETS)
     done(WORD, "del", "box")
@@ -72,6 +75,8 @@ def test_who_makes_a_tap_device_is_asked_for_it(world: FakeWorld) -> None:
     assert (ran.code, SHUT in ran.err) == (NotPermitted.exit_code, True)
     with world.kernel.run(), pytest.raises(NotPermitted, match=SHUT):
         Host().attachments.status("net", SUBNETS, vm=True)
+    ran = world.hvtx("network", "create", "two", "--subnet", "10.78.0.0/24")  # a passing one
+    assert (ran.code, SHUT in ran.err) == (NotPermitted.exit_code, True)
     assert world.hvtx("vm", "create", "web", "--network", "net", "--", "true").code == 0
     ran = world.hvtx("vm", "start", "web")
     assert (ran.code, SHUT in ran.err) == (NotPermitted.exit_code, True)
