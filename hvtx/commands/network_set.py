@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from hvtx.engine import exchange, living_network, network_service, uplink_ways
+from hvtx.engine import exchange, living_network, network_service, privileges, uplink_ways
 from hvtx.engine.exits import refuse_exits
 from hvtx.engine.network_upkeep import carry_out, ensure_tables, settle_accepts
 from hvtx.engine.registry import outdated
@@ -162,6 +162,7 @@ def _refuse(
     read: Callable[..., Any], network: Network, wanted: Network, every: Iterable[Network]
 ) -> None:
     """Refuse what cannot be, before anything is changed."""
+    privileges.need(legacy=network.firewall == "iptables")
     if wanted.isolate != network.isolate:
         _refuse_isolation(network, read(records.resources_of_vms), read(records.vm_names))
     uplink = wanted.uplink if wanted.uplink != network.uplink else None

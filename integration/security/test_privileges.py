@@ -85,6 +85,7 @@ def sleeper() -> Iterator[int]:
 # What is called for each line of the table, in an order in which all of them can succeed.
 CALLS: dict[str, tuple[str, ...]] = {
     "network create": ("network", "create", "two", "--subnet", "10.78.0.0/24"),
+    "network set": ("network", "set", "lan", "--egress", "internet"),
     "network ls": ("network", "ls"),
     "network show": ("network", "show", "lan"),
     "vm create": ("vm", "create", "made", "--network", "lan", *SLEEP),
