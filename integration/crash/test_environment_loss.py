@@ -132,23 +132,6 @@ def test_what_cannot_be_released_keeps_nothing_else(hvtx: Forked, tmp_path: Path
     assert hvtx.is_clean()
 
 
-def test_an_item_that_fails_keeps_nothing_else(hvtx: Forked) -> None:
-    """Of three dead VMs one's flows cannot be ended: it is told (9), and the others are done."""
-    devices = dead_vms(hvtx)
-    items = hvtx(
-        "gc", "--apply", "--json", code=9, HVTX_FAILPOINT="flushing:error:1"
-    ).json()["items"]  # fmt: skip
-    failed = [item for item in items if item["outcome"] == "failed"]
-    assert len({item["vm"] for item in failed}) == 1
-    assert all(item["message"] for item in failed)
-    others = {item["outcome"] for item in items if item["vm"] not in (None, failed[0]["vm"])}
-    assert others == {"done"}
-    left = lab.run("ip", "-o", "link")
-    assert not [device for device in devices.values() if device in left]
-    hvtx("gc", "--apply")
-    assert hvtx.is_clean()
-
-
 def test_a_writer_that_sleeps_inside_a_transaction(hvtx: Forked) -> None:
     """The others are told who is in the way (75), and nothing is acted; readers read on."""
     words = textwrap.dedent("""
