@@ -440,7 +440,10 @@ def test_a_vm_gets_a_tap_as_firecracker_looks_for_it(plugin: Plugin) -> None:
         assert (tap["name"], tap["sandbox"]) == ("tap1", path_of(inside))
         assert (vm["name"], vm["sandbox"]) == ("tap1", "vm-1")
         assert vm["mac"] == link(inside, "veth0")["address"]
-        assert [ip["interface"] for ip in told["ips"]] == [told["interfaces"].index(vm)]
+        places = [told["interfaces"][ip["interface"]] for ip in told["ips"]]
+        assert [(one["name"], one["sandbox"]) for one in places] == [
+            ("tap1", "vm-1"), ("veth0", path_of(inside)),
+        ]  # fmt: skip
         (device,) = json.loads(inside.run("ip", "-d", "-j", "link", "show", "dev", "tap1"))
         made = device["linkinfo"]["info_data"]
         assert (made["type"], str(made["user"]), str(made["group"])) == ("tap", "123", "456")

@@ -132,7 +132,7 @@ def test_no_file_of_a_store_is_written_over(hvtx: Program, tmp_path: Path) -> No
     (state() / "logs").mkdir(exist_ok=True)
     (state() / "logs" / "web.log").write_text("said\n")
     with closing(sqlite3.connect(state() / "hvtx.db")) as reader:
-        reader.execute("SELECT count(*) FROM vms").fetchone()  # keeps the log there
+        reader.execute("SELECT count(*) FROM vm").fetchone()  # keeps the log there
         own = (
             "hvtx.db-wal",
             "hvtx.db-shm",

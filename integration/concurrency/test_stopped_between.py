@@ -40,8 +40,8 @@ SLEEP = ("--", "sleep", "600")
 
 def networks_of_both(hvtx: Program) -> None:
     """A network of iptables, with VMs of which each has a policy, and one of nftables alone."""
-    hvtx("network", "create", "old", "--subnet", "10.77.0.0/24", "--firewall", "iptables")
-    hvtx("network", "create", "new", "--subnet", "10.78.0.0/24", "--firewall", "nftables")
+    hvtx("--firewall", "iptables", "network", "create", "old", "--subnet", "10.77.0.0/24")
+    hvtx("--firewall", "nftables", "network", "create", "new", "--subnet", "10.78.0.0/24")
     hvtx("vm", "create", "web", "--network", "old", "--egress", "none", *SLEEP)
     external = ("--hypervisor", "external", "-p", "8080:80")
     hvtx("vm", "create", "ext", "--network", "old", "--egress", "none", *external)
@@ -52,7 +52,7 @@ def is_kept(hvtx: Program) -> None:
     assert hvtx.is_clean()
     lab.run("nft", "flush", "ruleset")
     hvtx("repair")
-    hvtx("network", "create", "more", "--subnet", "10.79.0.0/24", "--firewall", "nftables")
+    hvtx("--firewall", "nftables", "network", "create", "more", "--subnet", "10.79.0.0/24")
     for name in ("web", "ext"):
         hvtx("vm", "rm", name, "--force")
     for name in ("more", "old"):
