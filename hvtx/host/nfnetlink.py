@@ -150,7 +150,10 @@ class Nftables(Channel):
                     return
 
     def lookup(self, pieces: Sequence[SetElement]) -> list[Element | None]:
-        """What stands at the keys of ``pieces``, None where nothing does (or no such set)."""
+        """What stands at the keys of ``pieces``, None where nothing does (or no such set).
+
+        Raises OSError.
+        """
         found: list[Element | None] = []
         for start in range(0, len(pieces), _PIPELINE):
             found += self._lookup_some(pieces[start : start + _PIPELINE])
@@ -174,6 +177,8 @@ class Nftables(Channel):
                 position = waiting.pop(seq)
                 if kind == _ERROR:
                     problem = kernel_error(body, flags)
+                    if position == 0 and problem is not None and problem.errno == errno.EPERM:
+                        raise problem  # of all of them: nfnetlink_rcv() answers once then
                     if problem is not None and problem.errno != errno.ENOENT:
                         failure = failure or problem
                     continue
