@@ -300,3 +300,10 @@ def environment(place: Path) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def run(world: FakeWorld, *argv: str, failpoint: str = "", code: int = 0) -> Ran:
+    """A command of hvtx that ends as it should."""
+    ran = world.run(argv, failpoint, lambda: None)
+    assert ran.code == code, ran
+    return ran

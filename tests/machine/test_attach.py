@@ -10,8 +10,7 @@ import pytest
 
 from hvtx.commands import vm_attach
 from hvtx.model.resource import Kind
-from tests.machine.fake_world import FakeWorld
-from tests.machine.world import Ran
+from tests.machine.fake_world import FakeWorld, run
 
 pytestmark = pytest.mark.slow
 
@@ -26,13 +25,6 @@ def world(tmp_path: Path) -> Iterator[FakeWorld]:
         run(made, "vm", "start", name)
     yield made
     made.close()
-
-
-def run(world: FakeWorld, *argv: str, code: int = 0) -> Ran:
-    """A command of hvtx that ends as it should."""
-    ran = world.run(argv, "", lambda: None)
-    assert ran.code == code, ran
-    return ran
 
 
 def test_the_second_of_two_at_once_is_refused(

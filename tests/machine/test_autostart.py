@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.machine.fake_world import FakeWorld
-from tests.machine.world import KILLED, Ran
+from tests.machine.fake_world import FakeWorld, run
+from tests.machine.world import KILLED
 
 pytestmark = pytest.mark.slow
 START, RECOVER = ("vm", "start", "web"), ("recover",)
@@ -24,13 +24,6 @@ def world(tmp_path: Path) -> Iterator[FakeWorld]:
     run(made, "network", "create", "other", "--subnet", "10.78.0.0/24")  # the life is entered
     yield made
     made.close()
-
-
-def run(world: FakeWorld, *argv: str, code: int = 0) -> Ran:
-    """A command of hvtx that does what it should."""
-    ran = world.run(argv, "", lambda: None)
-    assert ran.code == code, ran
-    return ran
 
 
 def runs(world: FakeWorld) -> bool:

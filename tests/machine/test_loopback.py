@@ -10,7 +10,7 @@ import pytest
 
 from hvtx.drivers import bridge
 from hvtx.host.localnet import route_localnet
-from tests.machine.fake_world import FakeWorld
+from tests.machine.fake_world import FakeWorld, run
 
 pytestmark = pytest.mark.slow
 DB = ("vm", "start", "db"), ("vm", "stop", "db", "--force")
@@ -30,12 +30,6 @@ def world(tmp_path: Path) -> Iterator[FakeWorld]:
     made.kernel.settings[route_localnet("hvnet")] = "0"  # which no bridge has there by itself
     yield made
     made.close()
-
-
-def run(world: FakeWorld, *argv: str) -> None:
-    """A command of hvtx that does what it should."""
-    ran = world.run(argv, "", lambda: None)
-    assert ran.code == 0, ran
 
 
 def leads(world: FakeWorld) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hvtx.store import retention, tombstone
-from tests.machine.fake_world import FakeWorld
+from tests.machine.fake_world import FakeWorld, run
 from tests.machine.found import FOUND, play
 from tests.machine.test_machine import FakeMachine, worlds
 
@@ -36,12 +36,6 @@ def world(tmp_path: Path) -> Iterator[FakeWorld]:
     run(made, "vm", "stop", "web")
     yield made
     made.close()
-
-
-def run(world: FakeWorld, *argv: str) -> None:
-    """A command of hvtx that does what it should."""
-    ran = world.run(argv, "", lambda: None)
-    assert ran.code == 0, ran
 
 
 def restored(world: FakeWorld) -> set[str]:

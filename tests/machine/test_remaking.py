@@ -9,7 +9,7 @@ import pytest
 
 from hvtx.model import remaking
 from hvtx.model.resource import Kind, Resource
-from tests.machine.fake_world import FakeWorld
+from tests.machine.fake_world import FakeWorld, run
 from tests.machine.world import KILLED
 
 pytestmark = pytest.mark.slow
@@ -25,12 +25,6 @@ def world(tmp_path: Path) -> Iterator[FakeWorld]:
     made.do("delete", {"device": "hvnet"})
     yield made
     made.close()
-
-
-def run(world: FakeWorld, *argv: str, failpoint: str = "", code: int = 0) -> None:
-    """A command of hvtx that does what it should."""
-    ran = world.run(argv, failpoint, lambda: None)
-    assert ran.code == code, ran
 
 
 def bridge(world: FakeWorld) -> Resource:
