@@ -203,8 +203,8 @@ def makers_of_script(path: str, makers: Mapping[int, str]) -> dict[int, str]:
 
     Who led to the script (``makers``), and who could write or replace it. Raises OSError.
     """
-    found = dict(makers)
     with _found(path, makers) as place:
+        found = place.walk.makers  # and who made a link on the way to it
         masters = place.walk.masters(place.seen)
         if trust.open_to_others(place.seen, place.descriptor, groups=True):
             masters.add(_ANYBODY)
@@ -213,7 +213,7 @@ def makers_of_script(path: str, makers: Mapping[int, str]) -> dict[int, str]:
                 f"{place.path} is a script that {_who(maker)} could write, and its first line leads"
             )
             found.setdefault(maker, how)
-        return place.walk.makers | found
+        return found
 
 
 class Look(NamedTuple):
