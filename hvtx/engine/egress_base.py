@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from hvtx.model.typed import Any
-from hvtx.planner.network_needs import Policies, limited, missing_tables
+from hvtx.planner.network_needs import Policies, legacy, limited, missing_tables
 from hvtx.planner.scope import NetworkScope
 from hvtx.store import records
 
@@ -28,8 +28,8 @@ def hold(
     meanwhile is kept from taking the table until this run has ended (:func:`may_go`). One may have
     taken it since the scope was read. ``read`` reads networks (by id) as they are. Raises Busy.
     """
-    if not limited(scope, policies):
-        return scope
+    if not legacy(limited(scope, policies)):
+        return scope  # a network of nftables needs the table itself, policies or none
     lock("all", _LOCK, shared=True)
     held = scope.networks  # `network set` asks with what it is about to make of one
     now = read(held)._replace(networks=held)

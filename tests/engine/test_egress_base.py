@@ -165,6 +165,18 @@ def test_who_has_no_policy_holds_nobody_up(begun: Callable[[], Any]) -> None:
     assert ensured(start, NO_POLICY, scope) is scope
 
 
+def test_a_network_of_nftables_is_asked_of_nobody(begun: Callable[[], Any]) -> None:
+    """It needs the table itself: its starts neither wait nor read it again."""
+    start = begun()
+    scope = scope_of(start)._replace(networks={LEAVING.id: LEAVING})
+
+    def asked() -> None:
+        pytest.fail("a lock")
+
+    start.meanwhile = asked
+    assert ensured(start, NONE, scope) is scope
+
+
 def test_another_of_the_same_kind_keeps_it_and_nobody_is_asked(begun: Callable[[], Any]) -> None:
     """So no start waits for this removal."""
     removal = begun()
