@@ -23,8 +23,10 @@ from tests.planner.scene import Scene
 @pytest.fixture
 def logger(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A shell as the logger of a network's directory is one; it ends with its input."""
-    words = ["/bin/sh", "-c", "read end; :", SIGNATURE, str(tmp_path / "log"), "1", "1"]
-    with subprocess.Popen(words, stdin=subprocess.PIPE) as process:
+    words = ["/bin/sh", "-c", "echo; read end; :", SIGNATURE, str(tmp_path / "log"), "1", "1"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # an exec is over later than Popen says
         yield process
 
 
@@ -47,6 +49,19 @@ def test_a_logger_that_has_ended_is_missed(tmp_path: Path, logger: subprocess.Po
     logger.stdin.close()
     os.waitid(os.P_PID, logger.pid, os.WEXITED | os.WNOWAIT)
     assert unlogged(row) == UNLOGGED
+    logger.wait()
+    assert unlogged(row) == UNLOGGED
+
+
+def test_who_is_in_the_middle_of_an_exec_has_not_ended(
+    tmp_path: Path, logger: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no words for a moment, as one that has ended has none."""
+    row = served(tmp_path, logger.pid)
+    monkeypatch.setattr(serving.procfs, "command_line", lambda _: ())
+    assert unlogged(row) is None
+    assert logger.stdin is not None
+    logger.stdin.close()
     logger.wait()
     assert unlogged(row) == UNLOGGED
 

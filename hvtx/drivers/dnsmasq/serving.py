@@ -80,6 +80,9 @@ def _keeps_log(row: Resource, pid: int) -> bool:
         return False
     except OSError:
         return True
+    if not words:  # in the middle of an exec; or it has ended, and nobody has waited for it
+        seen = procfs.look(pid)
+        return bool(seen.error) or (seen.exists and not seen.ended)
     return words[3:5] == (logger.SIGNATURE, path) or words == _WITHOUT_DD
 
 
