@@ -20,6 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
+from hvtx.host import procfs
 from integration.lab import syscalls
 from integration.lab.crash_state import offspring
 from integration.lab.program import Ran, child, text_of
@@ -239,6 +240,7 @@ class ChildStepper(Stepper):
         self.child_kill_at, self.parent = kill_at, parent
         self.child_calls = 0
         self.children: dict[int, int] = {}  # with the number of programs that each became
+        self.words: tuple[str, ...] = ()  # the command line of the child that was killed
 
     def _until_it_ends(self) -> int | None:
         try:
@@ -294,6 +296,7 @@ class ChildStepper(Stepper):
         if self.child_calls != self.child_kill_at:
             return False
         if not self.parent:
+            self.words = procfs.command_line(tid)
             os.kill(tid, signal.SIGKILL)
             return False
         os.kill(self.pid, signal.SIGKILL)
